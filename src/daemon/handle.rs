@@ -1,0 +1,155 @@
+//! Owns how the shells that face people (`api`, `agent`) reach the loop.
+//!
+//! Must not know HTTP. Invariant: an answer is given only after what it tells is durable.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
+
+use super::hub::Hub;
+use crate::replica::{
+    command::{Command, Refusal, Reply},
+    diff::Digest,
+    ids::{ChangeHash, DocumentId, FleetId, NodeId},
+    record::Role,
+};
+
+/// How many requests may wait for the loop; more are answered `busy`.
+pub const REQUESTS_MAX: usize = 1_024;
+
+/// A question or a request on its way to the loop.
+#[derive(Debug)]
+pub enum Request {
+    /// Changes something.
+    Command(Command, oneshot::Sender<Result<Reply, Refusal>>),
+    /// Asks how things stand.
+    Status(oneshot::Sender<Status>),
+    /// Asks for the members and the links to them.
+    Peers(oneshot::Sender<Vec<Peer>>),
+}
+
+/// Why a request has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// The command was refused; nothing was written.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Too many requests wait already.
+    #[error("the daemon has {REQUESTS_MAX} requests waiting")]
+    Busy,
+    /// The daemon is stopping; whether the command was carried out is not known.
+    #[error("the daemon is stopping")]
+    Stopping,
+}
+
+/// A document and where it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DocumentStatus {
+    /// Which.
+    pub document: DocumentId,
+    /// Its heads, sorted.
+    pub heads: Vec<ChangeHash>,
+    /// How many changes it is made of.
+    pub changes: u64,
+}
+
+/// How the daemon stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// This node.
+    pub node: NodeId,
+    /// What people call this machine.
+    pub name: String,
+    /// The fleet that it belongs to.
+    pub fleet: FleetId,
+    /// What it may do there.
+    pub role: Role,
+    /// The software's version.
+    pub version: String,
+    /// Milliseconds since the start.
+    pub uptime_ms: u64,
+    /// Every document that it holds.
+    pub documents: Vec<DocumentStatus>,
+    /// The digest of the present view.
+    pub digest: Digest,
+    /// How many links are up.
+    pub links: u64,
+    /// Bytes on disk.
+    pub store_bytes: u64,
+    /// How often two replicas were found to differ with nothing on the way, and repaired.
+    pub sync_repairs_total: u64,
+}
+
+/// A member other than this node, and the link to it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its key.
+    pub node: NodeId,
+    /// What people call the machine.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// Whether a link is up and both have greeted.
+    pub connected: bool,
+    /// Whether this node has paused syncing with it.
+    pub paused: bool,
+    /// Whether both are known to hold the same.
+    pub in_sync: bool,
+    /// Where it can be dialled.
+    pub addresses: BTreeSet<String>,
+    /// Round trip of the link, milliseconds.
+    pub rtt_ms: Option<f64>,
+    /// Whether it has been shut out.
+    pub revoked: bool,
+    /// Why there is no link, where that is known.
+    pub problem: Option<String>,
+}
+
+/// Reaches the loop; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    requests: mpsc::Sender<Request>,
+    hub: Arc<Hub>,
+}
+
+impl Handle {
+    /// Makes a handle and the end at which the loop receives.
+    pub fn new(hub: Arc<Hub>) -> (Self, mpsc::Receiver<Request>) {
+        let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
+        (Self { requests, hub }, receiver)
+    }
+
+    /// Returns the present view and the stream of diffs.
+    pub fn hub(&self) -> &Arc<Hub> {
+        &self.hub
+    }
+
+    /// Carries a command out and returns what it did, once that is durable.
+    pub async fn command(&self, command: Command) -> Result<Reply, RequestError> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(Request::Command(command, sender))?;
+        Ok(receiver.await.map_err(|_| RequestError::Stopping)??)
+    }
+
+    /// Tells how things stand.
+    pub async fn status(&self) -> Result<Status, RequestError> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(Request::Status(sender))?;
+        receiver.await.map_err(|_| RequestError::Stopping)
+    }
+
+    /// Lists the members other than this node.
+    pub async fn peers(&self) -> Result<Vec<Peer>, RequestError> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(Request::Peers(sender))?;
+        receiver.await.map_err(|_| RequestError::Stopping)
+    }
+
+    fn send(&self, request: Request) -> Result<(), RequestError> {
+        self.requests.try_send(request).map_err(|refused| match refused {
+            mpsc::error::TrySendError::Full(_) => RequestError::Busy,
+            mpsc::error::TrySendError::Closed(_) => RequestError::Stopping,
+        })
+    }
+}

@@ -1,0 +1,7 @@
+//! Owns the one loop that carries a replica's effects out.
+//!
+//! Must not know the rules of the domain. Invariant: frames and diffs leave at once; replies and
+//! teardowns wait until the writes beside them are durable.
+
+pub mod handle;
+pub mod hub;

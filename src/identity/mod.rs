@@ -1,0 +1,1 @@
+//! Owns (to be written): identity.

@@ -1,0 +1,3 @@
+//! The `sessionmesh` command.
+
+fn main() {}

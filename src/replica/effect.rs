@@ -1,0 +1,238 @@
+//! Owns what goes into a replica and what comes out of it.
+//!
+//! Must not know who carries an effect out. Invariant of order, kept by whoever does: frames and
+//! diffs leave at once; replies and teardowns wait until the writes beside them are durable.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use super::{
+    command::{Command, Refusal, Reply},
+    diff::Diff,
+    ids::{Cursor, DocumentId, FleetId, NodeId, StartId},
+    invite::StoredInvite,
+    record::{TeardownAction, Workspace, WorkspaceKey},
+};
+use crate::wire::{CloseCode, Frame};
+
+/// The time, as it is given to a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Now {
+    /// Since an arbitrary moment; never goes back. Everything that waits is counted by it.
+    pub monotonic: Duration,
+    /// Milliseconds since the epoch; may jump. Shown to people, decides nothing.
+    pub wall_ms: i64,
+}
+
+/// Names a command until it is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// How an attempt to tear a workspace down ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TeardownOutcome {
+    /// Nothing is left of it.
+    Gone,
+    /// It is still there, for the reason given.
+    Failed(String),
+}
+
+/// What happened.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// Someone asked for something.
+    Requested {
+        /// Comes back with the answer.
+        request: RequestId,
+        /// What was asked for.
+        command: Command,
+    },
+    /// A link to an authenticated peer is up; nothing was said on it yet.
+    PeerConnected {
+        /// The peer's key, proven.
+        peer: NodeId,
+    },
+    /// The link is down.
+    PeerLost {
+        /// Whose.
+        peer: NodeId,
+        /// The code with which the other side closed it, if it did.
+        code: Option<CloseCode>,
+        /// What the other side, or the network, said.
+        reason: String,
+    },
+    /// A dial failed at every address.
+    DialFailed {
+        /// Whom it was to reach.
+        peer: NodeId,
+        /// Why.
+        reason: String,
+    },
+    /// A peer said something.
+    FrameReceived {
+        /// Who.
+        peer: NodeId,
+        /// What.
+        frame: Frame,
+    },
+    /// A link's send queue had overflowed, frames were dropped, and it has drained.
+    PeerDrained {
+        /// Whose.
+        peer: NodeId,
+    },
+    /// An attempt to tear a workspace down has ended.
+    TeardownEnded {
+        /// Which workspace.
+        workspace: WorkspaceKey,
+        /// Which attempt.
+        incarnation: u32,
+        /// How.
+        outcome: TeardownOutcome,
+    },
+    /// `Effects::due` has come, or time has simply passed.
+    TimePassed,
+}
+
+/// A frame and those who are to get it; it is encoded once.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outgoing {
+    /// Connected peers.
+    pub to: Vec<NodeId>,
+    /// What to say.
+    pub frame: Frame,
+}
+
+/// What is to become durable; all writes of one [`Effects`] in one transaction.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Write {
+    /// A change was applied.
+    Change {
+        /// To what.
+        document: DocumentId,
+        /// The change as automerge encodes it.
+        bytes: Vec<u8>,
+    },
+    /// A document was taken over whole, in place of all that was stored of it.
+    Snapshot {
+        /// Which.
+        document: DocumentId,
+        /// As automerge saves it.
+        bytes: Vec<u8>,
+    },
+    /// A document is no longer held.
+    Forget {
+        /// Which.
+        document: DocumentId,
+    },
+    /// A diff was published.
+    Journal {
+        /// Its cursor.
+        cursor: Cursor,
+        /// Its JSON.
+        body: Arc<str>,
+    },
+    /// The cursors given out so far lead nowhere any more.
+    ResetJournal {
+        /// The cursor of the present view.
+        cursor: Cursor,
+    },
+    /// The node now belongs to this fleet.
+    Fleet(FleetId),
+    /// A member is paused, or no longer.
+    Paused {
+        /// Who.
+        node: NodeId,
+        /// Which.
+        paused: bool,
+    },
+    /// An invite was made, redeemed or is past its time.
+    Invite {
+        /// SHA-256 of its secret.
+        secret_hash: [u8; 32],
+        /// `None` removes it.
+        invite: Option<StoredInvite>,
+    },
+}
+
+/// What a node is to be dialled for as long as it is not connected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DialTarget {
+    /// Whom to reach; a peer with another key is not it.
+    pub node: NodeId,
+    /// Where, `IP:PORT`.
+    pub addresses: BTreeSet<String>,
+}
+
+/// A teardown that may start once the writes beside it are durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TeardownDue {
+    /// The sealed workspace.
+    pub workspace: Workspace,
+    /// Which attempt.
+    pub incarnation: u32,
+    /// `Force` where a person has asked to go on although something would be lost.
+    pub action: TeardownAction,
+}
+
+/// What is to be done about an input.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// To be sent at once, in order.
+    pub frames: Vec<Outgoing>,
+    /// Links to be closed at once, after the frames.
+    pub closes: Vec<(NodeId, CloseCode, String)>,
+    /// The nodes to be dialled, where that has changed; replaces the list before it.
+    pub dials: Option<Vec<DialTarget>>,
+    /// To be published at once, in order.
+    pub diffs: Vec<Diff>,
+    /// Whether subscribers must be given the view anew: what changed is not told by a diff.
+    pub reset: bool,
+    /// To be made durable together.
+    pub writes: Vec<Write>,
+    /// To be given once the writes are durable.
+    pub replies: Vec<(RequestId, Result<Reply, Refusal>)>,
+    /// To be started once the writes are durable.
+    pub teardowns: Vec<TeardownDue>,
+}
+
+/// A document as the store gives it back.
+#[derive(Debug, Clone)]
+pub struct StoredDocument {
+    /// Which.
+    pub id: DocumentId,
+    /// The last verified snapshot.
+    pub snapshot: Option<Vec<u8>>,
+    /// The changes since, in the order in which they were applied.
+    pub changes: Vec<Vec<u8>>,
+}
+
+/// All that a node knew when it was last stopped; empty on a first start.
+#[derive(Debug, Clone, Default)]
+pub struct Stored {
+    /// The fleet that the node belongs to.
+    pub fleet: Option<FleetId>,
+    /// In any order.
+    pub documents: Vec<StoredDocument>,
+    /// Members with which syncing is paused.
+    pub paused: BTreeSet<NodeId>,
+    /// Invites that are open or were redeemed, by the hash of their secret.
+    pub invites: Vec<([u8; 32], StoredInvite)>,
+    /// The cursor of the last diff that became durable.
+    pub cursor: Option<Cursor>,
+    /// The digest that that diff ended with.
+    pub digest: Option<super::diff::Digest>,
+}
+
+/// What a replica is given when it starts.
+#[derive(Debug, Clone)]
+pub struct Startup {
+    /// This node's key.
+    pub node: NodeId,
+    /// What people call this machine.
+    pub name: String,
+    /// Random; names this start and seeds every id that it makes.
+    pub start: StartId,
+    /// Random.
+    pub seed: u64,
+    /// How long a delete can be undone before it is carried out.
+    pub undo_window: Duration,
+}

@@ -1,0 +1,18 @@
+//! Owns everything that replicas must agree on: documents, the rule, diffs and sync, as one
+//! sans-IO state machine.
+//!
+//! Must not know tokio, files, sockets or clocks: time and randomness are arguments, inputs go in,
+//! effects come out. Invariant: the same inputs give the same effects.
+
+pub mod command;
+pub mod diff;
+pub mod document;
+pub mod effect;
+pub mod guard;
+pub mod ids;
+pub mod invite;
+pub mod lifecycle;
+pub mod machine;
+pub mod record;
+pub mod sync;
+pub mod view;

@@ -1,0 +1,156 @@
+//! Owns what nodes say to each other: frames, their limits and their bytes.
+//!
+//! Must not know documents: changes, snapshots and sync messages are bytes here. Invariant: the
+//! bytes of a frame are those of `proto/wire.md`, and nothing is allocated before its length is
+//! checked.
+
+use crate::replica::ids::{ChangeHash, DocumentId, FleetId, NodeId, StartId};
+
+/// The newest protocol that this version speaks.
+pub const PROTOCOL: u16 = 1;
+/// The oldest protocol that this version still speaks.
+pub const PROTOCOL_MIN: u16 = 1;
+
+/// The first thing that members say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    /// The oldest protocol that the sender speaks.
+    pub protocol_min: u16,
+    /// The newest protocol that the sender speaks.
+    pub protocol_max: u16,
+    /// The fleet that the sender belongs to.
+    pub fleet: FleetId,
+    /// What people call the sender's machine.
+    pub name: String,
+    /// The sender's software version; shown, never compared.
+    pub version: String,
+    /// What the sender can do beyond the protocol; unknown bits are ignored.
+    pub features: u64,
+    /// SHA-256 over the sorted `(document, heads)` list.
+    pub frontier: [u8; 32],
+}
+
+/// The first thing that a new node says to the node that invited it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Join {
+    /// The oldest protocol that the sender speaks.
+    pub protocol_min: u16,
+    /// The newest protocol that the sender speaks.
+    pub protocol_max: u16,
+    /// The fleet to join.
+    pub fleet: FleetId,
+    /// The ticket's secret.
+    pub secret: [u8; 32],
+    /// What people call the sender's machine.
+    pub name: String,
+    /// Where the sender can be dialled, `IP:PORT`.
+    pub addresses: Vec<String>,
+}
+
+/// A document and where it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DocumentHeads {
+    /// Which document.
+    pub document: DocumentId,
+    /// Its heads, sorted.
+    pub heads: Vec<ChangeHash>,
+}
+
+/// What nodes say to each other. The order of the variants is part of the wire format.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Frame {
+    /// Opens a link: names the sender's start, so that a peer that was restarted is told apart
+    /// from a second dial. The transport's own; never reaches a replica.
+    Open {
+        /// The sender's start.
+        start: StartId,
+    },
+    /// Greets a member.
+    Hello(Hello),
+    /// Asks to be let in.
+    Join(Join),
+    /// Lets a new node in; both then greet.
+    Joined {
+        /// The fleet document, whole, as automerge saves it.
+        fleet_document: Vec<u8>,
+    },
+    /// Tells with whom the sender has links, so that nobody relays what they get anyway.
+    Links {
+        /// Sorted.
+        nodes: Vec<NodeId>,
+    },
+    /// Tells where all of the sender's documents stand.
+    Heads {
+        /// Sorted by document.
+        documents: Vec<DocumentHeads>,
+        /// Whether the receiver is to tell its own in turn.
+        answer: bool,
+    },
+    /// Asks for what the sender lacks of a document, telling what it has.
+    Want(DocumentHeads),
+    /// Tells that the sender lacks some of the receiver's heads of a document.
+    Diverged(DocumentHeads),
+    /// Carries changes, in an order in which they can be applied.
+    Changes {
+        /// Whose.
+        document: DocumentId,
+        /// As automerge encodes them.
+        changes: Vec<Vec<u8>>,
+    },
+    /// Carries a document whole, on a stream of its own.
+    Snapshot {
+        /// Which.
+        document: DocumentId,
+        /// As automerge saves it.
+        bytes: Vec<u8>,
+    },
+    /// Carries a message of automerge's sync protocol.
+    Sync {
+        /// About which document.
+        document: DocumentId,
+        /// As automerge encodes it.
+        message: Vec<u8>,
+    },
+    /// Tells the sender's frontier digest, to be compared.
+    Check {
+        /// SHA-256 over the sorted `(document, heads)` list.
+        frontier: [u8; 32],
+    },
+}
+
+/// Why a link was closed; the number is QUIC's application error code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CloseCode {
+    /// The daemon is stopping.
+    Shutdown = 0,
+    /// Another link to the same peer is kept.
+    Duplicate = 1,
+    /// A frame could not be read.
+    Malformed = 2,
+    /// A frame came out of turn.
+    Unexpected = 3,
+    /// No protocol version is spoken by both.
+    Protocol = 4,
+    /// The peer belongs to another fleet.
+    WrongFleet = 5,
+    /// The peer's key is not a member's.
+    UnknownKey = 6,
+    /// The peer was revoked.
+    Revoked = 7,
+    /// Syncing with the peer is paused.
+    Paused = 8,
+    /// The ticket's secret is not known here.
+    TicketUnknown = 9,
+    /// The ticket was redeemed by another node.
+    TicketUsed = 10,
+    /// The ticket is past its time.
+    TicketExpired = 11,
+    /// What the peer sent would harm this node.
+    Hostile = 12,
+    /// The peer, or this node, has left the fleet.
+    Left = 13,
+    /// The peer did not say what it had to in time.
+    Timeout = 14,
+    /// Something broke on the sender's side.
+    Internal = 15,
+}
