@@ -96,23 +96,16 @@ impl Fold {
             return Err(FoldError::Gap { previous: diff.previous, cursor: self.cursor });
         }
         let mut actual = self.digest;
-        let mut sessions = BTreeMap::new();
-        let mut workspaces = BTreeMap::new();
+        let (mut sessions, mut workspaces) = (BTreeMap::new(), BTreeMap::new());
         for event in &diff.events {
             match target(event) {
                 Target::Session(record, stays) => {
-                    let key = record.key();
-                    actual -= self.sessions.get(&key).map(|held| held.part).unwrap_or_default();
                     let held = stays.then(|| hold_session(record));
-                    actual += held.as_ref().map(|held| held.part).unwrap_or_default();
-                    sessions.insert(key, held);
+                    stage(&self.sessions, &mut sessions, record.key(), held, &mut actual);
                 }
                 Target::Workspace(record, stays) => {
-                    let key = record.key();
-                    actual -= self.workspaces.get(&key).map(|held| held.part).unwrap_or_default();
                     let held = stays.then(|| hold_workspace(record));
-                    actual += held.as_ref().map(|held| held.part).unwrap_or_default();
-                    workspaces.insert(key, held);
+                    stage(&self.workspaces, &mut workspaces, record.key(), held, &mut actual);
                 }
             }
         }
@@ -175,11 +168,23 @@ fn hold_workspace(record: &Arc<Workspace>) -> Held<Workspace> {
     Held { record: record.clone(), part: Digest::of_workspace(record) }
 }
 
-fn put<K: Ord, T>(
-    records: &mut BTreeMap<K, Held<T>>,
-    changed: impl IntoIterator<Item = (K, Option<Held<T>>)>,
+/// Notes what a record becomes, and brings the digest up to it.
+fn stage<K: Ord, T>(
+    records: &BTreeMap<K, Held<T>>,
+    staged: &mut BTreeMap<K, Option<Held<T>>>,
+    key: K,
+    held: Option<Held<T>>,
+    digest: &mut Digest,
 ) {
-    for (key, held) in changed {
+    let part = |held: Option<&Held<T>>| held.map(|held| held.part).unwrap_or_default();
+    *digest -= part(staged.get(&key).map_or_else(|| records.get(&key), Option::as_ref));
+    *digest += part(held.as_ref());
+    staged.insert(key, held);
+}
+
+/// Carries out what was staged.
+fn put<K: Ord, T>(records: &mut BTreeMap<K, Held<T>>, staged: BTreeMap<K, Option<Held<T>>>) {
+    for (key, held) in staged {
         match held {
             Some(held) => records.insert(key, held),
             None => records.remove(&key),
