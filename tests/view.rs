@@ -20,7 +20,7 @@ use sessionmesh::replica::{
 };
 
 /// Enough to see every transition in a few seconds without optimisation; `PROPTEST_CASES` overrides.
-const CASES: u32 = 150;
+const CASES: u32 = 400;
 
 const HOSTS: u8 = 2;
 const SESSIONS: u8 = 6;
