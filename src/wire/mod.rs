@@ -88,8 +88,6 @@ pub enum Frame {
     },
     /// Asks for what the sender lacks of a document, telling what it has.
     Want(DocumentHeads),
-    /// Tells that the sender lacks some of the receiver's heads of a document.
-    Diverged(DocumentHeads),
     /// Carries changes, in an order in which they can be applied.
     Changes {
         /// Whose.
