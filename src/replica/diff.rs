@@ -1,4 +1,4 @@
-//! Owns the typed difference between two views, and the digest of a view.
+//! Owns the typed difference between two views.
 //!
 //! Must not know automerge: it compares records, before and after. Invariant: folding a diff's
 //! events into the view before gives exactly the view after, and the digest says so.
@@ -7,9 +7,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::digest::Digest;
 use super::{
     ids::{Cursor, NodeId},
-    record::{Session, Workspace},
+    record::{Session, SessionState, Workspace, WorkspaceState},
+    view::Change,
 };
 
 /// Why a session is deleted.
@@ -107,37 +109,145 @@ pub struct Diff {
     pub events: Vec<Event>,
 }
 
-/// The sum mod 2^128 of the first 16 bytes (big endian) of SHA-256 over each record's RFC 8785
-/// canonical JSON, written as 32 hexadecimal digits.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub struct Digest(pub u128);
-
-impl std::fmt::Display for Digest {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:032x}", self.0)
+/// Returns what a diff tells of changes: one event per change that shows.
+///
+/// A subscriber that applies the events one by one never shows a live session in a workspace that it
+/// does not show: first come the workspaces that are live afterwards or appear, then the sessions,
+/// then the workspaces that end; each in the order of the changes, which is that of the keys.
+pub fn between(changes: &[Change]) -> Vec<Event> {
+    let (mut begun, mut sessions, mut ended) = (Vec::new(), Vec::new(), Vec::new());
+    for change in changes {
+        match change {
+            Change::Session { before, after } => {
+                sessions.extend(session_event(before.as_ref(), after.as_ref()));
+            }
+            Change::Workspace { before, after, dismissed } => {
+                let Some(event) = workspace_event(before.as_ref(), after.as_ref(), *dismissed)
+                else {
+                    continue;
+                };
+                let is_live = after.as_ref().is_some_and(|w| w.state == WorkspaceState::Live);
+                if before.is_none() || is_live { begun.push(event) } else { ended.push(event) }
+            }
+        }
     }
+    begun.into_iter().chain(sessions).chain(ended).collect()
 }
 
-impl std::fmt::Debug for Digest {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{self}")
-    }
+fn session_event(before: Option<&Arc<Session>>, after: Option<&Arc<Session>>) -> Option<Event> {
+    let (before, after) = match (before, after) {
+        (None, None) => return None,
+        (None, Some(after)) => return Some(Event::SessionCreated { session: after.clone() }),
+        (Some(before), None) => return Some(Event::SessionPurged { session: before.clone() }),
+        (Some(before), Some(after)) => (before, after),
+    };
+    let session = after.clone();
+    Some(match (before.state, after.state) {
+        (SessionState::Live | SessionState::Stranded, SessionState::Deleted) => {
+            let reason = match after.deleted {
+                Some(_) => DeletedReason::Deleted,
+                None => DeletedReason::ParentDeleted,
+            };
+            Event::SessionDeleted { session, reason }
+        }
+        (SessionState::Deleted, SessionState::Live) => Event::SessionRestored { session },
+        (SessionState::Live | SessionState::Deleted, SessionState::Stranded) => {
+            Event::SessionStranded { session }
+        }
+        // What stayed as it was, and what was moved out of a workspace that had ended.
+        (SessionState::Live, SessionState::Live)
+        | (SessionState::Deleted, SessionState::Deleted)
+        | (SessionState::Stranded, SessionState::Stranded | SessionState::Live) => {
+            let changed = session_fields(before, after);
+            if changed.is_empty() {
+                return None;
+            }
+            Event::SessionUpdated { session, changed }
+        }
+    })
 }
 
-impl Serialize for Digest {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+fn workspace_event(
+    before: Option<&Arc<Workspace>>,
+    after: Option<&Arc<Workspace>>,
+    dismissed: bool,
+) -> Option<Event> {
+    let (before, after) = match (before, after) {
+        (None, None) => return None,
+        (None, Some(after)) => return Some(Event::WorkspaceCreated { workspace: after.clone() }),
+        (Some(before), None) => return Some(Event::WorkspaceGone { workspace: before.clone() }),
+        (Some(before), Some(after)) => (before, after),
+    };
+    let workspace = after.clone();
+    if before.state == after.state {
+        let changed = workspace_fields(before, after);
+        return (!changed.is_empty()).then_some(Event::WorkspaceUpdated { workspace, changed });
     }
+    Some(match after.state {
+        WorkspaceState::Live => Event::WorkspaceRestored { workspace },
+        WorkspaceState::Vacated => {
+            let reason = if dismissed || before.session_count == 0 {
+                RemovedReason::Dismissed
+            } else {
+                RemovedReason::LastSession
+            };
+            Event::WorkspaceRemoved { workspace, reason }
+        }
+        WorkspaceState::Sealed => Event::WorkspaceSealed { workspace },
+        WorkspaceState::Failed => Event::WorkspaceFailed { workspace },
+    })
 }
 
-impl<'de> Deserialize<'de> for Digest {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let digits =
-            text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        let digest = digits.then(|| u128::from_str_radix(&text, 16).ok()).flatten();
-        digest
-            .map(Self)
-            .ok_or_else(|| serde::de::Error::custom("a digest is 32 hexadecimal digits"))
-    }
+/// Makes a function that names the fields in which two records differ. The pattern in it makes
+/// forgetting a field an error; that the list is sorted is tested.
+macro_rules! differing_fields {
+    ($name:ident, $record:ident { $($field:ident),* $(,)? }) => {
+        fn $name(before: &$record, after: &$record) -> Vec<String> {
+            let $record { $($field),* } = after;
+            let mut changed = Vec::new();
+            $(if before.$field != *$field {
+                changed.push(stringify!($field).to_owned());
+            })*
+            changed
+        }
+    };
 }
+
+differing_fields!(
+    session_fields,
+    Session {
+        archived_at,
+        created_at,
+        deleted,
+        directory,
+        extra,
+        host,
+        id,
+        parent_id,
+        project_id,
+        state,
+        title,
+        updated_at,
+        workspace_id,
+    }
+);
+
+differing_fields!(
+    workspace_fields,
+    Workspace {
+        branch,
+        created_at,
+        directory,
+        extra,
+        host,
+        id,
+        keep,
+        kind,
+        name,
+        project_id,
+        session_count,
+        state,
+        teardown,
+        used,
+    }
+);

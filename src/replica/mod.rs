@@ -6,8 +6,10 @@
 
 pub mod command;
 pub mod diff;
+pub mod digest;
 pub mod document;
 pub mod effect;
+pub mod fold;
 pub mod guard;
 pub mod ids;
 pub mod invite;
