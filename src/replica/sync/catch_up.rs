@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::{
     super::{
         document::{Applied, ApplyError},
+        effect::Outgoing,
         ids::{ChangeHash, DocumentId, NodeId},
     },
     ANSWER_WITHIN, Documents, Exchange, FETCHES_MAX, Out, Progress, all_heads, push, to,
@@ -82,6 +83,42 @@ impl Exchange {
                     out.push(to(peer, Frame::Want(nothing)));
                 }
             }
+        }
+    }
+
+    /// Asks for what a peer has gained since it saved the document that was just taken over.
+    pub fn catch_up_with(
+        &mut self,
+        now: Duration,
+        peer: &NodeId,
+        id: &DocumentId,
+        documents: &Documents,
+        out: &mut Out,
+    ) {
+        let (Some(link), Some(document)) = (self.links.get_mut(peer), documents.get(id)) else {
+            return;
+        };
+        let ours = document.heads();
+        link.documents.entry(*id).or_default().wanted = Some((ours.clone(), now));
+        out.push(to(peer, Frame::Want(DocumentHeads { document: *id, heads: ours })));
+    }
+
+    /// Tells the others that a document is here now which they may lack.
+    pub fn adopted(
+        &mut self,
+        now: Duration,
+        from: &NodeId,
+        documents: &Documents,
+        out: &mut Out,
+    ) {
+        let others: Vec<NodeId> =
+            self.greeted().into_iter().filter(|peer| peer != from).collect();
+        for link in self.links.values_mut() {
+            link.traffic_at = Some(now);
+        }
+        if !others.is_empty() {
+            let documents = all_heads(documents);
+            out.push(Outgoing { to: others, frame: Frame::Heads { documents, answer: false } });
         }
     }
 
