@@ -8,6 +8,8 @@
 mod hygiene;
 #[path = "tidy/imports.rs"]
 mod imports;
+#[path = "tidy/scan.rs"]
+mod scan;
 #[path = "tidy/table.rs"]
 mod table;
 #[path = "tidy/tokens.rs"]
@@ -19,7 +21,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use imports::{Judge, module_of};
+use imports::Judge;
+use scan::module_of;
 use table::{FENCES, ROOMS};
 
 /// A source file: its path from the top of the repository, and what it says.
