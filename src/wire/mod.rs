@@ -4,6 +4,8 @@
 //! bytes of a frame are those of `proto/wire.md`, and nothing is allocated before its length is
 //! checked.
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 mod bytes;
 mod close;
 mod codec;
