@@ -4,7 +4,7 @@
 //! another name; and nothing with looser permissions than promised is ever opened.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError},
     io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
@@ -27,6 +27,8 @@ pub(super) struct Folder(PathBuf);
 
 impl Folder {
     /// Creates the folder where there is none, and refuses one that is open to others.
+    ///
+    /// An empty one is closed to them instead: it has nothing in it yet that they could have read.
     pub(super) fn prepare(path: &Path) -> Result<Self, OpenError> {
         let refused = |source| OpenError::NotWritable { path: path.to_owned(), source };
         if !path.exists() {
@@ -39,7 +41,13 @@ impl Folder {
         if !metadata.is_dir() {
             return Err(refused(io::ErrorKind::NotADirectory.into()));
         }
-        refuse_loose(path, &metadata, FOLDER_MODE)?;
+        if refuse_loose(path, &metadata, FOLDER_MODE).is_err() {
+            if fs::read_dir(path).map_err(refused)?.next().is_none() {
+                fs::set_permissions(path, Permissions::from_mode(FOLDER_MODE)).map_err(refused)?;
+            }
+            // Looked at again: another daemon may have closed it, and put its store in, meanwhile.
+            refuse_loose(path, &fs::metadata(path).map_err(refused)?, FOLDER_MODE)?;
+        }
         Ok(Self(path.to_owned()))
     }
 
