@@ -3,6 +3,7 @@
 mod damage;
 mod disk;
 mod faults;
+mod kill;
 mod workload;
 
 use std::{
@@ -232,13 +233,20 @@ fn changes_written_by_another_thread_during_compactions_all_stay() {
                 shared.lock().unwrap().write(&store, value..value + 1);
             }
         });
-        while !writing.is_finished() {
-            let Some(plan) = store.plan(REAL).unwrap() else { continue };
-            let (snapshot, heads) = {
+        loop {
+            let last = writing.is_finished();
+            if let Some(plan) = store.plan(REAL).unwrap() {
+                let (snapshot, heads) = {
+                    let mut writer = shared.lock().unwrap();
+                    (writer.0.save(), writer.heads())
+                };
+                store.replace(&compact::verify(plan, snapshot, &heads).unwrap()).unwrap();
                 let mut writer = shared.lock().unwrap();
-                (writer.0.save(), writer.heads())
-            };
-            store.replace(&compact::verify(plan, snapshot, &heads).unwrap()).unwrap();
+                assert_eq!(rebuild(&store).0, writer.heads());
+            }
+            if last {
+                break;
+            }
         }
     });
     drop(store);

@@ -28,11 +28,14 @@ pub enum Step {
     Compact { snapshot: Vec<u8>, heads: Vec<ChangeHash> },
 }
 
+/// A document's snapshot and the changes since.
+type Document = (Option<Vec<u8>>, Vec<Vec<u8>>);
+
 /// All that a store holds, in a form that can be compared.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Contents {
     pub fleet: Option<FleetId>,
-    pub documents: BTreeMap<DocumentId, (Option<Vec<u8>>, Vec<Vec<u8>>)>,
+    pub documents: BTreeMap<DocumentId, Document>,
     pub paused: BTreeSet<NodeId>,
     pub invites: BTreeMap<[u8; 32], StoredInvite>,
     pub cursor: Option<Cursor>,
