@@ -209,3 +209,268 @@ impl View {
         self.digest
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replica::record::{Deletion, SessionState, Teardown, TeardownState, WorkspaceState};
+
+    const HOST: NodeId = NodeId([7; 32]);
+    const OTHER: NodeId = NodeId([8; 32]);
+
+    fn sid(id: &str) -> SessionKey {
+        SessionKey { host: HOST, id: id.parse().unwrap() }
+    }
+
+    fn wid(id: &str) -> WorkspaceKey {
+        WorkspaceKey { host: HOST, id: id.parse().unwrap() }
+    }
+
+    fn session(workspace: Option<&str>, parent: Option<&str>) -> StoredSession {
+        StoredSession {
+            workspace_id: workspace.map(|id| id.parse().unwrap()),
+            parent_id: parent.map(|id| id.parse().unwrap()),
+            project_id: None,
+            directory: None,
+            title: None,
+            created_at: 0,
+            updated_at: 0,
+            archived_at: None,
+            extra: [].into(),
+            deleted: None,
+        }
+    }
+
+    fn deleted(session: StoredSession, operation: &str) -> StoredSession {
+        let operation = operation.parse().unwrap();
+        StoredSession { deleted: Some(Deletion { by: HOST, at: 0, operation }), ..session }
+    }
+
+    fn workspace() -> StoredWorkspace {
+        StoredWorkspace {
+            name: "w".into(),
+            kind: "directory".into(),
+            project_id: None,
+            directory: None,
+            branch: None,
+            created_at: 0,
+            keepers: [].into(),
+            used: true,
+            extra: [].into(),
+            teardown: None,
+            requests: [].into(),
+            dismissals: [].into(),
+        }
+    }
+
+    fn sealed() -> StoredWorkspace {
+        let state = TeardownState::Sealed;
+        let teardown = Some(Teardown { state, incarnation: 1, at: 0, error: None });
+        StoredWorkspace { teardown, ..workspace() }
+    }
+
+    fn put_session(id: &str, facts: impl Into<Option<StoredSession>>) -> Touched {
+        Touched { sessions: [(sid(id), facts.into())].into(), ..Touched::default() }
+    }
+
+    fn put_workspace(id: &str, facts: impl Into<Option<StoredWorkspace>>) -> Touched {
+        Touched { workspaces: [(wid(id), facts.into())].into(), ..Touched::default() }
+    }
+
+    /// A workspace `w` with the sessions named, each without a parent.
+    fn view_with(sessions: &[&str]) -> View {
+        let mut view = View::new();
+        view.apply(put_workspace("w", workspace()));
+        for id in sessions {
+            view.apply(put_session(id, session(Some("w"), None)));
+        }
+        view
+    }
+
+    fn state(view: &View, id: &str) -> SessionState {
+        view.session(&sid(id)).unwrap().state
+    }
+
+    fn room(view: &View, id: &str) -> (WorkspaceState, u64) {
+        let record = &view.workspace(&wid(id)).unwrap().record;
+        (record.state, record.session_count)
+    }
+
+    #[test]
+    fn the_last_session_to_be_deleted_vacates_its_workspace_and_a_restore_brings_it_back() {
+        let mut view = view_with(&["a", "b"]);
+        assert_eq!(room(&view, "w"), (WorkspaceState::Live, 2));
+        view.apply(put_session("a", deleted(session(Some("w"), None), "op")));
+        assert_eq!(room(&view, "w"), (WorkspaceState::Live, 1));
+        view.apply(put_session("b", deleted(session(Some("w"), None), "op")));
+        assert_eq!(room(&view, "w"), (WorkspaceState::Vacated, 0));
+        assert_eq!(view.ended_workspaces(&HOST).count(), 1);
+        view.apply(put_session("a", session(Some("w"), None)));
+        assert_eq!(room(&view, "w"), (WorkspaceState::Live, 1));
+        assert_eq!(view.ended_workspaces(&HOST).count(), 0);
+    }
+
+    #[test]
+    fn a_move_counts_in_the_new_workspace_and_no_longer_in_the_old_one() {
+        let mut view = view_with(&["a"]);
+        view.apply(put_workspace("v", workspace()));
+        let changes = view.apply(put_session("a", session(Some("v"), None)));
+        assert_eq!(changes.len(), 3);
+        assert_eq!(room(&view, "w"), (WorkspaceState::Vacated, 0));
+        assert_eq!(room(&view, "v"), (WorkspaceState::Live, 1));
+    }
+
+    #[test]
+    fn a_seal_strands_the_sessions_of_its_workspace_and_a_move_frees_them() {
+        let mut view = view_with(&["a", "b"]);
+        view.apply(put_session("b", deleted(session(Some("w"), None), "op")));
+        let changes = view.apply(put_workspace("w", sealed()));
+        assert_eq!(changes.len(), 2);
+        assert_eq!(state(&view, "a"), SessionState::Stranded);
+        assert_eq!(state(&view, "b"), SessionState::Deleted);
+        assert_eq!(room(&view, "w"), (WorkspaceState::Sealed, 1));
+        view.apply(put_session("a", session(None, None)));
+        assert_eq!(state(&view, "a"), SessionState::Live);
+        assert_eq!(room(&view, "w"), (WorkspaceState::Sealed, 0));
+    }
+
+    #[test]
+    fn a_session_in_a_workspace_that_is_gone_is_stranded_and_still_found() {
+        let mut view = view_with(&["a"]);
+        view.apply(put_workspace("w", None));
+        assert_eq!(state(&view, "a"), SessionState::Stranded);
+        assert_eq!(view.sessions_in(&wid("w")).count(), 1);
+        view.apply(put_session("late", session(Some("w"), None)));
+        assert_eq!(state(&view, "late"), SessionState::Stranded);
+    }
+
+    #[test]
+    fn a_delete_takes_all_descendants_along_and_a_restore_brings_back_those_not_deleted_themselves()
+    {
+        let mut view = view_with(&["p"]);
+        view.apply(put_session("c", session(Some("w"), Some("p"))));
+        view.apply(put_session("d", deleted(session(Some("w"), Some("p")), "own")));
+        view.apply(put_session("g", session(Some("w"), Some("c"))));
+        assert_eq!(room(&view, "w"), (WorkspaceState::Live, 3));
+        let family = view.descendants(&sid("p"));
+        assert_eq!(family.iter().map(|s| s.id.as_str()).collect::<Vec<_>>(), ["c", "d", "g"]);
+
+        view.apply(put_session("p", deleted(session(Some("w"), None), "op")));
+        assert!(["p", "c", "d", "g"].iter().all(|id| state(&view, id) == SessionState::Deleted));
+        assert_eq!(room(&view, "w"), (WorkspaceState::Vacated, 0));
+
+        view.apply(put_session("p", session(Some("w"), None)));
+        assert!(["p", "c", "g"].iter().all(|id| state(&view, id) == SessionState::Live));
+        assert_eq!(state(&view, "d"), SessionState::Deleted);
+        assert_eq!(room(&view, "w"), (WorkspaceState::Live, 3));
+    }
+
+    #[test]
+    fn a_child_whose_parent_is_purged_before_it_is_not_alive() {
+        let mut view = view_with(&["p"]);
+        view.apply(put_session("c", session(Some("w"), Some("p"))));
+        view.apply(put_session("p", None));
+        assert_eq!(state(&view, "c"), SessionState::Deleted);
+        assert_eq!(view.children(&sid("p")).count(), 1);
+        assert_eq!(room(&view, "w"), (WorkspaceState::Vacated, 0));
+    }
+
+    #[test]
+    fn parents_in_a_circle_live_and_die_together() {
+        let mut view = View::new();
+        let mut circle = put_session("a", session(None, Some("b")));
+        circle.sessions.extend(put_session("b", session(None, Some("a"))).sessions);
+        view.apply(circle);
+        assert_eq!(
+            (state(&view, "a"), state(&view, "b")),
+            (SessionState::Live, SessionState::Live)
+        );
+        view.apply(put_session("b", deleted(session(None, Some("a")), "op")));
+        assert_eq!(state(&view, "a"), SessionState::Deleted);
+        view.apply(put_session("b", session(None, Some("a"))));
+        assert_eq!(state(&view, "a"), SessionState::Live);
+        assert_eq!(view.descendants(&sid("a")).len(), 1);
+    }
+
+    #[test]
+    fn a_title_is_changed_without_a_look_at_descendants_or_count() {
+        let mut view = view_with(&["p"]);
+        view.apply(put_session("c", session(Some("w"), Some("p"))));
+        let title = Some("new".into());
+        let named = StoredSession { title, ..session(Some("w"), None) };
+        let changes = view.apply(put_session("p", named.clone()));
+        assert_eq!(changes.len(), 1);
+        assert_eq!(view.apply(put_session("p", named)), []);
+    }
+
+    #[test]
+    fn what_is_not_shown_is_taken_over_without_a_change_to_tell() {
+        let mut view = view_with(&["a"]);
+        let digest = view.digest();
+        let dismissals = [("op".parse().unwrap(), false)].into();
+        let facts = StoredWorkspace { dismissals, ..workspace() };
+        assert_eq!(view.apply(put_workspace("w", facts.clone())), []);
+        assert_eq!(view.digest(), digest);
+        assert_eq!(view.workspace(&wid("w")).unwrap().stored, facts);
+        let undoable = view.by_operation(&"op".parse().unwrap());
+        assert_eq!(undoable.workspaces.len(), 1);
+    }
+
+    #[test]
+    fn a_dismissal_is_reported_with_the_change_that_brought_it_and_not_again() {
+        let dismissed = |changes: Vec<Change>| {
+            changes
+                .into_iter()
+                .any(|change| matches!(change, Change::Workspace { dismissed: true, .. }))
+        };
+        let mut view = view_with(&["a"]);
+        let dismissals = [("op".parse().unwrap(), false)].into();
+        let facts = StoredWorkspace { dismissals, ..workspace() };
+        let mut delete = put_workspace("w", facts.clone());
+        delete.sessions = put_session("a", deleted(session(Some("w"), None), "op")).sessions;
+        assert!(dismissed(view.apply(delete)));
+        let renamed = StoredWorkspace { name: "new".into(), ..facts };
+        assert!(!dismissed(view.apply(put_workspace("w", renamed))));
+        let operation = "op".parse().unwrap();
+        assert_eq!(view.by_operation(&operation).sessions.len(), 1);
+        view.apply(put_session("a", session(Some("w"), None)));
+        assert!(view.by_operation(&operation).sessions.is_empty());
+    }
+
+    #[test]
+    fn the_same_ids_on_two_hosts_are_two_records() {
+        let mut view = view_with(&["a"]);
+        let twin = SessionKey { host: OTHER, id: sid("a").id };
+        let elsewhere = [(twin.clone(), Some(session(Some("w"), None)))].into();
+        view.apply(Touched { sessions: elsewhere, ..Touched::default() });
+        assert_eq!(view.sessions_named(&sid("a").id).count(), 2);
+        assert_eq!(view.session(&twin).unwrap().state, SessionState::Stranded);
+        assert_eq!(state(&view, "a"), SessionState::Live);
+        assert_eq!(room(&view, "w"), (WorkspaceState::Live, 1));
+    }
+
+    #[test]
+    fn a_preview_tells_what_would_change_and_changes_nothing() {
+        let mut view = view_with(&["a"]);
+        let before = view.clone();
+        let delete = put_session("a", deleted(session(Some("w"), None), "op"));
+        let foretold = view.preview(delete.clone());
+        assert_eq!(view, before);
+        assert_eq!(foretold, view.apply(delete));
+        assert_ne!(view, before);
+    }
+
+    #[test]
+    fn a_host_is_removed_with_all_its_records_and_nothing_else() {
+        let mut view = View::new();
+        let elsewhere = SessionKey { host: OTHER, id: sid("a").id };
+        let other = [(elsewhere, Some(session(None, None)))].into();
+        view.apply(Touched { sessions: other, ..Touched::default() });
+        let before = view.clone();
+        view.apply(put_workspace("w", workspace()));
+        view.apply(put_session("a", session(Some("w"), None)));
+        assert_eq!(view.remove_host(HOST).len(), 2);
+        assert_eq!(view, before);
+        assert_eq!(view.remove_host(HOST), []);
+    }
+}
