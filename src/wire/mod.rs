@@ -136,7 +136,6 @@ impl Frame {
             Self::Links { .. } => "links",
             Self::Heads { .. } => "heads",
             Self::Want(_) => "want",
-            Self::Diverged(_) => "diverged",
             Self::Changes { .. } => "changes",
             Self::Snapshot { .. } => "snapshot",
             Self::Sync { .. } => "sync",

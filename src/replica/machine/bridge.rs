@@ -10,9 +10,7 @@ use super::super::{
     document::SessionFields,
     effect::{Effects, Now},
     ids::{SessionId, WorkspaceId},
-    record::{
-        Extra, SessionState, StoredSession, StoredWorkspace, Workspace, WorkspaceState,
-    },
+    record::{Extra, SessionState, StoredSession, StoredWorkspace, Workspace, WorkspaceState},
 };
 use super::{
     Replica,

@@ -175,12 +175,8 @@ impl Replica {
         for id in &due {
             tracing::info!(workspace = %id, "sealing vacated workspace");
         }
-        let sealed = Teardown {
-            state: TeardownState::Sealed,
-            incarnation: 1,
-            at: now.wall_ms,
-            error: None,
-        };
+        let sealed =
+            Teardown { state: TeardownState::Sealed, incarnation: 1, at: now.wall_ms, error: None };
         self.write_own(now, fx, |tx| due.iter().try_for_each(|id| tx.set_teardown(id, &sealed)));
     }
 
@@ -203,8 +199,7 @@ impl Replica {
                     }
                     let forced =
                         entry.stored.requests.values().any(|a| *a == TeardownAction::Force);
-                    let action =
-                        if forced { TeardownAction::Force } else { TeardownAction::Retry };
+                    let action = if forced { TeardownAction::Force } else { TeardownAction::Retry };
                     self.host_work.running.insert(id, teardown.incarnation);
                     fx.teardowns.push(TeardownDue {
                         workspace: (*entry.record).clone(),
@@ -241,9 +236,9 @@ impl Replica {
             self.host_work.running.remove(&id);
         }
         let entry = self.view.workspace(&workspace);
-        let expected = entry.and_then(|entry| entry.stored.teardown.as_ref()).is_some_and(|t| {
-            t.state == TeardownState::Sealed && t.incarnation == incarnation
-        });
+        let expected = entry
+            .and_then(|entry| entry.stored.teardown.as_ref())
+            .is_some_and(|t| t.state == TeardownState::Sealed && t.incarnation == incarnation);
         if !expected {
             tracing::warn!(workspace = %id, incarnation, "outcome of a teardown nobody waits for");
             return;

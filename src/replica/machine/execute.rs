@@ -305,9 +305,7 @@ impl Replica {
             None => self.new_workspace_id(now.wall_ms),
             Some(id) => {
                 let key = WorkspaceKey { host, id };
-                let spent = self.host_document(host).is_some_and(|d| {
-                    d.is_workspace_spent(&key.id)
-                });
+                let spent = self.host_document(host).is_some_and(|d| d.is_workspace_spent(&key.id));
                 let (id, host) = (key.id.to_string(), self.name_of(&host));
                 if self.view.workspace(&key).is_some() {
                     return Err(Refusal::IdTaken { id, host });
@@ -413,7 +411,11 @@ impl Replica {
                 }
                 tx.use_workspace(&key.id)?;
                 tx.unkeep(&key.id)?;
-                if already_deleted { Ok(()) } else { tx.dismiss(&key.id, &deletion.operation, kept) }
+                if already_deleted {
+                    Ok(())
+                } else {
+                    tx.dismiss(&key.id, &deletion.operation, kept)
+                }
             })?;
             answer.receipt = hash.as_ref().map(receipt);
             answer.operation = Some(deletion.operation).filter(|_| !already_deleted);
@@ -498,9 +500,7 @@ impl Replica {
             return Err(Refusal::NotFailed(key.id));
         }
         let operation = self.new_operation(now.wall_ms);
-        self.write_host(now, key.host, fx, |tx| {
-            tx.request_teardown(&key.id, &operation, action)
-        })?;
+        self.write_host(now, key.host, fx, |tx| tx.request_teardown(&key.id, &operation, action))?;
         Ok(Reply::Workspace(self.workspace_record(&key)))
     }
 
@@ -533,7 +533,8 @@ impl Replica {
     }
 
     pub(super) fn host_document_id(&self, host: NodeId) -> Option<DocumentId> {
-        let epochs = DocumentId::Host { host, epoch: 0 }..=DocumentId::Host { host, epoch: u32::MAX };
+        let epochs =
+            DocumentId::Host { host, epoch: 0 }..=DocumentId::Host { host, epoch: u32::MAX };
         self.documents.range(epochs).next_back().map(|(id, _)| *id)
     }
 

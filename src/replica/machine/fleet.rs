@@ -32,7 +32,7 @@ pub struct Joining {
     request: RequestId,
     pub(super) until: Duration,
     /// What last stood in the way.
-    problem: String,
+    pub(super) problem: String,
 }
 
 impl Replica {
@@ -261,7 +261,10 @@ impl Replica {
         fx: &mut Effects,
     ) -> Result<(), (CloseCode, String)> {
         if join.fleet != self.fleet {
-            return Err((CloseCode::WrongFleet, format!("the ticket is for fleet {}, this is {}", join.fleet, self.fleet)));
+            return Err((
+                CloseCode::WrongFleet,
+                format!("the ticket is for fleet {}, this is {}", join.fleet, self.fleet),
+            ));
         }
         let hash = secret_hash(&join.secret);
         let Some(invite) = self.invites.get(&hash).cloned() else {

@@ -96,7 +96,8 @@ impl Replica {
             );
             Err((CloseCode::Protocol, reason))
         } else if hello.fleet != self.fleet {
-            let reason = format!("the peer is of fleet {}, this node of {}", hello.fleet, self.fleet);
+            let reason =
+                format!("the peer is of fleet {}, this node of {}", hello.fleet, self.fleet);
             Err((CloseCode::WrongFleet, reason))
         } else {
             self.judge(&peer)
@@ -310,12 +311,7 @@ impl Replica {
     }
 
     /// Takes back a document that was thrown away, as the store has it.
-    pub(super) fn document_reloaded(
-        &mut self,
-        now: Now,
-        stored: StoredDocument,
-        fx: &mut Effects,
-    ) {
+    pub(super) fn document_reloaded(&mut self, now: Now, stored: StoredDocument, fx: &mut Effects) {
         let id = stored.id;
         let mut touched = view::Touched::default();
         match self.load(stored, &mut touched) {
@@ -329,4 +325,3 @@ impl Replica {
         }
     }
 }
-

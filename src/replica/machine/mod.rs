@@ -92,11 +92,7 @@ pub struct PeerView {
 
 impl Replica {
     /// Starts a replica from what was stored; on a first start, with a fleet of its own.
-    pub fn open(
-        startup: Startup,
-        stored: Stored,
-        now: Now,
-    ) -> Result<(Self, Effects), OpenError> {
+    pub fn open(startup: Startup, stored: Stored, now: Now) -> Result<(Self, Effects), OpenError> {
         let actor = document::actor(&startup.node, startup.start);
         let cursor = stored.cursor.unwrap_or(Cursor { sequence: 0, start: startup.start });
         let mut replica = Self {
@@ -130,8 +126,12 @@ impl Replica {
             None => replica.found_fleet(now, &mut fx),
         }
         if !replica.documents.contains_key(&replica.own_document()) {
-            let (document, applied) =
-                Document::create_host(replica.node, EPOCH_FIRST, replica.actor.clone(), now.wall_ms);
+            let (document, applied) = Document::create_host(
+                replica.node,
+                EPOCH_FIRST,
+                replica.actor.clone(),
+                now.wall_ms,
+            );
             replica.documents.insert(document.id(), document);
             replica.record(replica.own_document(), &applied, &mut fx);
         }

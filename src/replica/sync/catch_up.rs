@@ -104,15 +104,8 @@ impl Exchange {
     }
 
     /// Tells the others that a document is here now which they may lack.
-    pub fn adopted(
-        &mut self,
-        now: Duration,
-        from: &NodeId,
-        documents: &Documents,
-        out: &mut Out,
-    ) {
-        let others: Vec<NodeId> =
-            self.greeted().into_iter().filter(|peer| peer != from).collect();
+    pub fn adopted(&mut self, now: Duration, from: &NodeId, documents: &Documents, out: &mut Out) {
+        let others: Vec<NodeId> = self.greeted().into_iter().filter(|peer| peer != from).collect();
         for link in self.links.values_mut() {
             link.traffic_at = Some(now);
         }
