@@ -4,6 +4,8 @@
 //! Must not know tokio, files, sockets or clocks: time and randomness are arguments, inputs go in,
 //! effects come out. Invariant: the same inputs give the same effects.
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 pub mod command;
 pub mod diff;
 pub mod digest;
