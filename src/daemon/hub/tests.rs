@@ -332,8 +332,8 @@ fn a_view_that_was_taken_does_not_change_and_finds_records_by_id_on_every_host()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn subscribers_of_any_pace_fold_an_unbroken_chain_to_the_present_view() {
-    const SUBSCRIBERS: u64 = 24;
-    const DIFFS: u64 = 600;
+    const SUBSCRIBERS: u64 = 16;
+    const DIFFS: u64 = 400;
     let mut publisher = Publisher::with_limits(Limits { diffs_max: 40, bytes_max: 16 << 10 });
     let followers: Vec<_> = (0..SUBSCRIBERS)
         .map(|seed| {
