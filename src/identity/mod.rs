@@ -12,3 +12,15 @@ pub mod token;
 
 pub use key::NodeKey;
 pub use token::Token;
+
+/// Returns random bytes from the operating system.
+///
+/// # Panics
+///
+/// If the operating system gives none.
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    let filled = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes);
+    filled.expect("the operating system gives randomness");
+    bytes
+}

@@ -6,7 +6,6 @@
 use std::{fmt, path::Path};
 
 use data_encoding::BASE32_NOPAD;
-use ring::rand::{SecureRandom as _, SystemRandom};
 use subtle::ConstantTimeEq as _;
 
 use super::secret::{self, SecretError};
@@ -23,9 +22,7 @@ pub struct Token(String);
 impl Token {
     /// Makes a token that is kept nowhere.
     pub fn generate() -> Self {
-        let mut bytes = [0; TOKEN_BYTES];
-        SystemRandom::new().fill(&mut bytes).expect("the operating system gives randomness");
-        Self(BASE32_NOPAD.encode(&bytes).to_ascii_lowercase())
+        Self(BASE32_NOPAD.encode(&super::random::<TOKEN_BYTES>()).to_ascii_lowercase())
     }
 
     /// Reads the token file of a data folder; makes folder and file if they are missing.

@@ -83,6 +83,36 @@ fn check_stored(
     Ok(())
 }
 
+/// One of the things that a sync message carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part<'a> {
+    /// A change.
+    Change(&'a [u8]),
+    /// A saved document, and changes appended to it.
+    Document(&'a [u8]),
+}
+
+/// Splits what a message carries into changes, or finds that it is a document.
+///
+/// # Errors
+///
+/// It is not made of chunks.
+pub fn parts(bytes: &[u8]) -> Result<Vec<Part<'_>>, Refused> {
+    let mut reader = Reader::new(bytes);
+    let mut parts = Vec::new();
+    let mut rest = bytes;
+    while !reader.is_empty() {
+        let next = chunk::Chunk::take(&mut reader)?;
+        if parts.is_empty() && next.kind == chunk::Kind::Document {
+            return Ok(vec![Part::Document(bytes)]);
+        }
+        let (change, after) = rest.split_at(rest.len() - reader.left());
+        parts.push(Part::Change(change));
+        rest = after;
+    }
+    Ok(parts)
+}
+
 /// Judges a Bloom filter: how many bits it has must be what it says, and not none.
 fn check_bloom(bytes: &[u8]) -> Result<(), Refused> {
     const WHAT: &str = "bloom filter";

@@ -21,7 +21,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use change::{ActorBytes, ChangeHeader, check_change, check_changes};
 pub use document::{DocumentHeader, DocumentLimits, check_document};
-pub use message::check_sync_message;
+pub use message::{Part, check_sync_message, parts};
 
 /// How many bytes an actor id has: a node's fingerprint, and 8 random ones for each start.
 pub const ACTOR_BYTES: usize = 20;

@@ -20,6 +20,11 @@ impl<'a> Reader<'a> {
         self.rest.is_empty()
     }
 
+    /// Returns how many bytes nobody has taken yet.
+    pub(super) fn left(&self) -> usize {
+        self.rest.len()
+    }
+
     /// Refuses bytes that nobody took.
     pub(super) fn end(&self, what: &'static str) -> Result<(), Refused> {
         if self.rest.is_empty() {
