@@ -127,6 +127,11 @@ pub fn check_document(bytes: &[u8], limits: DocumentLimits) -> Result<DocumentHe
     check_in(bytes, limits, &mut budget)
 }
 
+/// Tells whether the bytes begin as a saved document does, as opposed to a change.
+pub fn is_document(bytes: &[u8]) -> bool {
+    Chunk::take(&mut Reader::new(bytes)).is_ok_and(|chunk| chunk.kind == Kind::Document)
+}
+
 /// Judges a saved document within the budget of the frame that it came in.
 pub(super) fn check_in(
     bytes: &[u8],

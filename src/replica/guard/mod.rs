@@ -20,7 +20,7 @@ mod reader;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use change::{ActorBytes, ChangeHeader, check_change, check_changes};
-pub use document::{DocumentHeader, DocumentLimits, check_document};
+pub use document::{DocumentHeader, DocumentLimits, check_document, is_document};
 pub use message::check_sync_message;
 
 /// How many bytes an actor id has: a node's fingerprint, and 8 random ones for each start.
