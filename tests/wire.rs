@@ -106,13 +106,6 @@ fn frames() -> Vec<(&'static str, Frame)> {
         ),
         ("want", Frame::Want(DocumentHeads { document: host(3), heads: vec![] })),
         (
-            "diverged",
-            Frame::Diverged(DocumentHeads {
-                document: host(0),
-                heads: vec![ChangeHash(run(0xc0))],
-            }),
-        ),
-        (
             "changes",
             Frame::Changes {
                 document: host(251),
@@ -174,7 +167,6 @@ mod mirror {
         Links { nodes: Vec<[u8; 32]> },
         Heads { documents: Vec<Heads>, answer: bool },
         Want(Heads),
-        Diverged(Heads),
         Changes { document: Document, changes: Vec<Vec<u8>> },
         Snapshot { document: Document, bytes: Vec<u8> },
         Sync { document: Document, message: Vec<u8> },
@@ -224,7 +216,6 @@ mod mirror {
                     Self::Heads { documents: documents.into_iter().map(to_heads).collect(), answer }
                 }
                 Frame::Want(of) => Self::Want(to_heads(of)),
-                Frame::Diverged(of) => Self::Diverged(to_heads(of)),
                 Frame::Changes { document: of, changes } => {
                     Self::Changes { document: to_document(of), changes }
                 }
@@ -297,7 +288,7 @@ fn other_implementations_of_bincode_read_and_write_the_same_bytes() {
 
 #[test]
 fn a_frame_of_a_newer_version_is_skipped() {
-    assert_eq!(decode(&[12]), Ok(Decoded::Unknown { kind: 12 }));
+    assert_eq!(decode(&[11]), Ok(Decoded::Unknown { kind: 11 }));
     assert_eq!(decode(&[200, 1, 2, 3]), Ok(Decoded::Unknown { kind: 200 }));
     assert_eq!(decode(&[251, 0x39, 0x30, 9]), Ok(Decoded::Unknown { kind: 12_345 }));
     assert_eq!(decode(&[253, 0, 0, 0, 0, 1, 0, 0, 0]), Err(DecodeError::Invalid { field: "kind" }));
@@ -339,10 +330,9 @@ fn a_count_over_its_limit_is_refused_by_the_fields_name() {
         (4, vec![], "links.nodes", limits::LINKS_MAX),
         (5, vec![], "heads.documents", limits::DOCUMENTS_MAX),
         (6, document.clone(), "want", limits::HEADS_MAX),
-        (7, document.clone(), "diverged", limits::HEADS_MAX),
-        (8, document.clone(), "changes.changes", limits::CHANGES_MAX),
-        (9, document.clone(), "snapshot.bytes", limits::SNAPSHOT_BYTES_MAX),
-        (10, document, "sync.message", limits::FRAME_BYTES_MAX),
+        (7, document.clone(), "changes.changes", limits::CHANGES_MAX),
+        (8, document.clone(), "snapshot.bytes", limits::SNAPSHOT_BYTES_MAX),
+        (9, document, "sync.message", limits::FRAME_BYTES_MAX),
     ] {
         let payload = [&[kind][..], &before, &HUGE].concat();
         assert_eq!(decode(&payload), Err(DecodeError::FieldTooLong { field, count, limit }));

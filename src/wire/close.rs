@@ -42,6 +42,28 @@ pub enum CloseCode {
 }
 
 impl CloseCode {
+    /// Tells whether the link was turned down for a reason that stays until someone acts.
+    pub fn is_refusal(self) -> bool {
+        match self {
+            Self::Protocol
+            | Self::WrongFleet
+            | Self::UnknownKey
+            | Self::Revoked
+            | Self::Paused
+            | Self::TicketUnknown
+            | Self::TicketUsed
+            | Self::TicketExpired
+            | Self::Hostile
+            | Self::Left => true,
+            Self::Shutdown
+            | Self::Duplicate
+            | Self::Malformed
+            | Self::Unexpected
+            | Self::Timeout
+            | Self::Internal => false,
+        }
+    }
+
     /// All codes, by number.
     pub const ALL: [Self; 16] = [
         Self::Shutdown,

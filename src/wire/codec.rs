@@ -110,11 +110,10 @@ mod kind {
     pub(super) const LINKS: u32 = 4;
     pub(super) const HEADS: u32 = 5;
     pub(super) const WANT: u32 = 6;
-    pub(super) const DIVERGED: u32 = 7;
-    pub(super) const CHANGES: u32 = 8;
-    pub(super) const SNAPSHOT: u32 = 9;
-    pub(super) const SYNC: u32 = 10;
-    pub(super) const CHECK: u32 = 11;
+    pub(super) const CHANGES: u32 = 7;
+    pub(super) const SNAPSHOT: u32 = 8;
+    pub(super) const SYNC: u32 = 9;
+    pub(super) const CHECK: u32 = 10;
 }
 
 /// Returns a frame's bytes, its length before it.
@@ -221,10 +220,6 @@ fn write(frame: &Frame, sink: &mut Sink) -> Result<(), EncodeError> {
             sink.u32(kind::WANT, "kind")?;
             write_heads(heads, sink, "want")?;
         }
-        Frame::Diverged(heads) => {
-            sink.u32(kind::DIVERGED, "kind")?;
-            write_heads(heads, sink, "diverged")?;
-        }
         Frame::Changes { document, changes } => {
             sink.u32(kind::CHANGES, "kind")?;
             write_document(document, sink, "changes.document")?;
@@ -293,7 +288,6 @@ fn read(kind: u32, source: &mut Source<'_>) -> Result<Option<Frame>, DecodeError
             }
         }
         kind::WANT => Frame::Want(read_heads(source, "want")?),
-        kind::DIVERGED => Frame::Diverged(read_heads(source, "diverged")?),
         kind::CHANGES => {
             let document = read_document(source, "changes.document")?;
             let count = source.count(CHANGES_MAX, 1, "changes.changes")?;

@@ -4,6 +4,8 @@
 //! bytes of a frame are those of `proto/wire.md`, and nothing is allocated before its length is
 //! checked.
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 mod bytes;
 mod close;
 mod codec;
@@ -95,8 +97,6 @@ pub enum Frame {
     },
     /// Asks for what the sender lacks of a document, telling what it has.
     Want(DocumentHeads),
-    /// Tells that the sender lacks some of the receiver's heads of a document.
-    Diverged(DocumentHeads),
     /// Carries changes, in an order in which they can be applied.
     Changes {
         /// Whose.
@@ -136,7 +136,6 @@ impl Frame {
             Self::Links { .. } => "links",
             Self::Heads { .. } => "heads",
             Self::Want(_) => "want",
-            Self::Diverged(_) => "diverged",
             Self::Changes { .. } => "changes",
             Self::Snapshot { .. } => "snapshot",
             Self::Sync { .. } => "sync",
