@@ -258,10 +258,9 @@ impl Document {
     pub fn apply(&mut self, raw: &[Vec<u8>]) -> Result<Applied, ApplyError> {
         let id = self.id;
         let unreadable = |reason: String| ApplyError::Unreadable { document: id, reason };
+        guard::check_changes(raw).map_err(|source| ApplyError::Refused { document: id, source })?;
         let mut changes = Vec::with_capacity(raw.len());
         for bytes in raw {
-            guard::check_change(bytes)
-                .map_err(|source| ApplyError::Refused { document: id, source })?;
             let change = guard::contained(|| Change::try_from(&bytes[..]))
                 .map_err(|_| ApplyError::Panicked { document: id })?
                 .map_err(|e| unreadable(e.to_string()))?;
@@ -381,7 +380,8 @@ impl Document {
 
 /// Loads a document that came from elsewhere.
 fn load_foreign(document: DocumentId, bytes: &[u8]) -> Result<Automerge, ApplyError> {
-    guard::check_document(bytes).map_err(|source| ApplyError::Refused { document, source })?;
+    guard::check_document(bytes, guard::DocumentLimits::SNAPSHOT)
+        .map_err(|source| ApplyError::Refused { document, source })?;
     guard::contained(|| Automerge::load(bytes))
         .map_err(|_| ApplyError::Panicked { document })?
         .map_err(|e| ApplyError::Unreadable { document, reason: e.to_string() })
