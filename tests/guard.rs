@@ -11,8 +11,8 @@ use automerge::{
     transaction::{CommitOptions, Transactable as _},
 };
 use sessionmesh::replica::guard::{
-    ACTOR_BYTES, CHANGE_BYTES_MAX, DEPTH_MAX, DocumentLimits, KEY_BYTES_MAX, Panicked, Refused,
-    check_change, check_changes, check_document, check_sync_message, contained,
+    ACTOR_BYTES, CHANGE_BYTES_MAX, DEPTH_MAX, DocumentLimits, KEY_BYTES_MAX, Panicked, Part,
+    Refused, check_change, check_changes, check_document, check_sync_message, contained, parts,
 };
 use sha2::{Digest as _, Sha256};
 
@@ -148,12 +148,14 @@ fn honest_traffic_passes() {
             assert_eq!(dependencies, change.deps().iter().map(|hash| hash.0).collect::<Vec<_>>());
             let bytes = change.bytes().into_owned();
             deflated += usize::from(bytes[8] == 2);
+            assert!(matches!(parts(&bytes).unwrap()[..], [Part::Change(_)]));
             assert_eq!(check_change(&bytes), Ok(header), "seed {seed}");
         }
         for bytes in saved {
             let loaded = Automerge::load(&bytes).unwrap();
             let header = check_document(&bytes, DocumentLimits::SNAPSHOT)
                 .unwrap_or_else(|refused| panic!("seed {seed}: {refused}"));
+            assert!(matches!(parts(&bytes).unwrap()[..], [Part::Document(_)]));
             let count = header.changes + header.appended.len() as u64;
             assert_eq!(count, loaded.get_changes(&[]).len() as u64);
         }

@@ -258,6 +258,7 @@ impl Document {
     pub fn apply(&mut self, raw: &[Vec<u8>]) -> Result<Applied, ApplyError> {
         let id = self.id;
         let unreadable = |reason: String| ApplyError::Unreadable { document: id, reason };
+        guard::check_changes(raw).map_err(|source| ApplyError::Refused { document: id, source })?;
         let mut changes = Vec::with_capacity(raw.len());
         guard::check_changes(raw).map_err(|source| ApplyError::Refused { document: id, source })?;
         for bytes in raw {
