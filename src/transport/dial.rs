@@ -88,24 +88,22 @@ async fn keep_dialing(
 ) {
     let mut backoff = Backoff::default();
     loop {
-        if shared.is_up(peer) {
-            let up = Instant::now();
-            shared.until(peer, false).await;
-            if up.elapsed() >= STABLE_AFTER {
-                backoff.reset();
-            }
-            wait(&shared, &rng, &mut backoff, peer, &mut addresses, &at_once).await;
-            continue;
-        }
         let told = addresses.borrow_and_update().clone();
         match round(&shared, peer, &told, attempt_max).await {
-            Round::Linked => continue,
+            Round::Linked => {
+                let since = Instant::now();
+                shared.until(peer, false).await;
+                if since.elapsed() >= STABLE_AFTER {
+                    backoff.reset();
+                }
+            }
             Round::Duplicate => {}
             Round::Failed(reason) => {
                 tracing::debug!(peer = %peer.short(), reason, "dial failed");
                 shared.teller.tell(Event::DialFailed { peer, reason }).await;
             }
         }
+        // Also after a link: one that is closed as soon as it is up is not to be dialled in a loop.
         wait(&shared, &rng, &mut backoff, peer, &mut addresses, &at_once).await;
     }
 }
@@ -137,6 +135,9 @@ async fn round(
     addresses: &BTreeSet<String>,
     attempt_max: Duration,
 ) -> Round {
+    if shared.is_up(peer) {
+        return Round::Linked;
+    }
     if addresses.is_empty() {
         return Round::Failed("no address is known".into());
     }

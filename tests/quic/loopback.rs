@@ -11,7 +11,7 @@ use sessionmesh::{
 };
 use tokio::time::timeout;
 
-use crate::node::{DEADLINE, Node, config, numbered, pair, settle};
+use crate::node::{DEADLINE, Node, config, numbered, ordered_keys, pair, settle};
 
 fn document() -> DocumentId {
     DocumentId::Fleet(FleetId([9; 16]))
@@ -26,12 +26,15 @@ struct Raw {
 
 impl Raw {
     async fn dial(node: &Node) -> Self {
-        let key = NodeKey::generate();
+        Self::dial_as(&NodeKey::generate(), node).await.unwrap()
+    }
+
+    async fn dial_as(key: &NodeKey, node: &Node) -> Result<Self, ConnectionError> {
         let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-        let config = quinn::ClientConfig::new(Arc::new(tls::client(&key, node.id)));
+        let config = quinn::ClientConfig::new(Arc::new(tls::client(key, node.id)));
         let address = node.transport.local_addr().unwrap();
-        let connection = endpoint.connect_with(config, address, "x").unwrap().await.unwrap();
-        Self { id: key.node(), _endpoint: endpoint, connection }
+        let connection = endpoint.connect_with(config, address, "x").unwrap().await?;
+        Ok(Self { id: key.node(), _endpoint: endpoint, connection })
     }
 
     /// The code and the reason with which the other side closes the connection.
@@ -49,7 +52,7 @@ fn open() -> Vec<u8> {
     wire::encode(&Frame::Open { start: StartId([5; 8]) }).unwrap()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_sides_prove_their_keys_and_frames_pass_in_order_both_ways() {
     let (mut a, mut b) = pair().await;
     for number in 0..2_000 {
@@ -65,7 +68,7 @@ async fn both_sides_prove_their_keys_and_frames_pass_in_order_both_ways() {
     assert_eq!(a.transport.links()[0].address, b.transport.local_addr().unwrap());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_does_not_delay_the_pushes_behind_it() {
     let (a, mut b) = pair().await;
     let snapshot = Frame::Snapshot { document: document(), bytes: vec![7; 48 << 20] };
@@ -80,7 +83,7 @@ async fn a_snapshot_does_not_delay_the_pushes_behind_it() {
     assert_eq!(b.frame(a.id).await, snapshot);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn snapshots_arrive_in_the_order_in_which_they_were_sent() {
     let (a, mut b) = pair().await;
     let snapshot = |n: u8| Frame::Snapshot { document: document(), bytes: vec![n; 1 << 10] };
@@ -94,7 +97,7 @@ async fn snapshots_arrive_in_the_order_in_which_they_were_sent() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_that_dial_each_other_at_once_keep_one_link() {
     for _ in 0..50 {
         let (mut a, mut b) = (Node::new(), Node::new());
@@ -104,12 +107,13 @@ async fn nodes_that_dial_each_other_at_once_keep_one_link() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_was_restarted_takes_the_place_of_its_old_link_at_once() {
-    for arbiter in [true, false] {
-        let mut keys = [NodeKey::generate(), NodeKey::generate()];
-        keys.sort_by_key(|key| (key.node() < NodeId([128; 32])) == arbiter);
-        let [a, b] = keys.map(Arc::new);
+    for lower_first in [true, false] {
+        let [mut a, mut b] = ordered_keys();
+        if !lower_first {
+            std::mem::swap(&mut a, &mut b);
+        }
         let mut a = Node::on_loopback(config(a, 1));
         // It stays as it is, as a process that was killed would, and only its successor speaks.
         let mut killed = Node::on_loopback(config(b.clone(), 1));
@@ -130,7 +134,7 @@ async fn a_peer_that_was_restarted_takes_the_place_of_its_old_link_at_once() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_node_at_the_address_is_not_the_one_that_was_dialled() {
     let (mut a, mut stranger) = (Node::new(), Node::new());
     let expected = NodeKey::generate().node();
@@ -145,7 +149,7 @@ async fn another_node_at_the_address_is_not_the_one_that_was_dialled() {
     friend.connected(stranger.id).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_is_told_several_addresses_finds_the_right_one() {
     let (mut a, b, stranger) = (Node::new(), Node::new(), Node::new());
     let mut target = b.target();
@@ -156,7 +160,7 @@ async fn a_node_that_is_told_several_addresses_finds_the_right_one() {
     assert!(a.connected(b.id).await);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_dial_names_every_address_and_why() {
     let mut a = Node::new();
     let stranger = Node::new();
@@ -170,7 +174,7 @@ async fn a_failed_dial_names_every_address_and_why() {
     assert!(reason.contains("nonsense: not an IP address and a port"), "{reason}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bytes_that_are_no_frames_close_that_link_only() {
     let (mut a, b) = pair().await;
     let snapshot = Frame::Snapshot { document: document(), bytes: vec![1] };
@@ -198,7 +202,7 @@ async fn bytes_that_are_no_frames_close_that_link_only() {
     assert_eq!(a.frame(b.id).await, numbered(1));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frame_of_a_newer_version_is_skipped() {
     let mut a = Node::new();
     let raw = Raw::dial(&a).await;
@@ -210,7 +214,7 @@ async fn a_frame_of_a_newer_version_is_skipped() {
     assert_eq!(a.frame(raw.id).await, numbered(1));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stranger_that_does_not_begin_with_open_gets_no_link() {
     let mut a = Node::new();
     let long = [&(1_u32 << 20).to_le_bytes()[..], &[1; 1 << 17]].concat();
@@ -230,7 +234,7 @@ async fn a_stranger_that_does_not_begin_with_open_gets_no_link() {
     assert!(matches!(a.expect().await, Event::Connected { peer, .. } if peer == friend.id));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stranger_that_says_nothing_is_closed() {
     let mut config = config(Arc::new(NodeKey::generate()), 1);
     config.timing.open_max = Duration::from_millis(50);
@@ -239,7 +243,7 @@ async fn a_stranger_that_says_nothing_is_closed() {
     assert_eq!(raw.closed().await.0, Some(CloseCode::Timeout));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_that_is_broken_off_or_malformed_closes_its_link_only() {
     let mut a = Node::new();
     for bytes in [&b"\x05\0\0\0\xff\xff\xff\xff\xff"[..], b"\xff\xff\xff\xff", b"\x09\0\0\0\x09"] {
@@ -258,11 +262,14 @@ async fn a_snapshot_that_is_broken_off_or_malformed_closes_its_link_only() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_does_not_fit_is_dropped_and_draining_is_told() {
     let (mut a, mut b) = pair().await;
     let changes =
         |n: u8| Frame::Changes { document: document(), changes: vec![vec![n; (1 << 20) - 100]] };
+    // Whoever has dialled begins with a short frame.
+    a.transport.send(&[b.id], &numbered(0)).unwrap();
+    assert_eq!(b.frame(a.id).await, numbered(0));
     for n in 0..20 {
         a.transport.send(&[b.id], &changes(n)).unwrap();
     }
@@ -279,7 +286,7 @@ async fn what_does_not_fit_is_dropped_and_draining_is_told() {
     assert!((4..20).contains(&received), "a prefix of {received} frames arrived");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn code_and_reason_of_a_close_arrive_after_all_that_was_sent_before() {
     let (mut a, mut b) = pair().await;
     a.transport.set_targets(vec![]);
@@ -296,7 +303,7 @@ async fn code_and_reason_of_a_close_arrive_after_all_that_was_sent_before() {
     assert!(a.transport.links().is_empty() && b.transport.links().is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peers_reason_cannot_write_on_a_terminal() {
     let mut a = Node::new();
     let raw = Raw::dial(&a).await;
@@ -307,7 +314,7 @@ async fn a_peers_reason_cannot_write_on_a_terminal() {
     assert_eq!(a.lost(raw.id).await, (None, "\\u{1b}[2Jbye\\n\u{fffd}".into()));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_stops_says_so_and_leaves_nothing_behind() {
     let (a, mut b) = pair().await;
     for number in 0..100 {
@@ -321,7 +328,7 @@ async fn a_node_that_stops_says_so_and_leaves_nothing_behind() {
     assert_eq!(b.lost(a.id).await, (Some(CloseCode::Shutdown), "the daemon is stopping".into()));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_link_that_was_closed_comes_back_as_long_as_it_is_wanted() {
     let (mut a, mut b) = pair().await;
     for _ in 0..3 {
@@ -333,7 +340,7 @@ async fn a_link_that_was_closed_comes_back_as_long_as_it_is_wanted() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn frames_for_a_link_that_was_not_shown_yet_go_nowhere() {
     let (a, mut b) = (Node::new(), Node::new());
     b.transport.set_targets(vec![a.target()]);
@@ -346,7 +353,7 @@ async fn frames_for_a_link_that_was_not_shown_yet_go_nowhere() {
     assert_eq!(b.frame(a.id).await, numbered(2));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_port_in_use_is_named_with_a_remedy() {
     let a = Node::new();
     let mut config = config(Arc::new(NodeKey::generate()), 1);
@@ -360,19 +367,37 @@ async fn a_port_in_use_is_named_with_a_remedy() {
     assert!(matches!(Transport::bind(config).err(), Some(BindError::NotHere { .. })));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_does_not_talk_to_a_copy_of_itself() {
     let key = Arc::new(NodeKey::generate());
     let mut a = Node::on_loopback(config(key.clone(), 1));
-    let raw_config = quinn::ClientConfig::new(Arc::new(tls::client(&key, a.id)));
-    let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-    let address = a.transport.local_addr().unwrap();
-    let connection = endpoint.connect_with(raw_config, address, "x").unwrap().await.unwrap();
-    let raw = Raw { id: a.id, _endpoint: endpoint, connection };
+    let raw = Raw::dial_as(&key, &a).await.unwrap();
     let (code, reason) = raw.closed().await;
     assert_eq!(code, Some(CloseCode::Unexpected));
     assert!(reason.contains("two machines"), "{reason}");
     let friend = Node::new();
     friend.transport.set_targets(vec![a.target()]);
     assert!(matches!(a.expect().await, Event::Connected { peer, .. } if peer == friend.id));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_of_strangers_is_refused_and_disturbs_no_link() {
+    let (mut a, b) = pair().await;
+    let mut strangers = Vec::new();
+    let refused = loop {
+        match Raw::dial_as(&NodeKey::generate(), &a).await {
+            Ok(stranger) => strangers.push(stranger),
+            Err(error) => break error,
+        }
+        assert!(strangers.len() < 100, "a hundred strangers may dawdle at once");
+    };
+    assert!(matches!(refused, ConnectionError::ConnectionClosed(_)), "{refused}");
+    assert!(strangers.len() > 16, "{} strangers fit", strangers.len());
+    b.transport.send(&[a.id], &numbered(1)).unwrap();
+    assert_eq!(a.frame(b.id).await, numbered(1));
+    // Once they are gone there is room again.
+    drop(strangers);
+    let friend = Node::new();
+    friend.transport.set_targets(vec![a.target()]);
+    a.connected(friend.id).await;
 }

@@ -124,6 +124,13 @@ impl Node {
     }
 }
 
+/// Two keys, the lower id first: it decides which link is kept.
+pub fn ordered_keys() -> [Arc<NodeKey>; 2] {
+    let mut keys = [NodeKey::generate(), NodeKey::generate()];
+    keys.sort_by_key(NodeKey::node);
+    keys.map(Arc::new)
+}
+
 /// Two nodes with a link.
 pub async fn pair() -> (Node, Node) {
     let (mut a, mut b) = (Node::new(), Node::new());

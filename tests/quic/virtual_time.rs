@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     network::{Network, Weather},
-    node::{Node, config, numbered, settle},
+    node::{Node, config, numbered, ordered_keys, settle},
 };
 
 fn address(last: u8) -> SocketAddr {
@@ -35,13 +35,6 @@ fn node_of(network: &Network, last: u8, config: Config) -> Node {
 
 fn node(network: &Network, last: u8) -> Node {
     node_of(network, last, config(Arc::new(NodeKey::generate()), last))
-}
-
-/// Two keys, the lower id first: it decides which link is kept.
-fn ordered_keys() -> [Arc<NodeKey>; 2] {
-    let mut keys = [NodeKey::generate(), NodeKey::generate()];
-    keys.sort_by_key(NodeKey::node);
-    keys.map(Arc::new)
 }
 
 async fn linked(network: &Network) -> (Node, Node) {
@@ -198,6 +191,47 @@ async fn a_machine_that_was_asleep_dials_at_once() {
     assert_eq!(a.lost(b.id).await, (None, "this machine was asleep".into()));
     a.connected(b.id).await;
     assert!(woken.elapsed() < Duration::from_millis(1_200), "{:?}", woken.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_closes_every_link_at_once_is_dialled_ever_more_seldom() {
+    let network = Network::new(6, Weather::default());
+    let (mut a, mut b) = (node(&network, 1), node(&network, 2));
+    a.transport.set_targets(vec![b.target()]);
+    let began = Instant::now();
+    let mut links = 0;
+    while began.elapsed() < Duration::from_secs(600) {
+        b.connected(a.id).await;
+        b.transport.close(a.id, CloseCode::UnknownKey, "who are you?");
+        b.lost(a.id).await;
+        a.connected(b.id).await;
+        assert_eq!(a.lost(b.id).await.0, Some(CloseCode::UnknownKey));
+        links += 1;
+    }
+    assert!((20..=80).contains(&links), "{links} links in ten minutes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_stable_minute_a_lost_link_is_dialled_without_delay() {
+    let network = Network::new(7, Weather::default());
+    let (mut a, mut b) = (node(&network, 1), node(&network, 2));
+    a.transport.set_targets(vec![b.target()]);
+    for _ in 0..20 {
+        a.connected(b.id).await;
+        b.connected(a.id).await;
+        sleep(Duration::from_secs(61)).await;
+        b.transport.close(a.id, CloseCode::Internal, "again");
+        b.lost(a.id).await;
+        a.lost(b.id).await;
+        let lost = Instant::now();
+        a.connected(b.id).await;
+        b.connected(a.id).await;
+        assert!(lost.elapsed() < Duration::from_millis(200), "{:?}", lost.elapsed());
+        sleep(Duration::from_secs(61)).await;
+        a.transport.close(b.id, CloseCode::Internal, "and again");
+        a.lost(b.id).await;
+        b.lost(a.id).await;
+    }
 }
 
 #[test]
