@@ -125,6 +125,11 @@ impl Handle {
         &self.hub
     }
 
+    /// Tells whether the loop has stopped taking requests.
+    pub fn is_stopping(&self) -> bool {
+        self.requests.is_closed()
+    }
+
     /// Carries a command out and returns what it did, once that is durable.
     pub async fn command(&self, command: Command) -> Result<Reply, RequestError> {
         let (sender, receiver) = oneshot::channel();
