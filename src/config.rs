@@ -1,15 +1,12 @@
-//! Owns the settings of a daemon and where its things lie on disk.
+//! Owns the settings of a daemon: their defaults, and the reading of what a person types.
 //!
-//! Must not know what is done with them. Invariant: a [`Config`] that exists is one that a daemon
-//! can try: its folder is absolute, its API is for this machine alone, its name can be shown.
+//! Must not know what is done with them. Invariant: what was read can be used: a folder is absolute
+//! and named in one way only, a name can be shown, a length of time is one.
 
 use std::{
-    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
-
-use sha2::{Digest as _, Sha256};
 
 /// Names the data folder where `--data-dir` doesn't.
 pub const DATA_DIR_ENV: &str = "SESSIONMESH_DATA_DIR";
@@ -23,8 +20,8 @@ pub const UNDO_WINDOW_DEFAULT: &str = "10s";
 pub const UNDO_WINDOW_MAX: Duration = Duration::from_secs(31 * 86_400);
 /// Longest name of a node, in characters: it is a column of every table, and host names have 64.
 pub const NAME_CHARS_MAX: usize = 64;
-/// Longest path of a socket, bytes: `sun_path` has 108 on Linux and 104 on macOS, with the zero.
-const SOCKET_PATH_BYTES_MAX: usize = 100;
+/// The file in the data folder that holds the API's token.
+pub const TOKEN_FILE: &str = "token";
 
 /// Why a setting can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,13 +32,6 @@ pub enum Error {
     /// The data folder can't be made absolute.
     #[error("data folder `{}` is not a usable path", .0.display())]
     Folder(PathBuf),
-    /// Others could reach the API, which is not encrypted.
-    #[error(
-        "--http {0} is not a loopback address; use 127.0.0.1:{port}, and from elsewhere \
-         `ssh -L {port}:127.0.0.1:{port}`",
-        port = .0.port()
-    )]
-    NotLoopback(SocketAddr),
     /// A name is empty, too long, or has characters that names must not have.
     #[error(
         "`{}` is not a usable name: 1 to {NAME_CHARS_MAX} characters, no `@`, no control characters",
@@ -56,123 +46,43 @@ pub enum Error {
     UndoWindow(Duration),
 }
 
-/// What a daemon is started with.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
-    /// Where everything that it keeps lies.
-    pub folder: Folder,
-    /// Where links are accepted; port 0 picks a free one.
-    pub listen: SocketAddr,
-    /// Where the HTTP API is offered, on loopback; port 0 picks a free one.
-    pub http: SocketAddr,
-    /// What people call this machine.
-    pub name: String,
-    /// The ticket of the fleet to join, if it is not in it already.
-    pub join: Option<String>,
-    /// How long a delete can be undone before the host carries it out.
-    pub undo_window: Duration,
-}
-
-impl Config {
-    /// Refuses what no daemon could be started with.
-    pub fn check(self) -> Result<Self, Error> {
-        let fits = (1..=NAME_CHARS_MAX).contains(&self.name.chars().count())
-            && !self.name.contains('@')
-            && !self.name.chars().any(char::is_control)
-            && self.name.trim() == self.name;
-        if !fits {
-            return Err(Error::Name(self.name));
-        }
-        if !self.http.ip().is_loopback() {
-            return Err(Error::NotLoopback(self.http));
-        }
-        if self.undo_window > UNDO_WINDOW_MAX {
-            return Err(Error::UndoWindow(self.undo_window));
-        }
-        Ok(self)
-    }
-}
-
-/// The facts of a daemon that has just become ready.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Ready {
-    /// Its key, as text.
-    pub node: String,
-    /// The fleet that it belongs to, as text.
-    pub fleet: String,
-    /// Where the API is, really.
-    pub http: SocketAddr,
-    /// Where links are accepted, really.
-    pub quic: SocketAddr,
-    /// The API's Unix socket.
-    pub socket: PathBuf,
-    /// The data folder.
-    pub data_dir: PathBuf,
-}
-
-/// A data folder and the names of what lies in it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Folder(PathBuf);
-
-impl Folder {
-    /// Takes the folder that was named, or the platform's own.
-    pub fn resolve(named: Option<&Path>) -> Result<Self, Error> {
-        match named {
-            Some(path) => Self::at(path),
-            None => {
-                let dirs = directories::ProjectDirs::from("", "", "sessionmesh");
-                Self::at(dirs.ok_or(Error::NoFolder)?.data_local_dir())
-            }
-        }
-    }
-
-    /// Takes a folder; links in its path are followed as far as it exists, so that a daemon and its
-    /// clients mean the same one however it is named.
-    pub fn at(path: &Path) -> Result<Self, Error> {
-        let real = path.canonicalize().or_else(|_| std::path::absolute(path));
-        real.map(Self).map_err(|_| Error::Folder(path.to_owned()))
-    }
-
-    /// Returns the folder itself.
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-
-    /// Returns the file of the durable state.
-    pub fn store(&self) -> PathBuf {
-        self.0.join("state.redb")
-    }
-
-    /// Returns the file of the node's key.
-    pub fn key(&self) -> PathBuf {
-        self.0.join("node.key")
-    }
-
-    /// Returns the file of the API's token.
-    pub fn token(&self) -> PathBuf {
-        self.0.join("token")
-    }
-
-    /// Returns the API's Unix socket.
-    pub fn socket(&self) -> PathBuf {
-        socket_path(&self.0)
-    }
-}
-
-/// Returns where the Unix socket of a data folder is: in it, or, where that path is too long for a
-/// socket, in this user's folder for sockets under a name made of the path.
+/// Returns the data folder that was named, or the platform's own.
 ///
-/// Not in `XDG_RUNTIME_DIR`: a daemon that a service manager started and a client in an ssh session
-/// need not have the same.
-pub fn socket_path(data_dir: &Path) -> PathBuf {
-    let path = data_dir.join("sessionmesh.sock");
-    if path.as_os_str().len() <= SOCKET_PATH_BYTES_MAX {
-        return path;
+/// Links in the path are followed as far as it exists, so that a daemon and its clients mean the
+/// same folder however it is named.
+pub fn data_dir(named: Option<&Path>) -> Result<PathBuf, Error> {
+    match named {
+        Some(path) => real(path),
+        None => {
+            let dirs = directories::ProjectDirs::from("", "", "sessionmesh");
+            real(dirs.ok_or(Error::NoFolder)?.data_local_dir())
+        }
     }
-    let hash = Sha256::digest(path.as_os_str().as_encoded_bytes());
-    let name = data_encoding::HEXLOWER.encode(&hash[..8]);
-    let user = rustix::process::geteuid().as_raw();
-    PathBuf::from(format!("/tmp/sessionmesh-{user}/{name}.sock"))
+}
+
+fn real(path: &Path) -> Result<PathBuf, Error> {
+    let absolute = std::path::absolute(path).map_err(|_| Error::Folder(path.to_owned()))?;
+    for existing in absolute.ancestors() {
+        if let (Ok(found), Ok(rest)) = (existing.canonicalize(), absolute.strip_prefix(existing)) {
+            return Ok(found.components().chain(rest.components()).collect());
+        }
+    }
+    Ok(absolute)
+}
+
+/// Reads the name of a node: refuses one that could not stand in a table or after an `@`.
+pub fn parse_name(text: &str) -> Result<String, Error> {
+    let fits = (1..=NAME_CHARS_MAX).contains(&text.chars().count())
+        && !text.contains('@')
+        && !text.chars().any(char::is_control)
+        && text.trim() == text;
+    if fits { Ok(text.to_owned()) } else { Err(Error::Name(text.to_owned())) }
+}
+
+/// Reads how long a delete can be undone.
+pub fn parse_undo_window(text: &str) -> Result<Duration, Error> {
+    let window = parse_duration(text)?;
+    if window > UNDO_WINDOW_MAX { Err(Error::UndoWindow(window)) } else { Ok(window) }
 }
 
 /// Returns what the machine calls itself, as far as it can be a node's name.
@@ -205,17 +115,6 @@ pub fn parse_duration(text: &str) -> Result<Duration, Error> {
 mod tests {
     use super::*;
 
-    fn config() -> Config {
-        Config {
-            folder: Folder(PathBuf::from("/data")),
-            listen: LISTEN_DEFAULT.parse().unwrap(),
-            http: HTTP_DEFAULT.parse().unwrap(),
-            name: "laptop".to_owned(),
-            join: None,
-            undo_window: parse_duration(UNDO_WINDOW_DEFAULT).unwrap(),
-        }
-    }
-
     #[test]
     fn a_length_of_time_is_a_number_and_a_unit() {
         for (text, ms) in
@@ -232,44 +131,35 @@ mod tests {
 
     #[test]
     fn the_defaults_can_be_used() {
-        assert_eq!(config().check(), Ok(config()));
-        let named = Config { name: host_name(), ..config() };
-        assert!(named.check().is_ok(), "{}", host_name());
+        assert!(parse_undo_window(UNDO_WINDOW_DEFAULT).is_ok());
+        assert!(LISTEN_DEFAULT.parse::<std::net::SocketAddr>().is_ok());
+        let http: std::net::SocketAddr = HTTP_DEFAULT.parse().unwrap();
+        assert!(http.ip().is_loopback());
+        assert_eq!(parse_name(&host_name()), Ok(host_name()));
     }
 
     #[test]
-    fn an_api_for_other_machines_is_refused() {
-        let http: SocketAddr = "0.0.0.0:7178".parse().unwrap();
-        let refused = Config { http, ..config() }.check();
-        assert_eq!(refused, Err(Error::NotLoopback(http)));
-        assert!(Config { http: "[::1]:0".parse().unwrap(), ..config() }.check().is_ok());
+    fn an_undo_window_of_a_year_is_refused() {
+        assert!(parse_undo_window("365d").unwrap_err().to_string().contains("longer"));
     }
 
     #[test]
     fn a_name_that_could_not_follow_an_at_sign_is_refused() {
-        for name in ["", " ", "a@b", "a\nb", &"x".repeat(65)] {
-            let refused = Config { name: name.to_owned(), ..config() }.check();
-            assert_eq!(refused, Err(Error::Name(name.to_owned())));
+        for name in ["", " ", "a@b", "a\nb", " a", &"x".repeat(65)] {
+            assert_eq!(parse_name(name), Err(Error::Name(name.to_owned())));
         }
+        assert_eq!(parse_name("mac mini"), Ok("mac mini".to_owned()));
     }
 
     #[test]
-    fn a_socket_whose_path_is_too_long_is_elsewhere_and_always_in_the_same_place() {
-        let short = Path::new("/data");
-        assert_eq!(socket_path(short), Path::new("/data/sessionmesh.sock"));
-        let long = PathBuf::from(format!("/{}", "d".repeat(120)));
-        let socket = socket_path(&long);
-        assert!(socket.as_os_str().len() <= SOCKET_PATH_BYTES_MAX, "{}", socket.display());
-        assert_eq!(socket, socket_path(&long));
-        assert_ne!(socket, socket_path(&long.join("other")));
-    }
-
-    #[test]
-    fn a_folder_means_the_same_through_a_link() {
+    fn a_folder_means_the_same_through_a_link_before_and_after_it_exists() {
         let folder = tempfile::tempdir().unwrap();
         let (real, link) = (folder.path().join("real"), folder.path().join("link"));
         std::fs::create_dir(&real).unwrap();
         std::os::unix::fs::symlink(&real, &link).unwrap();
-        assert_eq!(Folder::at(&link), Folder::at(&real));
+        let before = data_dir(Some(&link.join("data"))).unwrap();
+        std::fs::create_dir(real.join("data")).unwrap();
+        assert_eq!(data_dir(Some(&link.join("data"))), Ok(before.clone()));
+        assert_eq!(data_dir(Some(&real.join("data"))), Ok(before));
     }
 }
