@@ -123,7 +123,7 @@ pub struct UpdateArgs {
 }
 
 #[derive(Debug, clap::Args)]
-#[group(id = "where", args = ["workspace", "out"], required = true)]
+#[group(id = "where", args = ["workspace", "out"], required = true, multiple = false)]
 pub struct MoveArgs {
     /// Its id, or a unique beginning of it
     id: String,
