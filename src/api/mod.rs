@@ -1,7 +1,7 @@
 //! Owns the local HTTP interface: its routes, who may use them, and what their JSON looks like.
 //!
 //! Must not know how anything is decided or stored: it asks the loop through a
-//! [`Handle`](crate::daemon::handle::Handle) and reads the published view. Invariant: code and
+//! [`Handle`] and reads the published view. Invariant: code and
 //! `proto/openapi.json` say the same.
 
 pub mod body;
