@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     daemon::handle::Peer,
+    identity::random,
     replica::{
         command::{Command, Refusal, Reply},
         ids::{FleetId, NodeId},
@@ -96,7 +97,7 @@ pub(super) async fn invite(
         return Err(Refusal::InvalidField { field: "expires_in_s".to_owned(), problem }.into());
     }
     let (role, expires_in) = (role.unwrap_or(Role::Member), Duration::from_secs(seconds));
-    match shared.handle.command(Command::Invite { role, expires_in }).await? {
+    match shared.handle.command(Command::Invite { role, expires_in, secret: random() }).await? {
         Reply::Invited(ticket) => Ok(Json(Invited {
             ticket: (shared.tickets.encode)(&ticket),
             role: ticket.role,

@@ -220,6 +220,8 @@ pub enum Command {
         role: Role,
         /// How long the ticket is good for.
         expires_in: std::time::Duration,
+        /// Random, from the system's own source: who has it gets in.
+        secret: [u8; 32],
     },
     /// Asks the node that wrote the ticket to be let into its fleet.
     Join(super::invite::Ticket),

@@ -88,7 +88,9 @@ pub enum Input {
         /// How.
         outcome: TeardownOutcome,
     },
-    /// `Effects::due` has come, or time has simply passed.
+    /// A document that was thrown away, as the store has it.
+    DocumentReloaded(StoredDocument),
+    /// [`Replica::due`](super::machine::Replica::due) has come, or time has simply passed.
     TimePassed,
 }
 
@@ -173,6 +175,15 @@ pub struct TeardownDue {
     pub action: TeardownAction,
 }
 
+/// A diff and its JSON, made once for the journal and all subscribers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Publication {
+    /// What changed.
+    pub diff: Diff,
+    /// The same as JSON.
+    pub body: Arc<str>,
+}
+
 /// What is to be done about an input.
 #[derive(Debug, Default)]
 pub struct Effects {
@@ -183,11 +194,15 @@ pub struct Effects {
     /// The nodes to be dialled, where that has changed; replaces the list before it.
     pub dials: Option<Vec<DialTarget>>,
     /// To be published at once, in order.
-    pub diffs: Vec<Diff>,
+    pub diffs: Vec<Publication>,
     /// Whether subscribers must be given the view anew: what changed is not told by a diff.
     pub reset: bool,
     /// To be made durable together.
     pub writes: Vec<Write>,
+    /// To be sent once the writes are durable.
+    pub frames_durable: Vec<Outgoing>,
+    /// Documents to be loaded from the store, once the writes are durable, and given back.
+    pub reloads: Vec<DocumentId>,
     /// To be given once the writes are durable.
     pub replies: Vec<(RequestId, Result<Reply, Refusal>)>,
     /// To be started once the writes are durable.

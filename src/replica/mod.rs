@@ -4,10 +4,14 @@
 //! Must not know tokio, files, sockets or clocks: time and randomness are arguments, inputs go in,
 //! effects come out. Invariant: the same inputs give the same effects.
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 pub mod command;
 pub mod diff;
+pub mod digest;
 pub mod document;
 pub mod effect;
+pub mod fold;
 pub mod guard;
 pub mod ids;
 pub mod invite;

@@ -1,1 +1,362 @@
-//! Owns (to be written): store.
+//! Owns a node's durable state: `state.redb` in the data folder.
+//!
+//! Must not know what is in a document, nor the other shells. Invariant: what a commit has
+//! acknowledged is there at every later start, and once a write has failed none is acknowledged.
+
+pub mod compact;
+mod error;
+mod folder;
+mod journal;
+mod ledger;
+mod tables;
+
+use std::{
+    fs::File,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard},
+};
+
+use redb::{
+    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend,
+    WriteTransaction, backends::FileBackend,
+};
+
+use self::{
+    compact::{Plan, Verified},
+    error::Fault,
+    folder::Folder,
+    ledger::Ledger,
+    tables::{
+        CHANGES, INVITES, JOURNAL, PAUSED, SCHEMA, SETTING_FLEET, SETTING_SCHEMA, SETTINGS,
+        SNAPSHOTS,
+    },
+};
+pub use self::{
+    error::{Damage, Error, OpenError},
+    journal::{JOURNAL_BYTES_MAX, JOURNAL_ENTRIES_MAX, JournalEntry},
+    ledger::Backlog,
+};
+use crate::replica::{
+    effect::{Stored, StoredDocument, Write},
+    ids::{DocumentId, FleetId, NodeId},
+};
+pub use folder::FILE_NAME;
+
+/// How much of the file redb may keep in memory: it is read once, at the start, and then written.
+const CACHE_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// A node's durable state.
+///
+/// Every method blocks on the disk. One writes at a time; others wait for it.
+#[derive(Debug)]
+pub struct Store {
+    database: Database,
+    path: PathBuf,
+    /// The file, unless the store is kept elsewhere.
+    file: Option<File>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    ledger: Ledger,
+    /// A write has failed, or is under way.
+    stopped: bool,
+}
+
+/// What a commit has left.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Committed {
+    /// How much is stored of the documents that were written to, in their order.
+    pub backlogs: Vec<Backlog>,
+}
+
+impl Store {
+    /// Opens the store in a data folder; makes both where there is none.
+    ///
+    /// Every page is verified, so that damage shows here and not later. What a crash has left is
+    /// recovered.
+    pub fn open(data_dir: &Path) -> Result<Self, OpenError> {
+        let folder = Folder::prepare(data_dir)?;
+        let path = folder.file_path();
+        loop {
+            if let Some(file) = folder.open_file()? {
+                return Self::start_file(file, path);
+            }
+            // `None`: another daemon was faster.
+            if let Some(file) = folder.claim_new_file()? {
+                let store = Self::start_file(file, path)?;
+                folder.publish_new_file()?;
+                return Ok(store);
+            }
+        }
+    }
+
+    /// Opens a store that is kept elsewhere than in a file, for simulations and injected faults.
+    pub fn with_backend(backend: impl StorageBackend) -> Result<Self, OpenError> {
+        Self::start(Ok::<_, redb::DatabaseError>(backend), PathBuf::from("simulated state.redb"))
+    }
+
+    fn start_file(file: File, path: PathBuf) -> Result<Self, OpenError> {
+        let same = file.try_clone();
+        let same = same.map_err(|source| OpenError::Io { path: path.clone(), source })?;
+        let mut store = Self::start(FileBackend::new(file), path)?;
+        store.file = Some(same);
+        Ok(store)
+    }
+
+    fn start(
+        backend: Result<impl StorageBackend, redb::DatabaseError>,
+        path: PathBuf,
+    ) -> Result<Self, OpenError> {
+        let shown = path.display().to_string();
+        // redb asserts what no file of its own violates; a damaged one may.
+        let opened = catch_unwind(AssertUnwindSafe(|| {
+            let database = Database::builder()
+                .set_cache_size(CACHE_BYTES_MAX)
+                .set_check_integrity_on_open(true)
+                .set_repair_callback(move |session| {
+                    // redb reports every check; only past this point it gives a commit up.
+                    if session.progress() == ROLLED_BACK_PROGRESS {
+                        tracing::warn!(
+                            path = shown,
+                            "a commit was cut off before it was acknowledged; it is dropped"
+                        );
+                    }
+                })
+                .create_with_backend(backend?)?;
+            set_up(&database)?;
+            let ledger = Ledger::read(&database.begin_read()?)?;
+            Ok::<_, Fault>((database, ledger))
+        }));
+        match opened {
+            Ok(Ok((database, ledger))) => {
+                let state = Mutex::new(State { ledger, stopped: false });
+                Ok(Self { database, path, file: None, state })
+            }
+            Ok(Err(fault)) => Err(fault.on_open(path)),
+            Err(_) => Err(OpenError::Damaged { path, source: Damage::Panicked }),
+        }
+    }
+
+    /// Reads all that a replica starts from.
+    pub fn load(&self) -> Result<Stored, Error> {
+        self.read(|transaction| {
+            let mut stored = Stored { documents: documents(transaction)?, ..Stored::default() };
+            if let Some(fleet) = transaction.open_table(SETTINGS)?.get(SETTING_FLEET)? {
+                let fleet = fleet.value().try_into().map_err(|_| Fault::Table("settings"))?;
+                stored.fleet = Some(FleetId(fleet));
+            }
+            for entry in transaction.open_table(PAUSED)?.iter()? {
+                stored.paused.insert(NodeId(*entry?.0.value()));
+            }
+            for entry in transaction.open_table(INVITES)?.iter()? {
+                let (secret_hash, invite) = entry?;
+                let invite = serde_json::from_slice(invite.value());
+                let invite = invite.map_err(|_| Fault::Table("invites"))?;
+                stored.invites.push((*secret_hash.value(), invite));
+            }
+            (stored.cursor, stored.digest) = journal::read_last(transaction)?;
+            Ok(stored)
+        })
+    }
+
+    /// Reads the published diffs that are still kept, oldest first.
+    pub fn journal(&self) -> Result<Vec<JournalEntry>, Error> {
+        self.read(journal::read)
+    }
+
+    /// Makes all of `writes` durable together.
+    ///
+    /// After an error the store takes no more writes: whether these are durable shows only when it
+    /// is opened again.
+    pub fn commit(&self, writes: &[Write]) -> Result<Committed, Error> {
+        let mut state = self.running()?;
+        if writes.is_empty() {
+            return Ok(Committed::default());
+        }
+        self.transact(&mut state, |transaction, ledger| {
+            writes.iter().try_for_each(|write| apply(transaction, ledger, write))
+        })?;
+        let touched: std::collections::BTreeSet<_> = writes.iter().filter_map(touched).collect();
+        Ok(Committed { backlogs: state.ledger.backlogs(|document| touched.contains(document)) })
+    }
+
+    /// Tells how much is stored of every document, in their order.
+    pub fn backlogs(&self) -> Result<Vec<Backlog>, Error> {
+        Ok(self.running()?.ledger.backlogs(|_| true))
+    }
+
+    /// Plans to replace all changes of a document that are stored by now; `None` if there are none.
+    ///
+    /// To be called before the document is saved, or cloned in order to be saved.
+    pub fn plan(&self, document: DocumentId) -> Result<Option<Plan>, Error> {
+        Ok(Plan::of(&self.running()?.ledger, document))
+    }
+
+    /// Puts a verified snapshot in the place of the changes that it was planned for.
+    ///
+    /// Changes that were committed since are kept. [`Error::Superseded`] if the document was
+    /// replaced, compacted or forgotten meanwhile; the store is then as before, and usable.
+    pub fn replace(&self, verified: &Verified) -> Result<Committed, Error> {
+        let mut state = self.running()?;
+        let document = verified.plan().document();
+        if !verified.plan().holds(&state.ledger) {
+            return Err(Error::Superseded { document });
+        }
+        self.transact(&mut state, |transaction, ledger| {
+            compact::replace(transaction, ledger, verified)
+        })?;
+        Ok(Committed { backlogs: state.ledger.backlogs(|other| *other == document) })
+    }
+
+    /// Returns how many bytes the file has; 0 for a store that is not kept in one.
+    pub fn size_bytes(&self) -> Result<u64, Error> {
+        let Some(file) = &self.file else { return Ok(0) };
+        let metadata = file.metadata();
+        metadata
+            .map(|metadata| metadata.len())
+            .map_err(|source| Error::Io { path: self.path.clone(), source })
+    }
+
+    /// Returns the state for writing, unless a write has failed.
+    fn running(&self) -> Result<MutexGuard<'_, State>, Error> {
+        let stopped = || Error::Stopped { path: self.path.clone() };
+        let state = self.state.lock().map_err(|_| stopped())?;
+        if state.stopped { Err(stopped()) } else { Ok(state) }
+    }
+
+    fn transact(
+        &self,
+        state: &mut State,
+        work: impl FnOnce(&WriteTransaction, &mut Ledger) -> Result<(), Fault>,
+    ) -> Result<(), Error> {
+        state.stopped = true;
+        self.named(|| {
+            let mut transaction = self.database.begin_write()?;
+            transaction.set_durability(Durability::Immediate)?;
+            work(&transaction, &mut state.ledger)?;
+            Ok(transaction.commit()?)
+        })?;
+        state.stopped = false;
+        Ok(())
+    }
+
+    fn read<T>(&self, work: impl FnOnce(&ReadTransaction) -> Result<T, Fault>) -> Result<T, Error> {
+        self.named(|| work(&self.database.begin_read()?))
+    }
+
+    fn named<T>(&self, work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Error> {
+        work().map_err(|fault| fault.in_use(self.path.clone()))
+    }
+}
+
+/// The progress that redb 4 reports when it goes back to the commit before the last.
+const ROLLED_BACK_PROGRESS: f64 = 0.3;
+
+/// Makes the tables of a new store, or checks the schema of an old one.
+fn set_up(database: &Database) -> Result<(), Fault> {
+    let transaction = database.begin_read()?;
+    if transaction.list_tables()?.next().is_some() {
+        let settings = transaction.open_table(SETTINGS)?;
+        let schema = settings.get(SETTING_SCHEMA)?.ok_or(Fault::Table("settings"))?;
+        let schema = schema.value().try_into().map_err(|_| Fault::Table("settings"))?;
+        return match u32::from_be_bytes(schema) {
+            SCHEMA => Ok(()),
+            found if found > SCHEMA => Err(Fault::Newer(found)),
+            _ => Err(Fault::Table("settings")),
+        };
+    }
+    let transaction = database.begin_write()?;
+    transaction.open_table(CHANGES)?;
+    transaction.open_table(SNAPSHOTS)?;
+    transaction.open_table(JOURNAL)?;
+    transaction.open_table(INVITES)?;
+    transaction.open_table(PAUSED)?;
+    transaction.open_table(SETTINGS)?.insert(SETTING_SCHEMA, SCHEMA.to_be_bytes().as_slice())?;
+    Ok(transaction.commit()?)
+}
+
+fn documents(transaction: &ReadTransaction) -> Result<Vec<StoredDocument>, Fault> {
+    let mut documents = std::collections::BTreeMap::new();
+    for entry in transaction.open_table(SNAPSHOTS)?.iter()? {
+        let (key, snapshot) = entry?;
+        let id = tables::document(key.value(), "snapshots")?;
+        let snapshot = Some(snapshot.value().to_vec());
+        documents.insert(id, StoredDocument { id, snapshot, changes: Vec::new() });
+    }
+    for entry in transaction.open_table(CHANGES)?.iter()? {
+        let (key, change) = entry?;
+        let id = tables::document(key.value().0, "changes")?;
+        let document = documents.entry(id).or_insert_with(|| StoredDocument {
+            id,
+            snapshot: None,
+            changes: Vec::new(),
+        });
+        document.changes.push(change.value().to_vec());
+    }
+    Ok(documents.into_values().collect())
+}
+
+/// Returns the document that a write is about, if it is about one.
+fn touched(write: &Write) -> Option<DocumentId> {
+    match write {
+        Write::Change { document, .. }
+        | Write::Snapshot { document, .. }
+        | Write::Forget { document } => Some(*document),
+        _ => None,
+    }
+}
+
+fn apply(transaction: &WriteTransaction, ledger: &mut Ledger, write: &Write) -> Result<(), Fault> {
+    match write {
+        Write::Change { document, bytes } => {
+            let key = tables::document_key(document);
+            let account = ledger.account(*document);
+            transaction
+                .open_table(CHANGES)?
+                .insert((key.as_slice(), account.next_sequence), bytes.as_slice())?;
+            account.next_sequence += 1;
+            account.changes += 1;
+            account.change_bytes += bytes.len() as u64;
+        }
+        Write::Snapshot { document, bytes } => {
+            let key = tables::document_key(document);
+            delete_changes(transaction, &key)?;
+            transaction.open_table(SNAPSHOTS)?.insert(key.as_slice(), bytes.as_slice())?;
+            ledger.replace(*document, bytes.len() as u64);
+        }
+        Write::Forget { document } => {
+            let key = tables::document_key(document);
+            delete_changes(transaction, &key)?;
+            transaction.open_table(SNAPSHOTS)?.remove(key.as_slice())?;
+            ledger.close(document);
+        }
+        Write::Journal { cursor, body } => journal::append(transaction, ledger, *cursor, body)?,
+        Write::ResetJournal { cursor } => journal::reset(transaction, ledger, *cursor)?,
+        Write::Fleet(fleet) => {
+            transaction.open_table(SETTINGS)?.insert(SETTING_FLEET, fleet.0.as_slice())?;
+        }
+        Write::Paused { node, paused: true } => {
+            transaction.open_table(PAUSED)?.insert(&node.0, ())?;
+        }
+        Write::Paused { node, paused: false } => {
+            transaction.open_table(PAUSED)?.remove(&node.0)?;
+        }
+        Write::Invite { secret_hash, invite: Some(invite) } => {
+            let json = serde_json::to_vec(invite).expect("an invite has a JSON form");
+            transaction.open_table(INVITES)?.insert(secret_hash, json.as_slice())?;
+        }
+        Write::Invite { secret_hash, invite: None } => {
+            transaction.open_table(INVITES)?.remove(secret_hash)?;
+        }
+    }
+    Ok(())
+}
+
+fn delete_changes(transaction: &WriteTransaction, key: &[u8]) -> Result<(), Fault> {
+    let all = (key, 0)..=(key, u64::MAX);
+    transaction.open_table(CHANGES)?.retain_in(all, |_, _| false)?;
+    Ok(())
+}

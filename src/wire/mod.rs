@@ -4,12 +4,21 @@
 //! bytes of a frame are those of `proto/wire.md`, and nothing is allocated before its length is
 //! checked.
 
-use crate::replica::ids::{ChangeHash, DocumentId, FleetId, NodeId, StartId};
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-/// The newest protocol that this version speaks.
-pub const PROTOCOL: u16 = 1;
-/// The oldest protocol that this version still speaks.
-pub const PROTOCOL_MIN: u16 = 1;
+mod bytes;
+mod close;
+mod codec;
+pub mod limits;
+mod split;
+mod version;
+
+pub use close::CloseCode;
+pub use codec::{DecodeError, Decoded, EncodeError, decode, encode};
+pub use split::{HEADER_BYTES, Lane, Splitter, frame_length};
+pub use version::{NoCommonProtocol, PROTOCOL, PROTOCOL_MIN, ProtocolRange};
+
+use crate::replica::ids::{ChangeHash, DocumentId, FleetId, NodeId, StartId};
 
 /// The first thing that members say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,8 +97,6 @@ pub enum Frame {
     },
     /// Asks for what the sender lacks of a document, telling what it has.
     Want(DocumentHeads),
-    /// Tells that the sender lacks some of the receiver's heads of a document.
-    Diverged(DocumentHeads),
     /// Carries changes, in an order in which they can be applied.
     Changes {
         /// Whose.
@@ -118,39 +125,29 @@ pub enum Frame {
     },
 }
 
-/// Why a link was closed; the number is QUIC's application error code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum CloseCode {
-    /// The daemon is stopping.
-    Shutdown = 0,
-    /// Another link to the same peer is kept.
-    Duplicate = 1,
-    /// A frame could not be read.
-    Malformed = 2,
-    /// A frame came out of turn.
-    Unexpected = 3,
-    /// No protocol version is spoken by both.
-    Protocol = 4,
-    /// The peer belongs to another fleet.
-    WrongFleet = 5,
-    /// The peer's key is not a member's.
-    UnknownKey = 6,
-    /// The peer was revoked.
-    Revoked = 7,
-    /// Syncing with the peer is paused.
-    Paused = 8,
-    /// The ticket's secret is not known here.
-    TicketUnknown = 9,
-    /// The ticket was redeemed by another node.
-    TicketUsed = 10,
-    /// The ticket is past its time.
-    TicketExpired = 11,
-    /// What the peer sent would harm this node.
-    Hostile = 12,
-    /// The peer, or this node, has left the fleet.
-    Left = 13,
-    /// The peer did not say what it had to in time.
-    Timeout = 14,
-    /// Something broke on the sender's side.
-    Internal = 15,
+impl Frame {
+    /// Returns the frame's name, for logs and metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Open { .. } => "open",
+            Self::Hello(_) => "hello",
+            Self::Join(_) => "join",
+            Self::Joined { .. } => "joined",
+            Self::Links { .. } => "links",
+            Self::Heads { .. } => "heads",
+            Self::Want(_) => "want",
+            Self::Changes { .. } => "changes",
+            Self::Snapshot { .. } => "snapshot",
+            Self::Sync { .. } => "sync",
+            Self::Check { .. } => "check",
+        }
+    }
+
+    /// Returns the stream on which the frame travels.
+    pub fn lane(&self) -> Lane {
+        match self {
+            Self::Snapshot { .. } => Lane::Snapshot,
+            _ => Lane::Link,
+        }
+    }
 }

@@ -1,0 +1,132 @@
+//! Owns the shape of the fleet document: the members.
+//!
+//! Must not know how a member is let in. Invariant: a revocation, once written, stays.
+
+use std::collections::BTreeSet;
+
+use automerge::{
+    Automerge, ObjId, ObjType, ROOT, ReadDoc,
+    transaction::{Transactable, Transaction},
+};
+
+use super::{
+    super::{
+        ids::{FleetId, NodeId},
+        record::{Member, Revocation, Role},
+    },
+    Applied, Document, Places as AllPlaces,
+    host::{Done, int_at, map_at, text_at},
+};
+
+/// The version of the document's shape.
+const SCHEMA: i64 = 1;
+
+/// Where things are in a fleet document.
+#[derive(Debug)]
+pub struct Places {
+    members: ObjId,
+}
+
+/// Writes a fleet document's first change.
+pub fn genesis(tx: &mut Transaction<'_>, fleet: FleetId) -> Done {
+    let meta = tx.put_object(ROOT, "meta", ObjType::Map)?;
+    tx.put(&meta, "schema", SCHEMA)?;
+    tx.put(&meta, "fleet", fleet.to_string())?;
+    tx.put_object(ROOT, "members", ObjType::Map)?;
+    Ok(())
+}
+
+impl Places {
+    /// Finds them; `None` if this is not the named fleet's document.
+    pub fn find(automerge: &Automerge, fleet: FleetId) -> Option<Self> {
+        let meta = map_at(automerge, &ROOT, "meta")?;
+        let named = text_at(automerge, &meta, "fleet")? == fleet.to_string();
+        named.then_some(Self { members: map_at(automerge, &ROOT, "members")? })
+    }
+}
+
+impl Document {
+    fn members_place(&self) -> &ObjId {
+        match &self.places {
+            AllPlaces::Fleet(places) => &places.members,
+            AllPlaces::Host(_) => unreachable!("a host document has no members"),
+        }
+    }
+
+    /// Reads a member, a revoked or former one too.
+    pub fn member(&self, node: &NodeId) -> Option<Member> {
+        let record = map_at(&self.automerge, self.members_place(), &node.to_string())?;
+        let text = |key| text_at(&self.automerge, &record, key);
+        let addresses = map_at(&self.automerge, &record, "addresses");
+        let addresses: BTreeSet<String> =
+            addresses.map(|object| self.automerge.keys(&object).collect()).unwrap_or_default();
+        let revoked = map_at(&self.automerge, &record, "revoked").map(|object| Revocation {
+            by: text_at(&self.automerge, &object, "by")
+                .and_then(|by| by.parse().ok())
+                .unwrap_or(NodeId([0; 32])),
+            at: int_at(&self.automerge, &object, "at").unwrap_or(0),
+        });
+        Some(Member {
+            node: *node,
+            name: text("name").unwrap_or_else(|| node.short()),
+            role: match text("role").as_deref() {
+                Some("admin") => Role::Admin,
+                Some("member") => Role::Member,
+                _ => Role::Reader,
+            },
+            addresses,
+            added_by: text("added_by").and_then(|by| by.parse().ok()).unwrap_or(*node),
+            added_at: int_at(&self.automerge, &record, "added_at").unwrap_or(0),
+            revoked,
+            left: self.automerge.get(&record, "left").is_ok_and(|left| left.is_some()),
+        })
+    }
+
+    /// Lists all members, revoked and former ones too.
+    pub fn members(&self) -> Vec<Member> {
+        let nodes = self.automerge.keys(self.members_place());
+        nodes.filter_map(|node| self.member(&node.parse().ok()?)).collect()
+    }
+
+    /// Writes a member's entry anew, in one change; a revocation stays.
+    pub fn put_member(&mut self, wall_ms: i64, member: &Member) -> Option<Applied> {
+        let members = self.members_place().clone();
+        let key = member.node.to_string();
+        self.commit(wall_ms, |tx| {
+            let record = match map_at(tx, &members, &key) {
+                Some(record) => record,
+                None => tx.put_object(&members, key, ObjType::Map)?,
+            };
+            let role = match member.role {
+                Role::Admin => "admin",
+                Role::Member => "member",
+                Role::Reader => "reader",
+            };
+            tx.put(&record, "name", member.name.as_str())?;
+            tx.put(&record, "role", role)?;
+            tx.put(&record, "added_by", member.added_by.to_string())?;
+            tx.put(&record, "added_at", member.added_at)?;
+            let known = map_at(tx, &record, "addresses");
+            let known_addresses: BTreeSet<String> =
+                known.as_ref().map(|object| tx.keys(object).collect()).unwrap_or_default();
+            if known.is_none() || known_addresses != member.addresses {
+                let addresses = tx.put_object(&record, "addresses", ObjType::Map)?;
+                for address in &member.addresses {
+                    tx.put(&addresses, address, true)?;
+                }
+            }
+            if let Some(revoked) = &member.revoked
+                && map_at(tx, &record, "revoked").is_none()
+            {
+                let object = tx.put_object(&record, "revoked", ObjType::Map)?;
+                tx.put(&object, "by", revoked.by.to_string())?;
+                tx.put(&object, "at", revoked.at)?;
+            }
+            match (member.left, tx.get(&record, "left")?.is_some()) {
+                (true, false) => tx.put(&record, "left", true),
+                (false, true) => tx.delete(&record, "left"),
+                _ => Ok(()),
+            }
+        })
+    }
+}

@@ -1,0 +1,394 @@
+//! Owns documents: the only place that knows automerge's paths, reads them and writes them.
+//!
+//! Must not know the view, nor peers. Invariants: only changes whose dependencies are all here are
+//! handed to automerge, so that what was applied is exactly what is reported; every write of this
+//! node is made under an actor that no other start of it has used.
+
+mod fleet;
+mod host;
+mod orphans;
+mod touched;
+
+use std::collections::BTreeSet;
+
+use automerge::{ActorId, Automerge, Change, transaction::CommitOptions};
+pub use host::{Done as Written, SessionFields, Writer as HostWriter};
+pub use touched::Touched;
+
+use self::orphans::Orphans;
+use super::{
+    guard,
+    ids::{ChangeHash, DocumentId, Fingerprint, NodeId, StartId},
+};
+
+/// How many stored changes are applied at once on load.
+///
+/// Applying hundreds in one batch to a large, freshly loaded automerge 0.12 document copies a
+/// column again for each operation.
+const LOAD_BATCH_CHANGES: usize = 64;
+
+/// Explains why bytes did not become part of a document.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The guard turned the bytes down.
+    #[error("document {document}: {source}")]
+    Refused {
+        /// Which document they were for.
+        document: DocumentId,
+        /// What is wrong with them.
+        source: guard::Refused,
+    },
+    /// Automerge can't read or apply them.
+    #[error("document {document}: automerge: {reason}")]
+    Unreadable {
+        /// Which document they were for.
+        document: DocumentId,
+        /// What automerge says.
+        reason: String,
+    },
+    /// Automerge panicked; the document in memory can't be trusted any more.
+    #[error("document {document}: automerge panicked on what a peer sent")]
+    Panicked {
+        /// Which document they were for.
+        document: DocumentId,
+    },
+    /// More changes wait for what they depend on than may.
+    #[error("document {document}: too many changes wait for others")]
+    TooManyOrphans {
+        /// Which document they were for.
+        document: DocumentId,
+    },
+    /// The bytes are another document than they were said to be.
+    #[error("document {document}: the bytes are those of another document")]
+    Misnamed {
+        /// What they were said to be.
+        document: DocumentId,
+    },
+}
+
+/// A change that has become part of a document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppliedChange {
+    /// As automerge encodes it.
+    pub bytes: Vec<u8>,
+    /// Its name.
+    pub hash: ChangeHash,
+    /// The node that wrote it.
+    pub author: Fingerprint,
+}
+
+/// What has become part of a document, and which records it touched.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// In an order in which they can be applied elsewhere.
+    pub changes: Vec<AppliedChange>,
+    /// The records that are to be read again.
+    pub touched: BTreeSet<Touched>,
+}
+
+/// A document that every node of the fleet holds.
+#[derive(Debug)]
+pub struct Document {
+    id: DocumentId,
+    automerge: Automerge,
+    orphans: Orphans,
+    places: Places,
+}
+
+/// Where in the document the records are; found once, since they never move.
+#[derive(Debug)]
+enum Places {
+    Fleet(fleet::Places),
+    Host(host::Places),
+}
+
+/// Makes the actor id under which a node writes from one start to the next.
+///
+/// What reached a peer but not the disk comes back from the peer; were the actor used again, its
+/// sequence numbers would name two different changes.
+pub fn actor(node: &NodeId, start: StartId) -> ActorId {
+    let mut bytes = node.fingerprint().to_vec();
+    bytes.extend(start.0);
+    ActorId::from(bytes)
+}
+
+/// Returns the node's part of an actor id, zeroes if it has another form.
+fn author(actor: &ActorId) -> Fingerprint {
+    let mut fingerprint = Fingerprint::default();
+    if let Some(prefix) = actor.to_bytes().get(..fingerprint.len()) {
+        fingerprint.copy_from_slice(prefix);
+    }
+    fingerprint
+}
+
+fn hash_in(hash: &automerge::ChangeHash) -> ChangeHash {
+    ChangeHash(hash.0)
+}
+
+fn hash_out(hash: &ChangeHash) -> automerge::ChangeHash {
+    automerge::ChangeHash(hash.0)
+}
+
+impl Document {
+    /// Makes the host document of a node that has none, with its empty buckets.
+    pub fn create_host(host: NodeId, epoch: u32, actor: ActorId, wall_ms: i64) -> (Self, Applied) {
+        let id = DocumentId::Host { host, epoch };
+        Self::create(id, actor, wall_ms, |tx| host::genesis(tx, host, epoch))
+    }
+
+    /// Makes the document of a fleet that has no members yet.
+    pub fn create_fleet(
+        fleet: super::ids::FleetId,
+        actor: ActorId,
+        wall_ms: i64,
+    ) -> (Self, Applied) {
+        Self::create(DocumentId::Fleet(fleet), actor, wall_ms, |tx| fleet::genesis(tx, fleet))
+    }
+
+    fn create(
+        id: DocumentId,
+        actor: ActorId,
+        wall_ms: i64,
+        genesis: impl FnOnce(&mut automerge::transaction::Transaction<'_>) -> host::Done,
+    ) -> (Self, Applied) {
+        let mut automerge = Automerge::new().with_actor(actor);
+        let mut tx = automerge.transaction();
+        genesis(&mut tx).expect("an empty document takes any key");
+        tx.commit_with(CommitOptions::default().with_time(wall_ms / 1_000));
+        let change = automerge.get_last_local_change().expect("the genesis has operations");
+        let document = Self::place(id, automerge).expect("the genesis is complete");
+        let applied = document.describe(std::slice::from_ref(&change));
+        (document, applied)
+    }
+
+    /// Loads what the store has of a document.
+    pub fn load(
+        id: DocumentId,
+        actor: ActorId,
+        snapshot: Option<&[u8]>,
+        changes: &[Vec<u8>],
+    ) -> Result<Self, ApplyError> {
+        let unreadable = |reason: String| ApplyError::Unreadable { document: id, reason };
+        let mut automerge = match snapshot {
+            Some(bytes) => Automerge::load(bytes).map_err(|e| unreadable(e.to_string()))?,
+            None => Automerge::new(),
+        };
+        automerge.set_actor(actor);
+        for batch in changes.chunks(LOAD_BATCH_CHANGES) {
+            let batch = batch
+                .iter()
+                .map(|bytes| Change::try_from(&bytes[..]))
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(|e| unreadable(e.to_string()))?;
+            automerge.apply_changes(batch).map_err(|e| unreadable(e.to_string()))?;
+        }
+        Self::place(id, automerge).ok_or(ApplyError::Misnamed { document: id })
+    }
+
+    /// Takes a document over from a peer, whole.
+    ///
+    /// Fails if the guard refuses the bytes, automerge can't load them, or they are another
+    /// document than they are said to be.
+    pub fn adopt(id: DocumentId, actor: ActorId, bytes: &[u8]) -> Result<Self, ApplyError> {
+        let automerge = load_foreign(id, bytes)?;
+        let automerge = automerge.with_actor(actor);
+        Self::place(id, automerge).ok_or(ApplyError::Misnamed { document: id })
+    }
+
+    fn place(id: DocumentId, automerge: Automerge) -> Option<Self> {
+        let places = match id {
+            DocumentId::Fleet(fleet) => Places::Fleet(fleet::Places::find(&automerge, fleet)?),
+            DocumentId::Host { host, epoch } => {
+                Places::Host(host::Places::find(&automerge, host, epoch)?)
+            }
+        };
+        Some(Self { id, automerge, orphans: Orphans::default(), places })
+    }
+
+    /// Returns the document's name.
+    pub fn id(&self) -> DocumentId {
+        self.id
+    }
+
+    /// Returns the heads, sorted.
+    pub fn heads(&self) -> Vec<ChangeHash> {
+        self.automerge.get_heads().iter().map(hash_in).collect()
+    }
+
+    /// Tells whether a change is part of the document.
+    pub fn has(&self, hash: &ChangeHash) -> bool {
+        self.automerge.get_change_meta_by_hash(&hash_out(hash)).is_some()
+    }
+
+    /// Tells whether all of a peer's heads are part of the document.
+    pub fn has_all(&self, heads: &[ChangeHash]) -> bool {
+        heads.iter().all(|hash| self.has(hash))
+    }
+
+    /// Returns the changes that a replica with these heads lacks, in an order in which it can
+    /// apply them.
+    pub fn changes_since(&self, heads: &[ChangeHash]) -> Vec<Vec<u8>> {
+        let heads: Vec<_> = heads.iter().map(hash_out).collect();
+        self.automerge
+            .get_changes(&heads)
+            .iter()
+            .map(|change| change.raw_bytes().to_vec())
+            .collect()
+    }
+
+    /// Returns how many changes the document is made of.
+    pub fn change_count(&self) -> u64 {
+        automerge::ReadDoc::stats(&self.automerge).num_changes
+    }
+
+    /// Returns the document whole, as automerge saves it.
+    pub fn save(&self) -> Vec<u8> {
+        self.automerge.save()
+    }
+
+    /// Returns a copy to be saved elsewhere than on the loop.
+    pub fn to_automerge(&self) -> Automerge {
+        self.automerge.clone()
+    }
+
+    /// Applies what a peer sent, as far as what it depends on is here; the rest waits.
+    ///
+    /// On an error nothing was applied, but for [`ApplyError::Panicked`]: then the document must
+    /// be thrown away.
+    pub fn apply(&mut self, raw: &[Vec<u8>]) -> Result<Applied, ApplyError> {
+        let id = self.id;
+        let unreadable = |reason: String| ApplyError::Unreadable { document: id, reason };
+        guard::check_changes(raw).map_err(|source| ApplyError::Refused { document: id, source })?;
+        let mut changes = Vec::with_capacity(raw.len());
+        guard::check_changes(raw).map_err(|source| ApplyError::Refused { document: id, source })?;
+        for bytes in raw {
+            let change = guard::contained(|| Change::try_from(&bytes[..]))
+                .map_err(|_| ApplyError::Panicked { document: id })?
+                .map_err(|e| unreadable(e.to_string()))?;
+            changes.push(change);
+        }
+        self.merge(changes)
+    }
+
+    /// Applies what another copy of the same document has and this one lacks.
+    ///
+    /// Errors as [`Document::apply`].
+    pub fn merge_saved(&mut self, bytes: &[u8]) -> Result<Applied, ApplyError> {
+        let other = load_foreign(self.id, bytes)?;
+        self.merge(self.automerge.get_changes_added(&other))
+    }
+
+    fn merge(&mut self, changes: Vec<Change>) -> Result<Applied, ApplyError> {
+        let document = self.id;
+        let has =
+            |hash: &automerge::ChangeHash| self.automerge.get_change_meta_by_hash(hash).is_some();
+        let ready = self
+            .orphans
+            .admit(changes, has)
+            .map_err(|_| ApplyError::TooManyOrphans { document })?;
+        if ready.is_empty() {
+            return Ok(Applied::default());
+        }
+        let automerge = &mut self.automerge;
+        guard::contained(|| automerge.apply_changes(ready.iter().cloned()))
+            .map_err(|_| ApplyError::Panicked { document })?
+            .map_err(|e| ApplyError::Unreadable { document, reason: e.to_string() })?;
+        Ok(self.describe(&ready))
+    }
+
+    /// Lists the changes that are not here and that others wait for.
+    pub fn missing(&self) -> Vec<ChangeHash> {
+        self.orphans.missing().map(hash_in).collect()
+    }
+
+    fn describe(&self, changes: &[Change]) -> Applied {
+        Applied {
+            touched: touched::by(&self.automerge, changes),
+            changes: changes
+                .iter()
+                .map(|change| AppliedChange {
+                    bytes: change.raw_bytes().to_vec(),
+                    hash: hash_in(&change.hash()),
+                    author: author(change.actor_id()),
+                })
+                .collect(),
+        }
+    }
+
+    /// Starts automerge's sync protocol with a peer, or goes on with it.
+    pub fn next_sync_message(&self, state: &mut automerge::sync::State) -> Option<Vec<u8>> {
+        automerge::sync::SyncDoc::generate_sync_message(&self.automerge, state)
+            .map(automerge::sync::Message::encode)
+    }
+
+    /// Takes a message of automerge's sync protocol; the changes in it are judged and applied like
+    /// pushed ones.
+    ///
+    /// Errors as [`Document::apply`].
+    pub fn receive_sync_message(
+        &mut self,
+        state: &mut automerge::sync::State,
+        bytes: &[u8],
+    ) -> Result<Applied, ApplyError> {
+        let document = self.id;
+        guard::check_sync_message(bytes)
+            .map_err(|source| ApplyError::Refused { document, source })?;
+        let mut message = guard::contained(|| automerge::sync::Message::decode(bytes))
+            .map_err(|_| ApplyError::Panicked { document })?
+            .map_err(|e| ApplyError::Unreadable { document, reason: e.to_string() })?;
+        let chunks = std::mem::replace(&mut message.changes, automerge::sync::ChunkList::empty());
+        let mut applied = Applied::default();
+        let mut raw = Vec::new();
+        for chunk in chunks.iter() {
+            let parts =
+                guard::parts(chunk).map_err(|source| ApplyError::Refused { document, source })?;
+            for part in parts {
+                match part {
+                    guard::Part::Change(bytes) => raw.push(bytes.to_vec()),
+                    guard::Part::Document(bytes) => {
+                        let whole = self.merge_saved(bytes)?;
+                        applied.changes.extend(whole.changes);
+                        applied.touched.extend(whole.touched);
+                    }
+                }
+            }
+        }
+        let rest = self.apply(&raw)?;
+        applied.changes.extend(rest.changes);
+        applied.touched.extend(rest.touched);
+        let automerge = &mut self.automerge;
+        guard::contained(|| {
+            automerge::sync::SyncDoc::receive_sync_message(automerge, state, message)
+        })
+        .map_err(|_| ApplyError::Panicked { document })?
+        .map_err(|e| ApplyError::Unreadable { document, reason: e.to_string() })?;
+        Ok(applied)
+    }
+
+    /// Writes to the document in one change; `None` if nothing was written.
+    ///
+    /// # Panics
+    ///
+    /// If automerge refuses a write: all paths are this module's own.
+    fn commit(
+        &mut self,
+        wall_ms: i64,
+        write: impl FnOnce(&mut automerge::transaction::Transaction<'_>) -> host::Done,
+    ) -> Option<Applied> {
+        let mut tx = self.automerge.transaction();
+        write(&mut tx).expect("the paths and values written are the schema's own");
+        let (hash, _) = tx.commit_with(CommitOptions::default().with_time(wall_ms / 1_000));
+        hash?;
+        let change = self.automerge.get_last_local_change().expect("it was just committed");
+        Some(self.describe(std::slice::from_ref(&change)))
+    }
+}
+
+/// Loads a document that came from elsewhere.
+fn load_foreign(document: DocumentId, bytes: &[u8]) -> Result<Automerge, ApplyError> {
+    guard::check_document(bytes, guard::DocumentLimits::SNAPSHOT)
+        .map_err(|source| ApplyError::Refused { document, source })?;
+    guard::contained(|| Automerge::load(bytes))
+        .map_err(|_| ApplyError::Panicked { document })?
+        .map_err(|e| ApplyError::Unreadable { document, reason: e.to_string() })
+}

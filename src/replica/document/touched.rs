@@ -1,0 +1,69 @@
+//! Owns finding the records that a change touched, from its own operations.
+//!
+//! Must not look at what the change did not touch: automerge's patches and diffs walk every
+//! sibling in a map (measured: 32 ms and 513 ms at 100,000 keys for one field).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use automerge::{Automerge, Change, ObjId, Prop, ReadDoc, legacy};
+
+use super::super::ids::{NodeId, SessionId, WorkspaceId};
+
+/// A record that a change touched.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Touched {
+    /// A session of the host's.
+    Session(SessionId),
+    /// A workspace of the host's.
+    Workspace(WorkspaceId),
+    /// A member of the fleet.
+    Member(NodeId),
+}
+
+/// Returns the records that the changes touched; paths that a newer version has added are none.
+pub fn by(automerge: &Automerge, changes: &[Change]) -> BTreeSet<Touched> {
+    let mut paths: BTreeMap<(u64, Vec<u8>), Option<Vec<String>>> = BTreeMap::new();
+    let mut touched = BTreeSet::new();
+    for change in changes {
+        for operation in &change.decode().operations {
+            let legacy::ObjectId::Id(legacy::OpId(counter, actor)) = &operation.obj else {
+                continue;
+            };
+            let path = paths
+                .entry((*counter, actor.to_bytes().to_vec()))
+                .or_insert_with(|| path_of(automerge, ObjId::Id(*counter, actor.clone(), 0)));
+            let Some(path) = path else { continue };
+            let key = match &operation.key {
+                legacy::Key::Map(key) => Some(key.as_str()),
+                legacy::Key::Seq(_) => None,
+            };
+            touched.extend(record_at(path, key));
+        }
+    }
+    touched
+}
+
+fn path_of(automerge: &Automerge, object: ObjId) -> Option<Vec<String>> {
+    let mut path = Vec::new();
+    for parent in automerge.parents(&object).ok()? {
+        match parent.prop {
+            Prop::Map(key) => path.push(key),
+            Prop::Seq(_) => return None,
+        }
+    }
+    path.reverse();
+    Some(path)
+}
+
+fn record_at(path: &[String], key: Option<&str>) -> Option<Touched> {
+    let mut steps = path.iter().map(String::as_str).chain(key);
+    match steps.next()? {
+        "sessions" => {
+            let _bucket = steps.next()?;
+            steps.next()?.parse().ok().map(Touched::Session)
+        }
+        "workspaces" => steps.next()?.parse().ok().map(Touched::Workspace),
+        "members" => steps.next()?.parse().ok().map(Touched::Member),
+        _ => None,
+    }
+}

@@ -1,0 +1,266 @@
+//! Owns what a host alone does: purging sessions, sealing workspaces, having them torn down.
+//!
+//! Must not tear anything down itself. Invariants: nothing is carried out before the undo window,
+//! counted by the monotonic clock from when the delete was seen, is over; a teardown is asked for
+//! only beside the seal that must be durable before it, and only while no alive session is in the
+//! workspace; whatever is due is found again after a restart.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use super::super::{
+    effect::{Effects, Now, TeardownDue, TeardownOutcome},
+    ids::{NodeId, SessionId, WorkspaceId},
+    record::{
+        SessionKey, SessionState, Teardown, TeardownAction, TeardownState, WorkspaceKey,
+        WorkspaceState,
+    },
+    view::Change,
+};
+use super::{Replica, session_key, workspace_key};
+
+/// Most records carried out in one change: an undo window that ends for thousands at once is
+/// spread over several.
+const CARRIED_OUT_MAX: usize = 256;
+
+/// When each of some things was seen to be over, and so when it is due.
+#[derive(Debug)]
+struct Deadlines<K> {
+    window: Duration,
+    by_key: BTreeMap<K, Duration>,
+    by_time: BTreeSet<(Duration, K)>,
+}
+
+impl<K: Ord + Clone> Deadlines<K> {
+    fn new(window: Duration) -> Self {
+        Self { window, by_key: BTreeMap::new(), by_time: BTreeSet::new() }
+    }
+
+    /// Starts the window, unless it runs.
+    fn start(&mut self, now: Duration, key: K) {
+        if !self.by_key.contains_key(&key) {
+            let due = now.saturating_add(self.window);
+            self.by_time.insert((due, key.clone()));
+            self.by_key.insert(key, due);
+        }
+    }
+
+    fn stop(&mut self, key: &K) {
+        if let Some(due) = self.by_key.remove(key) {
+            self.by_time.remove(&(due, key.clone()));
+        }
+    }
+
+    fn due(&self) -> Option<Duration> {
+        self.by_time.first().map(|(due, _)| *due)
+    }
+
+    fn reached(&self, now: Duration) -> Vec<K> {
+        let reached = self.by_time.iter().take_while(|(due, _)| *due <= now);
+        reached.take(CARRIED_OUT_MAX).map(|(_, key)| key.clone()).collect()
+    }
+}
+
+/// What this node, as a host, has yet to carry out.
+#[derive(Debug)]
+pub struct HostWork {
+    deleted: Deadlines<SessionId>,
+    vacated: Deadlines<WorkspaceId>,
+    /// Sealed or failed.
+    ending: BTreeSet<WorkspaceId>,
+    /// The teardowns under way, by incarnation.
+    running: BTreeMap<WorkspaceId, u32>,
+    /// Whether an ending workspace, or what is in it, has changed.
+    ending_changed: bool,
+}
+
+impl HostWork {
+    /// Starts with nothing to do.
+    pub fn new(undo_window: Duration) -> Self {
+        Self {
+            deleted: Deadlines::new(undo_window),
+            vacated: Deadlines::new(undo_window),
+            ending: BTreeSet::new(),
+            running: BTreeMap::new(),
+            ending_changed: false,
+        }
+    }
+
+    /// Takes note of what changed in the view.
+    pub fn note(&mut self, now: Duration, host: &NodeId, changes: &[Change]) {
+        for change in changes {
+            match change {
+                Change::Session { before, after } => {
+                    let Some(session) = after.as_ref().or(before.as_ref()) else { continue };
+                    if session.host != *host {
+                        continue;
+                    }
+                    match after {
+                        Some(after) if after.state == SessionState::Deleted => {
+                            self.deleted.start(now, session.id.clone());
+                        }
+                        _ => self.deleted.stop(&session.id),
+                    }
+                }
+                Change::Workspace { before, after, .. } => {
+                    let Some(workspace) = after.as_ref().or(before.as_ref()) else { continue };
+                    if workspace.host != *host {
+                        continue;
+                    }
+                    let state = after.as_ref().map(|after| after.state);
+                    match state {
+                        Some(WorkspaceState::Vacated) => {
+                            self.vacated.start(now, workspace.id.clone());
+                        }
+                        _ => self.vacated.stop(&workspace.id),
+                    }
+                    if matches!(state, Some(WorkspaceState::Sealed | WorkspaceState::Failed)) {
+                        self.ending.insert(workspace.id.clone());
+                        self.ending_changed = true;
+                    } else {
+                        self.ending.remove(&workspace.id);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Notes that an ending workspace must be looked at again, though its record is unchanged.
+    pub fn look_again(&mut self) {
+        self.ending_changed |= !self.ending.is_empty();
+    }
+
+    /// Returns when the next undo window is over.
+    pub fn due(&self) -> Option<Duration> {
+        [self.deleted.due(), self.vacated.due()].into_iter().flatten().min()
+    }
+}
+
+impl Replica {
+    /// Carries out what is due; level-triggered, so calling it again changes nothing.
+    pub(super) fn carry_out(&mut self, now: Now, fx: &mut Effects) {
+        self.purge_due(now, fx);
+        self.seal_due(now, fx);
+        if std::mem::take(&mut self.host_work.ending_changed) {
+            self.go_on_ending(now, fx);
+        }
+    }
+
+    fn purge_due(&mut self, now: Now, fx: &mut Effects) {
+        let due = self.host_work.deleted.reached(now.monotonic);
+        let mut purged = BTreeSet::new();
+        for id in due {
+            let key = session_key(self.node, &id);
+            let is_deleted = |key: &SessionKey| {
+                self.view.session(key).is_some_and(|s| s.state == SessionState::Deleted)
+            };
+            assert!(is_deleted(&key), "session {id} has a running undo window and is not deleted");
+            purged.extend(self.view.descendants(&key).into_iter().map(|child| child.id.clone()));
+            purged.insert(id);
+        }
+        if purged.is_empty() {
+            return;
+        }
+        tracing::info!(sessions = purged.len(), "purging deleted sessions");
+        self.write_own(now, fx, |tx| purged.iter().try_for_each(|id| tx.purge_session(id)));
+    }
+
+    fn seal_due(&mut self, now: Now, fx: &mut Effects) {
+        let due = self.host_work.vacated.reached(now.monotonic);
+        if due.is_empty() {
+            return;
+        }
+        for id in &due {
+            tracing::info!(workspace = %id, "sealing vacated workspace");
+        }
+        let sealed =
+            Teardown { state: TeardownState::Sealed, incarnation: 1, at: now.wall_ms, error: None };
+        self.write_own(now, fx, |tx| due.iter().try_for_each(|id| tx.set_teardown(id, &sealed)));
+    }
+
+    /// Starts the teardowns that may start, and takes up what people asked for after failed ones.
+    fn go_on_ending(&mut self, now: Now, fx: &mut Effects) {
+        let ending: Vec<WorkspaceId> = self.host_work.ending.iter().cloned().collect();
+        let mut retried = Vec::new();
+        for id in ending {
+            let Some(entry) = self.view.workspace(&workspace_key(self.node, &id)) else { continue };
+            let Some(teardown) = &entry.stored.teardown else { continue };
+            match teardown.state {
+                TeardownState::Failed if !entry.stored.requests.is_empty() => {
+                    retried.push((id, teardown.incarnation.saturating_add(1)));
+                }
+                TeardownState::Failed => {}
+                TeardownState::Sealed => {
+                    let running = self.host_work.running.get(&id) == Some(&teardown.incarnation);
+                    if running || entry.record.session_count > 0 {
+                        continue;
+                    }
+                    let forced =
+                        entry.stored.requests.values().any(|a| *a == TeardownAction::Force);
+                    let action = if forced { TeardownAction::Force } else { TeardownAction::Retry };
+                    self.host_work.running.insert(id, teardown.incarnation);
+                    fx.teardowns.push(TeardownDue {
+                        workspace: (*entry.record).clone(),
+                        incarnation: teardown.incarnation,
+                        action,
+                    });
+                }
+            }
+        }
+        if !retried.is_empty() {
+            let at = now.wall_ms;
+            self.write_own(now, fx, |tx| {
+                retried.iter().try_for_each(|(id, incarnation)| {
+                    let state = TeardownState::Sealed;
+                    let teardown = Teardown { state, incarnation: *incarnation, at, error: None };
+                    tx.set_teardown(id, &teardown)
+                })
+            });
+            self.host_work.ending_changed = false;
+            self.go_on_ending(now, fx);
+        }
+    }
+
+    pub(super) fn teardown_ended(
+        &mut self,
+        now: Now,
+        workspace: WorkspaceKey,
+        incarnation: u32,
+        outcome: TeardownOutcome,
+        fx: &mut Effects,
+    ) {
+        let id = workspace.id.clone();
+        if self.host_work.running.get(&id) == Some(&incarnation) {
+            self.host_work.running.remove(&id);
+        }
+        let entry = self.view.workspace(&workspace);
+        let expected = entry
+            .and_then(|entry| entry.stored.teardown.as_ref())
+            .is_some_and(|t| t.state == TeardownState::Sealed && t.incarnation == incarnation);
+        if !expected {
+            tracing::warn!(workspace = %id, incarnation, "outcome of a teardown nobody waits for");
+            return;
+        }
+        match outcome {
+            TeardownOutcome::Gone => {
+                tracing::info!(workspace = %id, incarnation, "workspace is gone");
+                self.write_own(now, fx, |tx| tx.remove_workspace(&id));
+            }
+            TeardownOutcome::Failed(reason) => {
+                tracing::warn!(workspace = %id, incarnation, %reason, "teardown failed");
+                let failed = Teardown {
+                    state: TeardownState::Failed,
+                    incarnation,
+                    at: now.wall_ms,
+                    error: Some(reason),
+                };
+                self.write_own(now, fx, |tx| {
+                    tx.set_teardown(&id, &failed)?;
+                    tx.clear_requests(&id)
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,593 @@
+//! Owns carrying commands out on sessions and workspaces: judging them whole, then writing them
+//! in one change.
+//!
+//! Must not publish: what was written goes the way of every change. Invariant: a refused command
+//! has written nothing.
+
+use std::collections::BTreeMap;
+
+use super::super::{
+    command::{
+        Command, NewSession, NewWorkspace, Refusal, Reply, Restored, SessionDeleted, SessionPatch,
+        Target, WorkspaceDeleted, WorkspacePatch,
+    },
+    document::{HostWriter, SessionFields, Written},
+    effect::{Effects, Now, RequestId},
+    ids::{ChangeHash, DocumentId, NodeId, OperationId, SessionId, WorkspaceId},
+    record::{
+        Deletion, Extra, Session, SessionKey, SessionState, StoredSession, StoredWorkspace,
+        TeardownAction, TeardownState, Workspace, WorkspaceKey, WorkspaceState,
+    },
+    view::{Change, Touched},
+};
+use super::{
+    Replica,
+    names::{check_directory, check_extra, check_present, check_time, check_title, check_word},
+};
+
+impl Replica {
+    /// Carries a command out, or refuses it; an answer that waits for a peer comes later.
+    pub(super) fn execute(
+        &mut self,
+        now: Now,
+        request: RequestId,
+        command: Command,
+        fx: &mut Effects,
+    ) {
+        let answer = match command {
+            Command::Join(ticket) => match self.join(now, request, ticket) {
+                Ok(()) => return,
+                Err(refusal) => Err(refusal),
+            },
+            command => self.answer(now, command, fx),
+        };
+        fx.replies.push((request, answer));
+    }
+
+    fn answer(&mut self, now: Now, command: Command, fx: &mut Effects) -> Result<Reply, Refusal> {
+        match command {
+            Command::CreateSession(new) => self.create_session(now, new, fx),
+            Command::UpdateSession(target, patch) => self.update_session(now, &target, patch, fx),
+            Command::DeleteSession { session, dry_run } => {
+                self.delete_session(now, &session, dry_run, fx)
+            }
+            Command::CreateWorkspace(new) => self.create_workspace(now, new, fx),
+            Command::UpdateWorkspace(target, patch) => {
+                self.update_workspace(now, &target, patch, fx)
+            }
+            Command::DeleteWorkspace { workspace, dry_run } => {
+                self.delete_workspace(now, &workspace, dry_run, fx)
+            }
+            Command::Restore(operation) => self.restore(now, operation, fx),
+            Command::Teardown(target, action) => self.request_teardown(now, &target, action, fx),
+            Command::Import(import) => self.import(now, import, fx),
+            Command::Invite { role, expires_in, secret } => {
+                self.invite(now, role, expires_in, secret, fx)
+            }
+            Command::Join(_) => unreachable!("a join is answered later"),
+            Command::Leave => self.leave(now, fx),
+            Command::Pause(name) => self.pause(&name, fx),
+            Command::Resume(name) => self.resume(&name, fx),
+            Command::Revoke(name) => self.revoke(now, &name, fx),
+            Command::Announce { name, addresses } => self.announce(now, name, addresses, fx),
+        }
+    }
+
+    fn create_session(
+        &mut self,
+        now: Now,
+        new: NewSession,
+        fx: &mut Effects,
+    ) -> Result<Reply, Refusal> {
+        self.may_write()?;
+        check_title("title", new.title.as_deref())?;
+        check_word("project_id", new.project_id.as_deref())?;
+        check_directory(new.directory.as_deref())?;
+        check_extra(new.extra.iter().map(|(k, v)| (k, Some(v))), new.extra.len())?;
+        let host = new.host.as_deref().map(|host| self.find_node(host)).transpose()?;
+        let workspace = match &new.workspace_id {
+            None => None,
+            Some(text) => Some(self.workspace_to_enter(text, host)?),
+        };
+        let parent = match (&new.parent_id, host.or(workspace.as_ref().map(|w| w.host))) {
+            (None, _) => None,
+            (Some(id), Some(host)) => Some(SessionKey { host, id: id.clone() }),
+            (Some(id), None) => Some(self.find_session(&Target::new(id.clone())).map_err(
+                |refusal| match refusal {
+                    Refusal::SessionNotFound(id) => Refusal::ParentNotFound(id),
+                    other => other,
+                },
+            )?),
+        };
+        if let Some(parent) = &parent {
+            match self.view.session(parent).map(|session| session.state) {
+                None => return Err(Refusal::ParentNotFound(parent.id.clone())),
+                Some(SessionState::Deleted) => {
+                    return Err(Refusal::ParentDeleted(parent.id.clone()));
+                }
+                Some(SessionState::Live | SessionState::Stranded) => {}
+            }
+        }
+        let host = host
+            .or(workspace.as_ref().map(|workspace| workspace.host))
+            .or(parent.as_ref().map(|parent| parent.host))
+            .unwrap_or(self.node);
+        let id = match new.id {
+            Some(id) => self.unused_session(host, id)?,
+            None => self.new_session_id(now.wall_ms),
+        };
+        let stored = StoredSession {
+            workspace_id: workspace.as_ref().map(|workspace| workspace.id.clone()),
+            parent_id: new.parent_id,
+            project_id: new.project_id,
+            directory: new.directory,
+            title: new.title,
+            created_at: now.wall_ms,
+            updated_at: now.wall_ms,
+            archived_at: None,
+            extra: new.extra,
+            deleted: None,
+        };
+        let first = workspace.filter(|workspace| self.is_unused(workspace));
+        self.write_host(now, host, fx, |tx| {
+            tx.create_session(&id, &stored)?;
+            first.iter().try_for_each(|workspace| tx.use_workspace(&workspace.id))
+        })?;
+        Ok(Reply::Session(self.session_record(&SessionKey { host, id })))
+    }
+
+    /// Finds a workspace, named `ID` or `ID@HOST`, that a session may be put into.
+    fn workspace_to_enter(
+        &self,
+        text: &str,
+        host: Option<NodeId>,
+    ) -> Result<WorkspaceKey, Refusal> {
+        let (id, at) = match text.split_once('@') {
+            Some((id, at)) => (id, Some(at.to_owned())),
+            None => (text, None),
+        };
+        let id: WorkspaceId = id.parse().map_err(|error| invalid("workspace_id", &error))?;
+        let named = Target { id: id.clone(), host: at };
+        let key = match (self.find_workspace(&named), host) {
+            (Err(Refusal::AmbiguousId { .. }), Some(host)) => WorkspaceKey { host, id },
+            (found, _) => found?,
+        };
+        if host.is_some_and(|host| host != key.host) {
+            return Err(Refusal::WorkspaceElsewhere { workspace: key.id });
+        }
+        self.may_enter(&key)?;
+        Ok(key)
+    }
+
+    fn may_enter(&self, key: &WorkspaceKey) -> Result<(), Refusal> {
+        match self.view.workspace(key).map(|entry| entry.record.state) {
+            None => Err(Refusal::WorkspaceNotFound(key.id.clone())),
+            Some(WorkspaceState::Sealed | WorkspaceState::Failed) => {
+                Err(Refusal::WorkspaceSealed(key.id.clone()))
+            }
+            Some(WorkspaceState::Live | WorkspaceState::Vacated) => Ok(()),
+        }
+    }
+
+    pub(super) fn is_unused(&self, key: &WorkspaceKey) -> bool {
+        self.view.workspace(key).is_some_and(|entry| !entry.stored.used)
+    }
+
+    fn unused_session(&self, host: NodeId, id: SessionId) -> Result<SessionId, Refusal> {
+        let taken = self.view.session(&SessionKey { host, id: id.clone() }).is_some();
+        let spent = self.host_document(host).is_some_and(|d| d.is_session_spent(&id));
+        match (taken, spent) {
+            (true, _) => Err(Refusal::IdTaken { id: id.to_string(), host: self.name_of(&host) }),
+            (_, true) => Err(Refusal::IdSpent { id: id.to_string(), host: self.name_of(&host) }),
+            _ => Ok(id),
+        }
+    }
+
+    fn update_session(
+        &mut self,
+        now: Now,
+        target: &Target<SessionId>,
+        patch: SessionPatch,
+        fx: &mut Effects,
+    ) -> Result<Reply, Refusal> {
+        self.may_write()?;
+        let key = self.find_session(target)?;
+        check_title("title", patch.title.as_ref().and_then(Option::as_deref))?;
+        check_time("archived_at", patch.archived_at.flatten())?;
+        let session = self.session_record(&key);
+        if session.state == SessionState::Deleted {
+            return Err(Refusal::SessionDeleted(key.id));
+        }
+        check_patched_extra(&session.extra, &patch.extra)?;
+        let entered = patch.workspace_id.as_ref().and_then(Option::as_ref);
+        let entered = entered.map(|id| WorkspaceKey { host: key.host, id: id.clone() });
+        if let Some(workspace) = &entered
+            && session.workspace_id.as_ref() != Some(&workspace.id)
+        {
+            let elsewhere = self.view.workspace(workspace).is_none()
+                && self.view.workspaces_named(&workspace.id).next().is_some();
+            if elsewhere {
+                return Err(Refusal::WorkspaceElsewhere { workspace: workspace.id.clone() });
+            }
+            self.may_enter(workspace)?;
+        }
+        let first = entered.filter(|workspace| self.is_unused(workspace));
+        let fields = SessionFields {
+            title: patch.title.filter(|title| *title != session.title),
+            workspace_id: patch.workspace_id.filter(|id| *id != session.workspace_id),
+            archived_at: patch.archived_at.filter(|at| *at != session.archived_at),
+            extra: patch.extra,
+            updated_at: Some(now.wall_ms),
+            ..SessionFields::default()
+        };
+        self.write_host(now, key.host, fx, |tx| {
+            tx.update_session(&key.id, &fields)?;
+            first.iter().try_for_each(|workspace| tx.use_workspace(&workspace.id))
+        })?;
+        Ok(Reply::Session(self.session_record(&key)))
+    }
+
+    fn delete_session(
+        &mut self,
+        now: Now,
+        target: &Target<SessionId>,
+        dry_run: bool,
+        fx: &mut Effects,
+    ) -> Result<Reply, Refusal> {
+        let key = self.find_session(target)?;
+        let session = self.session_record(&key);
+        let already_deleted = session.deleted.is_some();
+        // What is deleted already is marked again, so that a restore which did not know of this
+        // delete loses; it stays part of the act that deleted it first.
+        let deletion = match session.deleted {
+            Some(deletion) => deletion,
+            None => self.new_deletion(now),
+        };
+        let changes = self.preview_deletion(std::iter::once(&key), &deletion);
+        let vacated = changes.iter().any(is_vacating);
+        let mut answer = SessionDeleted {
+            operation: Some(deletion.operation.clone()).filter(|_| !dry_run || already_deleted),
+            receipt: None,
+            session: self.session_record(&key),
+            sessions_deleted: deleted_in(&changes),
+            workspace_vacated: vacated,
+            already_deleted,
+            dry_run,
+        };
+        if !dry_run {
+            self.may_write()?;
+            let hash =
+                self.write_host(now, key.host, fx, |tx| tx.delete_session(&key.id, &deletion))?;
+            answer.receipt = hash.as_ref().map(receipt);
+            answer.session = self.session_record(&key);
+        }
+        Ok(Reply::SessionDeleted(Box::new(answer)))
+    }
+
+    fn new_deletion(&mut self, now: Now) -> Deletion {
+        Deletion { by: self.node, at: now.wall_ms, operation: self.new_operation(now.wall_ms) }
+    }
+
+    /// Tells what deleting sessions that are not yet deleted would change.
+    fn preview_deletion<'a>(
+        &mut self,
+        keys: impl Iterator<Item = &'a SessionKey>,
+        deletion: &Deletion,
+    ) -> Vec<Change> {
+        let mut touched = Touched::default();
+        for key in keys {
+            let stored = self.host_document(key.host).and_then(|d| d.session(&key.id));
+            if let Some(mut stored) = stored.filter(|stored| stored.deleted.is_none()) {
+                stored.deleted = Some(deletion.clone());
+                touched.sessions.insert(key.clone(), Some(stored));
+            }
+        }
+        self.view.preview(touched)
+    }
+
+    fn create_workspace(
+        &mut self,
+        now: Now,
+        new: NewWorkspace,
+        fx: &mut Effects,
+    ) -> Result<Reply, Refusal> {
+        self.may_write()?;
+        check_present("name", &new.name)?;
+        check_title("name", Some(&new.name))?;
+        check_present("kind", &new.kind)?;
+        check_word("kind", Some(&new.kind))?;
+        check_word("project_id", new.project_id.as_deref())?;
+        check_word("branch", new.branch.as_deref())?;
+        check_directory(new.directory.as_deref())?;
+        check_extra(new.extra.iter().map(|(k, v)| (k, Some(v))), new.extra.len())?;
+        let host = self.node;
+        let id = match new.id {
+            None => self.new_workspace_id(now.wall_ms),
+            Some(id) => {
+                let key = WorkspaceKey { host, id };
+                let spent = self.host_document(host).is_some_and(|d| d.is_workspace_spent(&key.id));
+                let (id, host) = (key.id.to_string(), self.name_of(&host));
+                if self.view.workspace(&key).is_some() {
+                    return Err(Refusal::IdTaken { id, host });
+                }
+                if spent {
+                    return Err(Refusal::IdSpent { id, host });
+                }
+                key.id
+            }
+        };
+        let mut keepers = BTreeMap::new();
+        if new.keep {
+            keepers.insert(self.new_operation(now.wall_ms), self.node);
+        }
+        let stored = StoredWorkspace {
+            name: new.name,
+            kind: new.kind,
+            project_id: new.project_id,
+            directory: new.directory,
+            branch: new.branch,
+            created_at: now.wall_ms,
+            keepers,
+            used: false,
+            extra: new.extra,
+            teardown: None,
+            requests: BTreeMap::new(),
+            dismissals: BTreeMap::new(),
+        };
+        self.write_host(now, host, fx, |tx| tx.create_workspace(&id, &stored))?;
+        Ok(Reply::Workspace(self.workspace_record(&WorkspaceKey { host, id })))
+    }
+
+    fn update_workspace(
+        &mut self,
+        now: Now,
+        target: &Target<WorkspaceId>,
+        patch: WorkspacePatch,
+        fx: &mut Effects,
+    ) -> Result<Reply, Refusal> {
+        self.may_write()?;
+        let key = self.find_workspace(target)?;
+        if let Some(name) = &patch.name {
+            check_present("name", name)?;
+        }
+        check_title("name", patch.name.as_deref())?;
+        check_word("branch", patch.branch.as_ref().and_then(Option::as_deref))?;
+        let workspace = self.workspace_record(&key);
+        check_patched_extra(&workspace.extra, &patch.extra)?;
+        if workspace.teardown.is_some() {
+            return Err(Refusal::WorkspaceSealed(key.id));
+        }
+        let operation = self.new_operation(now.wall_ms);
+        let by = self.node;
+        let name = patch.name.filter(|name| *name != workspace.name);
+        let branch = patch.branch.filter(|branch| *branch != workspace.branch);
+        self.write_host(now, key.host, fx, |tx| {
+            let branch = branch.as_ref().map(Option::as_deref);
+            tx.update_workspace(&key.id, name.as_deref(), branch, &patch.extra)?;
+            match patch.keep {
+                Some(true) => tx.keep(&key.id, &operation, by),
+                Some(false) => tx.unkeep(&key.id),
+                None => Ok(()),
+            }
+        })?;
+        Ok(Reply::Workspace(self.workspace_record(&key)))
+    }
+
+    fn delete_workspace(
+        &mut self,
+        now: Now,
+        target: &Target<WorkspaceId>,
+        dry_run: bool,
+        fx: &mut Effects,
+    ) -> Result<Reply, Refusal> {
+        let key = self.find_workspace(target)?;
+        let before = self.workspace_record(&key);
+        let already_deleted = before.state != WorkspaceState::Live && before.session_count == 0;
+        let sessions: Vec<SessionKey> =
+            self.view.sessions_in(&key).map(|session| session.key()).collect();
+        let deletion = self.new_deletion(now);
+        let changes = self.preview_deletion(sessions.iter(), &deletion);
+        let mut answer = WorkspaceDeleted {
+            operation: None,
+            receipt: None,
+            workspace: before,
+            sessions_deleted: deleted_in(&changes),
+            already_deleted,
+            dry_run,
+        };
+        if !dry_run {
+            self.may_write()?;
+            let marks: Vec<(SessionId, Deletion)> = sessions
+                .into_iter()
+                .filter_map(|session| {
+                    let known = self.view.session(&session)?.deleted.clone();
+                    Some((session.id, known.unwrap_or_else(|| deletion.clone())))
+                })
+                .collect();
+            let kept = answer.workspace.keep;
+            let hash = self.write_host(now, key.host, fx, |tx| {
+                for (id, deletion) in &marks {
+                    tx.delete_session(id, deletion)?;
+                }
+                tx.use_workspace(&key.id)?;
+                tx.unkeep(&key.id)?;
+                if already_deleted {
+                    Ok(())
+                } else {
+                    tx.dismiss(&key.id, &deletion.operation, kept)
+                }
+            })?;
+            answer.receipt = hash.as_ref().map(receipt);
+            answer.operation = Some(deletion.operation).filter(|_| !already_deleted);
+            answer.workspace = self.workspace_record(&key);
+        }
+        Ok(Reply::WorkspaceDeleted(Box::new(answer)))
+    }
+
+    fn restore(
+        &mut self,
+        now: Now,
+        operation: OperationId,
+        fx: &mut Effects,
+    ) -> Result<Reply, Refusal> {
+        self.may_write()?;
+        let undoable = self.view.by_operation(&operation);
+        if undoable.is_empty() {
+            return Err(Refusal::OperationNotFound(operation));
+        }
+        let sessions: Vec<SessionKey> = undoable.sessions.iter().map(|s| s.key()).collect();
+        // A workspace that was deleted while nothing was in it has no session to bring it back.
+        let dismissed: Vec<(WorkspaceKey, bool)> = undoable
+            .workspaces
+            .iter()
+            .map(|entry| {
+                let key = entry.record.key();
+                let kept = entry.stored.dismissals.get(&operation).copied().unwrap_or(false);
+                let is_in = |s: &&std::sync::Arc<Session>| {
+                    s.host == key.host && s.workspace_id.as_ref() == Some(&key.id)
+                };
+                let keep = kept || !undoable.sessions.iter().any(|s| is_in(&s));
+                (key, keep)
+            })
+            .collect();
+        let vacated: Vec<WorkspaceKey> = self
+            .view
+            .workspaces()
+            .filter(|entry| entry.record.state == WorkspaceState::Vacated)
+            .map(|entry| entry.record.key())
+            .collect();
+        let mut hosts: Vec<NodeId> = sessions.iter().map(|key| key.host).collect();
+        hosts.extend(dismissed.iter().map(|(key, _)| key.host));
+        hosts.sort_unstable();
+        hosts.dedup();
+        let by = self.node;
+        for host in hosts {
+            self.write_host(now, host, fx, |tx| {
+                for key in sessions.iter().filter(|key| key.host == host) {
+                    tx.restore_session(&key.id)?;
+                }
+                for (key, keep) in dismissed.iter().filter(|(key, _)| key.host == host) {
+                    tx.undismiss(&key.id, &operation)?;
+                    if *keep {
+                        tx.keep(&key.id, &operation, by)?;
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        let back = |key: &WorkspaceKey| {
+            let entry = self.view.workspace(key)?;
+            (entry.record.state == WorkspaceState::Live).then(|| (*entry.record).clone())
+        };
+        Ok(Reply::Restored(Restored {
+            sessions: sessions.iter().map(|key| self.session_record(key)).collect(),
+            workspaces: vacated.iter().filter_map(back).collect(),
+            operation,
+        }))
+    }
+
+    fn request_teardown(
+        &mut self,
+        now: Now,
+        target: &Target<WorkspaceId>,
+        action: TeardownAction,
+        fx: &mut Effects,
+    ) -> Result<Reply, Refusal> {
+        self.may_write()?;
+        let key = self.find_workspace(target)?;
+        let state = self.workspace_record(&key).teardown.map(|teardown| teardown.state);
+        if state != Some(TeardownState::Failed) {
+            return Err(Refusal::NotFailed(key.id));
+        }
+        let operation = self.new_operation(now.wall_ms);
+        self.write_host(now, key.host, fx, |tx| tx.request_teardown(&key.id, &operation, action))?;
+        Ok(Reply::Workspace(self.workspace_record(&key)))
+    }
+
+    /// Writes to a host's document in one change and sees to what follows; `None` if nothing was
+    /// written.
+    pub(super) fn write_host(
+        &mut self,
+        now: Now,
+        host: NodeId,
+        fx: &mut Effects,
+        write: impl FnOnce(&mut HostWriter<'_, '_>) -> Written,
+    ) -> Result<Option<ChangeHash>, Refusal> {
+        let id = self.host_document_id(host).ok_or(Refusal::HostNotReady(host))?;
+        let document = self.documents.get_mut(&id).ok_or(Refusal::HostNotReady(host))?;
+        let Some(applied) = document.write(now.wall_ms, write) else { return Ok(None) };
+        self.absorb(now, id, &applied, None, fx);
+        Ok(applied.changes.first().map(|change| change.hash))
+    }
+
+    /// Writes to this node's own document.
+    pub(super) fn write_own(
+        &mut self,
+        now: Now,
+        fx: &mut Effects,
+        write: impl FnOnce(&mut HostWriter<'_, '_>) -> Written,
+    ) {
+        if let Err(refusal) = self.write_host(now, self.node, fx, write) {
+            tracing::warn!(%refusal, "the own document is being reloaded; the work stays due");
+        }
+    }
+
+    pub(super) fn host_document_id(&self, host: NodeId) -> Option<DocumentId> {
+        let epochs =
+            DocumentId::Host { host, epoch: 0 }..=DocumentId::Host { host, epoch: u32::MAX };
+        self.documents.range(epochs).next_back().map(|(id, _)| *id)
+    }
+
+    pub(super) fn host_document(&self, host: NodeId) -> Option<&super::Document> {
+        self.documents.get(&self.host_document_id(host)?)
+    }
+
+    /// Returns a record that is known to be there.
+    pub(super) fn session_record(&self, key: &SessionKey) -> Session {
+        (**self.view.session(key).expect("it was just found or written")).clone()
+    }
+
+    /// Returns a record that is known to be there.
+    pub(super) fn workspace_record(&self, key: &WorkspaceKey) -> Workspace {
+        (*self.view.workspace(key).expect("it was just found or written").record).clone()
+    }
+}
+
+fn invalid(field: &str, problem: &impl std::fmt::Display) -> Refusal {
+    Refusal::InvalidField { field: field.to_owned(), problem: problem.to_string() }
+}
+
+fn check_patched_extra(
+    before: &Extra,
+    patch: &BTreeMap<String, Option<String>>,
+) -> Result<(), Refusal> {
+    let kept = before.keys().filter(|key| !patch.contains_key(*key)).count();
+    let set = patch.values().filter(|value| value.is_some()).count();
+    check_extra(patch.iter().map(|(key, value)| (key, value.as_ref())), kept + set)
+}
+
+/// Names a change so that one can ask later who has applied it.
+fn receipt(hash: &ChangeHash) -> String {
+    format!("rcp_{hash}")
+}
+
+fn is_vacating(change: &Change) -> bool {
+    matches!(change, Change::Workspace { before: Some(before), after: Some(after), .. }
+        if before.state == WorkspaceState::Live && after.state == WorkspaceState::Vacated)
+}
+
+/// Returns the sessions that changes delete, as they are afterwards.
+fn deleted_in(changes: &[Change]) -> Vec<Session> {
+    changes
+        .iter()
+        .filter_map(|change| match change {
+            Change::Session { before: Some(before), after: Some(after) }
+                if before.state != SessionState::Deleted
+                    && after.state == SessionState::Deleted =>
+            {
+                Some((**after).clone())
+            }
+            _ => None,
+        })
+        .collect()
+}

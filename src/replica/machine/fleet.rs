@@ -1,0 +1,489 @@
+//! Owns who belongs to the fleet: founding it, letting nodes in, leaving, pausing, shutting out.
+//!
+//! Must not know how a node is reached. Invariants: of all who redeem one invite exactly one node
+//! gets in; a revoked key never comes back; a node is told that it is in only when that is durable.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use super::super::{
+    command::{Refusal, Reply},
+    document::Document,
+    effect::{DialTarget, Effects, Now, Outgoing, RequestId, Write},
+    ids::{Cursor, DocumentId, FleetId, NodeId},
+    invite::{StoredInvite, Ticket, secret_hash},
+    record::{Member, Revocation, Role},
+};
+use super::{Replica, names::check_title};
+use crate::wire::{CloseCode, Frame, Join, PROTOCOL, PROTOCOL_MIN};
+
+/// How long a join may take: several dials at every address of the ticket.
+const JOIN_WITHIN: Duration = Duration::from_secs(20);
+/// How many invites may be open at once; the oldest make room.
+const INVITES_MAX: usize = 1_024;
+/// Longest an invite may be good for.
+const INVITE_WITHIN_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
+/// Most addresses that a node publishes.
+pub const ADDRESSES_MAX: usize = 32;
+
+/// A join that this node has asked for and that is not yet answered.
+#[derive(Debug)]
+pub struct Joining {
+    pub(super) ticket: Ticket,
+    request: RequestId,
+    pub(super) until: Duration,
+    /// What last stood in the way.
+    pub(super) problem: String,
+}
+
+impl Replica {
+    /// Begins a fleet of which this node is the only member, and admin.
+    pub(super) fn found_fleet(&mut self, now: Now, fx: &mut Effects) {
+        let mut fleet = [0; 16];
+        self.random.fill(&mut fleet);
+        self.fleet = FleetId(fleet);
+        let (mut document, genesis) =
+            Document::create_fleet(self.fleet, self.actor.clone(), now.wall_ms);
+        let id = document.id();
+        let own = Member {
+            node: self.node,
+            name: self.name.clone(),
+            role: Role::Admin,
+            addresses: self.addresses.clone(),
+            added_by: self.node,
+            added_at: now.wall_ms,
+            revoked: None,
+            left: false,
+        };
+        let admitted = document.put_member(now.wall_ms, &own).expect("the document is empty");
+        self.documents.insert(id, document);
+        fx.writes.push(Write::Fleet(self.fleet));
+        self.record(id, &genesis, fx);
+        self.record(id, &admitted, fx);
+        self.read_members();
+    }
+
+    /// Takes over what the fleet document now says, and cuts off who no longer belongs.
+    pub(super) fn members_changed(&mut self, fx: &mut Effects) {
+        self.read_members();
+        let connected: Vec<NodeId> = self.exchange.peers().collect();
+        for peer in connected {
+            let Some(member) = self.members.get(&peer) else { continue };
+            if member.revoked.is_some() {
+                let reason = "revoked from the fleet".to_owned();
+                fx.closes.push((peer, CloseCode::Revoked, reason));
+            } else if member.left {
+                fx.closes.push((peer, CloseCode::Left, "left the fleet".to_owned()));
+            }
+        }
+    }
+
+    pub(super) fn read_members(&mut self) {
+        let Some(document) = self.documents.get(&DocumentId::Fleet(self.fleet)) else { return };
+        self.members = document.members().into_iter().map(|m| (m.node, m)).collect();
+        let nodes = self.members.keys().chain([&self.node]);
+        self.authors = nodes.map(|node| (node.fingerprint(), *node)).collect();
+    }
+
+    /// Lists the nodes to be dialled for as long as they are not connected.
+    pub(super) fn dial_targets(&self) -> Vec<DialTarget> {
+        let mut targets: Vec<DialTarget> = self
+            .members
+            .values()
+            .filter(|member| {
+                member.node != self.node
+                    && member.is_current()
+                    && !self.paused.contains(&member.node)
+                    && !member.addresses.is_empty()
+            })
+            .map(|member| DialTarget { node: member.node, addresses: member.addresses.clone() })
+            .collect();
+        if let Some(Joining { ticket, .. }) = &self.joining {
+            targets.retain(|target| target.node != ticket.inviter);
+            let addresses = ticket.addresses.clone();
+            targets.push(DialTarget { node: ticket.inviter, addresses });
+        }
+        targets
+    }
+
+    fn put_member(&mut self, now: Now, member: &Member, fx: &mut Effects) {
+        let id = DocumentId::Fleet(self.fleet);
+        let Some(document) = self.documents.get_mut(&id) else { return };
+        if let Some(applied) = document.put_member(now.wall_ms, member) {
+            self.absorb(now, id, &applied, None, fx);
+        }
+    }
+
+    fn may_admit(&self) -> Result<(), Refusal> {
+        if self.role() == Role::Admin { Ok(()) } else { Err(Refusal::NotAdmin) }
+    }
+
+    pub(super) fn invite(
+        &mut self,
+        now: Now,
+        role: Role,
+        expires_in: Duration,
+        secret: [u8; 32],
+        fx: &mut Effects,
+    ) -> Result<Reply, Refusal> {
+        self.may_admit()?;
+        let expires_in = expires_in.min(INVITE_WITHIN_MAX);
+        let expires_in_ms = i64::try_from(expires_in.as_millis()).unwrap_or(i64::MAX);
+        let invite = StoredInvite {
+            role,
+            expires_at: now.wall_ms.saturating_add(expires_in_ms),
+            redeemed_by: None,
+        };
+        self.forget_old_invites(now, fx);
+        let hash = secret_hash(&secret);
+        let expires_at = invite.expires_at;
+        fx.writes.push(Write::Invite { secret_hash: hash, invite: Some(invite.clone()) });
+        self.invites.insert(hash, invite);
+        Ok(Reply::Invited(Ticket {
+            fleet: self.fleet,
+            inviter: self.node,
+            addresses: self.addresses.clone(),
+            secret,
+            role,
+            expires_at,
+        }))
+    }
+
+    /// Makes room for one more invite: those past their time go first, then those next to expire.
+    fn forget_old_invites(&mut self, now: Now, fx: &mut Effects) {
+        let mut by_expiry: Vec<(i64, [u8; 32])> =
+            self.invites.iter().map(|(hash, invite)| (invite.expires_at, *hash)).collect();
+        by_expiry.sort_unstable();
+        let crowded = (by_expiry.len() + 1).saturating_sub(INVITES_MAX);
+        // A redeemed invite is remembered for a while, so that its node may ask again.
+        let day_ms = 24 * 3_600 * 1_000;
+        for (index, (expires_at, hash)) in by_expiry.into_iter().enumerate() {
+            if index < crowded || expires_at.saturating_add(day_ms) < now.wall_ms {
+                self.invites.remove(&hash);
+                fx.writes.push(Write::Invite { secret_hash: hash, invite: None });
+            }
+        }
+    }
+
+    /// Starts to join another fleet; answered when the other side has.
+    pub(super) fn join(
+        &mut self,
+        now: Now,
+        request: RequestId,
+        ticket: Ticket,
+    ) -> Result<(), Refusal> {
+        if ticket.inviter == self.node {
+            return Err(Refusal::Oneself(self.name.clone()));
+        }
+        if self.joining.is_some() {
+            return Err(Refusal::JoinUnderWay);
+        }
+        if !self.is_alone() {
+            return Err(Refusal::NotAlone);
+        }
+        self.joining = Some(Joining {
+            ticket,
+            request,
+            until: now.monotonic + JOIN_WITHIN,
+            problem: "no answer".to_owned(),
+        });
+        Ok(())
+    }
+
+    fn is_alone(&self) -> bool {
+        let others = |member: &&Member| member.node != self.node && member.is_current();
+        self.members.values().find(others).is_none()
+    }
+
+    pub(super) fn ask_to_join(&mut self, peer: NodeId, fx: &mut Effects) -> bool {
+        let Some(Joining { ticket, .. }) = &self.joining else { return false };
+        if ticket.inviter != peer {
+            return false;
+        }
+        let frame = Frame::Join(Join {
+            protocol_min: PROTOCOL_MIN,
+            protocol_max: PROTOCOL,
+            fleet: ticket.fleet,
+            secret: ticket.secret,
+            name: self.name.clone(),
+            addresses: self.addresses.iter().take(ADDRESSES_MAX).cloned().collect(),
+        });
+        fx.frames.push(Outgoing { to: vec![peer], frame });
+        true
+    }
+
+    pub(super) fn join_timed_out(&mut self, now: Now, fx: &mut Effects) {
+        if self.joining.as_ref().is_some_and(|joining| joining.until <= now.monotonic)
+            && let Some(Joining { request, problem, .. }) = self.joining.take()
+        {
+            fx.replies.push((request, Err(Refusal::JoinUnreachable(problem))));
+        }
+    }
+
+    /// Takes note of why the inviting node was not reached, or ends the join if it refused.
+    pub(super) fn join_failed(
+        &mut self,
+        peer: NodeId,
+        code: Option<CloseCode>,
+        reason: &str,
+        fx: &mut Effects,
+    ) {
+        let Some(joining) = &mut self.joining else { return };
+        if joining.ticket.inviter != peer {
+            return;
+        }
+        let Some(code) = code.filter(|code| code.is_refusal()) else {
+            joining.problem = reason.to_owned();
+            return;
+        };
+        let refusal =
+            Refusal::JoinRefused { code: code.name().to_owned(), reason: reason.to_owned() };
+        if let Some(Joining { request, .. }) = self.joining.take() {
+            fx.replies.push((request, Err(refusal)));
+        }
+    }
+
+    /// Judges a new node that asks to be let in.
+    pub(super) fn join_asked(&mut self, now: Now, peer: NodeId, join: Join, fx: &mut Effects) {
+        match self.admit(now, peer, join, fx) {
+            Ok(()) => {}
+            Err((code, reason)) => {
+                tracing::warn!(%peer, code = code.name(), %reason, "refused a join");
+                fx.closes.push((peer, code, reason));
+            }
+        }
+    }
+
+    fn admit(
+        &mut self,
+        now: Now,
+        peer: NodeId,
+        join: Join,
+        fx: &mut Effects,
+    ) -> Result<(), (CloseCode, String)> {
+        if join.fleet != self.fleet {
+            return Err((
+                CloseCode::WrongFleet,
+                format!("the ticket is for fleet {}, this is {}", join.fleet, self.fleet),
+            ));
+        }
+        let hash = secret_hash(&join.secret);
+        let Some(invite) = self.invites.get(&hash).cloned() else {
+            return Err((CloseCode::TicketUnknown, "the ticket is not known here".to_owned()));
+        };
+        let known = self.members.get(&peer);
+        if known.is_some_and(|member| member.revoked.is_some()) {
+            let reason = "this key was revoked; a new key is needed".to_owned();
+            return Err((CloseCode::Revoked, reason));
+        }
+        match invite.redeemed_by {
+            Some(node) if node != peer => {
+                return Err((CloseCode::TicketUsed, "the ticket was already used".to_owned()));
+            }
+            Some(_) => {}
+            None if invite.expires_at < now.wall_ms => {
+                return Err((CloseCode::TicketExpired, "the ticket has expired".to_owned()));
+            }
+            None => {}
+        }
+        let name: String = join.name.chars().take(64).collect();
+        if check_title("name", Some(&name)).is_err() || name.is_empty() {
+            return Err((CloseCode::Malformed, "the node has no usable name".to_owned()));
+        }
+        let addresses: BTreeSet<String> = join
+            .addresses
+            .into_iter()
+            .filter(|address| address.parse::<std::net::SocketAddr>().is_ok())
+            .take(ADDRESSES_MAX)
+            .collect();
+        if !known.is_some_and(Member::is_current) {
+            let member = Member {
+                node: peer,
+                name,
+                role: invite.role,
+                addresses,
+                added_by: self.node,
+                added_at: now.wall_ms,
+                revoked: None,
+                left: false,
+            };
+            self.put_member(now, &member, fx);
+        }
+        let redeemed = StoredInvite { redeemed_by: Some(peer), ..invite };
+        fx.writes.push(Write::Invite { secret_hash: hash, invite: Some(redeemed.clone()) });
+        self.invites.insert(hash, redeemed);
+        let Some(document) = self.documents.get(&DocumentId::Fleet(self.fleet)) else {
+            return Err((CloseCode::Internal, "the fleet document is being reloaded".to_owned()));
+        };
+        tracing::info!(%peer, "let a new node in");
+        let frame = Frame::Joined { fleet_document: document.save() };
+        fx.frames_durable.push(Outgoing { to: vec![peer], frame });
+        Ok(())
+    }
+
+    /// Moves over to the fleet that let this node in.
+    pub(super) fn joined(
+        &mut self,
+        now: Now,
+        peer: NodeId,
+        fleet_document: &[u8],
+        fx: &mut Effects,
+    ) {
+        let Some(joining) = self.joining.take_if(|joining| joining.ticket.inviter == peer) else {
+            let reason = "nobody asked to join".to_owned();
+            fx.closes.push((peer, CloseCode::Unexpected, reason));
+            return;
+        };
+        let id = DocumentId::Fleet(joining.ticket.fleet);
+        let adopted = Document::adopt(id, self.actor.clone(), fleet_document);
+        let document = match adopted {
+            Ok(document) if document.member(&self.node).is_some_and(|m| m.is_current()) => document,
+            Ok(_) => {
+                let reason = "the inviting node did not list this node".to_owned();
+                fx.replies.push((joining.request, Err(Refusal::JoinUnreachable(reason))));
+                return;
+            }
+            Err(error) => {
+                let reason = error.to_string();
+                fx.replies.push((joining.request, Err(Refusal::JoinUnreachable(reason.clone()))));
+                fx.closes.push((peer, CloseCode::Hostile, reason));
+                return;
+            }
+        };
+        let before = DocumentId::Fleet(self.fleet);
+        self.documents.remove(&before);
+        fx.writes.push(Write::Forget { document: before });
+        self.fleet = joining.ticket.fleet;
+        self.documents.insert(id, document);
+        fx.writes.push(Write::Fleet(self.fleet));
+        fx.writes.push(Write::Snapshot { document: id, bytes: fleet_document.to_vec() });
+        self.forget_invites(fx);
+        self.read_members();
+        tracing::info!(fleet = %self.fleet, inviter = %peer, "joined the fleet");
+        fx.replies.push((joining.request, Ok(Reply::Joined(self.fleet))));
+        self.greet(peer, fx);
+        let (name, addresses) = (self.name.clone(), self.addresses.clone());
+        if let Err(refusal) = self.announce(now, name, addresses, fx) {
+            tracing::debug!(%refusal, "not announced");
+        }
+    }
+
+    fn forget_invites(&mut self, fx: &mut Effects) {
+        for hash in std::mem::take(&mut self.invites).into_keys() {
+            fx.writes.push(Write::Invite { secret_hash: hash, invite: None });
+        }
+    }
+
+    /// Leaves for a new fleet of its own; keeps this node's document, drops the others.
+    pub(super) fn leave(&mut self, now: Now, fx: &mut Effects) -> Result<Reply, Refusal> {
+        if self.is_alone() {
+            return Err(Refusal::Alone);
+        }
+        if let Some(own) = self.members.get(&self.node).cloned() {
+            self.keep_an_admin(&own)?;
+            // What a reader writes nobody takes in; to the others it stays a member until revoked.
+            self.put_member(now, &Member { left: true, ..own }, fx);
+        }
+        let connected: Vec<NodeId> = self.exchange.peers().collect();
+        for peer in connected {
+            fx.closes.push((peer, CloseCode::Left, "left the fleet".to_owned()));
+        }
+        let own = self.own_document();
+        let dropped: Vec<DocumentId> =
+            self.documents.keys().copied().filter(|id| *id != own).collect();
+        for document in dropped {
+            self.documents.remove(&document);
+            fx.writes.push(Write::Forget { document });
+            if let Some(host) = document.host() {
+                self.view.remove_host(host);
+            }
+        }
+        for node in std::mem::take(&mut self.paused) {
+            fx.writes.push(Write::Paused { node, paused: false });
+        }
+        self.forget_invites(fx);
+        self.problems.clear();
+        self.found_fleet(now, fx);
+        self.cursor = Cursor { sequence: self.cursor.sequence + 1, start: self.start };
+        fx.writes.push(Write::ResetJournal { cursor: self.cursor });
+        fx.reset = true;
+        tracing::info!(fleet = %self.fleet, "left the fleet; this node is alone in a new one");
+        Ok(Reply::Done)
+    }
+
+    /// Refuses to take the last admin from a fleet.
+    fn keep_an_admin(&self, leaving: &Member) -> Result<(), Refusal> {
+        let other_admin = self.members.values().any(|member| {
+            member.node != leaving.node && member.is_current() && member.role == Role::Admin
+        });
+        if leaving.role == Role::Admin && !other_admin {
+            return Err(Refusal::LastAdmin(leaving.name.clone()));
+        }
+        Ok(())
+    }
+
+    fn find_peer(&self, name: &str) -> Result<Member, Refusal> {
+        let node = self.find_node(name)?;
+        if node == self.node {
+            return Err(Refusal::Oneself(name.to_owned()));
+        }
+        self.members.get(&node).cloned().ok_or_else(|| Refusal::NodeNotFound(name.to_owned()))
+    }
+
+    pub(super) fn pause(&mut self, name: &str, fx: &mut Effects) -> Result<Reply, Refusal> {
+        let member = self.find_peer(name)?;
+        if self.paused.insert(member.node) {
+            fx.writes.push(Write::Paused { node: member.node, paused: true });
+        }
+        if self.exchange.is_connected(&member.node) {
+            let reason = format!("{} paused syncing", self.name);
+            fx.closes.push((member.node, CloseCode::Paused, reason));
+        }
+        Ok(Reply::Peer(member.node))
+    }
+
+    pub(super) fn resume(&mut self, name: &str, fx: &mut Effects) -> Result<Reply, Refusal> {
+        let member = self.find_peer(name)?;
+        if member.revoked.is_some() {
+            return Err(Refusal::Revoked(member.name));
+        }
+        if self.paused.remove(&member.node) {
+            fx.writes.push(Write::Paused { node: member.node, paused: false });
+        }
+        self.problems.remove(&member.node);
+        Ok(Reply::Peer(member.node))
+    }
+
+    pub(super) fn revoke(
+        &mut self,
+        now: Now,
+        name: &str,
+        fx: &mut Effects,
+    ) -> Result<Reply, Refusal> {
+        self.may_admit()?;
+        let member = self.find_peer(name)?;
+        if member.revoked.is_none() {
+            let revoked = Some(Revocation { by: self.node, at: now.wall_ms });
+            self.put_member(now, &Member { revoked, ..member.clone() }, fx);
+        }
+        Ok(Reply::Peer(member.node))
+    }
+
+    /// Publishes this node's name and addresses, where they have changed.
+    pub(super) fn announce(
+        &mut self,
+        now: Now,
+        name: String,
+        addresses: BTreeSet<String>,
+        fx: &mut Effects,
+    ) -> Result<Reply, Refusal> {
+        self.name = name;
+        self.addresses = addresses.into_iter().take(ADDRESSES_MAX).collect();
+        self.may_write()?;
+        let Some(own) = self.members.get(&self.node).cloned() else { return Ok(Reply::Done) };
+        if own.name != self.name || own.addresses != self.addresses {
+            let (name, addresses) = (self.name.clone(), self.addresses.clone());
+            self.put_member(now, &Member { name, addresses, ..own }, fx);
+        }
+        Ok(Reply::Done)
+    }
+}

@@ -1,0 +1,327 @@
+//! Owns what a replica does about its peers: who is greeted, and what each frame leads to.
+//!
+//! Must not know how frames travel. Invariant: nothing but a greeting or a join is taken from a
+//! peer that has not greeted; whatever a peer sends, the worst that happens is that its link is
+//! closed.
+
+use std::collections::BTreeSet;
+
+use super::super::{
+    document::{Applied, ApplyError, Document},
+    effect::{Effects, Now, Outgoing, StoredDocument, Write},
+    ids::{DocumentId, NodeId},
+    record::Role,
+    view,
+};
+use super::{Replica, read_all};
+use crate::wire::{CloseCode, Frame, Hello, PROTOCOL, PROTOCOL_MIN};
+
+impl Replica {
+    pub(super) fn peer_connected(&mut self, peer: NodeId, fx: &mut Effects) {
+        self.exchange.connected(peer);
+        if self.ask_to_join(peer, fx) {
+            return;
+        }
+        // A node that is not yet a member speaks first, to join.
+        match self.judge(&peer) {
+            Ok(()) => self.greet(peer, fx),
+            Err((CloseCode::UnknownKey, _)) => {}
+            Err((code, reason)) => fx.closes.push((peer, code, reason)),
+        }
+    }
+
+    pub(super) fn peer_lost(
+        &mut self,
+        now: Now,
+        peer: NodeId,
+        code: Option<CloseCode>,
+        reason: String,
+        fx: &mut Effects,
+    ) {
+        self.exchange.lost(now.monotonic, &peer, &mut fx.frames);
+        self.join_failed(peer, code, &reason, fx);
+        if let Some(code) = code.filter(|code| code.is_refusal()) {
+            tracing::warn!(%peer, code = code.name(), %reason, "the peer refused the link");
+        }
+        self.problems.insert(peer, reason);
+    }
+
+    pub(super) fn dial_failed(&mut self, peer: NodeId, reason: String) {
+        if let Some(joining) = &mut self.joining
+            && joining.ticket.inviter == peer
+        {
+            joining.problem.clone_from(&reason);
+        }
+        self.problems.insert(peer, reason);
+    }
+
+    pub(super) fn greet(&mut self, peer: NodeId, fx: &mut Effects) {
+        let frontier = self.frontier();
+        self.exchange.greet(&peer, frontier);
+        let hello = Hello {
+            protocol_min: PROTOCOL_MIN,
+            protocol_max: PROTOCOL,
+            fleet: self.fleet,
+            name: self.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            features: 0,
+            frontier,
+        };
+        fx.frames.push(Outgoing { to: vec![peer], frame: Frame::Hello(hello) });
+    }
+
+    /// Tells whether a key may have a link.
+    fn judge(&self, peer: &NodeId) -> Result<(), (CloseCode, String)> {
+        let refuse = |code, reason: &str| Err((code, reason.to_owned()));
+        match self.members.get(peer) {
+            None => refuse(CloseCode::UnknownKey, "this key is not a member of the fleet"),
+            Some(member) if member.revoked.is_some() => {
+                refuse(CloseCode::Revoked, "this key was revoked from the fleet")
+            }
+            Some(member) if member.left => {
+                refuse(CloseCode::Left, "this node has left the fleet; it needs a new ticket")
+            }
+            Some(_) if self.paused.contains(peer) => {
+                Err((CloseCode::Paused, format!("{} paused syncing", self.name)))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn hello_said(&mut self, now: Now, peer: NodeId, hello: Hello, fx: &mut Effects) {
+        let judged = if hello.protocol_min > PROTOCOL || hello.protocol_max < PROTOCOL_MIN {
+            let reason = format!(
+                "the peer speaks protocol {} to {}, this node {PROTOCOL_MIN} to {PROTOCOL}",
+                hello.protocol_min, hello.protocol_max
+            );
+            Err((CloseCode::Protocol, reason))
+        } else if hello.fleet != self.fleet {
+            let reason =
+                format!("the peer is of fleet {}, this node of {}", hello.fleet, self.fleet);
+            Err((CloseCode::WrongFleet, reason))
+        } else {
+            self.judge(&peer)
+        };
+        if let Err((code, reason)) = judged {
+            tracing::warn!(%peer, code = code.name(), %reason, "refused a peer");
+            fx.closes.push((peer, code, reason));
+            return;
+        }
+        if !self.exchange.has_greeted(&peer) {
+            self.greet(peer, fx);
+        }
+        self.problems.remove(&peer);
+        tracing::info!(%peer, name = ?hello.name, version = ?hello.version, "peer greeted");
+        let documents = &self.documents;
+        self.exchange.accept(now.monotonic, &peer, hello.frontier, documents, &mut fx.frames);
+    }
+
+    pub(super) fn frame_received(
+        &mut self,
+        now: Now,
+        peer: NodeId,
+        frame: Frame,
+        fx: &mut Effects,
+    ) {
+        if !self.exchange.is_connected(&peer) {
+            return;
+        }
+        let at = now.monotonic;
+        let frame = match frame {
+            Frame::Hello(hello) => return self.hello_said(now, peer, hello, fx),
+            Frame::Join(join) => return self.join_asked(now, peer, join, fx),
+            Frame::Joined { fleet_document } => {
+                return self.joined(now, peer, &fleet_document, fx);
+            }
+            frame => frame,
+        };
+        if !self.exchange.is_greeted(&peer) {
+            let reason = "the peer has not greeted".to_owned();
+            fx.closes.push((peer, CloseCode::Unexpected, reason));
+            return;
+        }
+        match frame {
+            Frame::Links { nodes } => self.exchange.links_told(at, &peer, nodes),
+            Frame::Heads { documents, answer } => {
+                let known = |document: &DocumentId| self.is_of_fleet(document);
+                let theirs = documents.into_iter().filter(|d| known(&d.document)).collect();
+                self.exchange.heads_told(
+                    at,
+                    &peer,
+                    theirs,
+                    answer,
+                    &self.documents,
+                    &mut fx.frames,
+                );
+            }
+            Frame::Want(want) => {
+                self.exchange.wanted(at, &peer, want, &self.documents, &mut fx.frames);
+            }
+            Frame::Check { frontier } => {
+                self.exchange.checked(&peer, frontier, &self.documents, &mut fx.frames);
+            }
+            Frame::Changes { document, changes } => {
+                self.changes_sent(now, peer, document, &changes, fx);
+            }
+            Frame::Sync { document, message } => {
+                if !self.may_write_to(&peer, &document) {
+                    return;
+                }
+                let applied = self.exchange.sync_message_sent(
+                    at,
+                    &peer,
+                    document,
+                    &message,
+                    &mut self.documents,
+                    &mut fx.frames,
+                );
+                self.merged(now, peer, document, applied, fx);
+            }
+            Frame::Snapshot { document, bytes } => {
+                self.snapshot_sent(now, peer, document, bytes, fx);
+            }
+            Frame::Open { .. } | Frame::Hello(_) | Frame::Join(_) | Frame::Joined { .. } => {
+                let reason = "a frame came out of turn".to_owned();
+                fx.closes.push((peer, CloseCode::Unexpected, reason));
+            }
+        }
+    }
+
+    /// Tells whether a document belongs to this fleet, as far as its members are known here.
+    fn is_of_fleet(&self, document: &DocumentId) -> bool {
+        match document {
+            DocumentId::Fleet(fleet) => *fleet == self.fleet,
+            DocumentId::Host { host, .. } => self.members.contains_key(host),
+        }
+    }
+
+    /// Tells whether what the peer sends of a document is taken in at all.
+    fn may_write_to(&self, peer: &NodeId, document: &DocumentId) -> bool {
+        let reads_only = self.members.get(peer).is_none_or(|member| member.role == Role::Reader);
+        if reads_only {
+            tracing::debug!(%peer, %document, "ignored what a reader sent");
+        }
+        !reads_only && self.is_of_fleet(document)
+    }
+
+    fn changes_sent(
+        &mut self,
+        now: Now,
+        peer: NodeId,
+        document: DocumentId,
+        changes: &[Vec<u8>],
+        fx: &mut Effects,
+    ) {
+        if !self.may_write_to(&peer, &document) {
+            return;
+        }
+        let applied = self.exchange.changes_sent(
+            now.monotonic,
+            &peer,
+            document,
+            changes,
+            &mut self.documents,
+            &mut fx.frames,
+        );
+        self.merged(now, peer, document, applied, fx);
+    }
+
+    fn merged(
+        &mut self,
+        now: Now,
+        peer: NodeId,
+        document: DocumentId,
+        applied: Result<Applied, ApplyError>,
+        fx: &mut Effects,
+    ) {
+        match applied {
+            Ok(applied) => self.absorb(now, document, &applied, Some(peer), fx),
+            Err(error) => self.contain(peer, document, &error, fx),
+        }
+    }
+
+    /// Cuts off a peer whose bytes did not become part of a document.
+    fn contain(
+        &mut self,
+        peer: NodeId,
+        document: DocumentId,
+        error: &ApplyError,
+        fx: &mut Effects,
+    ) {
+        tracing::warn!(%peer, %document, %error, "closing the link to a peer for what it sent");
+        match error {
+            // The peer is far ahead; the comparison of frontiers asks for what is missing.
+            ApplyError::TooManyOrphans { .. } => return,
+            ApplyError::Panicked { .. } => {
+                self.documents.remove(&document);
+                fx.reloads.push(document);
+            }
+            ApplyError::Refused { .. }
+            | ApplyError::Unreadable { .. }
+            | ApplyError::Misnamed { .. } => {}
+        }
+        fx.closes.push((peer, CloseCode::Hostile, error.to_string()));
+    }
+
+    fn snapshot_sent(
+        &mut self,
+        now: Now,
+        peer: NodeId,
+        id: DocumentId,
+        bytes: Vec<u8>,
+        fx: &mut Effects,
+    ) {
+        let at = now.monotonic;
+        if !self.may_write_to(&peer, &id) || id == self.own_document() {
+            self.exchange.fetched(at, &id, &mut fx.frames);
+            return;
+        }
+        if let Some(document) = self.documents.get_mut(&id) {
+            let merged = document.merge_saved(&bytes);
+            self.merged(now, peer, id, merged, fx);
+        } else {
+            match Document::adopt(id, self.actor.clone(), &bytes) {
+                Ok(document) => self.adopted(now, peer, document, bytes, fx),
+                Err(error) => self.contain(peer, id, &error, fx),
+            }
+        }
+        self.exchange.fetched(at, &id, &mut fx.frames);
+        self.exchange.catch_up_with(at, &peer, &id, &self.documents, &mut fx.frames);
+    }
+
+    /// Takes a document over that this node had nothing of.
+    fn adopted(
+        &mut self,
+        now: Now,
+        peer: NodeId,
+        document: Document,
+        bytes: Vec<u8>,
+        fx: &mut Effects,
+    ) {
+        let id = document.id();
+        let mut touched = view::Touched::default();
+        if let Some(host) = id.host() {
+            read_all(&document, host, &mut touched);
+        }
+        self.documents.insert(id, document);
+        fx.writes.push(Write::Snapshot { document: id, bytes });
+        let authors = id.host().map(|host| host.fingerprint()).into_iter().collect();
+        self.publish(now, touched, Some(peer), authors, fx);
+        self.exchange.adopted(now.monotonic, &peer, &self.documents, &mut fx.frames);
+    }
+
+    /// Takes back a document that was thrown away, as the store has it.
+    pub(super) fn document_reloaded(&mut self, now: Now, stored: StoredDocument, fx: &mut Effects) {
+        let id = stored.id;
+        let mut touched = view::Touched::default();
+        match self.load(stored, &mut touched) {
+            Ok(()) => {
+                tracing::info!(document = %id, "rebuilt the document from the store");
+                self.read_members();
+                self.publish(now, touched, None, BTreeSet::new(), fx);
+                self.host_work.look_again();
+            }
+            Err(error) => tracing::error!(document = %id, %error, "can't rebuild the document"),
+        }
+    }
+}

@@ -1,0 +1,430 @@
+//! Owns the replica as one state machine: inputs go in, effects come out.
+//!
+//! Must not do any of what it asks for. Invariants: a local commit and a remote merge take the
+//! same path once the document has changed, so there is one place that publishes; work that is
+//! due is found again from the view, never kept in a queue that can be lost.
+
+mod bridge;
+mod carry_out;
+mod execute;
+mod fleet;
+mod links;
+mod names;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use automerge::{ActorId, Automerge};
+
+use super::{
+    diff::{self, Cause, CauseKind, Diff},
+    digest::Digest,
+    document::{self, Applied, ApplyError, Document, Touched},
+    effect::{
+        DialTarget, Effects, Input, Now, Publication, Startup, Stored, StoredDocument, Write,
+    },
+    ids::{ChangeHash, Cursor, DocumentId, Fingerprint, FleetId, NodeId, StartId},
+    invite::StoredInvite,
+    record::{Member, Role, Session, Workspace},
+    sync::{Documents, Exchange, frontier},
+    view::{self, View},
+};
+use carry_out::HostWork;
+use fleet::Joining;
+
+/// The epoch in which a host begins; a rewrite of its document would count it up.
+const EPOCH_FIRST: u32 = 0;
+
+/// Explains why a replica can't start from what was stored.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A document can't be read back.
+    #[error(transparent)]
+    Document(#[from] ApplyError),
+}
+
+/// One node's copy of everything the fleet agrees on.
+///
+/// [`Replica::open`] starts it, [`Replica::handle`] is its only way in, [`Replica::due`] tells when
+/// to call again; the rest only reads.
+#[derive(Debug)]
+pub struct Replica {
+    node: NodeId,
+    name: String,
+    addresses: BTreeSet<String>,
+    start: StartId,
+    actor: ActorId,
+    /// Makes ids; the same seed gives the same ids.
+    random: fastrand::Rng,
+    fleet: FleetId,
+    documents: Documents,
+    view: View,
+    members: BTreeMap<NodeId, Member>,
+    authors: BTreeMap<Fingerprint, NodeId>,
+    paused: BTreeSet<NodeId>,
+    invites: BTreeMap<[u8; 32], StoredInvite>,
+    cursor: Cursor,
+    exchange: Exchange,
+    host_work: HostWork,
+    joining: Option<Joining>,
+    dials: Vec<DialTarget>,
+    /// Why there is no link to a peer, where that is known.
+    problems: BTreeMap<NodeId, String>,
+}
+
+/// A member other than this node, as [`Replica::peers`] tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerView {
+    /// What the fleet document says of it.
+    pub member: Member,
+    /// Whether a link is up and both have greeted.
+    pub connected: bool,
+    /// Whether this node has paused syncing with it.
+    pub paused: bool,
+    /// Whether both are known to hold the same.
+    pub in_sync: bool,
+    /// Why there is no link, where that is known.
+    pub problem: Option<String>,
+}
+
+impl Replica {
+    /// Starts a replica from what was stored; on a first start, with a fleet of its own.
+    pub fn open(startup: Startup, stored: Stored, now: Now) -> Result<(Self, Effects), OpenError> {
+        let actor = document::actor(&startup.node, startup.start);
+        let cursor = stored.cursor.unwrap_or(Cursor { sequence: 0, start: startup.start });
+        let mut replica = Self {
+            node: startup.node,
+            name: startup.name,
+            addresses: BTreeSet::new(),
+            start: startup.start,
+            actor,
+            random: fastrand::Rng::with_seed(startup.seed),
+            fleet: FleetId([0; 16]),
+            documents: Documents::new(),
+            view: View::new(),
+            members: BTreeMap::new(),
+            authors: BTreeMap::new(),
+            paused: stored.paused,
+            invites: stored.invites.into_iter().collect(),
+            cursor,
+            exchange: Exchange::new(startup.node),
+            host_work: HostWork::new(startup.undo_window),
+            joining: None,
+            dials: Vec::new(),
+            problems: BTreeMap::new(),
+        };
+        let mut fx = Effects::default();
+        let mut touched = view::Touched::default();
+        for document in stored.documents {
+            replica.load(document, &mut touched)?;
+        }
+        match stored.fleet {
+            Some(fleet) => replica.fleet = fleet,
+            None => replica.found_fleet(now, &mut fx),
+        }
+        if !replica.documents.contains_key(&replica.own_document()) {
+            let (document, applied) = Document::create_host(
+                replica.node,
+                EPOCH_FIRST,
+                replica.actor.clone(),
+                now.wall_ms,
+            );
+            replica.documents.insert(document.id(), document);
+            replica.record(replica.own_document(), &applied, &mut fx);
+        }
+        let changes = replica.view.apply(touched);
+        replica.host_work.note(now.monotonic, &replica.node, &changes);
+        if stored.cursor.is_none() || stored.digest.is_some_and(|d| d != replica.view.digest()) {
+            // What the cursors given out before lead to is not this view: none of them may stay.
+            replica.cursor.sequence += u64::from(stored.cursor.is_some());
+            replica.cursor.start = replica.start;
+            fx.writes.push(Write::ResetJournal { cursor: replica.cursor });
+        }
+        replica.read_members();
+        replica.settle(now, &mut fx);
+        Ok((replica, fx))
+    }
+
+    fn load(
+        &mut self,
+        stored: StoredDocument,
+        touched: &mut view::Touched,
+    ) -> Result<(), ApplyError> {
+        let StoredDocument { id, snapshot, changes } = stored;
+        let document = Document::load(id, self.actor.clone(), snapshot.as_deref(), &changes)?;
+        if let Some(host) = id.host() {
+            read_all(&document, host, touched);
+        }
+        self.documents.insert(id, document);
+        Ok(())
+    }
+
+    /// Takes one input in and tells what is to be done about it.
+    pub fn handle(&mut self, now: Now, input: Input) -> Effects {
+        let mut fx = Effects::default();
+        match input {
+            Input::Requested { request, command } => self.execute(now, request, command, &mut fx),
+            Input::PeerConnected { peer } => self.peer_connected(peer, &mut fx),
+            Input::PeerLost { peer, code, reason } => {
+                self.peer_lost(now, peer, code, reason, &mut fx);
+            }
+            Input::DialFailed { peer, reason } => self.dial_failed(peer, reason),
+            Input::FrameReceived { peer, frame } => self.frame_received(now, peer, frame, &mut fx),
+            Input::PeerDrained { peer } => {
+                self.exchange.drained(&peer, &self.documents, &mut fx.frames);
+            }
+            Input::TeardownEnded { workspace, incarnation, outcome } => {
+                self.teardown_ended(now, workspace, incarnation, outcome, &mut fx);
+            }
+            Input::DocumentReloaded(stored) => self.document_reloaded(now, stored, &mut fx),
+            Input::TimePassed => {}
+        }
+        self.settle(now, &mut fx);
+        fx
+    }
+
+    /// Does everything that has become due; cheap when nothing has.
+    fn settle(&mut self, now: Now, fx: &mut Effects) {
+        self.carry_out(now, fx);
+        self.join_timed_out(now, fx);
+        self.exchange.time_passed(now.monotonic, &self.documents, &mut fx.frames);
+        let dials = self.dial_targets();
+        if dials != self.dials {
+            fx.dials = Some(dials.clone());
+            self.dials = dials;
+        }
+    }
+
+    /// Returns when [`Input::TimePassed`] has something to do next, by the monotonic clock.
+    pub fn due(&self) -> Option<Duration> {
+        let joining = self.joining.as_ref().map(|joining| joining.until);
+        [self.exchange.due(), self.host_work.due(), joining].into_iter().flatten().min()
+    }
+
+    /// Takes what a document has gained through the view to the subscribers, the store and the
+    /// peers: the one path of every commit and every merge.
+    fn absorb(
+        &mut self,
+        now: Now,
+        id: DocumentId,
+        applied: &Applied,
+        from: Option<NodeId>,
+        fx: &mut Effects,
+    ) {
+        if applied.changes.is_empty() {
+            return;
+        }
+        self.record(id, applied, fx);
+        self.exchange.push(
+            now.monotonic,
+            id,
+            &applied.changes,
+            from,
+            &self.authors,
+            &mut fx.frames,
+        );
+        match id {
+            DocumentId::Fleet(_) => self.members_changed(fx),
+            DocumentId::Host { host, .. } => {
+                let touched = self.read_touched(id, host, &applied.touched);
+                let authors = applied.changes.iter().map(|change| change.author);
+                self.publish(now, touched, from, authors.collect(), fx);
+            }
+        }
+    }
+
+    /// Derives what follows from what the documents now say, and publishes the difference.
+    fn publish(
+        &mut self,
+        now: Now,
+        touched: view::Touched,
+        from: Option<NodeId>,
+        authors: BTreeSet<Fingerprint>,
+        fx: &mut Effects,
+    ) {
+        let own_touched = touched.workspaces.keys().any(|key| key.host == self.node);
+        let changes = self.view.apply(touched);
+        self.host_work.note(now.monotonic, &self.node, &changes);
+        if own_touched {
+            // What people ask for after a failed teardown does not show in the record.
+            self.host_work.look_again();
+        }
+        let events = diff::between(&changes);
+        if events.is_empty() {
+            return;
+        }
+        let authors = authors.iter().filter_map(|author| self.authors.get(author).copied());
+        let previous = self.cursor;
+        self.cursor = Cursor { sequence: previous.sequence + 1, start: self.start };
+        let diff = Diff {
+            cursor: self.cursor,
+            previous,
+            digest: self.view.digest(),
+            cause: Cause {
+                kind: if from.is_some() { CauseKind::Merge } else { CauseKind::Local },
+                peer: from,
+                authors: authors.collect(),
+                at: now.wall_ms,
+            },
+            events,
+        };
+        let body: Arc<str> =
+            serde_json::to_string(&diff).expect("a diff has only string keys").into();
+        fx.writes.push(Write::Journal { cursor: self.cursor, body: body.clone() });
+        fx.diffs.push(Publication { diff, body });
+    }
+
+    fn record(&self, document: DocumentId, applied: &Applied, fx: &mut Effects) {
+        fx.writes.extend(
+            applied
+                .changes
+                .iter()
+                .map(|change| Write::Change { document, bytes: change.bytes.clone() }),
+        );
+    }
+
+    fn read_touched(
+        &self,
+        id: DocumentId,
+        host: NodeId,
+        touched: &BTreeSet<Touched>,
+    ) -> view::Touched {
+        let mut read = view::Touched::default();
+        let Some(document) = self.documents.get(&id) else { return read };
+        for record in touched {
+            match record {
+                Touched::Session(id) => {
+                    read.sessions.insert(session_key(host, id), document.session(id));
+                }
+                Touched::Workspace(id) => {
+                    read.workspaces.insert(workspace_key(host, id), document.workspace(id));
+                }
+                Touched::Member(_) => {}
+            }
+        }
+        read
+    }
+
+    /// Returns the cursor of the present view.
+    pub fn cursor(&self) -> Cursor {
+        self.cursor
+    }
+
+    /// Returns the digest of the present view.
+    pub fn digest(&self) -> Digest {
+        self.view.digest()
+    }
+
+    /// Returns the present view.
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Returns all sessions and workspaces, to be published whole.
+    pub fn records(&self) -> (Vec<Arc<Session>>, Vec<Arc<Workspace>>) {
+        let workspaces = self.view.workspaces().map(|entry| entry.record.clone());
+        (self.view.sessions().cloned().collect(), workspaces.collect())
+    }
+
+    /// Returns this node's key.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// Returns the fleet that this node belongs to.
+    pub fn fleet(&self) -> FleetId {
+        self.fleet
+    }
+
+    /// Returns what people call this machine.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns how many peers have greeted.
+    pub fn link_count(&self) -> u64 {
+        self.exchange.greeted().len() as u64
+    }
+
+    /// Returns what this node may do in its fleet.
+    pub fn role(&self) -> Role {
+        self.members.get(&self.node).map_or(Role::Reader, |member| member.role)
+    }
+
+    /// Lists the documents with their heads and how many changes each is made of.
+    pub fn document_heads(&self) -> Vec<(DocumentId, Vec<ChangeHash>, u64)> {
+        self.documents
+            .iter()
+            .map(|(id, document)| (*id, document.heads(), document.change_count()))
+            .collect()
+    }
+
+    /// Returns SHA-256 over the sorted `(document, heads)` list: equal on replicas that hold the
+    /// same.
+    pub fn frontier(&self) -> [u8; 32] {
+        frontier(&self.documents)
+    }
+
+    /// Returns a copy of a document to be saved, and verified, elsewhere than on the loop.
+    pub fn document_copy(&self, id: &DocumentId) -> Option<Automerge> {
+        self.documents.get(id).map(Document::to_automerge)
+    }
+
+    /// Reads every record of every document anew: what the view must equal.
+    pub fn reread(&self) -> View {
+        let mut touched = view::Touched::default();
+        for (id, document) in &self.documents {
+            if let Some(host) = id.host() {
+                read_all(document, host, &mut touched);
+            }
+        }
+        let mut view = View::new();
+        view.apply(touched);
+        view
+    }
+
+    /// Lists the members other than this node, former ones only while they are revoked.
+    pub fn peers(&self) -> Vec<PeerView> {
+        let frontier = self.frontier();
+        self.members
+            .values()
+            .filter(|member| member.node != self.node && !member.left)
+            .map(|member| PeerView {
+                connected: self.exchange.is_greeted(&member.node),
+                paused: self.paused.contains(&member.node),
+                in_sync: self.exchange.is_in_sync(&member.node, &frontier),
+                problem: self.problems.get(&member.node).cloned(),
+                member: member.clone(),
+            })
+            .collect()
+    }
+
+    /// Returns how often two replicas were found to differ with nothing on the way.
+    pub fn sync_repairs_total(&self) -> u64 {
+        self.exchange.repairs_total()
+    }
+
+    fn own_document(&self) -> DocumentId {
+        DocumentId::Host { host: self.node, epoch: EPOCH_FIRST }
+    }
+}
+
+fn read_all(document: &Document, host: NodeId, touched: &mut view::Touched) {
+    for id in document.session_ids() {
+        touched.sessions.insert(session_key(host, &id), document.session(&id));
+    }
+    for id in document.workspace_ids() {
+        touched.workspaces.insert(workspace_key(host, &id), document.workspace(&id));
+    }
+}
+
+fn session_key(host: NodeId, id: &super::ids::SessionId) -> super::record::SessionKey {
+    super::record::SessionKey { host, id: id.clone() }
+}
+
+fn workspace_key(host: NodeId, id: &super::ids::WorkspaceId) -> super::record::WorkspaceKey {
+    super::record::WorkspaceKey { host, id: id.clone() }
+}

@@ -1,1 +1,0 @@
-//! Owns (to be written): sync.

@@ -1,0 +1,229 @@
+//! Owns bringing two replicas of a document together: what exactly is missing if one side knows
+//! the other's heads, the whole document for who has none, automerge's sync protocol else.
+//!
+//! Must not decide which documents belong to the fleet: its caller does. Invariant: an answer is
+//! not given twice to the same question while it may still be on its way.
+
+use std::time::Duration;
+
+use super::{
+    super::{
+        document::{Applied, ApplyError},
+        effect::Outgoing,
+        ids::{ChangeHash, DocumentId, NodeId},
+    },
+    ANSWER_WITHIN, Documents, Exchange, FETCHES_MAX, Out, Progress, all_heads, push, to,
+};
+use crate::wire::{DocumentHeads, Frame};
+
+/// Tells whether the same was said so lately that its effect may be on its way.
+fn is_recent(
+    said: Option<&(Vec<ChangeHash>, Duration)>,
+    heads: &[ChangeHash],
+    now: Duration,
+) -> bool {
+    said.is_some_and(|(said, at)| said == heads && *at + ANSWER_WITHIN > now)
+}
+
+impl Exchange {
+    /// Compares where a peer's documents stand with ours.
+    ///
+    /// After a greeting, what the peer lacks is sent at once; later, each side only notes what it
+    /// lacks itself, since the rest may be on its way.
+    pub fn heads_told(
+        &mut self,
+        now: Duration,
+        peer: &NodeId,
+        theirs: Vec<DocumentHeads>,
+        answer: bool,
+        documents: &Documents,
+        out: &mut Out,
+    ) {
+        let Some(link) = self.links.get_mut(peer).filter(|link| link.greeted) else { return };
+        let greeting = std::mem::take(&mut link.awaits_heads);
+        for DocumentHeads { document: id, heads } in theirs {
+            let Some(document) = documents.get(&id) else {
+                link.lacking.insert(id);
+                continue;
+            };
+            let progress = link.documents.entry(id).or_default();
+            let ours = document.heads();
+            if ours == heads {
+                progress.suspect = None;
+            } else if !document.has_all(&heads) {
+                if greeting {
+                    progress.wanted = Some((ours.clone(), now));
+                    out.push(to(peer, Frame::Want(DocumentHeads { document: id, heads: ours })));
+                } else if progress.suspect.as_ref().is_none_or(|(known, _)| *known != heads) {
+                    progress.suspect = Some((heads, now));
+                }
+            } else if greeting {
+                let missing = document.changes_since(&heads);
+                progress.answered = Some((heads, now));
+                link.traffic_at = Some(now);
+                out.extend(push::frames(id, missing).into_iter().map(|frame| to(peer, frame)));
+            }
+        }
+        if answer {
+            out.push(to(peer, Frame::Heads { documents: all_heads(documents), answer: false }));
+        }
+        self.fetch(now, out);
+    }
+
+    /// Asks for documents that this node has nothing of, a few at a time, each of one peer.
+    pub fn fetch(&mut self, now: Duration, out: &mut Out) {
+        for (peer, link) in &self.links {
+            for id in &link.lacking {
+                if self.fetching.len() >= FETCHES_MAX {
+                    return;
+                }
+                if !self.fetching.contains_key(id) {
+                    self.fetching.insert(*id, (*peer, now));
+                    let nothing = DocumentHeads { document: *id, heads: Vec::new() };
+                    out.push(to(peer, Frame::Want(nothing)));
+                }
+            }
+        }
+    }
+
+    /// Asks for what a peer has gained since it saved the document that was just taken over.
+    pub fn catch_up_with(
+        &mut self,
+        now: Duration,
+        peer: &NodeId,
+        id: &DocumentId,
+        documents: &Documents,
+        out: &mut Out,
+    ) {
+        let (Some(link), Some(document)) = (self.links.get_mut(peer), documents.get(id)) else {
+            return;
+        };
+        let ours = document.heads();
+        link.documents.entry(*id).or_default().wanted = Some((ours.clone(), now));
+        out.push(to(peer, Frame::Want(DocumentHeads { document: *id, heads: ours })));
+    }
+
+    /// Tells the others that a document is here now which they may lack.
+    pub fn adopted(&mut self, now: Duration, from: &NodeId, documents: &Documents, out: &mut Out) {
+        let others: Vec<NodeId> = self.greeted().into_iter().filter(|peer| peer != from).collect();
+        for link in self.links.values_mut() {
+            link.traffic_at = Some(now);
+        }
+        if !others.is_empty() {
+            let documents = all_heads(documents);
+            out.push(Outgoing { to: others, frame: Frame::Heads { documents, answer: false } });
+        }
+    }
+
+    /// Notes that a document which was lacking is here, or will never be.
+    pub fn fetched(&mut self, now: Duration, id: &DocumentId, out: &mut Out) {
+        self.fetching.remove(id);
+        self.links.values_mut().for_each(|link| {
+            link.lacking.remove(id);
+        });
+        self.fetch(now, out);
+    }
+
+    /// Answers a peer that lacks something of a document.
+    pub fn wanted(
+        &mut self,
+        now: Duration,
+        peer: &NodeId,
+        want: DocumentHeads,
+        documents: &Documents,
+        out: &mut Out,
+    ) {
+        let DocumentHeads { document: id, heads } = want;
+        let Some(link) = self.links.get_mut(peer).filter(|link| link.greeted) else { return };
+        let Some(document) = documents.get(&id) else { return };
+        let progress = link.documents.entry(id).or_default();
+        if heads.is_empty() {
+            if !is_recent(progress.answered.as_ref(), &heads, now) {
+                progress.answered = Some((heads, now));
+                out.push(to(peer, Frame::Snapshot { document: id, bytes: document.save() }));
+            }
+        } else if document.has_all(&heads) {
+            if !is_recent(progress.answered.as_ref(), &heads, now) {
+                let missing = document.changes_since(&heads);
+                progress.answered = Some((heads, now));
+                out.extend(push::frames(id, missing).into_iter().map(|frame| to(peer, frame)));
+            }
+        } else if self.node < *peer {
+            let under_way =
+                progress.repair.as_ref().is_some_and(|(_, at)| *at + ANSWER_WITHIN > now);
+            if !under_way {
+                let mut state = automerge::sync::State::new();
+                if let Some(message) = document.next_sync_message(&mut state) {
+                    out.push(to(peer, Frame::Sync { document: id, message }));
+                }
+                progress.repair = Some((state, now));
+            }
+        } else {
+            let ours = document.heads();
+            if !is_recent(progress.wanted.as_ref(), &ours, now) {
+                progress.wanted = Some((ours.clone(), now));
+                out.push(to(peer, Frame::Want(DocumentHeads { document: id, heads: ours })));
+            }
+        }
+        link.traffic_at = Some(now);
+    }
+
+    /// Takes in changes that a peer sent.
+    ///
+    /// Errors as [`Document::apply`](super::super::document::Document::apply).
+    pub fn changes_sent(
+        &mut self,
+        now: Duration,
+        peer: &NodeId,
+        id: DocumentId,
+        changes: &[Vec<u8>],
+        documents: &mut Documents,
+        out: &mut Out,
+    ) -> Result<Applied, ApplyError> {
+        let Some(link) = self.links.get_mut(peer).filter(|link| link.greeted) else {
+            return Ok(Applied::default());
+        };
+        let Some(document) = documents.get_mut(&id) else {
+            link.lacking.insert(id);
+            self.fetch(now, out);
+            return Ok(Applied::default());
+        };
+        let applied = document.apply(changes)?;
+        let progress = link.documents.entry(id).or_default();
+        let missing = document.missing();
+        if !missing.is_empty() && progress.suspect.is_none() {
+            progress.suspect = Some((missing, now));
+        }
+        Ok(applied)
+    }
+
+    /// Takes in a message of automerge's sync protocol and answers it.
+    ///
+    /// Errors as [`Document::apply`](super::super::document::Document::apply).
+    pub fn sync_message_sent(
+        &mut self,
+        now: Duration,
+        peer: &NodeId,
+        id: DocumentId,
+        message: &[u8],
+        documents: &mut Documents,
+        out: &mut Out,
+    ) -> Result<Applied, ApplyError> {
+        let Some(link) = self.links.get_mut(peer).filter(|link| link.greeted) else {
+            return Ok(Applied::default());
+        };
+        let Some(document) = documents.get_mut(&id) else { return Ok(Applied::default()) };
+        let Progress { repair, .. } = link.documents.entry(id).or_default();
+        let (mut state, _) = repair.take().unwrap_or_else(|| (automerge::sync::State::new(), now));
+        let applied = document.receive_sync_message(&mut state, message)?;
+        if let Some(message) = document.next_sync_message(&mut state) {
+            out.push(to(peer, Frame::Sync { document: id, message }));
+        }
+        let theirs = state.their_heads.as_deref().unwrap_or_default();
+        let done = theirs.len() == document.heads().len()
+            && theirs.iter().zip(document.heads()).all(|(theirs, ours)| theirs.0 == ours.0);
+        *repair = (!done).then_some((state, now));
+        link.traffic_at = Some(now);
+        Ok(applied)
+    }
+}

@@ -1,0 +1,297 @@
+//! Owns what is known of each peer and each document between the two: greeting, catching up,
+//! pushing, and noticing what was lost.
+//!
+//! Must not know the view, nor what a document says. Invariant: each side is responsible for
+//! noticing what *it* lacks and asks for it; nothing stays different silently.
+
+mod catch_up;
+mod push;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    document::Document,
+    effect::Outgoing,
+    ids::{ChangeHash, DocumentId, NodeId},
+};
+use crate::wire::{DocumentHeads, Frame};
+
+/// How long a link is idle after traffic before the frontiers are compared: longer than a relay
+/// takes, short enough that nobody sees what a lost push would have shown.
+pub const CHECK_IDLE: Duration = Duration::from_millis(300);
+/// How long frontiers are not compared at most.
+pub const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+/// How long a change of a peer may be unknown here before it is asked for: it may be on its way
+/// from its author.
+pub const SUSPECT_AFTER: Duration = Duration::from_millis(800);
+/// How long an answer is awaited before the same is asked, or answered, again.
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// How long a document is awaited whole before it is asked for again.
+pub const FETCH_WITHIN: Duration = Duration::from_secs(30);
+/// How many documents are asked for whole at once: enough to keep a link busy, few enough that
+/// they fit its send queue.
+pub const FETCHES_MAX: usize = 4;
+
+/// All documents that this node holds.
+pub type Documents = BTreeMap<DocumentId, Document>;
+
+/// What is known of all peers.
+#[derive(Debug)]
+pub struct Exchange {
+    node: NodeId,
+    links: BTreeMap<NodeId, Link>,
+    /// Documents that were asked for whole: of whom and when.
+    fetching: BTreeMap<DocumentId, (NodeId, Duration)>,
+    repairs_total: u64,
+}
+
+/// What is known of one peer while the link to it is up.
+#[derive(Debug, Default)]
+struct Link {
+    /// The frontier that was told in our own greeting, once it was sent.
+    greeted_with: Option<[u8; 32]>,
+    /// Whether the peer's greeting was accepted.
+    greeted: bool,
+    /// Whether the next heads are those of a greeting that found a difference.
+    awaits_heads: bool,
+    their_frontier: Option<[u8; 32]>,
+    their_links: BTreeSet<NodeId>,
+    documents: BTreeMap<DocumentId, Progress>,
+    /// Documents that the peer has and we don't.
+    lacking: BTreeSet<DocumentId>,
+    /// When something last went over the link that is not yet followed by a comparison.
+    traffic_at: Option<Duration>,
+    checked_at: Duration,
+}
+
+/// What is under way about one document with one peer.
+#[derive(Debug, Default)]
+struct Progress {
+    /// The heads for which everything since was sent, and when.
+    answered: Option<(Vec<ChangeHash>, Duration)>,
+    /// Our heads with which the rest was last asked for, and when.
+    wanted: Option<(Vec<ChangeHash>, Duration)>,
+    /// What the peer has and we don't, and since when we know.
+    suspect: Option<(Vec<ChangeHash>, Duration)>,
+    /// Automerge's sync protocol, and when its last message came or went.
+    repair: Option<(automerge::sync::State, Duration)>,
+}
+
+/// Frames to be sent at once, in order.
+pub type Out = Vec<Outgoing>;
+
+impl Exchange {
+    /// Starts with no peers.
+    pub fn new(node: NodeId) -> Self {
+        Self { node, links: BTreeMap::new(), fetching: BTreeMap::new(), repairs_total: 0 }
+    }
+
+    /// Notes that a link is up.
+    pub fn connected(&mut self, peer: NodeId) {
+        self.links.insert(peer, Link::default());
+    }
+
+    /// Notes that a link is down; tells the others.
+    pub fn lost(&mut self, now: Duration, peer: &NodeId, out: &mut Out) {
+        let link = self.links.remove(peer);
+        self.fetching.retain(|_, (of, _)| of != peer);
+        if link.is_some_and(|link| link.greeted) {
+            self.tell_links(out);
+        }
+        self.fetch(now, out);
+    }
+
+    /// Tells whether a link is up.
+    pub fn is_connected(&self, peer: &NodeId) -> bool {
+        self.links.contains_key(peer)
+    }
+
+    /// Tells whether both sides have greeted.
+    pub fn is_greeted(&self, peer: &NodeId) -> bool {
+        self.links.get(peer).is_some_and(|link| link.greeted)
+    }
+
+    /// Tells whether our greeting was sent.
+    pub fn has_greeted(&self, peer: &NodeId) -> bool {
+        self.links.get(peer).is_some_and(|link| link.greeted_with.is_some())
+    }
+
+    /// Lists the peers with a link.
+    pub fn peers(&self) -> impl Iterator<Item = NodeId> {
+        self.links.keys().copied()
+    }
+
+    /// Lists the peers that have greeted.
+    pub fn greeted(&self) -> Vec<NodeId> {
+        self.links.iter().filter(|(_, link)| link.greeted).map(|(peer, _)| *peer).collect()
+    }
+
+    /// Tells whether the peer last told the frontier that this node has now.
+    pub fn is_in_sync(&self, peer: &NodeId, frontier: &[u8; 32]) -> bool {
+        self.links
+            .get(peer)
+            .is_some_and(|link| link.greeted && link.their_frontier.as_ref() == Some(frontier))
+    }
+
+    /// Returns how often two replicas were found to differ with nothing on the way.
+    pub fn repairs_total(&self) -> u64 {
+        self.repairs_total
+    }
+
+    /// Notes that our greeting goes out now, with this frontier.
+    pub fn greet(&mut self, peer: &NodeId, frontier: [u8; 32]) {
+        if let Some(link) = self.links.get_mut(peer) {
+            link.greeted_with = Some(frontier);
+        }
+    }
+
+    /// Accepts a peer's greeting; if the frontiers differ, tells where the documents stand.
+    ///
+    /// What changed here since our own greeting was pushed after it, so the peer's frontier is
+    /// compared with the one that we told.
+    pub fn accept(
+        &mut self,
+        now: Duration,
+        peer: &NodeId,
+        their_frontier: [u8; 32],
+        documents: &Documents,
+        out: &mut Out,
+    ) {
+        let Some(link) = self.links.get_mut(peer) else { return };
+        link.greeted = true;
+        link.their_frontier = Some(their_frontier);
+        link.checked_at = now;
+        if link.greeted_with != Some(their_frontier) {
+            link.awaits_heads = true;
+            out.push(to(peer, Frame::Heads { documents: all_heads(documents), answer: false }));
+        }
+        self.tell_links(out);
+    }
+
+    /// Takes in with whom a peer has links.
+    pub fn links_told(&mut self, now: Duration, peer: &NodeId, nodes: Vec<NodeId>) {
+        if let Some(link) = self.links.get_mut(peer) {
+            // What a lost link would have brought must now be relayed: compare soon.
+            if link.their_links.iter().any(|node| nodes.binary_search(node).is_err()) {
+                link.traffic_at = Some(now);
+            }
+            link.their_links = nodes.into_iter().collect();
+        }
+    }
+
+    fn tell_links(&self, out: &mut Out) {
+        let nodes = self.greeted();
+        if nodes.len() > 1 {
+            out.push(Outgoing { to: nodes.clone(), frame: Frame::Links { nodes } });
+        } else if let [only] = nodes[..] {
+            out.push(to(&only, Frame::Links { nodes }));
+        }
+    }
+
+    /// Compares a peer's frontier with ours; if they differ, both tell where the documents stand.
+    pub fn checked(
+        &mut self,
+        peer: &NodeId,
+        theirs: [u8; 32],
+        documents: &Documents,
+        out: &mut Out,
+    ) {
+        let Some(link) = self.links.get_mut(peer) else { return };
+        link.their_frontier = Some(theirs);
+        if theirs == frontier(documents) {
+            link.documents.values_mut().for_each(|progress| progress.suspect = None);
+        } else {
+            out.push(to(peer, Frame::Heads { documents: all_heads(documents), answer: true }));
+        }
+    }
+
+    /// Tells the peer where the documents stand, after frames to it were dropped.
+    pub fn drained(&mut self, peer: &NodeId, documents: &Documents, out: &mut Out) {
+        let Some(link) = self.links.get_mut(peer).filter(|link| link.greeted) else { return };
+        for progress in link.documents.values_mut() {
+            progress.answered = None;
+            progress.wanted = None;
+            progress.repair = None;
+        }
+        out.push(to(peer, Frame::Heads { documents: all_heads(documents), answer: true }));
+    }
+
+    /// Does what has become due: compares frontiers, asks for what is still unknown.
+    pub fn time_passed(&mut self, now: Duration, documents: &Documents, out: &mut Out) {
+        let mut ours = None;
+        for (peer, link) in self.links.iter_mut().filter(|(_, link)| link.greeted) {
+            for (id, progress) in &mut link.documents {
+                let Some((heads, since)) = &progress.suspect else { continue };
+                if *since + SUSPECT_AFTER > now {
+                    continue;
+                }
+                let Some(document) = documents.get(id) else { continue };
+                if document.has_all(heads) {
+                    progress.suspect = None;
+                    continue;
+                }
+                let heads = heads.clone();
+                progress.suspect = Some((heads, now));
+                progress.wanted = Some((document.heads(), now));
+                self.repairs_total += 1;
+                let stand = DocumentHeads { document: *id, heads: document.heads() };
+                out.push(to(peer, Frame::Want(stand)));
+            }
+            if now >= link.check_due() {
+                link.traffic_at = None;
+                link.checked_at = now;
+                let frontier = *ours.get_or_insert_with(|| frontier(documents));
+                out.push(to(peer, Frame::Check { frontier }));
+            }
+        }
+        self.fetching.retain(|_, (_, since)| *since + FETCH_WITHIN > now);
+        self.fetch(now, out);
+    }
+
+    /// Returns when [`Exchange::time_passed`] has something to do next.
+    pub fn due(&self) -> Option<Duration> {
+        let links = self.links.values().filter(|link| link.greeted);
+        let links = links.flat_map(|link| {
+            let suspects = link.documents.values().filter_map(|progress| {
+                progress.suspect.as_ref().map(|(_, since)| *since + SUSPECT_AFTER)
+            });
+            suspects.chain([link.check_due()])
+        });
+        links.chain(self.fetching.values().map(|(_, since)| *since + FETCH_WITHIN)).min()
+    }
+}
+
+impl Link {
+    fn check_due(&self) -> Duration {
+        let regular = self.checked_at + CHECK_INTERVAL;
+        self.traffic_at.map_or(regular, |at| regular.min(at + CHECK_IDLE))
+    }
+}
+
+/// Returns SHA-256 over the sorted `(document, heads)` list.
+pub fn frontier(documents: &Documents) -> [u8; 32] {
+    let mut hasher = Sha256::new();
+    for (id, document) in documents {
+        let heads = document.heads();
+        hasher.update(id.to_string());
+        hasher.update((heads.len() as u64).to_le_bytes());
+        heads.iter().for_each(|head| hasher.update(head.0));
+    }
+    hasher.finalize().into()
+}
+
+fn all_heads(documents: &Documents) -> Vec<DocumentHeads> {
+    documents
+        .iter()
+        .map(|(id, document)| DocumentHeads { document: *id, heads: document.heads() })
+        .collect()
+}
+
+fn to(peer: &NodeId, frame: Frame) -> Outgoing {
+    Outgoing { to: vec![*peer], frame }
+}

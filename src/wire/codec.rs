@@ -1,0 +1,401 @@
+//! Owns the bytes of each frame, field by field.
+//!
+//! Must not know streams nor what documents hold. Invariant: `decode` gives back what `encode` was
+//! given, and no bytes make it panic.
+
+use super::{
+    DocumentHeads, Frame, Hello, Join,
+    bytes::{Sink, Source},
+    limits::{
+        ADDRESS_BYTES_MAX, ADDRESSES_MAX, CHANGES_MAX, DOCUMENTS_MAX, FRAME_BYTES_MAX, HEADS_MAX,
+        LINKS_MAX, NAME_BYTES_MAX, SNAPSHOT_BYTES_MAX, VERSION_BYTES_MAX,
+    },
+    split::{HEADER_BYTES, Lane},
+};
+use crate::replica::ids::{ChangeHash, DocumentId, FleetId, NodeId, StartId};
+
+/// Explains why a frame has no bytes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EncodeError {
+    /// A field holds more than a peer takes.
+    #[error("`{field}` is {count} long, more than {limit}")]
+    FieldTooLong {
+        /// Which field.
+        field: &'static str,
+        /// Its bytes or items.
+        count: usize,
+        /// How many it may have.
+        limit: usize,
+    },
+    /// The frame as a whole is longer than a peer takes.
+    #[error("a `{kind}` frame is {length} bytes long, more than {limit}")]
+    FrameTooLong {
+        /// The frame's name.
+        kind: &'static str,
+        /// Without its header.
+        length: usize,
+        /// How long it may be.
+        limit: usize,
+    },
+    /// A value has no encoding.
+    #[error("`{field}` can't be encoded")]
+    Invalid {
+        /// Which field.
+        field: &'static str,
+    },
+}
+
+/// Explains why bytes are not a frame.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// There is no frame.
+    #[error("a frame without bytes")]
+    Empty,
+    /// The announced or given length is over the limit.
+    #[error("a frame is {length} bytes long, more than {limit}")]
+    FrameTooLong {
+        /// Without its header.
+        length: usize,
+        /// How long it may be.
+        limit: usize,
+    },
+    /// The bytes end too early.
+    #[error("the frame ends within `{field}`")]
+    Truncated {
+        /// Which field would need more.
+        field: &'static str,
+    },
+    /// A field holds more than is taken.
+    #[error("`{field}` is {count} long, more than {limit}")]
+    FieldTooLong {
+        /// Which field.
+        field: &'static str,
+        /// Its bytes or items, as announced.
+        count: usize,
+        /// How many it may have.
+        limit: usize,
+    },
+    /// A text is not UTF-8.
+    #[error("`{field}` is not UTF-8")]
+    NotText {
+        /// Which field.
+        field: &'static str,
+    },
+    /// The bytes stand for no value of the field.
+    #[error("`{field}` has no valid value")]
+    Invalid {
+        /// Which field.
+        field: &'static str,
+    },
+}
+
+/// What a peer said, as far as this version understands it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decoded {
+    /// A frame of this version.
+    Known(Frame),
+    /// A frame of a newer version; to be skipped.
+    Unknown {
+        /// Its discriminant.
+        kind: u32,
+    },
+}
+
+/// The discriminants, in the order of [`Frame`]'s variants.
+mod kind {
+    pub(super) const OPEN: u32 = 0;
+    pub(super) const HELLO: u32 = 1;
+    pub(super) const JOIN: u32 = 2;
+    pub(super) const JOINED: u32 = 3;
+    pub(super) const LINKS: u32 = 4;
+    pub(super) const HEADS: u32 = 5;
+    pub(super) const WANT: u32 = 6;
+    pub(super) const CHANGES: u32 = 7;
+    pub(super) const SNAPSHOT: u32 = 8;
+    pub(super) const SYNC: u32 = 9;
+    pub(super) const CHECK: u32 = 10;
+}
+
+/// Returns a frame's bytes, its length before it.
+///
+/// # Errors
+///
+/// A field, or the frame as a whole, is longer than a peer takes.
+pub fn encode(frame: &Frame) -> Result<Vec<u8>, EncodeError> {
+    let mut sink = Sink::after(&[0; HEADER_BYTES], size_hint(frame));
+    write(frame, &mut sink)?;
+    let mut bytes = sink.into_bytes();
+    let length = bytes.len() - HEADER_BYTES;
+    let limit = frame.lane().bytes_max();
+    if length > limit {
+        return Err(EncodeError::FrameTooLong { kind: frame.kind(), length, limit });
+    }
+    // Both limits are far below 4 GiB, so the length fits.
+    bytes[..HEADER_BYTES].copy_from_slice(&(length as u32).to_le_bytes());
+    Ok(bytes)
+}
+
+/// Reads a frame from its bytes without the length before it.
+///
+/// Bytes behind a known frame's last field are ignored: a newer version may append fields.
+///
+/// # Errors
+///
+/// The bytes end within a field, a field is over its limit or has no valid value.
+pub fn decode(payload: &[u8]) -> Result<Decoded, DecodeError> {
+    if payload.is_empty() {
+        return Err(DecodeError::Empty);
+    }
+    let mut source = Source::new(payload);
+    let kind = source.u32("kind")?;
+    let lane = if kind == kind::SNAPSHOT { Lane::Snapshot } else { Lane::Link };
+    if payload.len() > lane.bytes_max() {
+        return Err(DecodeError::FrameTooLong { length: payload.len(), limit: lane.bytes_max() });
+    }
+    Ok(read(kind, &mut source)?.map_or(Decoded::Unknown { kind }, Decoded::Known))
+}
+
+/// Returns about how many bytes a frame has, so that a large one is not copied while it grows.
+fn size_hint(frame: &Frame) -> usize {
+    const FIXED_BYTES: usize = 128;
+    const LENGTH_BYTES: usize = 5;
+    FIXED_BYTES
+        + match frame {
+            Frame::Joined { fleet_document } => fleet_document.len(),
+            Frame::Changes { changes, .. } => changes.iter().map(|c| c.len() + LENGTH_BYTES).sum(),
+            Frame::Snapshot { bytes, .. } => bytes.len(),
+            Frame::Sync { message, .. } => message.len(),
+            _ => 0,
+        }
+}
+
+fn write(frame: &Frame, sink: &mut Sink) -> Result<(), EncodeError> {
+    match frame {
+        Frame::Open { start } => {
+            sink.u32(kind::OPEN, "kind")?;
+            sink.array(&start.0);
+        }
+        Frame::Hello(hello) => {
+            sink.u32(kind::HELLO, "kind")?;
+            sink.u16(hello.protocol_min, "hello.protocol_min")?;
+            sink.u16(hello.protocol_max, "hello.protocol_max")?;
+            sink.array(&hello.fleet.0);
+            sink.blob(hello.name.as_bytes(), NAME_BYTES_MAX, "hello.name")?;
+            sink.blob(hello.version.as_bytes(), VERSION_BYTES_MAX, "hello.version")?;
+            sink.u64(hello.features, "hello.features")?;
+            sink.array(&hello.frontier);
+        }
+        Frame::Join(join) => {
+            sink.u32(kind::JOIN, "kind")?;
+            sink.u16(join.protocol_min, "join.protocol_min")?;
+            sink.u16(join.protocol_max, "join.protocol_max")?;
+            sink.array(&join.fleet.0);
+            sink.array(&join.secret);
+            sink.blob(join.name.as_bytes(), NAME_BYTES_MAX, "join.name")?;
+            sink.count(join.addresses.len(), ADDRESSES_MAX, "join.addresses")?;
+            for address in &join.addresses {
+                sink.blob(address.as_bytes(), ADDRESS_BYTES_MAX, "join.addresses")?;
+            }
+        }
+        Frame::Joined { fleet_document } => {
+            sink.u32(kind::JOINED, "kind")?;
+            sink.blob(fleet_document, FRAME_BYTES_MAX, "joined.fleet_document")?;
+        }
+        Frame::Links { nodes } => {
+            sink.u32(kind::LINKS, "kind")?;
+            sink.count(nodes.len(), LINKS_MAX, "links.nodes")?;
+            for node in nodes {
+                sink.array(&node.0);
+            }
+        }
+        Frame::Heads { documents, answer } => {
+            sink.u32(kind::HEADS, "kind")?;
+            sink.count(documents.len(), DOCUMENTS_MAX, "heads.documents")?;
+            for document in documents {
+                write_heads(document, sink, "heads.documents")?;
+            }
+            sink.bool(*answer, "heads.answer")?;
+        }
+        Frame::Want(heads) => {
+            sink.u32(kind::WANT, "kind")?;
+            write_heads(heads, sink, "want")?;
+        }
+        Frame::Changes { document, changes } => {
+            sink.u32(kind::CHANGES, "kind")?;
+            write_document(document, sink, "changes.document")?;
+            sink.count(changes.len(), CHANGES_MAX, "changes.changes")?;
+            for change in changes {
+                sink.blob(change, FRAME_BYTES_MAX, "changes.changes")?;
+            }
+        }
+        Frame::Snapshot { document, bytes } => {
+            sink.u32(kind::SNAPSHOT, "kind")?;
+            write_document(document, sink, "snapshot.document")?;
+            sink.blob(bytes, SNAPSHOT_BYTES_MAX, "snapshot.bytes")?;
+        }
+        Frame::Sync { document, message } => {
+            sink.u32(kind::SYNC, "kind")?;
+            write_document(document, sink, "sync.document")?;
+            sink.blob(message, FRAME_BYTES_MAX, "sync.message")?;
+        }
+        Frame::Check { frontier } => {
+            sink.u32(kind::CHECK, "kind")?;
+            sink.array(frontier);
+        }
+    }
+    Ok(())
+}
+
+fn read(kind: u32, source: &mut Source<'_>) -> Result<Option<Frame>, DecodeError> {
+    let frame = match kind {
+        kind::OPEN => Frame::Open { start: StartId(source.array("open.start")?) },
+        kind::HELLO => Frame::Hello(Hello {
+            protocol_min: source.u16("hello.protocol_min")?,
+            protocol_max: source.u16("hello.protocol_max")?,
+            fleet: FleetId(source.array("hello.fleet")?),
+            name: source.text(NAME_BYTES_MAX, "hello.name")?,
+            version: source.text(VERSION_BYTES_MAX, "hello.version")?,
+            features: source.u64("hello.features")?,
+            frontier: source.array("hello.frontier")?,
+        }),
+        kind::JOIN => Frame::Join(Join {
+            protocol_min: source.u16("join.protocol_min")?,
+            protocol_max: source.u16("join.protocol_max")?,
+            fleet: FleetId(source.array("join.fleet")?),
+            secret: source.array("join.secret")?,
+            name: source.text(NAME_BYTES_MAX, "join.name")?,
+            addresses: {
+                let count = source.count(ADDRESSES_MAX, 1, "join.addresses")?;
+                (0..count)
+                    .map(|_| source.text(ADDRESS_BYTES_MAX, "join.addresses"))
+                    .collect::<Result<_, _>>()?
+            },
+        }),
+        kind::JOINED => Frame::Joined {
+            fleet_document: source.blob(FRAME_BYTES_MAX, "joined.fleet_document")?.to_vec(),
+        },
+        kind::LINKS => {
+            let count = source.count(LINKS_MAX, 32, "links.nodes")?;
+            let nodes = (0..count).map(|_| source.array("links.nodes").map(NodeId));
+            Frame::Links { nodes: nodes.collect::<Result<_, _>>()? }
+        }
+        kind::HEADS => {
+            let count = source.count(DOCUMENTS_MAX, HEADS_BYTES_MIN, "heads.documents")?;
+            let documents = (0..count).map(|_| read_heads(source, "heads.documents"));
+            Frame::Heads {
+                documents: documents.collect::<Result<_, _>>()?,
+                answer: source.bool("heads.answer")?,
+            }
+        }
+        kind::WANT => Frame::Want(read_heads(source, "want")?),
+        kind::CHANGES => {
+            let document = read_document(source, "changes.document")?;
+            let count = source.count(CHANGES_MAX, 1, "changes.changes")?;
+            let changes = (0..count)
+                .map(|_| source.blob(FRAME_BYTES_MAX, "changes.changes").map(<[u8]>::to_vec));
+            Frame::Changes { document, changes: changes.collect::<Result<_, _>>()? }
+        }
+        kind::SNAPSHOT => Frame::Snapshot {
+            document: read_document(source, "snapshot.document")?,
+            bytes: source.blob(SNAPSHOT_BYTES_MAX, "snapshot.bytes")?.to_vec(),
+        },
+        kind::SYNC => Frame::Sync {
+            document: read_document(source, "sync.document")?,
+            message: source.blob(FRAME_BYTES_MAX, "sync.message")?.to_vec(),
+        },
+        kind::CHECK => Frame::Check { frontier: source.array("check.frontier")? },
+        _ => return Ok(None),
+    };
+    Ok(Some(frame))
+}
+
+/// Fewest bytes of a document with its heads: a fleet's without any.
+const HEADS_BYTES_MIN: usize = 18;
+
+fn write_heads(
+    heads: &DocumentHeads,
+    sink: &mut Sink,
+    field: &'static str,
+) -> Result<(), EncodeError> {
+    write_document(&heads.document, sink, field)?;
+    sink.count(heads.heads.len(), HEADS_MAX, field)?;
+    for head in &heads.heads {
+        sink.array(&head.0);
+    }
+    Ok(())
+}
+
+fn read_heads(source: &mut Source<'_>, field: &'static str) -> Result<DocumentHeads, DecodeError> {
+    let document = read_document(source, field)?;
+    let count = source.count(HEADS_MAX, 32, field)?;
+    let heads = (0..count).map(|_| source.array(field).map(ChangeHash));
+    Ok(DocumentHeads { document, heads: heads.collect::<Result<_, _>>()? })
+}
+
+fn write_document(
+    document: &DocumentId,
+    sink: &mut Sink,
+    field: &'static str,
+) -> Result<(), EncodeError> {
+    match document {
+        DocumentId::Fleet(fleet) => {
+            sink.u32(0, field)?;
+            sink.array(&fleet.0);
+        }
+        DocumentId::Host { host, epoch } => {
+            sink.u32(1, field)?;
+            sink.array(&host.0);
+            sink.u32(*epoch, field)?;
+        }
+    }
+    Ok(())
+}
+
+fn read_document(source: &mut Source<'_>, field: &'static str) -> Result<DocumentId, DecodeError> {
+    match source.u32(field)? {
+        0 => Ok(DocumentId::Fleet(FleetId(source.array(field)?))),
+        1 => Ok(DocumentId::Host { host: NodeId(source.array(field)?), epoch: source.u32(field)? }),
+        _ => Err(DecodeError::Invalid { field }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_never_sends_what_its_peer_would_refuse() {
+        let hello = |name: String| {
+            Frame::Hello(Hello {
+                protocol_min: 1,
+                protocol_max: 1,
+                fleet: FleetId([0; 16]),
+                name,
+                version: String::new(),
+                features: 0,
+                frontier: [0; 32],
+            })
+        };
+        let longest = encode(&hello("n".repeat(NAME_BYTES_MAX))).unwrap();
+        assert!(matches!(decode(&longest[HEADER_BYTES..]), Ok(Decoded::Known(_))));
+        assert_eq!(
+            encode(&hello("n".repeat(NAME_BYTES_MAX + 1))).unwrap_err().to_string(),
+            "`hello.name` is 257 long, more than 256"
+        );
+    }
+
+    #[test]
+    fn only_a_snapshot_may_be_longer_than_a_links_frame() {
+        let document = DocumentId::Fleet(FleetId([1; 16]));
+        let bytes = vec![7; FRAME_BYTES_MAX];
+        let sync = Frame::Sync { document, message: bytes.clone() };
+        assert!(matches!(encode(&sync), Err(EncodeError::FrameTooLong { kind: "sync", .. })));
+        let snapshot = Frame::Snapshot { document, bytes };
+        let mut encoded = encode(&snapshot).unwrap();
+        assert_eq!(decode(&encoded[HEADER_BYTES..]), Ok(Decoded::Known(snapshot)));
+        // The same bytes as a sync message are over the limit.
+        encoded[HEADER_BYTES] = kind::SYNC as u8;
+        let refused = decode(&encoded[HEADER_BYTES..]);
+        assert!(matches!(refused, Err(DecodeError::FrameTooLong { limit: FRAME_BYTES_MAX, .. })));
+    }
+}

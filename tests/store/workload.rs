@@ -1,0 +1,191 @@
+//! Owns random programs of writes, and the plain model of what each must leave behind.
+//!
+//! Must not know redb. Invariant: the model is the store's contract, without a disk.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use automerge::{AutoCommit, ROOT, transaction::Transactable};
+use fastrand::Rng;
+use sessionmesh::{
+    replica::{
+        effect::{Stored, Write},
+        ids::{ChangeHash, Cursor, DocumentId, FleetId, NodeId, StartId},
+        invite::StoredInvite,
+        record::Role,
+    },
+    store::{Error, Store, compact},
+};
+
+/// The document whose changes are real, so that it can be compacted.
+pub const REAL: DocumentId = DocumentId::Host { host: NodeId([7; 32]), epoch: 3 };
+
+/// One thing that is asked of a store.
+#[derive(Debug, Clone)]
+pub enum Step {
+    /// To be made durable together.
+    Commit(Vec<Write>),
+    /// [`REAL`], saved as it is at this point of the program.
+    Compact { snapshot: Vec<u8>, heads: Vec<ChangeHash> },
+}
+
+/// A document's snapshot and the changes since.
+type Document = (Option<Vec<u8>>, Vec<Vec<u8>>);
+
+/// All that a store holds, in a form that can be compared.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Contents {
+    pub fleet: Option<FleetId>,
+    pub documents: BTreeMap<DocumentId, Document>,
+    pub paused: BTreeSet<NodeId>,
+    pub invites: BTreeMap<[u8; 32], StoredInvite>,
+    pub cursor: Option<Cursor>,
+    pub digest: Option<String>,
+    pub journal: Vec<(Cursor, String)>,
+}
+
+impl Contents {
+    /// Reads everything.
+    pub fn of(store: &Store) -> Result<Self, Error> {
+        let Stored { fleet, documents, paused, invites, cursor, digest } = store.load()?;
+        let journal = store.journal()?;
+        let documents = documents.into_iter();
+        Ok(Self {
+            fleet,
+            documents: documents
+                .map(|stored| (stored.id, (stored.snapshot, stored.changes)))
+                .collect(),
+            paused,
+            invites: invites.into_iter().collect(),
+            cursor,
+            digest: digest.map(|digest| digest.to_string()),
+            journal: journal
+                .into_iter()
+                .map(|entry| (entry.cursor, entry.body.to_string()))
+                .collect(),
+        })
+    }
+
+    /// Does to the model what `step` does to a store.
+    pub fn apply(&mut self, step: &Step) {
+        match step {
+            Step::Commit(writes) => writes.iter().for_each(|write| self.write(write)),
+            Step::Compact { snapshot, .. } => {
+                self.documents.insert(REAL, (Some(snapshot.clone()), Vec::new()));
+            }
+        }
+    }
+
+    fn write(&mut self, write: &Write) {
+        match write {
+            Write::Change { document, bytes } => {
+                self.documents.entry(*document).or_default().1.push(bytes.clone());
+            }
+            Write::Snapshot { document, bytes } => {
+                self.documents.insert(*document, (Some(bytes.clone()), Vec::new()));
+            }
+            Write::Forget { document } => {
+                self.documents.remove(document);
+            }
+            Write::Journal { cursor, body } => {
+                self.journal.push((*cursor, body.to_string()));
+                self.cursor = Some(*cursor);
+                let body: serde_json::Value = serde_json::from_str(body).expect("a body is JSON");
+                self.digest = body["digest"].as_str().map(str::to_owned);
+            }
+            Write::ResetJournal { cursor } => {
+                self.journal.clear();
+                self.cursor = Some(*cursor);
+                self.digest = None;
+            }
+            Write::Fleet(fleet) => self.fleet = Some(*fleet),
+            Write::Paused { node, paused: true } => {
+                self.paused.insert(*node);
+            }
+            Write::Paused { node, paused: false } => {
+                self.paused.remove(node);
+            }
+            Write::Invite { secret_hash, invite: Some(invite) } => {
+                self.invites.insert(*secret_hash, invite.clone());
+            }
+            Write::Invite { secret_hash, invite: None } => {
+                self.invites.remove(secret_hash);
+            }
+        }
+    }
+}
+
+/// Asks a store for one step.
+pub fn perform(store: &Store, step: &Step) -> Result<(), Error> {
+    match step {
+        Step::Commit(writes) => store.commit(writes).map(drop),
+        Step::Compact { snapshot, heads } => {
+            let plan = store.plan(REAL)?.expect("a step adds a change before each compaction");
+            store.replace(&compact::verify(plan, snapshot.clone(), heads)?).map(drop)
+        }
+    }
+}
+
+/// A journal entry's JSON, as far as the store looks into it.
+pub fn body(number: u64) -> String {
+    format!("{{\"cursor\":\"{number}\",\"digest\":\"{:032x}\",\"events\":[]}}", number * 31)
+}
+
+/// Makes a random program; the same for the same seed.
+pub fn program(seed: u64, steps: usize) -> Vec<Step> {
+    let mut rng = Rng::with_seed(seed);
+    let mut real = AutoCommit::new().with_actor(vec![1; 20].into());
+    let mut sequence = 0;
+    let mut program = Vec::new();
+    while program.len() < steps {
+        let mut writes = vec![real_change(&mut real, &mut rng)];
+        for _ in 0..rng.usize(0..4) {
+            writes.push(random_write(&mut rng, &mut sequence));
+        }
+        program.push(Step::Commit(writes));
+        if rng.u8(..4) == 0 {
+            let heads = real.get_heads().into_iter().map(|head| ChangeHash(head.0)).collect();
+            program.push(Step::Compact { snapshot: real.save(), heads });
+        }
+    }
+    program
+}
+
+fn real_change(real: &mut AutoCommit, rng: &mut Rng) -> Write {
+    real.put(ROOT, format!("key{}", rng.u8(..8)), rng.i64(..)).expect("a put into a map works");
+    let bytes = real.get_last_local_change().expect("there was a put").raw_bytes().to_vec();
+    Write::Change { document: REAL, bytes }
+}
+
+fn random_write(rng: &mut Rng, sequence: &mut u64) -> Write {
+    let document = match rng.u32(..4) {
+        0 => DocumentId::Fleet(FleetId([9; 16])),
+        epoch => DocumentId::Host { host: NodeId([8; 32]), epoch },
+    };
+    let length = rng.usize(1..6_000);
+    let bytes = std::iter::repeat_with(|| rng.u8(..)).take(length).collect();
+    let node = NodeId([rng.u8(..3); 32]);
+    match rng.u8(..10) {
+        0..3 => Write::Change { document, bytes },
+        3 => Write::Snapshot { document, bytes },
+        4 => Write::Forget { document },
+        5 | 6 => {
+            *sequence += 1;
+            let cursor = Cursor { sequence: *sequence, start: StartId([1; 8]) };
+            Write::Journal { cursor, body: body(*sequence).into() }
+        }
+        7 => Write::Paused { node, paused: rng.bool() },
+        8 => {
+            let invite = StoredInvite {
+                role: Role::Member,
+                expires_at: rng.i64(..),
+                redeemed_by: Some(node),
+            };
+            Write::Invite { secret_hash: node.0, invite: rng.bool().then_some(invite) }
+        }
+        _ if rng.bool() => {
+            *sequence += 1;
+            Write::ResetJournal { cursor: Cursor { sequence: *sequence, start: StartId([2; 8]) } }
+        }
+        _ => Write::Fleet(FleetId([rng.u8(..); 16])),
+    }
+}

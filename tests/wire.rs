@@ -1,0 +1,432 @@
+//! The wire format as an outsider would check it: against `proto/golden.json`, against another
+//! implementation, and against bytes that nobody meant to send.
+
+mod confined;
+
+use std::{collections::BTreeSet, time::Duration};
+
+use sessionmesh::{
+    replica::ids::{ChangeHash, DocumentId, FleetId, NodeId, StartId},
+    wire::{
+        CloseCode, DecodeError, Decoded, DocumentHeads, Frame, HEADER_BYTES, Hello, Join, decode,
+        encode, frame_length, limits,
+    },
+};
+
+/// One vector of `proto/golden.json`.
+#[derive(serde::Deserialize)]
+struct Golden {
+    name: String,
+    description: String,
+    hex: String,
+}
+
+fn golden() -> Vec<(Golden, Vec<u8>)> {
+    let vectors: Vec<Golden> =
+        serde_json::from_str(include_str!("../proto/golden.json")).expect("golden.json is JSON");
+    vectors
+        .into_iter()
+        .map(|vector| {
+            let bytes = (0..vector.hex.len())
+                .step_by(2)
+                .map(|at| u8::from_str_radix(&vector.hex[at..at + 2], 16).expect("hex"))
+                .collect();
+            (vector, bytes)
+        })
+        .collect()
+}
+
+/// `[first, first + 1, …]`, so that a swapped byte shows.
+fn run<const N: usize>(first: u8) -> [u8; N] {
+    std::array::from_fn(|at| first.wrapping_add(at as u8))
+}
+
+fn host(epoch: u32) -> DocumentId {
+    DocumentId::Host { host: NodeId(run(0x20)), epoch }
+}
+
+fn fleet() -> DocumentId {
+    DocumentId::Fleet(FleetId(run(0xf0)))
+}
+
+/// The frames of the golden vectors, by name.
+fn frames() -> Vec<(&'static str, Frame)> {
+    vec![
+        ("open", Frame::Open { start: StartId(run(1)) }),
+        (
+            "hello",
+            Frame::Hello(Hello {
+                protocol_min: 1,
+                protocol_max: 1,
+                fleet: FleetId(run(0xf0)),
+                name: "laptop".into(),
+                version: "0.1.0".into(),
+                features: 0,
+                frontier: run(0x80),
+            }),
+        ),
+        (
+            "hello_wide",
+            Frame::Hello(Hello {
+                protocol_min: 250,
+                protocol_max: 251,
+                fleet: FleetId(run(0)),
+                name: "Büro-Rechner".into(),
+                version: String::new(),
+                features: 1 << 40,
+                frontier: [0xff; 32],
+            }),
+        ),
+        (
+            "join",
+            Frame::Join(Join {
+                protocol_min: 1,
+                protocol_max: 65_535,
+                fleet: FleetId(run(0xf0)),
+                secret: run(0x40),
+                name: "box".into(),
+                addresses: vec!["192.0.2.7:7464".into(), "[2001:db8::1]:7464".into()],
+            }),
+        ),
+        ("joined", Frame::Joined { fleet_document: run::<300>(0).to_vec() }),
+        ("links", Frame::Links { nodes: vec![NodeId(run(0x20)), NodeId(run(0x60))] }),
+        ("links_none", Frame::Links { nodes: vec![] }),
+        (
+            "heads",
+            Frame::Heads {
+                documents: vec![
+                    DocumentHeads { document: fleet(), heads: vec![ChangeHash(run(0xa0))] },
+                    DocumentHeads {
+                        document: host(70_000),
+                        heads: vec![ChangeHash(run(0x10)), ChangeHash(run(0xb0))],
+                    },
+                ],
+                answer: true,
+            },
+        ),
+        ("want", Frame::Want(DocumentHeads { document: host(3), heads: vec![] })),
+        (
+            "changes",
+            Frame::Changes {
+                document: host(251),
+                changes: vec![b"first".to_vec(), vec![], vec![0xfb]],
+            },
+        ),
+        ("snapshot", Frame::Snapshot { document: fleet(), bytes: b"saved".to_vec() }),
+        ("sync", Frame::Sync { document: host(u32::MAX), message: vec![0x42, 0, 0, 0, 0] }),
+        ("check", Frame::Check { frontier: run(0x80) }),
+    ]
+}
+
+/// The frames once more, laid out by the derives of bincode and wincode instead of by hand.
+mod mirror {
+    #![allow(clippy::mem_forget, reason = "the code that wincode derives forgets its drop guards")]
+
+    use bincode::{Decode, Encode};
+    use wincode::{SchemaRead, SchemaWrite};
+
+    use super::*;
+
+    #[derive(Debug, Clone, PartialEq, Encode, Decode, SchemaRead, SchemaWrite)]
+    pub enum Document {
+        Fleet([u8; 16]),
+        Host { host: [u8; 32], epoch: u32 },
+    }
+
+    #[derive(Debug, Clone, PartialEq, Encode, Decode, SchemaRead, SchemaWrite)]
+    pub struct Heads {
+        document: Document,
+        heads: Vec<[u8; 32]>,
+    }
+
+    #[derive(Debug, Clone, PartialEq, Encode, Decode, SchemaRead, SchemaWrite)]
+    pub struct Greeting {
+        protocol_min: u16,
+        protocol_max: u16,
+        fleet: [u8; 16],
+        name: String,
+        version: String,
+        features: u64,
+        frontier: [u8; 32],
+    }
+
+    #[derive(Debug, Clone, PartialEq, Encode, Decode, SchemaRead, SchemaWrite)]
+    pub struct Request {
+        protocol_min: u16,
+        protocol_max: u16,
+        fleet: [u8; 16],
+        secret: [u8; 32],
+        name: String,
+        addresses: Vec<String>,
+    }
+
+    #[derive(Debug, Clone, PartialEq, Encode, Decode, SchemaRead, SchemaWrite)]
+    pub enum Mirror {
+        Open { start: [u8; 8] },
+        Hello(Greeting),
+        Join(Request),
+        Joined { fleet_document: Vec<u8> },
+        Links { nodes: Vec<[u8; 32]> },
+        Heads { documents: Vec<Heads>, answer: bool },
+        Want(Heads),
+        Changes { document: Document, changes: Vec<Vec<u8>> },
+        Snapshot { document: Document, bytes: Vec<u8> },
+        Sync { document: Document, message: Vec<u8> },
+        Check { frontier: [u8; 32] },
+    }
+
+    fn to_document(id: DocumentId) -> Document {
+        match id {
+            DocumentId::Fleet(fleet) => Document::Fleet(fleet.0),
+            DocumentId::Host { host, epoch } => Document::Host { host: host.0, epoch },
+        }
+    }
+
+    fn to_heads(of: DocumentHeads) -> Heads {
+        Heads {
+            document: to_document(of.document),
+            heads: of.heads.into_iter().map(|head| head.0).collect(),
+        }
+    }
+
+    impl From<Frame> for Mirror {
+        fn from(frame: Frame) -> Self {
+            match frame {
+                Frame::Open { start } => Self::Open { start: start.0 },
+                Frame::Hello(hello) => Self::Hello(Greeting {
+                    protocol_min: hello.protocol_min,
+                    protocol_max: hello.protocol_max,
+                    fleet: hello.fleet.0,
+                    name: hello.name,
+                    version: hello.version,
+                    features: hello.features,
+                    frontier: hello.frontier,
+                }),
+                Frame::Join(join) => Self::Join(Request {
+                    protocol_min: join.protocol_min,
+                    protocol_max: join.protocol_max,
+                    fleet: join.fleet.0,
+                    secret: join.secret,
+                    name: join.name,
+                    addresses: join.addresses,
+                }),
+                Frame::Joined { fleet_document } => Self::Joined { fleet_document },
+                Frame::Links { nodes } => {
+                    Self::Links { nodes: nodes.into_iter().map(|node| node.0).collect() }
+                }
+                Frame::Heads { documents, answer } => {
+                    Self::Heads { documents: documents.into_iter().map(to_heads).collect(), answer }
+                }
+                Frame::Want(of) => Self::Want(to_heads(of)),
+                Frame::Changes { document: of, changes } => {
+                    Self::Changes { document: to_document(of), changes }
+                }
+                Frame::Snapshot { document: of, bytes } => {
+                    Self::Snapshot { document: to_document(of), bytes }
+                }
+                Frame::Sync { document: of, message } => {
+                    Self::Sync { document: to_document(of), message }
+                }
+                Frame::Check { frontier } => Self::Check { frontier },
+            }
+        }
+    }
+}
+
+#[test]
+fn every_golden_vector_is_the_encoding_of_its_frame_and_reads_back() {
+    let golden = golden();
+    let names: Vec<&str> = golden.iter().map(|(vector, _)| vector.name.as_str()).collect();
+    let expected: Vec<&str> = frames().iter().map(|(name, _)| *name).collect();
+    assert_eq!(names, expected);
+    for ((vector, bytes), (name, frame)) in golden.iter().zip(frames()) {
+        assert!(!vector.description.is_empty(), "{name} has no description");
+        assert_eq!(&encode(&frame).unwrap(), bytes, "{name} is encoded otherwise");
+        let (header, payload) = bytes.split_first_chunk::<HEADER_BYTES>().unwrap();
+        assert_eq!(frame_length(*header, frame.lane()), Ok(payload.len()), "{name}");
+        assert_eq!(decode(payload), Ok(Decoded::Known(frame)), "{name} is decoded otherwise");
+    }
+}
+
+#[test]
+fn every_frame_that_this_version_knows_has_a_golden_vector() {
+    let golden: BTreeSet<u8> = golden().iter().map(|(_, bytes)| bytes[HEADER_BYTES]).collect();
+    let known: BTreeSet<u8> = (0..=250)
+        .filter(|kind| decode(&[*kind]) != Ok(Decoded::Unknown { kind: u32::from(*kind) }))
+        .collect();
+    assert_eq!(golden, known);
+}
+
+#[test]
+fn other_implementations_of_bincode_read_and_write_the_same_bytes() {
+    let wincode = wincode::config::Configuration::default().with_varint_encoding();
+    let bincode = bincode::config::standard();
+    for ((vector, bytes), (_, frame)) in golden().into_iter().zip(frames()) {
+        let payload = &bytes[HEADER_BYTES..];
+        let mirror = mirror::Mirror::from(frame);
+        assert_eq!(
+            wincode::config::deserialize_exact::<mirror::Mirror, _>(payload, wincode).unwrap(),
+            mirror,
+            "{} as wincode reads it",
+            vector.name
+        );
+        assert_eq!(
+            wincode::config::serialize(&mirror, wincode).unwrap(),
+            payload,
+            "{} as wincode writes it",
+            vector.name
+        );
+        assert_eq!(
+            bincode::encode_to_vec(&mirror, bincode).unwrap(),
+            payload,
+            "{} as bincode's derive writes it",
+            vector.name
+        );
+        let (read, used) =
+            bincode::decode_from_slice::<mirror::Mirror, _>(payload, bincode).unwrap();
+        assert_eq!((read, used), (mirror, payload.len()), "{}", vector.name);
+    }
+}
+
+#[test]
+fn a_frame_of_a_newer_version_is_skipped() {
+    assert_eq!(decode(&[11]), Ok(Decoded::Unknown { kind: 11 }));
+    assert_eq!(decode(&[200, 1, 2, 3]), Ok(Decoded::Unknown { kind: 200 }));
+    assert_eq!(decode(&[251, 0x39, 0x30, 9]), Ok(Decoded::Unknown { kind: 12_345 }));
+    assert_eq!(decode(&[253, 0, 0, 0, 0, 1, 0, 0, 0]), Err(DecodeError::Invalid { field: "kind" }));
+}
+
+#[test]
+fn what_a_newer_version_appends_to_a_frame_is_ignored() {
+    for (_, frame) in frames() {
+        let mut payload = encode(&frame).unwrap().split_off(HEADER_BYTES);
+        payload.extend([1, 2, 3]);
+        assert_eq!(decode(&payload), Ok(Decoded::Known(frame)));
+    }
+}
+
+#[test]
+fn a_frame_cut_short_anywhere_is_refused() {
+    for (name, frame) in frames() {
+        let payload = encode(&frame).unwrap().split_off(HEADER_BYTES);
+        for length in 0..payload.len() {
+            let refused = decode(&payload[..length]).unwrap_err();
+            assert!(
+                matches!(refused, DecodeError::Empty | DecodeError::Truncated { .. }),
+                "{name} cut at {length}: {refused}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_count_over_its_limit_is_refused_by_the_fields_name() {
+    // A varint of 2^62 in the place of each count.
+    const HUGE: [u8; 9] = [253, 0, 0, 0, 0, 0, 0, 0, 0x40];
+    let count = 1_usize << 62;
+    let document = [&[0][..], &[0; 16]].concat();
+    for (kind, before, field, limit) in [
+        (1_u8, [&[1, 1][..], &[0; 16]].concat(), "hello.name", limits::NAME_BYTES_MAX),
+        (2, [&[1, 1][..], &[0; 48], &[0]].concat(), "join.addresses", limits::ADDRESSES_MAX),
+        (3, vec![], "joined.fleet_document", limits::FRAME_BYTES_MAX),
+        (4, vec![], "links.nodes", limits::LINKS_MAX),
+        (5, vec![], "heads.documents", limits::DOCUMENTS_MAX),
+        (6, document.clone(), "want", limits::HEADS_MAX),
+        (7, document.clone(), "changes.changes", limits::CHANGES_MAX),
+        (8, document.clone(), "snapshot.bytes", limits::SNAPSHOT_BYTES_MAX),
+        (9, document, "sync.message", limits::FRAME_BYTES_MAX),
+    ] {
+        let payload = [&[kind][..], &before, &HUGE].concat();
+        assert_eq!(decode(&payload), Err(DecodeError::FieldTooLong { field, count, limit }));
+        // As many as are allowed, of which none is there.
+        let mut payload = [&[kind][..], &before, &[252]].concat();
+        payload.extend((limit as u32).to_le_bytes());
+        assert_eq!(decode(&payload), Err(DecodeError::Truncated { field }));
+    }
+}
+
+#[test]
+fn no_bytes_make_the_decoder_panic_or_allocate_much() {
+    const MEMORY_KIB_MAX: u64 = 256 << 10;
+    let name = "no_bytes_make_the_decoder_panic_or_allocate_much";
+    confined::confined(name, MEMORY_KIB_MAX, Duration::from_secs(60), || {
+        let mut random = fastrand::Rng::with_seed(0x5e55_1035);
+        let payloads: Vec<Vec<u8>> = frames()
+            .iter()
+            .map(|(_, frame)| encode(frame).unwrap().split_off(HEADER_BYTES))
+            .collect();
+        let (mut known, mut refused) = (0, 0);
+        for _ in 0..100_000 {
+            let mut payload = random.choice(&payloads).unwrap().clone();
+            for _ in 0..random.usize(1..5) {
+                let at = random.usize(..payload.len());
+                match random.u8(..4) {
+                    0 => payload[at] = random.u8(..),
+                    1 => payload[at] ^= 1 << random.u8(..8),
+                    // Announces 2^16 to 2^128 of whatever is counted here.
+                    2 => payload[at] = random.u8(251..),
+                    _ => payload.insert(at, random.u8(..)),
+                }
+            }
+            match decode(&payload) {
+                Ok(Decoded::Known(frame)) => {
+                    known += 1;
+                    // What was read can be said again.
+                    let again = encode(&frame).unwrap();
+                    assert_eq!(decode(&again[HEADER_BYTES..]), Ok(Decoded::Known(frame)));
+                }
+                Ok(Decoded::Unknown { .. }) => {}
+                Err(_) => refused += 1,
+            }
+        }
+        assert!(known > 1000 && refused > 1000, "{known} read, {refused} refused");
+    });
+}
+
+/// Returns the rows of the table below this heading of `proto/wire.md`, cell by cell.
+fn contract_table(heading: &str) -> Vec<Vec<&'static str>> {
+    let (_, section) = include_str!("../proto/wire.md")
+        .split_once(&format!("\n## {heading}\n"))
+        .expect("the heading is there");
+    let section = section.split("\n## ").next().unwrap_or(section);
+    let rows = section.lines().filter(|line| line.starts_with("| "));
+    rows.skip(1).map(|row| row.trim_matches('|').split('|').map(str::trim).collect()).collect()
+}
+
+#[test]
+fn the_contract_names_every_close_code() {
+    let written: Vec<(String, String)> = contract_table("Close codes")
+        .iter()
+        .map(|row| (row[0].to_owned(), row[1].trim_matches('`').to_owned()))
+        .collect();
+    let known = CloseCode::ALL.map(|code| (code.as_u32().to_string(), code.name().to_owned()));
+    assert_eq!(written, known);
+}
+
+#[test]
+fn the_contract_states_every_limit() {
+    let written: Vec<usize> =
+        contract_table("Limits").iter().map(|row| row[1].parse().unwrap()).collect();
+    let kept = [
+        limits::FRAME_BYTES_MAX,
+        limits::SNAPSHOT_BYTES_MAX,
+        limits::NAME_BYTES_MAX,
+        limits::VERSION_BYTES_MAX,
+        limits::ADDRESSES_MAX,
+        limits::ADDRESS_BYTES_MAX,
+        limits::LINKS_MAX,
+        limits::DOCUMENTS_MAX,
+        limits::HEADS_MAX,
+        limits::CHANGES_MAX,
+    ];
+    assert_eq!(written, kept);
+}
+
+#[test]
+fn the_contract_names_every_frame() {
+    let written: Vec<String> =
+        contract_table("Frames").iter().map(|row| row[1].to_lowercase()).collect();
+    let mut known: Vec<&str> = frames().iter().map(|(_, frame)| frame.kind()).collect();
+    known.dedup();
+    assert_eq!(written, known);
+}
