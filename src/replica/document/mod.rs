@@ -95,6 +95,22 @@ pub struct Document {
     places: Places,
 }
 
+/// A copy of a document, to be saved.
+#[derive(Debug)]
+pub struct Copied(Automerge);
+
+impl Copied {
+    /// Returns the heads, sorted.
+    pub fn heads(&self) -> Vec<ChangeHash> {
+        self.0.get_heads().iter().map(hash_in).collect()
+    }
+
+    /// Returns the copy whole, as automerge saves it; takes as long as the document is large.
+    pub fn save(&self) -> Vec<u8> {
+        self.0.save()
+    }
+}
+
 /// Where in the document the records are; found once, since they never move.
 #[derive(Debug)]
 enum Places {
@@ -247,8 +263,8 @@ impl Document {
     }
 
     /// Returns a copy to be saved elsewhere than on the loop.
-    pub fn to_automerge(&self) -> Automerge {
-        self.automerge.clone()
+    pub fn copy(&self) -> Copied {
+        Copied(self.automerge.clone())
     }
 
     /// Applies what a peer sent, as far as what it depends on is here; the rest waits.

@@ -22,6 +22,8 @@ const JOIN_WITHIN: Duration = Duration::from_secs(20);
 const INVITES_MAX: usize = 1_024;
 /// Longest an invite may be good for.
 const INVITE_WITHIN_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
+/// Longest address, in bytes: an IPv6 address with a zone and a port is shorter.
+const ADDRESS_BYTES_MAX: usize = 64;
 /// Most addresses that a node publishes.
 pub const ADDRESSES_MAX: usize = 32;
 
@@ -292,7 +294,7 @@ impl Replica {
         let addresses: BTreeSet<String> = join
             .addresses
             .into_iter()
-            .filter(|address| address.parse::<std::net::SocketAddr>().is_ok())
+            .filter(|address| is_address(address))
             .take(ADDRESSES_MAX)
             .collect();
         if !known.is_some_and(Member::is_current) {
@@ -486,4 +488,11 @@ impl Replica {
         }
         Ok(Reply::Done)
     }
+}
+
+/// Tells whether a text may be an `IP:PORT`; who dials it finds out whether it is.
+fn is_address(text: &str) -> bool {
+    text.len() <= ADDRESS_BYTES_MAX
+        && text.bytes().all(|byte| byte.is_ascii_graphic())
+        && text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
 }

@@ -17,12 +17,12 @@ use std::{
     time::Duration,
 };
 
-use automerge::{ActorId, Automerge};
+use automerge::ActorId;
 
 use super::{
     diff::{self, Cause, CauseKind, Diff},
     digest::Digest,
-    document::{self, Applied, ApplyError, Document, Touched},
+    document::{self, Applied, ApplyError, Copied, Document, Touched},
     effect::{
         DialTarget, Effects, Input, Now, Publication, Startup, Stored, StoredDocument, Write,
     },
@@ -369,8 +369,8 @@ impl Replica {
     }
 
     /// Returns a copy of a document to be saved, and verified, elsewhere than on the loop.
-    pub fn document_copy(&self, id: &DocumentId) -> Option<Automerge> {
-        self.documents.get(id).map(Document::to_automerge)
+    pub fn document_copy(&self, id: &DocumentId) -> Option<Copied> {
+        self.documents.get(id).map(Document::copy)
     }
 
     /// Reads every record of every document anew: what the view must equal.
