@@ -57,13 +57,7 @@ impl Daemon {
         let ready: Value = serde_json::from_str(&line)
             .unwrap_or_else(|_| panic!("no ready line but {line:?}; see {}", log(dir)));
         let token = std::fs::read_to_string(dir.join("token")).expect("there is a token");
-        Self {
-            child,
-            dir: dir.to_owned(),
-            ready,
-            token: token.trim().to_owned(),
-            client: client(),
-        }
+        Self { child, dir: dir.to_owned(), ready, token: token.trim().to_owned(), client: client() }
     }
 
     /// Kills it as a power cut would, as far as a process can be: no code of it runs any more.
@@ -157,7 +151,11 @@ impl Daemon {
             if holds(&seen) {
                 return seen;
             }
-            assert!(Instant::now() < deadline, "{what}: {path} still says {seen}; {}", log(&self.dir));
+            assert!(
+                Instant::now() < deadline,
+                "{what}: {path} still says {seen}; {}",
+                log(&self.dir)
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -220,7 +218,11 @@ fn log(dir: &Path) -> String {
     let log = dir.with_extension("log");
     let text = std::fs::read_to_string(&log).unwrap_or_default();
     let tail: Vec<&str> = text.lines().rev().take(20).collect();
-    format!("the end of {}:\n{}", log.display(), tail.into_iter().rev().collect::<Vec<_>>().join("\n"))
+    format!(
+        "the end of {}:\n{}",
+        log.display(),
+        tail.into_iter().rev().collect::<Vec<_>>().join("\n")
+    )
 }
 
 fn log_of(dir: &Path) -> Stdio {
