@@ -1,0 +1,5 @@
+//! What the tests of the core share: a small deterministic world of replicas.
+
+pub mod disk;
+pub mod watch;
+pub mod world;
