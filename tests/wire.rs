@@ -120,6 +120,8 @@ fn frames() -> Vec<(&'static str, Frame)> {
 
 /// The frames once more, laid out by the derives of bincode and wincode instead of by hand.
 mod mirror {
+    #![allow(clippy::mem_forget, reason = "the code that wincode derives forgets its drop guards")]
+
     use bincode::{Decode, Encode};
     use wincode::{SchemaRead, SchemaWrite};
 

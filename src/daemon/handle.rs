@@ -18,11 +18,14 @@ use crate::replica::{
 /// How many requests may wait for the loop; more are answered `busy`.
 pub const REQUESTS_MAX: usize = 1_024;
 
+/// What comes of a command.
+pub type Answer = Result<Reply, Refusal>;
+
 /// A question or a request on its way to the loop.
 #[derive(Debug)]
 pub enum Request {
     /// Changes something.
-    Command(Command, oneshot::Sender<Result<Reply, Refusal>>),
+    Command(Command, oneshot::Sender<Answer>),
     /// Asks how things stand.
     Status(oneshot::Sender<Status>),
     /// Asks for the members and the links to them.
@@ -123,6 +126,11 @@ impl Handle {
     /// Returns the present view and the stream of diffs.
     pub fn hub(&self) -> &Arc<Hub> {
         &self.hub
+    }
+
+    /// Tells whether the loop has stopped taking requests.
+    pub fn is_stopping(&self) -> bool {
+        self.requests.is_closed()
     }
 
     /// Carries a command out and returns what it did, once that is durable.

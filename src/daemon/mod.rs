@@ -3,5 +3,11 @@
 //! Must not know the rules of the domain. Invariant: frames and diffs leave at once; replies and
 //! teardowns wait until the writes beside them are durable.
 
+mod commit;
+mod compact;
 pub mod handle;
 pub mod hub;
+mod looping;
+mod run;
+
+pub use run::{Error, Ready, Settings, run};

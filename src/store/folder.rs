@@ -13,7 +13,7 @@ use std::{
 use super::error::OpenError;
 
 /// The store's file in the data folder.
-const FILE_NAME: &str = "state.redb";
+pub const FILE_NAME: &str = "state.redb";
 /// What it is called until it has been set up; holds nothing that anyone was promised.
 const NEW_FILE_NAME: &str = "state.redb.new";
 const FOLDER_MODE: u32 = 0o700;

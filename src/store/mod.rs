@@ -41,6 +41,7 @@ use crate::replica::{
     effect::{Stored, StoredDocument, Write},
     ids::{DocumentId, FleetId, NodeId},
 };
+pub use folder::FILE_NAME;
 
 /// How much of the file redb may keep in memory: it is read once, at the start, and then written.
 const CACHE_BYTES_MAX: usize = 8 * 1024 * 1024;

@@ -258,10 +258,10 @@ impl Document {
     pub fn apply(&mut self, raw: &[Vec<u8>]) -> Result<Applied, ApplyError> {
         let id = self.id;
         let unreadable = |reason: String| ApplyError::Unreadable { document: id, reason };
+        guard::check_changes(raw).map_err(|source| ApplyError::Refused { document: id, source })?;
         let mut changes = Vec::with_capacity(raw.len());
+        guard::check_changes(raw).map_err(|source| ApplyError::Refused { document: id, source })?;
         for bytes in raw {
-            guard::check_change(bytes)
-                .map_err(|source| ApplyError::Refused { document: id, source })?;
             let change = guard::contained(|| Change::try_from(&bytes[..]))
                 .map_err(|_| ApplyError::Panicked { document: id })?
                 .map_err(|e| unreadable(e.to_string()))?;
@@ -340,12 +340,17 @@ impl Document {
         let mut applied = Applied::default();
         let mut raw = Vec::new();
         for chunk in chunks.iter() {
-            if guard::is_document(chunk) {
-                let whole = self.merge_saved(chunk)?;
-                applied.changes.extend(whole.changes);
-                applied.touched.extend(whole.touched);
-            } else {
-                raw.push(chunk.to_vec());
+            let parts =
+                guard::parts(chunk).map_err(|source| ApplyError::Refused { document, source })?;
+            for part in parts {
+                match part {
+                    guard::Part::Change(bytes) => raw.push(bytes.to_vec()),
+                    guard::Part::Document(bytes) => {
+                        let whole = self.merge_saved(bytes)?;
+                        applied.changes.extend(whole.changes);
+                        applied.touched.extend(whole.touched);
+                    }
+                }
             }
         }
         let rest = self.apply(&raw)?;
@@ -381,7 +386,8 @@ impl Document {
 
 /// Loads a document that came from elsewhere.
 fn load_foreign(document: DocumentId, bytes: &[u8]) -> Result<Automerge, ApplyError> {
-    guard::check_document(bytes).map_err(|source| ApplyError::Refused { document, source })?;
+    guard::check_document(bytes, guard::DocumentLimits::SNAPSHOT)
+        .map_err(|source| ApplyError::Refused { document, source })?;
     guard::contained(|| Automerge::load(bytes))
         .map_err(|_| ApplyError::Panicked { document })?
         .map_err(|e| ApplyError::Unreadable { document, reason: e.to_string() })

@@ -339,6 +339,16 @@ impl Replica {
         self.fleet
     }
 
+    /// Returns what people call this machine.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns how many peers have greeted.
+    pub fn link_count(&self) -> u64 {
+        self.exchange.greeted().len() as u64
+    }
+
     /// Returns what this node may do in its fleet.
     pub fn role(&self) -> Role {
         self.members.get(&self.node).map_or(Role::Reader, |member| member.role)

@@ -1,0 +1,108 @@
+//! Owns the figures that a Prometheus server reads.
+//!
+//! Must not know why they matter. Invariant: the number of series is bounded, since no label holds
+//! anything that a client chose.
+
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write as _},
+    sync::{Mutex, PoisonError},
+};
+
+use axum::{
+    extract::State,
+    http::{Method, StatusCode, header},
+    response::{IntoResponse as _, Response},
+};
+
+use super::{Shared, problem::Error};
+use crate::{
+    daemon::{handle::Status, hub::Hub},
+    replica::record::{SessionState, WorkspaceState},
+};
+
+/// How a request that met no route is counted.
+const NO_ROUTE: &str = "none";
+
+/// The requests since the start, by route, method and status.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    requests: Mutex<BTreeMap<(String, &'static str, u16), u64>>,
+}
+
+impl Counters {
+    pub(super) fn request(&self, method: &Method, route: Option<&str>, status: StatusCode) {
+        let known = [Method::GET, Method::POST, Method::PATCH, Method::DELETE, Method::HEAD];
+        let names = ["GET", "POST", "PATCH", "DELETE", "HEAD"];
+        let place = known.iter().position(|known| known == method);
+        let method = place.map_or("other", |place| names[place]);
+        let key = (route.unwrap_or(NO_ROUTE).to_owned(), method, status.as_u16());
+        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        *requests.entry(key).or_default() += 1;
+    }
+}
+
+pub(super) async fn show(State(shared): State<Shared>) -> Result<Response, Error> {
+    let status = shared.handle.status().await?;
+    let mut text = String::new();
+    // Writing into a string can't fail.
+    let written = write(&mut text, &shared, &status);
+    debug_assert!(written.is_ok());
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
+}
+
+fn write(out: &mut String, shared: &Shared, status: &Status) -> fmt::Result {
+    let hub = shared.handle.hub();
+    write_records(out, hub)?;
+    single(out, "links", "gauge", "Links to members that are up.", status.links)?;
+    let (published, subscribers) = (hub.diffs_published(), hub.subscribers() as u64);
+    single(out, "diffs_published_total", "counter", "Diffs since the start.", published)?;
+    single(out, "subscribers", "gauge", "Event streams that are open.", subscribers)?;
+    let repairs = status.sync_repairs_total;
+    single(out, "sync_repairs_total", "counter", "Replicas that differed for long.", repairs)?;
+    single(out, "store_bytes", "gauge", "Bytes of the store on disk.", status.store_bytes)?;
+    let help = "Milliseconds since the start.";
+    single(out, "uptime_milliseconds", "gauge", help, status.uptime_ms)?;
+    header_of(out, "http_requests_total", "counter", "Requests by route and status.")?;
+    let requests = shared.counters.requests.lock().unwrap_or_else(PoisonError::into_inner);
+    for ((route, method, status), count) in &*requests {
+        let labels = format!(r#"route="{route}",method="{method}",status="{status}""#);
+        writeln!(out, "sessionmesh_http_requests_total{{{labels}}} {count}")?;
+    }
+    Ok(())
+}
+
+fn write_records(out: &mut String, hub: &Hub) -> fmt::Result {
+    let view = hub.view();
+    let states = [
+        (SessionState::Live, "live"),
+        (SessionState::Deleted, "deleted"),
+        (SessionState::Stranded, "stranded"),
+    ];
+    header_of(out, "sessions", "gauge", "Sessions by state.")?;
+    for (state, name) in states {
+        let count = view.sessions().filter(|session| session.state == state).count();
+        writeln!(out, r#"sessionmesh_sessions{{state="{name}"}} {count}"#)?;
+    }
+    let states = [
+        (WorkspaceState::Live, "live"),
+        (WorkspaceState::Vacated, "vacated"),
+        (WorkspaceState::Sealed, "sealed"),
+        (WorkspaceState::Failed, "failed"),
+    ];
+    header_of(out, "workspaces", "gauge", "Workspaces by state.")?;
+    for (state, name) in states {
+        let count = view.workspaces().filter(|workspace| workspace.state == state).count();
+        writeln!(out, r#"sessionmesh_workspaces{{state="{name}"}} {count}"#)?;
+    }
+    Ok(())
+}
+
+fn single(out: &mut String, name: &str, kind: &str, help: &str, value: u64) -> fmt::Result {
+    header_of(out, name, kind, help)?;
+    writeln!(out, "sessionmesh_{name} {value}")
+}
+
+fn header_of(out: &mut String, name: &str, kind: &str, help: &str) -> fmt::Result {
+    writeln!(out, "# HELP sessionmesh_{name} {help}\n# TYPE sessionmesh_{name} {kind}")
+}

@@ -1,0 +1,69 @@
+//! Owns replacing long logs of changes by snapshots, off the loop.
+//!
+//! Must not delete anything that a snapshot was not verified to hold. Invariant: one document at a
+//! time, so that saving takes at most one core.
+
+use std::collections::BTreeMap;
+
+use automerge::Automerge;
+use tokio::sync::mpsc;
+
+use crate::{
+    replica::ids::{ChangeHash, DocumentId},
+    store::{self, Backlog, compact},
+};
+
+/// How many changes a log has at least before it is replaced: loading fewer takes no time.
+const CHANGES_MIN: u64 = 256;
+/// How much longer than the snapshot, in bytes, a log gets before it is replaced: so all that is
+/// ever rewritten stays within a constant factor of what was written.
+const SNAPSHOT_FACTOR: u64 = 2;
+
+/// Keeps count of the logs, and of the one that is being replaced.
+#[derive(Debug, Default)]
+pub struct Compaction {
+    backlogs: BTreeMap<DocumentId, Backlog>,
+    under_way: Option<DocumentId>,
+}
+
+impl Compaction {
+    /// Takes in how long some logs are.
+    pub fn note(&mut self, backlogs: Vec<Backlog>) {
+        self.backlogs.extend(backlogs.into_iter().map(|backlog| (backlog.document, backlog)));
+    }
+
+    /// Picks the document whose log is to be replaced next, if none is.
+    pub fn pick(&mut self) -> Option<DocumentId> {
+        if self.under_way.is_some() {
+            return None;
+        }
+        let long = |backlog: &&Backlog| {
+            backlog.changes >= CHANGES_MIN
+                && backlog.change_bytes >= SNAPSHOT_FACTOR * backlog.snapshot_bytes
+        };
+        let longest = self.backlogs.values().filter(long).max_by_key(|backlog| backlog.changes)?;
+        self.under_way = Some(longest.document);
+        self.under_way
+    }
+
+    /// Takes note that it is done, or has failed: it is tried again when the log has grown.
+    pub fn ended(&mut self, document: DocumentId) {
+        self.under_way = None;
+        self.backlogs.remove(&document);
+    }
+}
+
+/// A snapshot that was verified, or the reason why there is none.
+pub type Ended = (DocumentId, Result<compact::Verified, store::Error>);
+
+/// Saves a copy of a document and verifies what was saved, on a thread of its own.
+pub fn save(plan: compact::Plan, copy: Automerge, done: mpsc::UnboundedSender<Ended>) {
+    tokio::task::spawn_blocking(move || {
+        let document = plan.document();
+        let heads: Vec<ChangeHash> =
+            copy.get_heads().iter().map(|head| ChangeHash(head.0)).collect();
+        let verified = compact::verify(plan, copy.save(), &heads);
+        // A loop that has stopped wants no snapshot.
+        let _ = done.send((document, verified));
+    });
+}

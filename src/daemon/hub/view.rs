@@ -1,0 +1,222 @@
+//! Owns the published view as one consistent instant that is cheap to take.
+//!
+//! Must not know who reads it. Invariant: a [`View`] never changes after it was taken; publishing
+//! copies only the shelves that a change touches and that someone still looks at.
+
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
+
+use crate::replica::{
+    diff::{Diff, Digest, Event},
+    ids::{Cursor, NodeId, SessionId, WorkspaceId},
+    record::{Session, Workspace},
+};
+
+use super::Published;
+
+/// How many shelves a kind of record is spread over: at 100,000 records, a publish that has to
+/// copy a shelf which a reader holds copies 400 pointers.
+const SHELVES: usize = 256;
+
+/// All records at one instant; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct View {
+    cursor: Cursor,
+    digest: Digest,
+    sessions: Shelves<Session>,
+    workspaces: Shelves<Workspace>,
+}
+
+impl View {
+    /// Returns the place in the stream of diffs that the view stands for.
+    pub fn cursor(&self) -> Cursor {
+        self.cursor
+    }
+
+    /// Returns the digest of all records.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Returns every session, in an order that depends on nothing but their ids and hosts.
+    pub fn sessions(&self) -> impl Iterator<Item = &Arc<Session>> {
+        self.sessions.iter()
+    }
+
+    /// Returns every workspace, in an order that depends on nothing but their ids and hosts.
+    pub fn workspaces(&self) -> impl Iterator<Item = &Arc<Workspace>> {
+        self.workspaces.iter()
+    }
+
+    /// Returns the sessions of that id, at most one per host, by host.
+    pub fn session(&self, id: &SessionId) -> &[Arc<Session>] {
+        self.sessions.named(id.as_str())
+    }
+
+    /// Returns the workspaces of that id, at most one per host, by host.
+    pub fn workspace(&self, id: &WorkspaceId) -> &[Arc<Workspace>] {
+        self.workspaces.named(id.as_str())
+    }
+
+    /// Returns how many records there are.
+    pub fn len(&self) -> usize {
+        self.sessions.len + self.workspaces.len
+    }
+
+    /// Tells whether there is no record at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(super) fn new(published: Published) -> Self {
+        Self {
+            cursor: published.cursor,
+            digest: published.digest,
+            sessions: published.sessions.into_iter().collect(),
+            workspaces: published.workspaces.into_iter().collect(),
+        }
+    }
+
+    /// Folds a diff in, which makes this the view after it.
+    pub(super) fn fold(&mut self, diff: &Diff) {
+        self.cursor = diff.cursor;
+        self.digest = diff.digest;
+        for event in &diff.events {
+            match event {
+                Event::SessionCreated { session }
+                | Event::SessionUpdated { session, .. }
+                | Event::SessionDeleted { session, .. }
+                | Event::SessionRestored { session }
+                | Event::SessionStranded { session } => self.sessions.upsert(session.clone()),
+                Event::SessionPurged { session } => self.sessions.remove(session),
+                Event::WorkspaceCreated { workspace }
+                | Event::WorkspaceUpdated { workspace, .. }
+                | Event::WorkspaceRemoved { workspace, .. }
+                | Event::WorkspaceRestored { workspace }
+                | Event::WorkspaceSealed { workspace }
+                | Event::WorkspaceFailed { workspace } => self.workspaces.upsert(workspace.clone()),
+                Event::WorkspaceGone { workspace } => self.workspaces.remove(workspace),
+            }
+        }
+    }
+}
+
+/// Writes the body of `GET /v1/view`, which is also the data of a snapshot.
+impl Serialize for View {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            cursor: Cursor,
+            digest: Digest,
+            sessions: &'a Shelves<Session>,
+            workspaces: &'a Shelves<Workspace>,
+        }
+        let Self { cursor, digest, sessions, workspaces } = self;
+        Body { cursor: *cursor, digest: *digest, sessions, workspaces }.serialize(serializer)
+    }
+}
+
+/// What tells one record from another of its kind.
+trait Record {
+    fn id(&self) -> &str;
+    fn host(&self) -> NodeId;
+}
+
+impl Record for Session {
+    fn id(&self) -> &str {
+        self.id.as_str()
+    }
+
+    fn host(&self) -> NodeId {
+        self.host
+    }
+}
+
+impl Record for Workspace {
+    fn id(&self) -> &str {
+        self.id.as_str()
+    }
+
+    fn host(&self) -> NodeId {
+        self.host
+    }
+}
+
+/// Records of one kind, spread over shelves by a hash of their id, sorted by id and host on each.
+#[derive(Debug)]
+struct Shelves<R> {
+    shelves: Arc<Vec<Arc<Vec<Arc<R>>>>>,
+    len: usize,
+}
+
+impl<R> Clone for Shelves<R> {
+    fn clone(&self) -> Self {
+        Self { shelves: self.shelves.clone(), len: self.len }
+    }
+}
+
+impl<R: Record> Shelves<R> {
+    fn iter(&self) -> impl Iterator<Item = &Arc<R>> {
+        self.shelves.iter().flat_map(|shelf| shelf.iter())
+    }
+
+    /// Returns the records of that id, which stand side by side.
+    fn named(&self, id: &str) -> &[Arc<R>] {
+        let shelf = &self.shelves[shelf_of(id)];
+        let from = shelf.partition_point(|record| record.id() < id);
+        let count = shelf[from..].partition_point(|record| record.id() == id);
+        &shelf[from..from + count]
+    }
+
+    fn upsert(&mut self, record: Arc<R>) {
+        let shelf = self.shelf_mut(record.id());
+        match place(shelf, &record) {
+            Ok(at) => shelf[at] = record,
+            Err(at) => {
+                shelf.insert(at, record);
+                self.len += 1;
+            }
+        }
+    }
+
+    fn remove(&mut self, record: &R) {
+        let shelf = self.shelf_mut(record.id());
+        if let Ok(at) = place(shelf, record) {
+            shelf.remove(at);
+            self.len -= 1;
+        }
+    }
+
+    fn shelf_mut(&mut self, id: &str) -> &mut Vec<Arc<R>> {
+        Arc::make_mut(&mut Arc::make_mut(&mut self.shelves)[shelf_of(id)])
+    }
+}
+
+impl<R: Record> FromIterator<Arc<R>> for Shelves<R> {
+    fn from_iter<I: IntoIterator<Item = Arc<R>>>(records: I) -> Self {
+        let mut shelves = Self { shelves: Arc::new(vec![Arc::default(); SHELVES]), len: 0 };
+        records.into_iter().for_each(|record| shelves.upsert(record));
+        shelves
+    }
+}
+
+impl<R: Record + Serialize> Serialize for Shelves<R> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter())
+    }
+}
+
+fn place<R: Record>(shelf: &[Arc<R>], record: &R) -> Result<usize, usize> {
+    shelf.binary_search_by(|other| {
+        other.id().cmp(record.id()).then_with(|| other.host().cmp(&record.host()))
+    })
+}
+
+/// FNV-1a, because it is short and the same on every machine: the order of a snapshot follows it.
+fn shelf_of(id: &str) -> usize {
+    let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    (hash ^ (hash >> 32)) as usize % SHELVES
+}

@@ -1,0 +1,227 @@
+//! Owns a daemon's life: opening everything, running until it is told to stop, closing.
+//!
+//! Must not know the rules of the domain. Invariant: whatever was acknowledged is durable when it
+//! returns.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    commit::Committer,
+    compact::Compaction,
+    handle::{Handle, RequestError},
+    hub::{Hub, Published},
+    looping::Loop,
+};
+use crate::{
+    api,
+    clock::{self, Clock},
+    identity::{NodeKey, Token, random, secret::SecretError, ticket},
+    replica::{
+        command::{Command, Refusal},
+        effect::Startup,
+        ids::{FleetId, NodeId, StartId},
+        invite::Ticket,
+        machine::{OpenError as ReplicaError, Replica},
+    },
+    store::{self, Store},
+    transport::{self, Transport, addresses},
+};
+
+/// What a daemon needs to know.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where everything that must last is kept.
+    pub data_dir: PathBuf,
+    /// Where peers reach it, UDP.
+    pub listen: SocketAddr,
+    /// Where local programs reach it, TCP; loopback only.
+    pub http: SocketAddr,
+    /// What people call this machine.
+    pub name: String,
+    /// A ticket of the fleet to join at the start.
+    pub join: Option<String>,
+    /// How long a delete can be undone before it is carried out.
+    pub undo_window: Duration,
+}
+
+/// What a daemon says once it is ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ready {
+    /// Its key.
+    pub node: NodeId,
+    /// The fleet that it belongs to.
+    pub fleet: FleetId,
+    /// Where local programs reach it, TCP.
+    pub http: SocketAddr,
+    /// Where peers reach it, UDP.
+    pub quic: SocketAddr,
+    /// Where local programs reach it, Unix socket.
+    pub socket: PathBuf,
+    /// Where everything that must last is kept.
+    pub data_dir: PathBuf,
+}
+
+/// Explains why a daemon did not start, or stopped by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The data folder can't be used.
+    #[error(transparent)]
+    Open(#[from] store::OpenError),
+    /// The key or the token can't be used.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// What the store holds can't be read, or can't be written any more.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// A document in the store can't be read.
+    #[error("{}: {source}", path.display())]
+    Replica {
+        /// The store.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: ReplicaError,
+    },
+    /// Peers can't reach it.
+    #[error(transparent)]
+    Bind(#[from] transport::BindError),
+    /// Local programs can't reach it.
+    #[error(transparent)]
+    Api(#[from] api::BindError),
+    /// The ticket given at the start is none.
+    #[error("--join: {0}")]
+    Ticket(#[from] ticket::TicketError),
+    /// The fleet that was to be joined at the start did not let it in.
+    #[error("--join: {0}")]
+    Join(Refusal),
+}
+
+/// Runs a daemon until `stop` is done; `ready` is called once it answers.
+///
+/// # Errors
+///
+/// It could not start, or the store has failed and nothing may be acknowledged any more.
+pub async fn run(
+    settings: Settings,
+    ready: impl FnOnce(&Ready),
+    stop: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    let join = settings.join.as_deref().map(ticket::decode).transpose()?;
+    let store = Arc::new(Store::open(&settings.data_dir)?);
+    let key = Arc::new(NodeKey::load_or_create(&settings.data_dir)?);
+    let token = Token::load_or_create(&settings.data_dir)?;
+    let start = StartId(random());
+    let clock = Clock::new();
+    let stored = store.load()?;
+    let journal = store.journal()?.into_iter().map(|entry| (entry.cursor, entry.body)).collect();
+    let startup = Startup {
+        node: key.node(),
+        name: settings.name.clone(),
+        start,
+        seed: u64::from_le_bytes(random()),
+        undo_window: settings.undo_window,
+    };
+    let (replica, effects) = Replica::open(startup, stored, clock.now()).map_err(|source| {
+        Error::Replica { path: settings.data_dir.join(store::FILE_NAME), source }
+    })?;
+    let config = transport::Config {
+        listen: settings.listen,
+        key,
+        start,
+        seed: u64::from_le_bytes(random()),
+        wall_ms: Some(clock::wall_ms),
+        timing: transport::Timing::default(),
+    };
+    let (transport, events) = Transport::bind(config)?;
+    let transport = Arc::new(transport);
+    let hub = Arc::new(Hub::new(published(&replica), journal));
+    let (handle, requests) = Handle::new(hub.clone());
+    let listeners = api::Listeners::bind(settings.http, &settings.data_dir).await?;
+
+    let (node, fleet) = (replica.node(), replica.fleet());
+    let (told_sender, told) = tokio::sync::mpsc::unbounded_channel();
+    let committer = Committer::start(store.clone(), transport.clone(), told_sender);
+    let mut compaction = Compaction::default();
+    compaction.note(store.backlogs()?);
+    let quic = transport.local_addr().unwrap_or(settings.listen);
+    let mut looping =
+        Loop::new(replica, clock, hub, transport.clone(), committer, compaction, store);
+    looping.carry_out(effects);
+    let stopping = CancellationToken::new();
+    let looped = tokio::spawn(looping.run(requests, events, told, stopping.clone()));
+
+    let said = Ready {
+        node,
+        fleet,
+        http: listeners.http(),
+        quic,
+        socket: listeners.socket().to_owned(),
+        data_dir: settings.data_dir.clone(),
+    };
+    let api = {
+        let tickets = api::TicketCodec {
+            encode: ticket::encode,
+            decode: |text| ticket::decode(text).map_err(|error| error.to_string()),
+        };
+        let token = api::Token::new(token.as_str());
+        api::Api::new(handle.clone(), node, settings.name.clone(), token, tickets)
+    };
+    let no_more_requests = CancellationToken::new();
+    let serving = {
+        let stop = no_more_requests.clone();
+        tokio::spawn(async move { api.serve(listeners, stop).await })
+    };
+    let lived = live(&settings, &handle, said, join, ready, stop, looped).await;
+    no_more_requests.cancel();
+    if let Err(error) = serving.await {
+        tracing::error!(%error, "the local API has panicked");
+    }
+    stopping.cancel();
+    let ended = match lived {
+        Ok(looped) => looped.await.expect("the loop does not panic").map_err(Error::from),
+        Err(error) => Err(error),
+    };
+    transport.shutdown().await;
+    ended
+}
+
+/// Runs from the moment that everything is open until the stop, or until the loop ends by itself.
+async fn live(
+    settings: &Settings,
+    handle: &Handle,
+    mut said: Ready,
+    join: Option<Ticket>,
+    ready: impl FnOnce(&Ready),
+    stop: impl Future<Output = ()>,
+    mut looped: JoinHandle<Result<(), store::Error>>,
+) -> Result<JoinHandle<Result<(), store::Error>>, Error> {
+    let addresses = addresses::published(said.quic);
+    let announce = Command::Announce { name: settings.name.clone(), addresses };
+    if let Err(error) = handle.command(announce).await {
+        tracing::debug!(%error, "name and addresses are not announced");
+    }
+    if let Some(ticket) = join.filter(|ticket| ticket.fleet != said.fleet) {
+        let fleet = ticket.fleet;
+        match handle.command(Command::Join(ticket)).await {
+            Ok(_) => said.fleet = fleet,
+            Err(RequestError::Refused(refusal)) => return Err(Error::Join(refusal)),
+            Err(error) => tracing::error!(%error, "not joined"),
+        }
+    }
+    ready(&said);
+    tokio::select! {
+        () = stop => Ok(looped),
+        ended = &mut looped => match ended.expect("the loop does not panic") {
+            Ok(()) => Ok(tokio::spawn(async { Ok(()) })),
+            Err(error) => Err(error.into()),
+        },
+    }
+}
+
+/// Returns a replica's present view, to be published whole.
+pub(super) fn published(replica: &Replica) -> Published {
+    let (sessions, workspaces) = replica.records();
+    Published { cursor: replica.cursor(), digest: replica.digest(), sessions, workspaces }
+}

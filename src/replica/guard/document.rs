@@ -1,0 +1,306 @@
+//! Owns the judging of whole documents.
+//!
+//! Must not know what the document is about. Invariant: a header is returned only for a document
+//! of which each operation is by a change in it, is in a map that was made in it, and stands where
+//! automerge looks for it.
+
+use std::collections::BTreeMap;
+
+use super::{
+    ActorBytes, Budget, ChangeHeader, DEPENDENCIES_MAX, DEPTH_MAX, HEADS_MAX, MESSAGE_BYTES_MAX,
+    Refused, at_most,
+    change::check_chunk,
+    chunk::{Chunk, Kind},
+    column::{Columns, Deltas, Listed, Spec, count_items},
+    operation::{
+        ACTION, Action, INSERT, KEY, OBJECT_ACTOR, OBJECT_COUNTER, OpId, Operations, Related,
+        VALUE, VALUE_META,
+    },
+    reader::Reader,
+};
+use crate::replica::ids::ChangeHash;
+
+const CHANGE_ACTOR: Spec = Spec { bits: 0x01, name: "change actor" };
+const CHANGE_SEQ: Spec = Spec { bits: 0x03, name: "change seq" };
+const CHANGE_MAX_OP: Spec = Spec { bits: 0x13, name: "change max_op" };
+const CHANGE_TIME: Spec = Spec { bits: 0x23, name: "change time" };
+const CHANGE_MESSAGE: Spec = Spec { bits: 0x35, name: "change message" };
+const CHANGE_DEPENDENCIES: Spec = Spec { bits: 0x40, name: "change dependencies" };
+const CHANGE_DEPENDENCY: Spec = Spec { bits: 0x43, name: "change dependency" };
+const CHANGE_EXTRA_META: Spec = Spec { bits: 0x56, name: "change extra type" };
+const CHANGE_EXTRA: Spec = Spec { bits: 0x57, name: "change extra" };
+
+const CHANGE_COLUMNS: [Spec; 9] = [
+    CHANGE_ACTOR,
+    CHANGE_SEQ,
+    CHANGE_MAX_OP,
+    CHANGE_TIME,
+    CHANGE_MESSAGE,
+    CHANGE_DEPENDENCIES,
+    CHANGE_DEPENDENCY,
+    CHANGE_EXTRA_META,
+    CHANGE_EXTRA,
+];
+
+const ID_ACTOR: Spec = Spec { bits: 0x21, name: "operation actor" };
+const ID_COUNTER: Spec = Spec { bits: 0x23, name: "operation counter" };
+
+const SUCCESSORS: Related = Related {
+    count: Spec { bits: 0x80, name: "successor count" },
+    actor: Spec { bits: 0x81, name: "successor actor" },
+    counter: Spec { bits: 0x83, name: "successor counter" },
+};
+
+const OPERATION_COLUMNS: [Spec; 12] = [
+    OBJECT_ACTOR,
+    OBJECT_COUNTER,
+    KEY,
+    ID_ACTOR,
+    ID_COUNTER,
+    INSERT,
+    ACTION,
+    VALUE_META,
+    VALUE,
+    SUCCESSORS.count,
+    SUCCESSORS.actor,
+    SUCCESSORS.counter,
+];
+
+/// How much a document may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DocumentLimits {
+    /// Most bytes, as saved.
+    pub bytes: usize,
+    /// Most bytes that its columns are inflated to.
+    pub inflated_bytes: usize,
+    /// Most changes.
+    pub changes: u64,
+    /// Most operations, and most overwritings of them.
+    pub ops: u64,
+    /// Most actors.
+    pub actors: u64,
+}
+
+impl DocumentLimits {
+    /// For a snapshot, or a fleet document: fifty times a host document of 1,000 sessions with a
+    /// hundred updates each, at automerge's 300 to 500 bytes of memory an operation about 2 GB.
+    pub const SNAPSHOT: Self = Self {
+        bytes: 256 << 20,
+        inflated_bytes: 512 << 20,
+        changes: 5_000_000,
+        ops: 5_000_000,
+        actors: 65_536,
+    };
+
+    /// For a document that came within a frame.
+    pub const FRAME: Self = Self {
+        bytes: 8 << 20,
+        inflated_bytes: super::FRAME_INFLATED_BYTES_MAX,
+        changes: super::FRAME_OPS_MAX,
+        ops: super::FRAME_OPS_MAX,
+        actors: 65_536,
+    };
+}
+
+/// What a document says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DocumentHeader {
+    /// Who wrote in it, ascending.
+    pub actors: Vec<ActorBytes>,
+    /// Its heads, without the appended changes.
+    pub heads: Vec<ChangeHash>,
+    /// How many changes it has, without the appended ones.
+    pub changes: u64,
+    /// How many operations it has, without deletes and the appended changes.
+    pub ops: u64,
+    /// The changes that were appended after it was last saved whole.
+    pub appended: Vec<ChangeHeader>,
+}
+
+/// Judges a saved document as a peer sent it: a document chunk and changes appended to it.
+///
+/// # Errors
+///
+/// Automerge must not be given these bytes.
+pub fn check_document(bytes: &[u8], limits: DocumentLimits) -> Result<DocumentHeader, Refused> {
+    let mut budget = Budget { inflated_bytes: limits.inflated_bytes, ops: limits.ops };
+    check_in(bytes, limits, &mut budget)
+}
+
+/// Judges a saved document within the budget of the frame that it came in.
+pub(super) fn check_in(
+    bytes: &[u8],
+    limits: DocumentLimits,
+    budget: &mut Budget,
+) -> Result<DocumentHeader, Refused> {
+    at_most("bytes of a document", bytes.len() as u64, limits.bytes as u64)?;
+    let mut reader = Reader::new(bytes);
+    let chunk = Chunk::take(&mut reader)?;
+    if chunk.kind != Kind::Document {
+        return Err(Refused::Invalid { what: "a document" });
+    }
+    chunk.verify(chunk.contents)?;
+    let mut document = check_contents(chunk.contents, limits, budget)?;
+    while !reader.is_empty() {
+        document.appended.push(check_chunk(&Chunk::take(&mut reader)?, budget)?);
+    }
+    Ok(document)
+}
+
+fn check_contents(
+    contents: &[u8],
+    limits: DocumentLimits,
+    budget: &mut Budget,
+) -> Result<DocumentHeader, Refused> {
+    let mut reader = Reader::new(contents);
+    let actors = reader.actors(limits.actors, "actors")?;
+    let heads = reader.hashes(HEADS_MAX, "heads")?;
+    if !heads.is_sorted_by(|one, next| one < next) {
+        return Err(Refused::Order { what: "heads" });
+    }
+    let change_columns = Listed::take(&mut reader, &CHANGE_COLUMNS, true)?;
+    let operation_columns = Listed::take(&mut reader, &OPERATION_COLUMNS, true)?;
+    let change_columns = change_columns.data(&mut reader, budget)?;
+    let operation_columns = operation_columns.data(&mut reader, budget)?;
+
+    let actor_bytes = change_columns.bytes(CHANGE_ACTOR);
+    let changes = count_items::<u64>(actor_bytes, limits.changes, "changes of a document")?;
+    // The places of the heads among the changes; old versions leave them out.
+    if !reader.is_empty() {
+        for _ in &heads {
+            if reader.unsigned("head")? >= changes {
+                return Err(Refused::Dangling { what: "head" });
+            }
+        }
+    }
+    reader.end("a document")?;
+
+    let max_ops = check_changes(&change_columns, changes, actors.len(), limits)?;
+    let ops = count_items::<u64>(
+        operation_columns.bytes(ACTION),
+        limits.ops,
+        "operations of a document",
+    )?;
+    budget.spend_ops(ops)?;
+    check_operations(&operation_columns, ops, &actors, &max_ops, limits)?;
+    Ok(DocumentHeader { actors, heads, changes, ops, appended: Vec::new() })
+}
+
+/// Checks the changes and returns each actor's greatest counter.
+fn check_changes(
+    columns: &Columns<'_>,
+    count: u64,
+    actors: usize,
+    limits: DocumentLimits,
+) -> Result<Vec<u32>, Refused> {
+    let mut actor = columns.runs::<u64>(CHANGE_ACTOR, count);
+    let mut seq = Deltas::new(columns, CHANGE_SEQ, count);
+    let mut max_op = Deltas::new(columns, CHANGE_MAX_OP, count);
+    let mut time = Deltas::new(columns, CHANGE_TIME, count);
+    let mut message = columns.runs::<&'static str>(CHANGE_MESSAGE, count);
+    let mut dependencies = columns.runs::<u64>(CHANGE_DEPENDENCIES, count);
+    let mut dependency = Deltas::new(columns, CHANGE_DEPENDENCY, limits.changes);
+    let mut extra = columns.runs::<u64>(CHANGE_EXTRA_META, count);
+    let mut last = vec![(0_u32, 0_u32); actors];
+    let mut edges = 0;
+    for place in 0..count {
+        let author = usize::try_from(actor.required()?).ok();
+        let (last_seq, last_max_op) = author
+            .and_then(|author| last.get_mut(author))
+            .ok_or(Refused::Dangling { what: CHANGE_ACTOR.name })?;
+        let (this_seq, this_max_op) = (seq.required()?, max_op.required()?);
+        if this_seq.checked_sub(1) != Some(*last_seq) || this_max_op < *last_max_op {
+            return Err(Refused::Order { what: "changes of an actor" });
+        }
+        (*last_seq, *last_max_op) = (this_seq, this_max_op);
+        time.next()?;
+        let text = message.next()?.unwrap_or_default();
+        at_most("bytes of a message", text.len() as u64, MESSAGE_BYTES_MAX)?;
+        let count = dependencies.required()?;
+        at_most("dependencies", count, DEPENDENCIES_MAX)?;
+        edges += count;
+        at_most("dependencies of a document", edges, limits.changes)?;
+        for _ in 0..count {
+            if u64::from(dependency.required()?) >= place {
+                return Err(Refused::Dangling { what: CHANGE_DEPENDENCY.name });
+            }
+        }
+        // Bytes, none of them: what newer versions of automerge would add to a change.
+        if !matches!(extra.next()?, None | Some(7)) {
+            return Err(Refused::Unused { what: CHANGE_EXTRA.name });
+        }
+    }
+    actor.end()?;
+    seq.end()?;
+    max_op.end()?;
+    time.end()?;
+    message.end()?;
+    dependencies.end()?;
+    dependency.end()?;
+    extra.end()?;
+    Reader::new(columns.bytes(CHANGE_EXTRA)).end(CHANGE_EXTRA.name)?;
+    Ok(last.into_iter().map(|(_, max_op)| max_op).collect())
+}
+
+fn check_operations(
+    columns: &Columns<'_>,
+    count: u64,
+    actors: &[ActorBytes],
+    max_ops: &[u32],
+    limits: DocumentLimits,
+) -> Result<(), Refused> {
+    let mut id_actor = columns.runs::<u64>(ID_ACTOR, count);
+    let mut id_counter = Deltas::new(columns, ID_COUNTER, count);
+    let mut operations = Operations::new(columns, count, SUCCESSORS, limits.ops, actors)?;
+    let by_a_change = |id: OpId| {
+        let max_op = max_ops.get(id.actor as usize).copied().unwrap_or(0);
+        (1..=max_op).contains(&id.counter)
+    };
+    // A map is made before anything is put into it, and automerge sorts by map: so each map's
+    // making comes before its contents.
+    let mut depths: BTreeMap<OpId, u8> = BTreeMap::new();
+    let mut last: Option<(Option<OpId>, &str, OpId)> = None;
+    let mut depth = 0;
+    for _ in 0..count {
+        let actor = id_actor.required()?;
+        let id = OpId {
+            counter: id_counter.required()?,
+            actor: u32::try_from(actor).map_err(|_| Refused::Dangling { what: ID_ACTOR.name })?,
+        };
+        if !by_a_change(id) {
+            return Err(Refused::Dangling { what: "an operation" });
+        }
+        let operation = operations.next()?;
+        let place = (operation.object, operation.key, id);
+        if last.is_some_and(|last| place <= last) {
+            return Err(Refused::Order { what: "operations" });
+        }
+        if last.is_none_or(|(object, _, _)| object != operation.object) {
+            depth = match operation.object {
+                None => 0,
+                Some(object) => {
+                    *depths.get(&object).ok_or(Refused::Dangling { what: "an object" })?
+                }
+            };
+        }
+        last = Some(place);
+        if operation.object.is_some_and(|object| object >= id) {
+            return Err(Refused::Dangling { what: "an object" });
+        }
+        match operation.action {
+            Action::MakeMap => {
+                at_most("depth of maps", u64::from(depth) + 1, u64::from(DEPTH_MAX))?;
+                depths.insert(id, depth + 1);
+            }
+            Action::Put => {}
+            Action::Delete => return Err(Refused::Invalid { what: "a delete in a document" }),
+        }
+        let follows = |next: &OpId| next.counter > id.counter && by_a_change(*next);
+        if !operation.related.iter().all(follows) {
+            return Err(Refused::Dangling { what: "a successor" });
+        }
+    }
+    id_actor.end()?;
+    id_counter.end()?;
+    operations.end()
+}

@@ -1,0 +1,207 @@
+//! Owns the judging of a peer's bytes before automerge sees them.
+//!
+//! Must not know what a document means, only what automerge would do with its bytes. Automerge 0.12
+//! trusts what it decodes: some inputs make it abort on an allocation, loop, or inflate without
+//! bound, which no `catch_unwind` contains. So what passes here has its lengths, counts and run
+//! lengths checked, is not deeper than the schema, and holds nothing but maps and scalars, the only
+//! things that a document of ours is made of. Invariant: nothing here panics or allocates more than
+//! its limits, whatever the bytes.
+//!
+//! The format is that of <https://automerge.org/automerge-binary-format-spec/>.
+
+mod change;
+mod chunk;
+mod column;
+mod document;
+mod message;
+mod operation;
+mod reader;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+pub use change::{ActorBytes, ChangeHeader, check_change, check_changes};
+pub use document::{DocumentHeader, DocumentLimits, check_document};
+pub use message::{Part, check_sync_message, parts};
+
+/// How many bytes an actor id has: a node's fingerprint, and 8 random ones for each start.
+pub const ACTOR_BYTES: usize = 20;
+
+/// Most bytes of a change, inflated: the greatest honest one deletes a workspace with thousands of
+/// sessions, at under 100 bytes each.
+pub const CHANGE_BYTES_MAX: usize = 4 << 20;
+
+/// Most operations of a change: as above, at four each.
+pub const CHANGE_OPS_MAX: u64 = 65_536;
+
+/// Most dependencies of a change: the heads that its author had, of which each is a concurrent
+/// writer.
+pub const DEPENDENCIES_MAX: u64 = 256;
+
+/// Most actors that a change names: the authors of what it overwrites.
+pub const CHANGE_ACTORS_MAX: u64 = 4096;
+
+/// Longest message of a change, in bytes: ours have none.
+pub const MESSAGE_BYTES_MAX: u64 = 1024;
+
+/// Longest key of a map, in bytes: ids have 64, keys of free fields are bounded by the commands.
+pub const KEY_BYTES_MAX: usize = 1024;
+
+/// Longest text or byte string, in bytes.
+pub const VALUE_BYTES_MAX: u64 = 64 << 10;
+
+/// Deepest nesting of maps: the schema needs five, the rest is for newer versions. Automerge
+/// recurses into what it reads.
+pub const DEPTH_MAX: u8 = 16;
+
+/// Most bytes that are inflated for one frame: the frame itself has at most 8 MiB.
+pub const FRAME_INFLATED_BYTES_MAX: usize = 16 << 20;
+
+/// Most operations in one frame: run lengths make them nearly free to claim, and each is walked.
+pub const FRAME_OPS_MAX: u64 = 1 << 20;
+
+/// Most heads of a document, as on the wire.
+pub const HEADS_MAX: u64 = 4096;
+
+/// Explains why a peer's bytes are not given to automerge.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The bytes end too early.
+    #[error("{what}: the bytes end too early")]
+    Truncated {
+        /// What they were read as.
+        what: &'static str,
+    },
+    /// The bytes go on.
+    #[error("{what}: {count} bytes are left over")]
+    LeftOver {
+        /// Behind what.
+        what: &'static str,
+        /// How many.
+        count: usize,
+    },
+    /// The bytes stand for nothing that may be there.
+    #[error("{what}: not valid")]
+    Invalid {
+        /// What they were read as.
+        what: &'static str,
+    },
+    /// There is more of something than is taken.
+    #[error("{what}: {count}, more than {limit}")]
+    TooMuch {
+        /// Of what.
+        what: &'static str,
+        /// How much, as far as it was counted.
+        count: u64,
+        /// How much is taken.
+        limit: u64,
+    },
+    /// The checksum is not that of the contents.
+    #[error("the checksum is not that of the contents")]
+    Checksum,
+    /// The deflate stream is broken.
+    #[error("{what}: can't be inflated")]
+    Deflate {
+        /// What was deflated.
+        what: &'static str,
+    },
+    /// Automerge knows it, but no document of ours holds it.
+    #[error("{what}: not used by this software")]
+    Unused {
+        /// What is held.
+        what: &'static str,
+    },
+    /// An id refers to nothing that was there before it.
+    #[error("{what}: refers to nothing")]
+    Dangling {
+        /// What refers.
+        what: &'static str,
+    },
+    /// Things come in another order than automerge keeps them.
+    #[error("{what}: out of order")]
+    Order {
+        /// Which things.
+        what: &'static str,
+    },
+}
+
+impl Refused {
+    /// Returns the error's name for logs and metrics; it never changes.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Truncated { .. } => "truncated",
+            Self::LeftOver { .. } => "left_over",
+            Self::Invalid { .. } => "invalid",
+            Self::TooMuch { .. } => "too_much",
+            Self::Checksum => "checksum",
+            Self::Deflate { .. } => "deflate",
+            Self::Unused { .. } => "unused",
+            Self::Dangling { .. } => "dangling",
+            Self::Order { .. } => "order",
+        }
+    }
+}
+
+/// Refuses what is more than a limit.
+fn at_most(what: &'static str, count: u64, limit: u64) -> Result<(), Refused> {
+    if count > limit { Err(Refused::TooMuch { what, count, limit }) } else { Ok(()) }
+}
+
+/// What may still be spent on a frame or a document.
+#[derive(Debug)]
+struct Budget {
+    inflated_bytes: usize,
+    ops: u64,
+}
+
+impl Budget {
+    /// Returns what one frame may cost.
+    fn frame() -> Self {
+        Self { inflated_bytes: FRAME_INFLATED_BYTES_MAX, ops: FRAME_OPS_MAX }
+    }
+
+    fn spend_ops(&mut self, ops: u64) -> Result<(), Refused> {
+        at_most("operations in one frame", ops, self.ops)?;
+        self.ops -= ops;
+        Ok(())
+    }
+}
+
+/// Says that automerge panicked, and with what.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("automerge panicked: {message}")]
+pub struct Panicked {
+    /// What the panic said.
+    pub message: String,
+}
+
+/// Runs something that may panic on a peer's bytes.
+///
+/// What it has changed by then is in an unknown state: a document is to be thrown away and built
+/// anew from the store.
+///
+/// # Errors
+///
+/// It panicked.
+pub fn contained<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
+        let message = payload
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned())
+            .or_else(|| payload.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "without a message".to_owned());
+        Panicked { message }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_contained_panic_is_an_error_that_says_what_the_panic_said() {
+        assert_eq!(contained(|| 7), Ok(7));
+        let count = 3;
+        let panicked = contained(|| assert_eq!(count, 4, "three of four")).unwrap_err();
+        assert!(panicked.to_string().contains("three of four"), "{panicked}");
+    }
+}

@@ -1,0 +1,270 @@
+//! Owns which link is the link to each peer.
+//!
+//! Must not know how links come about. Invariant: a peer has at most one link that runs; others
+//! wait aside, unread, until it has ended.
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    ops::Deref,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use tokio::sync::{
+    oneshot::{self, error::TryRecvError},
+    watch,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    conflict::{self, Verdict},
+    event::{Event, Shown, Teller},
+    link::{Ending, Link, Lost, Streams, Surroundings},
+    open::Opened,
+};
+use crate::{
+    identity::NodeKey,
+    replica::ids::{NodeId, StartId},
+    wire::CloseCode,
+};
+
+/// Most links that wait aside per peer: a node that dials at each change of network makes a few.
+const WAITING_MAX: usize = 4;
+
+/// What a transport is built on.
+pub(super) struct Foundation {
+    pub key: Arc<NodeKey>,
+    pub start: StartId,
+    pub endpoint: quinn::Endpoint,
+    pub shown: Arc<Shown>,
+    pub teller: Teller,
+    /// How long a peer may take for its first frame.
+    pub open_max: Duration,
+    pub transport: Arc<quinn::TransportConfig>,
+}
+
+/// What all tasks of a transport have in common.
+pub(super) struct Shared {
+    foundation: Foundation,
+    pub tasks: TaskTracker,
+    /// Cancelled when no link is to come about any more.
+    pub closing: CancellationToken,
+    /// Cancelled when nobody takes events any more.
+    pub deaf: CancellationToken,
+    peers: Mutex<BTreeMap<NodeId, Peer>>,
+    /// Changes whenever a link has come or gone.
+    changes: watch::Sender<u64>,
+}
+
+impl Deref for Shared {
+    type Target = Foundation;
+
+    fn deref(&self) -> &Foundation {
+        &self.foundation
+    }
+}
+
+/// The links to one peer.
+#[derive(Default)]
+struct Peer {
+    running: Option<Arc<Link>>,
+    waiting: Vec<(Arc<Link>, Streams)>,
+    /// Resolves when the last of the links that ran has told its end.
+    tail: Option<oneshot::Receiver<Infallible>>,
+}
+
+/// What has become of an opened connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Adopted {
+    /// It is a link, or will be when the present one has ended.
+    Kept,
+    /// Another link is kept in its place.
+    Duplicate,
+}
+
+impl Shared {
+    /// Makes one without links.
+    pub(super) fn new(foundation: Foundation) -> Self {
+        Self {
+            foundation,
+            tasks: TaskTracker::new(),
+            closing: CancellationToken::new(),
+            deaf: CancellationToken::new(),
+            peers: Mutex::default(),
+            changes: watch::Sender::new(0),
+        }
+    }
+
+    /// Returns this node's name.
+    pub(super) fn node(&self) -> NodeId {
+        self.key.node()
+    }
+
+    /// Tells whether this node decides which link to `peer` is kept.
+    pub(super) fn is_arbiter(&self, peer: NodeId) -> bool {
+        conflict::is_arbiter(self.node(), peer)
+    }
+
+    /// Takes an opened connection for a link, or closes it if another is kept.
+    pub(super) fn adopt(self: &Arc<Self>, opened: Opened) -> Adopted {
+        let (link, streams) = Link::new(opened);
+        let mut peers = self.peers();
+        if self.closing.is_cancelled() {
+            link.close(&ending(CloseCode::Shutdown, "the daemon is stopping"));
+            return Adopted::Duplicate;
+        }
+        let peer = peers.entry(link.peer).or_default();
+        let verdict = match &peer.running {
+            Some(old) if old.connection.close_reason().is_none() => conflict::judge(
+                self.is_arbiter(link.peer),
+                old.claim,
+                old.opened.elapsed(),
+                link.claim,
+            ),
+            // What is down may still have frames and its end to tell; the new one waits for that.
+            down => {
+                tracing::debug!(peer = %link.peer.short(), told = down.is_none(), "link opened");
+                self.start_link(peer, link, streams);
+                return Adopted::Kept;
+            }
+        };
+        tracing::debug!(peer = %link.peer.short(), ?verdict, "second link opened");
+        match verdict {
+            Verdict::Replace => {
+                if let Some(old) = &peer.running {
+                    old.end(ending(CloseCode::Duplicate, "a newer link takes its place"));
+                }
+                self.start_link(peer, link, streams);
+                Adopted::Kept
+            }
+            Verdict::Wait => {
+                peer.waiting.retain(|(link, _)| link.connection.close_reason().is_none());
+                if peer.waiting.len() == WAITING_MAX {
+                    let (oldest, _) = peer.waiting.remove(0);
+                    oldest.close(&ending(CloseCode::Duplicate, "too many links"));
+                }
+                peer.waiting.push((link, streams));
+                Adopted::Kept
+            }
+            Verdict::Refuse => {
+                link.close(&ending(CloseCode::Duplicate, "another link is kept"));
+                Adopted::Duplicate
+            }
+        }
+    }
+
+    /// Runs a link as the one to its peer.
+    fn start_link(self: &Arc<Self>, peer: &mut Peer, link: Arc<Link>, streams: Streams) {
+        let (told, tail) = oneshot::channel::<Infallible>();
+        let house = Surroundings {
+            teller: self.teller.clone(),
+            start: self.start,
+            predecessor: peer.tail.replace(tail),
+        };
+        peer.running = Some(link.clone());
+        self.changed();
+        let shared = self.clone();
+        self.tasks.spawn(async move {
+            let lost = tokio::select! {
+                biased;
+                () = shared.deaf.cancelled() => None,
+                lost = link.run(streams, house) => lost,
+            };
+            shared.stop_link(&link);
+            if let Some(Lost { code, reason }) = lost {
+                tracing::info!(peer = %link.peer.short(), ?code, reason, "link lost");
+                let event = Event::Lost { peer: link.peer, code, reason };
+                tokio::select! {
+                    biased;
+                    () = shared.deaf.cancelled() => {}
+                    () = shared.teller.tell(event) => {}
+                }
+            }
+            drop(told);
+            shared.forget(link.peer);
+        });
+    }
+
+    /// Takes a link that has ended out of its place, and lets one that waits have it.
+    fn stop_link(self: &Arc<Self>, link: &Arc<Link>) {
+        let mut peers = self.peers();
+        let Some(peer) = peers.get_mut(&link.peer) else { return };
+        if !peer.running.as_ref().is_some_and(|running| Arc::ptr_eq(running, link)) {
+            return;
+        }
+        peer.running = None;
+        while let Some((next, streams)) = peer.waiting.pop() {
+            if next.connection.close_reason().is_none() {
+                self.start_link(peer, next, streams);
+                break;
+            }
+        }
+        drop(peers);
+        self.changed();
+    }
+
+    /// Forgets a peer that has no link; strangers come with a new key each time.
+    fn forget(&self, peer: NodeId) {
+        let mut peers = self.peers();
+        let Some(it) = peers.get_mut(&peer) else { return };
+        // As long as an end is not told, what comes next has to wait for it.
+        let told = it.tail.as_mut().is_none_or(|tail| tail.try_recv() == Err(TryRecvError::Closed));
+        if told && it.running.is_none() && it.waiting.is_empty() {
+            peers.remove(&peer);
+        }
+    }
+
+    /// Tells whether a peer has a link.
+    pub(super) fn is_up(&self, peer: NodeId) -> bool {
+        self.peers().get(&peer).is_some_and(|peer| peer.running.is_some())
+    }
+
+    /// Returns how many connections are, or wait to be, links.
+    pub(super) fn count(&self) -> usize {
+        self.peers().values().map(|it| usize::from(it.running.is_some()) + it.waiting.len()).sum()
+    }
+
+    /// Resolves when a peer has, or has not, a link.
+    pub(super) async fn until(&self, peer: NodeId, up: bool) {
+        let mut changes = self.changes.subscribe();
+        while self.is_up(peer) != up {
+            // The sender lives as long as `self`.
+            let _ = changes.changed().await;
+        }
+    }
+
+    /// Resolves when no peer has a link.
+    pub(super) async fn until_none(&self) {
+        let mut changes = self.changes.subscribe();
+        while self.count() > 0 {
+            // The sender lives as long as `self`.
+            let _ = changes.changed().await;
+        }
+    }
+
+    /// Ends every link.
+    pub(super) fn end_all(&self, ending: &Ending) {
+        for peer in self.peers().values_mut() {
+            for (link, _) in peer.waiting.drain(..) {
+                link.close(ending);
+            }
+            if let Some(link) = &peer.running {
+                link.end(ending.clone());
+            }
+        }
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    fn peers(&self) -> MutexGuard<'_, BTreeMap<NodeId, Peer>> {
+        self.peers.lock().expect("nothing panics while it holds this lock")
+    }
+}
+
+/// Returns an ending that waits for nothing.
+fn ending(code: CloseCode, reason: &str) -> Ending {
+    Ending { code, reason: reason.into(), flush: false }
+}
