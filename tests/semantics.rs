@@ -213,7 +213,8 @@ impl Scene {
     #[track_caller]
     fn workspace_is(&self, id: &str, state: WorkspaceState, session_count: u64) {
         for node in 0..self.world.nodes.len() {
-            let workspace = self.world.workspace(node, self.host, id).map(|w| (w.state, w.session_count));
+            let workspace =
+                self.world.workspace(node, self.host, id).map(|w| (w.state, w.session_count));
             assert_eq!(workspace, Some((state, session_count)), "{id} on {}", name_of(node));
         }
     }

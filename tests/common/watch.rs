@@ -81,7 +81,10 @@ impl Watch {
     fn event(&mut self, diff: &Diff, event: &Event) {
         let by_host = |host: &NodeId| {
             let local = diff.cause.kind == CauseKind::Local && *host == self.node;
-            assert!(local || diff.cause.authors.contains(host), "only the host does this: {diff:?}");
+            assert!(
+                local || diff.cause.authors.contains(host),
+                "only the host does this: {diff:?}"
+            );
         };
         let session = |key: &SessionKey| self.fold.session(key).map(|record| record.state);
         let workspace = |key: &WorkspaceKey| self.fold.workspace(key).map(|record| record.state);

@@ -229,7 +229,9 @@ impl World {
         wire.packets[way].retain(|packet| match packet {
             // Snapshots travel on streams of their own, and a greeting opens the link.
             Packet::Close(..) => true,
-            Packet::Frame(bytes) => matches!(frame(bytes), Frame::Hello(_) | Frame::Snapshot { .. }),
+            Packet::Frame(bytes) => {
+                matches!(frame(bytes), Frame::Hello(_) | Frame::Snapshot { .. })
+            }
         });
         let dropped = before - wire.packets[way].len();
         wire.overflowed[way] |= dropped > 0;
@@ -365,9 +367,8 @@ impl World {
             .wires
             .iter()
             .filter(|((a, b), wire)| {
-                let dials = |from: usize, to: usize| {
-                    self.nodes[from].dials.contains(&self.nodes[to].id)
-                };
+                let dials =
+                    |from: usize, to: usize| self.nodes[from].dials.contains(&self.nodes[to].id);
                 let wanted = *a < self.nodes.len() && (dials(*a, *b) || dials(*b, *a));
                 wire.plugged && !wire.up && wire.redial_at <= self.now && wanted
             })
@@ -501,7 +502,8 @@ impl World {
             .wires
             .iter()
             .flat_map(|((a, b), wire)| {
-                [0, 1].map(|way| (*a, *b, way, wire.overflowed[way] && wire.packets[way].is_empty()))
+                [0, 1]
+                    .map(|way| (*a, *b, way, wire.overflowed[way] && wire.packets[way].is_empty()))
             })
             .filter(|(.., drained)| *drained)
             .map(|(a, b, way, _)| (a, b, way))
