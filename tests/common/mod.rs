@@ -1,5 +1,7 @@
 //! What the tests of the core share: a small deterministic world of replicas.
 
 pub mod disk;
+pub mod network;
+pub mod scene;
 pub mod watch;
 pub mod world;

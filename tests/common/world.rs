@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -16,16 +17,16 @@ use sessionmesh::{
         machine::Replica,
         record::{Role, Session, SessionKey, Workspace, WorkspaceKey},
     },
-    wire::{self, CloseCode, Decoded, Frame},
+    wire::{self, CloseCode, Frame},
 };
 use sha2::{Digest as _, Sha256};
 
-use super::{disk::Disk, watch::Watch};
+use super::{
+    disk::Disk,
+    network::{REDIAL, Wire, ends},
+    watch::Watch,
+};
 
-/// How long a node waits before it dials again.
-const REDIAL: Duration = Duration::from_millis(250);
-/// How long before it dials a node again that turned it down.
-const REDIAL_REFUSED: Duration = Duration::from_secs(2);
 /// How long the fleet may take to agree once it is quiet.
 const AGREE_WITHIN: Duration = Duration::from_secs(60);
 /// Midnight of some day, in milliseconds since the epoch.
@@ -33,25 +34,6 @@ const WALL_MS: i64 = 1_795_000_000_000;
 
 /// How long a delete can be undone in this world.
 pub const UNDO_WINDOW: Duration = Duration::from_secs(10);
-
-/// What travels on a link.
-#[derive(Debug, Clone)]
-enum Packet {
-    Frame(Vec<u8>),
-    Close(CloseCode, String),
-}
-
-/// A cable between two nodes, and the link over it.
-#[derive(Debug, Default)]
-struct Wire {
-    plugged: bool,
-    up: bool,
-    redial_at: Duration,
-    /// By direction: from the lower node, from the higher one.
-    packets: [VecDeque<Packet>; 2],
-    /// Whether frames were dropped that way since it last drained.
-    overflowed: [bool; 2],
-}
 
 /// What waits for the disk, in order.
 #[derive(Debug)]
@@ -74,7 +56,7 @@ pub struct Node {
     /// Added to the wall clock.
     pub skew_ms: i64,
     waiting: VecDeque<Batch>,
-    dials: BTreeSet<NodeId>,
+    pub(super) dials: BTreeSet<NodeId>,
     born: Duration,
     starts: u8,
 }
@@ -102,7 +84,7 @@ pub struct World {
     pub sent: Option<Vec<(usize, usize, Frame)>>,
     /// Links closed by a replica, and why.
     pub closes: Vec<(usize, usize, CloseCode, String)>,
-    wires: BTreeMap<(usize, usize), Wire>,
+    pub(super) wires: BTreeMap<(usize, usize), Wire>,
     answers: BTreeMap<RequestId, Result<Reply, Refusal>>,
     requests: u64,
 }
@@ -110,7 +92,13 @@ pub struct World {
 impl World {
     /// Makes nodes that are each alone in a fleet of their own, with no cables.
     pub fn strangers(nodes: usize, seed: u64) -> Self {
-        let mut world = Self {
+        let mut world = Self::empty(seed);
+        (0..nodes).for_each(|_| world.add(Disk::default(), 0));
+        world
+    }
+
+    fn empty(seed: u64) -> Self {
+        Self {
             nodes: Vec::new(),
             now: Duration::from_secs(1_000),
             random: fastrand::Rng::with_seed(seed),
@@ -122,33 +110,53 @@ impl World {
             wires: BTreeMap::new(),
             answers: BTreeMap::new(),
             requests: 0,
-        };
-        (0..nodes).for_each(|_| world.add_stranger());
-        world
+        }
     }
 
     /// Makes a fleet whose nodes are all linked to each other.
+    ///
+    /// The tickets and joins are played once for each size, and every fleet starts from there.
     pub fn fleet(nodes: usize, seed: u64) -> Self {
-        let mut world = Self::strangers(nodes, seed);
-        for node in 1..nodes {
-            world.join(node, 0, Role::Admin);
-        }
-        for a in 0..nodes {
-            (0..a).for_each(|b| world.plug(a, b));
-        }
+        static FORMED: Mutex<BTreeMap<usize, Vec<Disk>>> = Mutex::new(BTreeMap::new());
+        let mut formed = FORMED.lock().unwrap_or_else(PoisonError::into_inner);
+        let disks = formed.entry(nodes).or_insert_with(|| {
+            let world = Self::formed(nodes);
+            world.nodes.into_iter().map(|node| node.disk).collect()
+        });
+        let mut world = Self::empty(seed);
+        disks.clone().into_iter().for_each(|disk| world.add(disk, 1));
+        drop(formed);
+        world.plug_all();
         world.agree();
         world
     }
 
-    /// Adds a node that is alone in a fleet of its own.
-    pub fn add_stranger(&mut self) {
+    /// Has nodes found a fleet by tickets and joins.
+    fn formed(nodes: usize) -> Self {
+        let mut world = Self::strangers(nodes, 0);
+        for node in 1..nodes {
+            world.join(node, 0, Role::Admin);
+        }
+        world.plug_all();
+        world.agree();
+        world
+    }
+
+    /// Plugs all cables in.
+    pub fn plug_all(&mut self) {
+        for a in 0..self.nodes.len() {
+            (0..a).for_each(|b| self.plug(a, b));
+        }
+    }
+
+    /// Adds a node that finds this on its disk.
+    pub fn add(&mut self, disk: Disk, starts: u8) {
         let number = self.nodes.len();
         let id = NodeId([number as u8 + 1; 32]);
-        let disk = Disk::default();
         let born = self.now - Duration::from_secs(self.random.u64(..900));
         let now = Now { monotonic: self.now - born, wall_ms: WALL_MS };
-        let startup = startup(number, id, 0);
-        let (replica, fx) = Replica::open(startup, disk.stored(), now).expect("nothing to read");
+        let startup = startup(number, id, starts);
+        let (replica, fx) = Replica::open(startup, disk.stored(), now).expect("it can be read");
         let watch = Watch::new(&replica);
         self.nodes.push(Node {
             id,
@@ -160,7 +168,7 @@ impl World {
             waiting: VecDeque::new(),
             dials: BTreeSet::new(),
             born,
-            starts: 0,
+            starts,
         });
         self.opened(number, fx);
     }
@@ -177,79 +185,6 @@ impl World {
         let answer = self.answers.remove(&request);
         let fleet = self.nodes[inviter].replica.fleet();
         assert_eq!(answer, Some(Ok(Reply::Joined(fleet))), "node {node} joins");
-    }
-
-    /// Plugs a cable in; the two link up if either dials the other.
-    pub fn plug(&mut self, a: usize, b: usize) {
-        let now = self.now;
-        let wire = self.wires.entry(ends(a, b)).or_default();
-        wire.plugged = true;
-        wire.redial_at = now;
-        self.dial();
-    }
-
-    /// Pulls a cable out; what is on its way is lost.
-    pub fn cut(&mut self, a: usize, b: usize) {
-        let wire = self.wires.entry(ends(a, b)).or_default();
-        wire.plugged = false;
-        let was_up = std::mem::take(&mut wire.up);
-        wire.packets.iter_mut().for_each(VecDeque::clear);
-        wire.overflowed = [false; 2];
-        if was_up {
-            for (node, other) in [(a, b), (b, a)] {
-                let peer = self.nodes[other].id;
-                let reason = "the cable was pulled".to_owned();
-                self.handle(node, Input::PeerLost { peer, code: None, reason });
-            }
-        }
-    }
-
-    /// Pulls all cables out.
-    pub fn part(&mut self) {
-        let plugged: Vec<_> =
-            self.wires.iter().filter(|(_, wire)| wire.plugged).map(|(ends, _)| *ends).collect();
-        plugged.into_iter().for_each(|(a, b)| self.cut(a, b));
-    }
-
-    pub fn is_plugged(&self, a: usize, b: usize) -> bool {
-        self.wires.get(&ends(a, b)).is_some_and(|wire| wire.plugged)
-    }
-
-    /// Tells whether a link is up.
-    pub fn is_linked(&self, a: usize, b: usize) -> bool {
-        self.wires.get(&ends(a, b)).is_some_and(|wire| wire.up)
-    }
-
-    /// Drops what is on its way from one node to another, as a full queue would; `drain` tells the
-    /// sender.
-    pub fn overflow(&mut self, from: usize, to: usize) -> usize {
-        let wire = self.wires.entry(ends(from, to)).or_default();
-        let way = usize::from(from > to);
-        let before = wire.packets[way].len();
-        wire.packets[way].retain(|packet| match packet {
-            // Snapshots travel on streams of their own, and a greeting opens the link.
-            Packet::Close(..) => true,
-            Packet::Frame(bytes) => {
-                matches!(frame(bytes), Frame::Hello(_) | Frame::Snapshot { .. })
-            }
-        });
-        let dropped = before - wire.packets[way].len();
-        wire.overflowed[way] |= dropped > 0;
-        dropped
-    }
-
-    /// Loses what is on its way without telling anyone, as no sound transport does.
-    pub fn lose_silently(&mut self, from: usize, to: usize) -> usize {
-        let wire = self.wires.entry(ends(from, to)).or_default();
-        std::mem::take(&mut wire.packets[usize::from(from > to)]).len()
-    }
-
-    /// Has a node say something to a peer that its replica did not.
-    pub fn forge(&mut self, from: usize, to: usize, frame: &Frame) {
-        let wire = self.wires.entry(ends(from, to)).or_default();
-        assert!(wire.up, "a forger needs a link");
-        let bytes = wire::encode(frame).expect("a frame within limits");
-        wire.packets[usize::from(from > to)].push_back(Packet::Frame(bytes));
     }
 
     /// Asks a node for something and returns the answer, once it is durable.
@@ -331,62 +266,6 @@ impl World {
         self.dial();
     }
 
-    fn number(&self, id: NodeId) -> usize {
-        usize::from(id.0[0]) - 1
-    }
-
-    fn send(&mut self, from: usize, outgoing: Outgoing) {
-        let bytes = wire::encode(&outgoing.frame).expect("a replica keeps the limits");
-        for to in outgoing.to {
-            let to = self.number(to);
-            if let Some(wire) = self.wires.get_mut(&ends(from, to)).filter(|wire| wire.up) {
-                if let Some(sent) = &mut self.sent {
-                    sent.push((from, to, outgoing.frame.clone()));
-                }
-                wire.packets[usize::from(from > to)].push_back(Packet::Frame(bytes.clone()));
-            }
-        }
-    }
-
-    fn close(&mut self, node: usize, peer: NodeId, code: CloseCode, reason: String) {
-        let other = self.number(peer);
-        self.closes.push((node, other, code, reason.clone()));
-        let redial_at = self.now + if code.is_refusal() { REDIAL_REFUSED } else { REDIAL };
-        let Some(wire) = self.wires.get_mut(&ends(node, other)).filter(|wire| wire.up) else {
-            return;
-        };
-        wire.redial_at = redial_at;
-        wire.packets[usize::from(other > node)].clear();
-        wire.packets[usize::from(node > other)].push_back(Packet::Close(code, reason.clone()));
-        self.handle(node, Input::PeerLost { peer, code: None, reason });
-    }
-
-    /// Links up all that are plugged and of whom one dials the other.
-    fn dial(&mut self) {
-        let ready: Vec<(usize, usize)> = self
-            .wires
-            .iter()
-            .filter(|((a, b), wire)| {
-                let dials =
-                    |from: usize, to: usize| self.nodes[from].dials.contains(&self.nodes[to].id);
-                let wanted = *a < self.nodes.len() && (dials(*a, *b) || dials(*b, *a));
-                wire.plugged && !wire.up && wire.redial_at <= self.now && wanted
-            })
-            .map(|(ends, _)| *ends)
-            .collect();
-        for (a, b) in ready {
-            let wire = self.wires.get_mut(&(a, b)).expect("it is there");
-            if wire.up {
-                continue;
-            }
-            wire.up = true;
-            wire.packets.iter_mut().for_each(VecDeque::clear);
-            let (first, second) = (self.nodes[a].id, self.nodes[b].id);
-            self.handle(b, Input::PeerConnected { peer: first });
-            self.handle(a, Input::PeerConnected { peer: second });
-        }
-    }
-
     /// Makes the first `batches` that wait durable, and gives out what waited for that.
     pub fn sync(&mut self, node: usize, batches: usize) {
         for _ in 0..batches {
@@ -463,68 +342,6 @@ impl World {
         let addresses = [format!("10.0.0.{}:7177", node + 1)].into();
         let announced = self.ask(node, Command::Announce { name: name_of(node), addresses });
         assert!(matches!(announced, Ok(Reply::Done) | Err(Refusal::ReadOnly)), "{announced:?}");
-    }
-
-    /// Delivers one packet, from a link chosen at random; false if nothing is on its way.
-    pub fn deliver_one(&mut self) -> bool {
-        let ways: Vec<((usize, usize), usize)> = self
-            .wires
-            .iter()
-            .flat_map(|(ends, wire)| [(*ends, 0, &wire.packets[0]), (*ends, 1, &wire.packets[1])])
-            .filter(|(_, _, packets)| !packets.is_empty())
-            .map(|(ends, way, _)| (ends, way))
-            .collect();
-        if ways.is_empty() {
-            return false;
-        }
-        let ((a, b), way) = ways[self.random.usize(..ways.len())];
-        let wire = self.wires.get_mut(&(a, b)).expect("it was just found");
-        let packet = wire.packets[way].pop_front().expect("it was just found");
-        let (from, to) = if way == 0 { (a, b) } else { (b, a) };
-        let peer = self.nodes[from].id;
-        match packet {
-            Packet::Frame(bytes) => {
-                self.handle(to, Input::FrameReceived { peer, frame: frame(&bytes) });
-            }
-            Packet::Close(code, reason) => {
-                wire.up = false;
-                wire.packets.iter_mut().for_each(VecDeque::clear);
-                self.handle(to, Input::PeerLost { peer, code: Some(code), reason });
-            }
-        }
-        self.drain();
-        true
-    }
-
-    /// Tells the senders whose queues had overflowed and are empty again.
-    fn drain(&mut self) {
-        let drained: Vec<(usize, usize, usize)> = self
-            .wires
-            .iter()
-            .flat_map(|((a, b), wire)| {
-                [0, 1]
-                    .map(|way| (*a, *b, way, wire.overflowed[way] && wire.packets[way].is_empty()))
-            })
-            .filter(|(.., drained)| *drained)
-            .map(|(a, b, way, _)| (a, b, way))
-            .collect();
-        for (a, b, way) in drained {
-            self.wires.get_mut(&(a, b)).expect("it was just found").overflowed[way] = false;
-            let (from, to) = if way == 0 { (a, b) } else { (b, a) };
-            let peer = self.nodes[to].id;
-            self.handle(from, Input::PeerDrained { peer });
-        }
-    }
-
-    /// Delivers all that is on its way, and what that leads to, in no time.
-    pub fn deliver(&mut self) {
-        self.drain();
-        for _ in 0..1_000_000 {
-            if !self.deliver_one() {
-                return;
-            }
-        }
-        panic!("frames never end");
     }
 
     /// Lets time pass, with all that becomes due in it.
@@ -654,16 +471,5 @@ fn startup(number: usize, node: NodeId, start: u8) -> Startup {
         start: StartId(bytes),
         seed: u64::from_le_bytes(bytes),
         undo_window: UNDO_WINDOW,
-    }
-}
-
-fn ends(a: usize, b: usize) -> (usize, usize) {
-    (a.min(b), a.max(b))
-}
-
-fn frame(bytes: &[u8]) -> Frame {
-    match wire::decode(&bytes[wire::HEADER_BYTES..]) {
-        Ok(Decoded::Known(frame)) => frame,
-        other => panic!("a frame that can't be read back: {other:?}"),
     }
 }
