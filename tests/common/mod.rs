@@ -2,6 +2,7 @@
 
 pub mod disk;
 pub mod network;
+pub mod program;
 pub mod scene;
 pub mod watch;
 pub mod world;

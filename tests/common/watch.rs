@@ -8,9 +8,9 @@ use sessionmesh::replica::{
     diff::{CauseKind, Diff, Event},
     effect::{Effects, RequestId, Startup, TeardownDue, Write},
     fold::{Fold, Snapshot},
-    ids::{ChangeHash, DocumentId, NodeId, StartId},
+    ids::{ChangeHash, DocumentId, NodeId, SessionId, StartId},
     machine::Replica,
-    record::{SessionKey, SessionState, TeardownState, WorkspaceKey, WorkspaceState},
+    record::{Session, SessionKey, SessionState, TeardownState, WorkspaceKey, WorkspaceState},
 };
 
 use super::disk::Disk;
@@ -28,6 +28,12 @@ pub struct Watch {
     gone: BTreeSet<WorkspaceKey>,
     /// The sessions that were seen deleted, and not seen restored.
     pub deleted: BTreeSet<SessionKey>,
+    /// The sessions that came back by what this node was asked.
+    pub restored: BTreeSet<SessionKey>,
+    /// The sessions that came back by what a peer sent.
+    pub restored_by_merge: BTreeSet<SessionKey>,
+    /// The parents of all sessions that were ever shown.
+    pub parents: BTreeMap<SessionKey, SessionId>,
 }
 
 impl Watch {
@@ -40,6 +46,9 @@ impl Watch {
             purged: BTreeSet::new(),
             gone: BTreeSet::new(),
             deleted: BTreeSet::new(),
+            restored: BTreeSet::new(),
+            restored_by_merge: BTreeSet::new(),
+            parents: BTreeMap::new(),
         }
     }
 
@@ -97,6 +106,8 @@ impl Watch {
                 if after.state == Deleted {
                     self.deleted.insert(after.key());
                 }
+                let parent = after.parent_id.clone();
+                self.parents.extend(parent.map(|parent| (after.key(), parent)));
                 ("session.created", after.id.to_string())
             }
             Event::SessionUpdated { session: after, changed } => {
@@ -113,12 +124,15 @@ impl Watch {
             }
             Event::SessionRestored { session: after } => {
                 assert_eq!(session(&after.key()), Some(Deleted), "restored once");
-                self.deleted.remove(&after.key());
+                self.came_back(diff, after);
                 ("session.restored", after.id.to_string())
             }
             Event::SessionStranded { session: after } => {
-                assert!(matches!(session(&after.key()), Some(Live | Deleted)), "stranded once");
-                self.deleted.remove(&after.key());
+                let before = session(&after.key());
+                assert!(matches!(before, Some(Live | Deleted)), "stranded once");
+                if before == Some(Deleted) {
+                    self.came_back(diff, after);
+                }
                 ("session.stranded", after.id.to_string())
             }
             Event::SessionPurged { session: before } => {
@@ -164,6 +178,13 @@ impl Watch {
             }
         };
         *self.events.entry((name, id)).or_default() += 1;
+    }
+
+    fn came_back(&mut self, diff: &Diff, session: &Session) {
+        self.deleted.remove(&session.key());
+        let local = diff.cause.kind == CauseKind::Local;
+        let came_back = if local { &mut self.restored } else { &mut self.restored_by_merge };
+        came_back.insert(session.key());
     }
 
     /// Takes note of what is durable now.
