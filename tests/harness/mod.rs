@@ -13,7 +13,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::StreamExt as _;
 use serde_json::Value;
 use sessionmesh::replica::{
     diff::{Diff, Event},
@@ -134,7 +133,7 @@ impl Daemon {
         }
         let response = request.send().await.expect("the stream opens");
         assert_eq!(response.status(), 200);
-        Followed { bytes: response.bytes_stream().boxed(), buffer: String::new() }
+        Followed { response, buffer: String::new() }
     }
 
     /// Makes a ticket.
@@ -242,7 +241,7 @@ pub enum Message {
 
 /// An event stream that is being read.
 pub struct Followed {
-    bytes: futures_util::stream::BoxStream<'static, reqwest::Result<bytes::Bytes>>,
+    response: reqwest::Response,
     buffer: String,
 }
 
@@ -274,8 +273,8 @@ impl Followed {
                 assert_eq!(cursor.to_string(), id, "the id of a message is its cursor");
                 return Some(message);
             }
-            let chunk = tokio::time::timeout(PATIENCE, self.bytes.next()).await;
-            let chunk = chunk.expect("there is a ping every ten seconds")?.ok()?;
+            let chunk = tokio::time::timeout(PATIENCE, self.response.chunk()).await;
+            let chunk = chunk.expect("there is a ping every ten seconds").ok()??;
             self.buffer.push_str(std::str::from_utf8(&chunk).expect("the stream is text"));
         }
     }

@@ -105,6 +105,11 @@ impl Copied {
         self.0.get_heads().iter().map(hash_in).collect()
     }
 
+    /// Tells whether a change is part of the copy.
+    pub fn has(&self, hash: &ChangeHash) -> bool {
+        self.0.get_change_meta_by_hash(&hash_out(hash)).is_some()
+    }
+
     /// Returns the copy whole, as automerge saves it; takes as long as the document is large.
     pub fn save(&self) -> Vec<u8> {
         self.0.save()
