@@ -11,9 +11,9 @@ use std::{
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::handle::Answer;
 use crate::{
     replica::{
-        command::{Refusal, Reply},
         effect::{Outgoing, StoredDocument, TeardownDue, Write},
         ids::DocumentId,
     },
@@ -34,7 +34,7 @@ pub struct Batch {
     /// To be sent then.
     pub frames: Vec<Outgoing>,
     /// To be given then.
-    pub replies: Vec<(oneshot::Sender<Result<Reply, Refusal>>, Result<Reply, Refusal>)>,
+    pub replies: Vec<(oneshot::Sender<Answer>, Answer)>,
     /// To be started then.
     pub teardowns: Vec<TeardownDue>,
     /// To be read back then.

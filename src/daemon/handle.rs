@@ -18,11 +18,14 @@ use crate::replica::{
 /// How many requests may wait for the loop; more are answered `busy`.
 pub const REQUESTS_MAX: usize = 1_024;
 
+/// What comes of a command.
+pub type Answer = Result<Reply, Refusal>;
+
 /// A question or a request on its way to the loop.
 #[derive(Debug)]
 pub enum Request {
     /// Changes something.
-    Command(Command, oneshot::Sender<Result<Reply, Refusal>>),
+    Command(Command, oneshot::Sender<Answer>),
     /// Asks how things stand.
     Status(oneshot::Sender<Status>),
     /// Asks for the members and the links to them.

@@ -11,14 +11,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     commit::{Batch, Committer, Told},
     compact::{self, Compaction},
-    handle::{DocumentStatus, Peer, Request, Status},
+    handle::{Answer, DocumentStatus, Peer, Request, Status},
     hub::Hub,
     run::published,
 };
 use crate::{
     clock::Clock,
     replica::{
-        command::{Refusal, Reply},
         effect::{Effects, Input, RequestId, TeardownDue},
         machine::Replica,
         record::WorkspaceKey,
@@ -40,7 +39,7 @@ pub struct Loop {
     committer: Committer,
     compaction: Compaction,
     store: Arc<Store>,
-    waiting: BTreeMap<RequestId, oneshot::Sender<Result<Reply, Refusal>>>,
+    waiting: BTreeMap<RequestId, oneshot::Sender<Answer>>,
     next_request: u64,
     inputs: (mpsc::UnboundedSender<Input>, mpsc::UnboundedReceiver<Input>),
     compacted: (mpsc::UnboundedSender<compact::Ended>, mpsc::UnboundedReceiver<compact::Ended>),

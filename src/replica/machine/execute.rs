@@ -35,7 +35,7 @@ impl Replica {
         fx: &mut Effects,
     ) {
         let answer = match command {
-            Command::Join(ticket) => match self.join(now, request, ticket) {
+            Command::Join(ticket) => match self.join(now, request, ticket, fx) {
                 Ok(()) => return,
                 Err(refusal) => Err(refusal),
             },
@@ -443,10 +443,10 @@ impl Replica {
             .map(|entry| {
                 let key = entry.record.key();
                 let kept = entry.stored.dismissals.get(&operation).copied().unwrap_or(false);
-                let is_in = |s: &&std::sync::Arc<Session>| {
+                let is_in = |s: &std::sync::Arc<Session>| {
                     s.host == key.host && s.workspace_id.as_ref() == Some(&key.id)
                 };
-                let keep = kept || !undoable.sessions.iter().any(|s| is_in(&s));
+                let keep = kept || !undoable.sessions.iter().any(|s| is_in(s));
                 (key, keep)
             })
             .collect();

@@ -14,7 +14,7 @@ use super::super::{
     record::{Member, Revocation, Role},
 };
 use super::{Replica, names::check_title};
-use crate::wire::{CloseCode, Frame, Join, PROTOCOL, PROTOCOL_MIN};
+use crate::wire::{CloseCode, Frame, Join, PROTOCOL, PROTOCOL_MIN, ProtocolRange};
 
 /// How long a join may take: several dials at every address of the ticket.
 const JOIN_WITHIN: Duration = Duration::from_secs(20);
@@ -22,6 +22,8 @@ const JOIN_WITHIN: Duration = Duration::from_secs(20);
 const INVITES_MAX: usize = 1_024;
 /// Longest an invite may be good for.
 const INVITE_WITHIN_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
+/// Longest address, in bytes: an IPv6 address with a zone and a port is shorter.
+const ADDRESS_BYTES_MAX: usize = 64;
 /// Most addresses that a node publishes.
 pub const ADDRESSES_MAX: usize = 32;
 
@@ -82,6 +84,8 @@ impl Replica {
         self.members = document.members().into_iter().map(|m| (m.node, m)).collect();
         let nodes = self.members.keys().chain([&self.node]);
         self.authors = nodes.map(|node| (node.fingerprint(), *node)).collect();
+        let readers = self.members.values().filter(|member| member.role == Role::Reader);
+        self.exchange.unshare(readers.map(|reader| reader.node).collect());
     }
 
     /// Lists the nodes to be dialled for as long as they are not connected.
@@ -170,6 +174,7 @@ impl Replica {
         now: Now,
         request: RequestId,
         ticket: Ticket,
+        fx: &mut Effects,
     ) -> Result<(), Refusal> {
         if ticket.inviter == self.node {
             return Err(Refusal::Oneself(self.name.clone()));
@@ -180,12 +185,16 @@ impl Replica {
         if !self.is_alone() {
             return Err(Refusal::NotAlone);
         }
+        let inviter = ticket.inviter;
         self.joining = Some(Joining {
             ticket,
             request,
             until: now.monotonic + JOIN_WITHIN,
             problem: "no answer".to_owned(),
         });
+        if self.exchange.is_connected(&inviter) {
+            self.ask_to_join(inviter, fx);
+        }
         Ok(())
     }
 
@@ -266,6 +275,8 @@ impl Replica {
                 format!("the ticket is for fleet {}, this is {}", join.fleet, self.fleet),
             ));
         }
+        let theirs = ProtocolRange { min: join.protocol_min, max: join.protocol_max };
+        ProtocolRange::OURS.agree(theirs).map_err(|e| (CloseCode::Protocol, e.to_string()))?;
         let hash = secret_hash(&join.secret);
         let Some(invite) = self.invites.get(&hash).cloned() else {
             return Err((CloseCode::TicketUnknown, "the ticket is not known here".to_owned()));
@@ -292,7 +303,7 @@ impl Replica {
         let addresses: BTreeSet<String> = join
             .addresses
             .into_iter()
-            .filter(|address| address.parse::<std::net::SocketAddr>().is_ok())
+            .filter(|address| is_address(address))
             .take(ADDRESSES_MAX)
             .collect();
         if !known.is_some_and(Member::is_current) {
@@ -349,9 +360,8 @@ impl Replica {
                 return;
             }
         };
-        let before = DocumentId::Fleet(self.fleet);
-        self.documents.remove(&before);
-        fx.writes.push(Write::Forget { document: before });
+        // What former members of the old fleet host is no part of the new one.
+        self.drop_what_others_host(fx);
         self.fleet = joining.ticket.fleet;
         self.documents.insert(id, document);
         fx.writes.push(Write::Fleet(self.fleet));
@@ -387,27 +397,32 @@ impl Replica {
         for peer in connected {
             fx.closes.push((peer, CloseCode::Left, "left the fleet".to_owned()));
         }
-        let own = self.own_document();
-        let dropped: Vec<DocumentId> =
-            self.documents.keys().copied().filter(|id| *id != own).collect();
-        for document in dropped {
-            self.documents.remove(&document);
-            fx.writes.push(Write::Forget { document });
-            if let Some(host) = document.host() {
-                self.view.remove_host(host);
-            }
-        }
+        self.drop_what_others_host(fx);
         for node in std::mem::take(&mut self.paused) {
             fx.writes.push(Write::Paused { node, paused: false });
         }
         self.forget_invites(fx);
         self.problems.clear();
         self.found_fleet(now, fx);
-        self.cursor = Cursor { sequence: self.cursor.sequence + 1, start: self.start };
-        fx.writes.push(Write::ResetJournal { cursor: self.cursor });
-        fx.reset = true;
         tracing::info!(fleet = %self.fleet, "left the fleet; this node is alone in a new one");
         Ok(Reply::Done)
+    }
+
+    /// Drops all documents but this node's own, and what they showed.
+    fn drop_what_others_host(&mut self, fx: &mut Effects) {
+        let own = self.own_document();
+        let mut shown_no_more = Vec::new();
+        for id in self.documents.keys().copied().filter(|id| *id != own).collect::<Vec<_>>() {
+            self.documents.remove(&id);
+            fx.writes.push(Write::Forget { document: id });
+            shown_no_more.extend(id.host().map(|host| self.view.remove_host(host)));
+        }
+        self.reloading.retain(|id| *id == own);
+        if shown_no_more.iter().any(|changes| !changes.is_empty()) {
+            self.cursor = Cursor { sequence: self.cursor.sequence + 1, start: self.start };
+            fx.writes.push(Write::ResetJournal { cursor: self.cursor });
+            fx.reset = true;
+        }
     }
 
     /// Refuses to take the last admin from a fleet.
@@ -486,4 +501,11 @@ impl Replica {
         }
         Ok(Reply::Done)
     }
+}
+
+/// Tells whether a text may be an `IP:PORT`; who dials it finds out whether it is.
+fn is_address(text: &str) -> bool {
+    text.len() <= ADDRESS_BYTES_MAX
+        && text.bytes().all(|byte| byte.is_ascii_graphic())
+        && text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
 }

@@ -13,8 +13,8 @@ use super::super::{
     record::Role,
     view,
 };
-use super::{Replica, read_all};
-use crate::wire::{CloseCode, Frame, Hello, PROTOCOL, PROTOCOL_MIN};
+use super::{Origin, Replica, read_all};
+use crate::wire::{CloseCode, Frame, Hello, PROTOCOL, PROTOCOL_MIN, ProtocolRange};
 
 impl Replica {
     pub(super) fn peer_connected(&mut self, peer: NodeId, fx: &mut Effects) {
@@ -89,12 +89,9 @@ impl Replica {
     }
 
     fn hello_said(&mut self, now: Now, peer: NodeId, hello: Hello, fx: &mut Effects) {
-        let judged = if hello.protocol_min > PROTOCOL || hello.protocol_max < PROTOCOL_MIN {
-            let reason = format!(
-                "the peer speaks protocol {} to {}, this node {PROTOCOL_MIN} to {PROTOCOL}",
-                hello.protocol_min, hello.protocol_max
-            );
-            Err((CloseCode::Protocol, reason))
+        let theirs = ProtocolRange { min: hello.protocol_min, max: hello.protocol_max };
+        let judged = if let Err(error) = ProtocolRange::OURS.agree(theirs) {
+            Err((CloseCode::Protocol, error.to_string()))
         } else if hello.fleet != self.fleet {
             let reason =
                 format!("the peer is of fleet {}, this node of {}", hello.fleet, self.fleet);
@@ -188,10 +185,17 @@ impl Replica {
     }
 
     /// Tells whether a document belongs to this fleet, as far as its members are known here.
+    ///
+    /// One that is awaited from the store is left alone: what a peer has of it may be less.
     fn is_of_fleet(&self, document: &DocumentId) -> bool {
+        if self.reloading.contains(document) {
+            return false;
+        }
         match document {
             DocumentId::Fleet(fleet) => *fleet == self.fleet,
-            DocumentId::Host { host, .. } => self.members.contains_key(host),
+            DocumentId::Host { host, .. } => {
+                self.members.contains_key(host) && self.exchange.is_shared(document)
+            }
         }
     }
 
@@ -253,8 +257,10 @@ impl Replica {
             // The peer is far ahead; the comparison of frontiers asks for what is missing.
             ApplyError::TooManyOrphans { .. } => return,
             ApplyError::Panicked { .. } => {
-                self.documents.remove(&document);
-                fx.reloads.push(document);
+                if self.documents.remove(&document).is_some() {
+                    self.reloading.insert(document);
+                    fx.reloads.push(document);
+                }
             }
             ApplyError::Refused { .. }
             | ApplyError::Unreadable { .. }
@@ -282,7 +288,8 @@ impl Replica {
         } else {
             match Document::adopt(id, self.actor.clone(), &bytes) {
                 Ok(document) => self.adopted(now, peer, document, bytes, fx),
-                Err(error) => self.contain(peer, id, &error, fx),
+                // Closing the link frees the place: another peer is asked.
+                Err(error) => return self.contain(peer, id, &error, fx),
             }
         }
         self.exchange.fetched(at, &id, &mut fx.frames);
@@ -306,19 +313,27 @@ impl Replica {
         self.documents.insert(id, document);
         fx.writes.push(Write::Snapshot { document: id, bytes });
         let authors = id.host().map(|host| host.fingerprint()).into_iter().collect();
-        self.publish(now, touched, Some(peer), authors, fx);
+        self.publish(now, touched, Origin::Peer(peer), authors, fx);
         self.exchange.adopted(now.monotonic, &peer, &self.documents, &mut fx.frames);
     }
 
     /// Takes back a document that was thrown away, as the store has it.
     pub(super) fn document_reloaded(&mut self, now: Now, stored: StoredDocument, fx: &mut Effects) {
         let id = stored.id;
+        self.reloading.remove(&id);
         let mut touched = view::Touched::default();
+        if let Some(host) = id.host() {
+            // What is shown and not stored was never acknowledged, and goes.
+            let sessions = self.view.sessions_of(&host).map(|session| (session.key(), None));
+            touched.sessions.extend(sessions);
+            let workspaces = self.view.workspaces_of(&host);
+            touched.workspaces.extend(workspaces.map(|entry| (entry.record.key(), None)));
+        }
         match self.load(stored, &mut touched) {
             Ok(()) => {
                 tracing::info!(document = %id, "rebuilt the document from the store");
-                self.read_members();
-                self.publish(now, touched, None, BTreeSet::new(), fx);
+                self.members_changed(fx);
+                self.publish(now, touched, Origin::Store, BTreeSet::new(), fx);
                 self.host_work.look_again();
             }
             Err(error) => tracing::error!(document = %id, %error, "can't rebuild the document"),

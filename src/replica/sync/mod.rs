@@ -47,6 +47,9 @@ pub struct Exchange {
     links: BTreeMap<NodeId, Link>,
     /// Documents that were asked for whole: of whom and when.
     fetching: BTreeMap<DocumentId, (NodeId, Duration)>,
+    /// Hosts whose documents stay where they are: what a reader writes nobody takes in, so its
+    /// own document is not compared either, or its frontier would differ for ever.
+    unshared: BTreeSet<NodeId>,
     repairs_total: u64,
 }
 
@@ -88,7 +91,28 @@ pub type Out = Vec<Outgoing>;
 impl Exchange {
     /// Starts with no peers.
     pub fn new(node: NodeId) -> Self {
-        Self { node, links: BTreeMap::new(), fetching: BTreeMap::new(), repairs_total: 0 }
+        Self {
+            node,
+            links: BTreeMap::new(),
+            fetching: BTreeMap::new(),
+            unshared: BTreeSet::new(),
+            repairs_total: 0,
+        }
+    }
+
+    /// Says whose documents are not exchanged.
+    pub fn unshare(&mut self, hosts: BTreeSet<NodeId>) {
+        self.unshared = hosts;
+    }
+
+    /// Tells whether a document is exchanged with peers.
+    pub fn is_shared(&self, document: &DocumentId) -> bool {
+        document.host().is_none_or(|host| !self.unshared.contains(&host))
+    }
+
+    /// Returns SHA-256 over the sorted `(document, heads)` list of what is exchanged.
+    pub fn frontier(&self, documents: &Documents) -> [u8; 32] {
+        frontier(documents, &self.unshared)
     }
 
     /// Notes that a link is up.
@@ -168,7 +192,10 @@ impl Exchange {
         link.checked_at = now;
         if link.greeted_with != Some(their_frontier) {
             link.awaits_heads = true;
-            out.push(to(peer, Frame::Heads { documents: all_heads(documents), answer: false }));
+            out.push(to(
+                peer,
+                Frame::Heads { documents: all_heads(documents, &self.unshared), answer: false },
+            ));
         }
         self.tell_links(out);
     }
@@ -203,22 +230,31 @@ impl Exchange {
     ) {
         let Some(link) = self.links.get_mut(peer) else { return };
         link.their_frontier = Some(theirs);
-        if theirs == frontier(documents) {
+        if theirs == frontier(documents, &self.unshared) {
             link.documents.values_mut().for_each(|progress| progress.suspect = None);
         } else {
-            out.push(to(peer, Frame::Heads { documents: all_heads(documents), answer: true }));
+            out.push(to(
+                peer,
+                Frame::Heads { documents: all_heads(documents, &self.unshared), answer: true },
+            ));
         }
     }
 
     /// Tells the peer where the documents stand, after frames to it were dropped.
-    pub fn drained(&mut self, peer: &NodeId, documents: &Documents, out: &mut Out) {
+    pub fn drained(&mut self, now: Duration, peer: &NodeId, documents: &Documents, out: &mut Out) {
         let Some(link) = self.links.get_mut(peer).filter(|link| link.greeted) else { return };
         for progress in link.documents.values_mut() {
             progress.answered = None;
             progress.wanted = None;
             progress.repair = None;
         }
-        out.push(to(peer, Frame::Heads { documents: all_heads(documents), answer: true }));
+        out.push(to(
+            peer,
+            Frame::Heads { documents: all_heads(documents, &self.unshared), answer: true },
+        ));
+        // What was asked for may be among what was dropped.
+        self.fetching.retain(|_, (of, _)| of != peer);
+        self.fetch(now, out);
     }
 
     /// Does what has become due: compares frontiers, asks for what is still unknown.
@@ -245,7 +281,7 @@ impl Exchange {
             if now >= link.check_due() {
                 link.traffic_at = None;
                 link.checked_at = now;
-                let frontier = *ours.get_or_insert_with(|| frontier(documents));
+                let frontier = *ours.get_or_insert_with(|| frontier(documents, &self.unshared));
                 out.push(to(peer, Frame::Check { frontier }));
             }
         }
@@ -273,10 +309,16 @@ impl Link {
     }
 }
 
-/// Returns SHA-256 over the sorted `(document, heads)` list.
-pub fn frontier(documents: &Documents) -> [u8; 32] {
+fn shared<'a>(
+    documents: &'a Documents,
+    unshared: &'a BTreeSet<NodeId>,
+) -> impl Iterator<Item = (&'a DocumentId, &'a Document)> {
+    documents.iter().filter(|(id, _)| id.host().is_none_or(|host| !unshared.contains(&host)))
+}
+
+fn frontier(documents: &Documents, unshared: &BTreeSet<NodeId>) -> [u8; 32] {
     let mut hasher = Sha256::new();
-    for (id, document) in documents {
+    for (id, document) in shared(documents, unshared) {
         let heads = document.heads();
         hasher.update(id.to_string());
         hasher.update((heads.len() as u64).to_le_bytes());
@@ -285,9 +327,8 @@ pub fn frontier(documents: &Documents) -> [u8; 32] {
     hasher.finalize().into()
 }
 
-fn all_heads(documents: &Documents) -> Vec<DocumentHeads> {
-    documents
-        .iter()
+fn all_heads(documents: &Documents, unshared: &BTreeSet<NodeId>) -> Vec<DocumentHeads> {
+    shared(documents, unshared)
         .map(|(id, document)| DocumentHeads { document: *id, heads: document.heads() })
         .collect()
 }
