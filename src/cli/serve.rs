@@ -3,10 +3,13 @@
 //! Must not know how a daemon works. Invariant: stdout gets the readiness and nothing else; logs go
 //! to stderr.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
-use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +17,7 @@ use super::{failure::Failure, output::Output, printable::printable};
 use crate::{
     config,
     daemon::{self, Ready, Settings},
+    replica::ids::{FleetId, NodeId},
     telemetry::{self, Format},
 };
 
@@ -55,7 +59,7 @@ pub async fn run(args: Args, data_dir: PathBuf, mut out: Output) -> Result<(), F
     let ready = |ready: &Ready| {
         // A daemon whose starter has stopped listening serves all the same.
         let said = match format {
-            Format::Json => out.json(&json_line(ready)),
+            Format::Json => out.json(&Line::new(ready)),
             Format::Text => out.write(&text(ready)),
         };
         if let Err(failure) = said {
@@ -89,16 +93,30 @@ fn stop() -> std::io::Result<(CancellationToken, CancellationToken)> {
     Ok(told)
 }
 
-fn json_line(ready: &Ready) -> serde_json::Value {
-    json!({
-        "ready": true,
-        "node": ready.node,
-        "fleet": ready.fleet,
-        "http": format!("http://{}", ready.http),
-        "quic": ready.quic.to_string(),
-        "socket": ready.socket,
-        "data_dir": ready.data_dir,
-    })
+/// Readiness as a program reads it, in the order in which a person would want to read it, too.
+#[derive(Debug, serde::Serialize)]
+struct Line<'a> {
+    ready: bool,
+    node: NodeId,
+    fleet: FleetId,
+    http: String,
+    quic: SocketAddr,
+    socket: &'a Path,
+    data_dir: &'a Path,
+}
+
+impl<'a> Line<'a> {
+    fn new(ready: &'a Ready) -> Self {
+        Self {
+            ready: true,
+            node: ready.node,
+            fleet: ready.fleet,
+            http: format!("http://{}", ready.http),
+            quic: ready.quic,
+            socket: &ready.socket,
+            data_dir: &ready.data_dir,
+        }
+    }
 }
 
 fn text(ready: &Ready) -> String {
@@ -138,7 +156,6 @@ fn quoted(path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replica::ids::{FleetId, NodeId};
 
     fn ready() -> Ready {
         Ready {
@@ -153,14 +170,16 @@ mod tests {
 
     #[test]
     fn a_program_is_told_one_line_with_the_facts_on_the_page() {
-        let line = json_line(&ready());
-        let keys: Vec<_> = line.as_object().unwrap().keys().cloned().collect();
-        let mut expected = ["ready", "node", "fleet", "http", "quic", "socket", "data_dir"];
-        expected.sort_unstable();
-        assert_eq!(keys, expected);
-        assert_eq!(line["http"], "http://127.0.0.1:7178");
-        assert_eq!(line["quic"], "0.0.0.0:7177");
-        assert!(!line.to_string().contains('\n'));
+        let line = serde_json::to_string(&Line::new(&ready())).unwrap();
+        let (node, fleet) = ("ab".repeat(32), "cd".repeat(16));
+        assert_eq!(
+            line,
+            format!(
+                "{{\"ready\":true,\"node\":\"{node}\",\"fleet\":\"{fleet}\",\
+                 \"http\":\"http://127.0.0.1:7178\",\"quic\":\"0.0.0.0:7177\",\
+                 \"socket\":\"/my data/sessionmesh.sock\",\"data_dir\":\"/my data\"}}"
+            )
+        );
     }
 
     #[test]
