@@ -6,6 +6,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
@@ -42,6 +43,22 @@ async fn nobody_there_is_unreachable() {
     drop(listener);
     let refused = client(address, None).version().await;
     assert!(matches!(refused, Err(Error::Unreachable { .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_connection_on_which_a_starting_server_never_answers_is_given_up_for_another() {
+    static ASKED: AtomicUsize = AtomicUsize::new(0);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = Router::new().fallback(async || {
+        if ASKED.fetch_add(1, Ordering::SeqCst) == 0 {
+            std::future::pending::<()>().await;
+        }
+        text("{\"healthy\":true,\"version\":\"1.18.33\"}")
+    });
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    assert_eq!(client(address, None).version().await.unwrap(), "1.18.33");
+    assert_eq!(ASKED.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]

@@ -16,6 +16,11 @@ const USER: &str = "opencode";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an answer may take: the first request about a folder makes opencode start up in it.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the answer to the first question may take: opencode 1.18.33, while it starts up,
+/// sometimes accepts a connection on which it never answers (seen); on the next one it does.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the first question is asked.
+const PROBES: usize = 3;
 /// Largest answer, bytes: a session is half a kilobyte, so this is half a million of them.
 const BODY_BYTES_MAX: usize = 256 << 20;
 /// The versions whose lists are understood, `major.minor`, from and up to but not including.
@@ -34,6 +39,8 @@ pub enum Error {
         url: Url,
         /// What the network says.
         reason: String,
+        /// Whether it took a connection and then said nothing.
+        timed_out: bool,
     },
     /// It asks for a password, or for another one.
     #[error("the opencode server at {url} refuses the password")]
@@ -103,11 +110,10 @@ impl Client {
         base.set_fragment(None);
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(ANSWER_TIMEOUT)
             .redirect(redirect::Policy::none())
             .no_proxy()
             .build()
-            .map_err(|error| Error::Unreachable { url: base.clone(), reason: root(&error) })?;
+            .map_err(|error| unreachable(&base, &error))?;
         Ok(Self { http, base, password })
     }
 
@@ -118,8 +124,14 @@ impl Client {
 
     /// Asks for the version; refuses one whose lists may mean something else.
     pub async fn version(&self) -> Result<String, Error> {
-        let path = "global/health";
-        let health: Health = match self.get(path, &[]).await {
+        let mut answered = self.probe().await;
+        for _ in 1..PROBES {
+            if !matches!(&answered, Err(Error::Unreachable { timed_out: true, .. })) {
+                break;
+            }
+            answered = self.probe().await;
+        }
+        let health = match answered {
             // A stranger answers an unknown path in its own way.
             Err(Error::Status { url, status }) => {
                 let reason = format!("it answers with status {status}");
@@ -133,11 +145,24 @@ impl Client {
         Ok(health.version)
     }
 
+    async fn probe(&self) -> Result<Health, Error> {
+        self.ask("global/health", &[], PROBE_TIMEOUT).await
+    }
+
     /// Asks for something below the address and reads its JSON.
     pub(super) async fn get<T: DeserializeOwned>(
         &self,
         path: &str,
         query: &[(&str, &str)],
+    ) -> Result<T, Error> {
+        self.ask(path, query, ANSWER_TIMEOUT).await
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        timeout: Duration,
     ) -> Result<T, Error> {
         let mut url = self.base.clone();
         let prefix = url.path().trim_end_matches('/').to_owned();
@@ -145,13 +170,12 @@ impl Client {
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        let mut request = self.http.get(url.clone()).header(header::ACCEPT, "application/json");
+        let mut request =
+            self.http.get(url.clone()).timeout(timeout).header(header::ACCEPT, "application/json");
         if let Some(password) = &self.password {
             request = request.basic_auth(USER, Some(password));
         }
-        let unreachable =
-            |error: reqwest::Error| Error::Unreachable { url: url.clone(), reason: root(&error) };
-        let mut response = request.send().await.map_err(unreachable)?;
+        let mut response = request.send().await.map_err(|error| unreachable(&url, &error))?;
         match response.status() {
             StatusCode::OK => {}
             StatusCode::UNAUTHORIZED => {
@@ -160,7 +184,7 @@ impl Client {
             status => return Err(Error::Status { url, status: status.as_u16() }),
         }
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
+        while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(&url, &error))? {
             if body.len() + chunk.len() > BODY_BYTES_MAX {
                 return Err(Error::TooLong { url, max: BODY_BYTES_MAX, unit: "bytes" });
             }
@@ -173,6 +197,11 @@ impl Client {
             Error::Foreign { url, reason }
         })
     }
+}
+
+fn unreachable(url: &Url, error: &reqwest::Error) -> Error {
+    let timed_out = error.is_timeout() && !error.is_connect();
+    Error::Unreachable { url: url.clone(), reason: root(error), timed_out }
 }
 
 /// Returns the innermost cause, which is what a person can act upon.
