@@ -65,8 +65,9 @@ impl Watch {
             self.diff(&publication.diff);
         }
         if fx.reset {
-            self.fold = fold(replica);
-            self.forget(replica);
+            self.purged.clear();
+            self.gone.clear();
+            self.begin_anew(replica);
         }
         assert_eq!(self.fold.cursor(), replica.cursor(), "no diff is missing");
         assert_eq!(self.fold.digest(), replica.digest(), "the diffs fold to the view");
@@ -235,19 +236,29 @@ impl Watch {
             assert_eq!(replica.cursor(), last.cursor, "a cursor survives a restart");
             assert_eq!(replica.digest(), last.digest, "and so does the view at it");
         }
-        self.fold = fold(replica);
-        self.compared_at = None;
-        self.forget(replica);
+        // What a crash has undone may come to be again, in another way.
+        let events = || disk.journal.iter().flat_map(|diff| &diff.events);
+        self.purged = events()
+            .filter_map(|event| match event {
+                Event::SessionPurged { session } => Some(session.key()),
+                _ => None,
+            })
+            .collect();
+        self.gone = events()
+            .filter_map(|event| match event {
+                Event::WorkspaceGone { workspace } => Some(workspace.key()),
+                _ => None,
+            })
+            .collect();
+        self.begin_anew(replica);
     }
 
-    /// Forgets what a crash, or leaving the fleet, has undone.
-    fn forget(&mut self, replica: &Replica) {
-        let view = replica.view();
-        self.purged.retain(|key| view.session(key).is_none());
-        self.gone.retain(|key| view.workspace(key).is_none());
-        self.deleted.retain(|key| {
-            view.session(key).is_none_or(|session| session.state == SessionState::Deleted)
-        });
+    fn begin_anew(&mut self, replica: &Replica) {
+        self.fold = fold(replica);
+        self.compared_at = None;
+        let shown = replica.view().sessions();
+        let deleted = shown.filter(|session| session.state == SessionState::Deleted);
+        self.deleted = deleted.map(|session| session.key()).collect();
     }
 
     /// Checks what holds at any moment.
