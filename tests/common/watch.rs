@@ -34,6 +34,8 @@ pub struct Watch {
     pub restored_by_merge: BTreeSet<SessionKey>,
     /// The parents of all sessions that were ever shown.
     pub parents: BTreeMap<SessionKey, SessionId>,
+    /// Where the documents stood when the view was last compared with them.
+    compared_at: Option<[u8; 32]>,
 }
 
 impl Watch {
@@ -49,6 +51,7 @@ impl Watch {
             restored: BTreeSet::new(),
             restored_by_merge: BTreeSet::new(),
             parents: BTreeMap::new(),
+            compared_at: None,
         }
     }
 
@@ -62,8 +65,9 @@ impl Watch {
             self.diff(&publication.diff);
         }
         if fx.reset {
-            self.fold = fold(replica);
-            self.forget(replica);
+            self.purged.clear();
+            self.gone.clear();
+            self.begin_anew(replica);
         }
         assert_eq!(self.fold.cursor(), replica.cursor(), "no diff is missing");
         assert_eq!(self.fold.digest(), replica.digest(), "the diffs fold to the view");
@@ -232,22 +236,37 @@ impl Watch {
             assert_eq!(replica.cursor(), last.cursor, "a cursor survives a restart");
             assert_eq!(replica.digest(), last.digest, "and so does the view at it");
         }
-        self.fold = fold(replica);
-        self.forget(replica);
+        // What a crash has undone may come to be again, in another way.
+        let events = || disk.journal.iter().flat_map(|diff| &diff.events);
+        self.purged = events()
+            .filter_map(|event| match event {
+                Event::SessionPurged { session } => Some(session.key()),
+                _ => None,
+            })
+            .collect();
+        self.gone = events()
+            .filter_map(|event| match event {
+                Event::WorkspaceGone { workspace } => Some(workspace.key()),
+                _ => None,
+            })
+            .collect();
+        self.begin_anew(replica);
     }
 
-    /// Forgets what a crash, or leaving the fleet, has undone.
-    fn forget(&mut self, replica: &Replica) {
-        let view = replica.view();
-        self.purged.retain(|key| view.session(key).is_none());
-        self.gone.retain(|key| view.workspace(key).is_none());
-        self.deleted.retain(|key| {
-            view.session(key).is_none_or(|session| session.state == SessionState::Deleted)
-        });
+    fn begin_anew(&mut self, replica: &Replica) {
+        self.fold = fold(replica);
+        self.compared_at = None;
+        let shown = replica.view().sessions();
+        let deleted = shown.filter(|session| session.state == SessionState::Deleted);
+        self.deleted = deleted.map(|session| session.key()).collect();
     }
 
     /// Checks what holds at any moment.
     pub fn check(&mut self, replica: &Replica) {
+        let frontier = replica.frontier();
+        if self.compared_at.replace(frontier) == Some(frontier) {
+            return;
+        }
         assert_eq!(*replica.view(), replica.reread(), "the view is what the documents say");
         let (sessions, workspaces) = replica.records();
         let snapshot = self.fold.snapshot();

@@ -220,6 +220,11 @@ impl Replica {
         true
     }
 
+    /// Tells whether this node awaits an answer of that one to being let in.
+    pub(super) fn is_joining_by(&self, peer: &NodeId) -> bool {
+        self.joining.as_ref().is_some_and(|joining| joining.ticket.inviter == *peer)
+    }
+
     pub(super) fn join_timed_out(&mut self, now: Now, fx: &mut Effects) {
         if self.joining.as_ref().is_some_and(|joining| joining.until <= now.monotonic)
             && let Some(Joining { request, problem, .. }) = self.joining.take()
@@ -326,6 +331,8 @@ impl Replica {
             return Err((CloseCode::Internal, "the fleet document is being reloaded".to_owned()));
         };
         tracing::info!(%peer, "let a new node in");
+        // Whatever was said on the link before, both greet from here on.
+        self.exchange.connected(peer);
         let frame = Frame::Joined { fleet_document: document.save() };
         fx.frames_durable.push(Outgoing { to: vec![peer], frame });
         Ok(())

@@ -115,8 +115,9 @@ impl Exchange {
         frontier(documents, &self.unshared)
     }
 
-    /// Notes that a link is up.
+    /// Notes that a link is up, in place of the one before it if there was one.
     pub fn connected(&mut self, peer: NodeId) {
+        self.fetching.retain(|_, (of, _)| *of != peer);
         self.links.insert(peer, Link::default());
     }
 
