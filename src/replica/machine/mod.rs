@@ -29,7 +29,7 @@ use super::{
     ids::{ChangeHash, Cursor, DocumentId, Fingerprint, FleetId, NodeId, StartId},
     invite::StoredInvite,
     record::{Member, Role, Session, Workspace},
-    sync::{Documents, Exchange, frontier},
+    sync::{Documents, Exchange},
     view::{self, View},
 };
 use carry_out::HostWork;
@@ -362,10 +362,10 @@ impl Replica {
             .collect()
     }
 
-    /// Returns SHA-256 over the sorted `(document, heads)` list: equal on replicas that hold the
-    /// same.
+    /// Returns SHA-256 over the sorted `(document, heads)` list of what all are to hold: equal on
+    /// replicas that hold the same.
     pub fn frontier(&self) -> [u8; 32] {
-        frontier(&self.documents)
+        self.exchange.frontier(&self.documents)
     }
 
     /// Returns a copy of a document to be saved, and verified, elsewhere than on the loop.

@@ -12,7 +12,7 @@ use super::{
         effect::Outgoing,
         ids::{ChangeHash, DocumentId, NodeId},
     },
-    ANSWER_WITHIN, Documents, Exchange, FETCHES_MAX, Out, Progress, all_heads, push, to,
+    ANSWER_WITHIN, Documents, Exchange, FETCHES_MAX, Out, Progress, push, to,
 };
 use crate::wire::{DocumentHeads, Frame};
 
@@ -65,7 +65,10 @@ impl Exchange {
             }
         }
         if answer {
-            out.push(to(peer, Frame::Heads { documents: all_heads(documents), answer: false }));
+            out.push(to(
+                peer,
+                Frame::Heads { documents: self.all_heads(documents), answer: false },
+            ));
         }
         self.fetch(now, out);
     }
@@ -110,7 +113,7 @@ impl Exchange {
             link.traffic_at = Some(now);
         }
         if !others.is_empty() {
-            let documents = all_heads(documents);
+            let documents = self.all_heads(documents);
             out.push(Outgoing { to: others, frame: Frame::Heads { documents, answer: false } });
         }
     }

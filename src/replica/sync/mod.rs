@@ -47,6 +47,8 @@ pub struct Exchange {
     links: BTreeMap<NodeId, Link>,
     /// Documents that were asked for whole: of whom and when.
     fetching: BTreeMap<DocumentId, (NodeId, Duration)>,
+    /// Hosts whose documents nobody takes from them, and so are not compared.
+    readers: BTreeSet<NodeId>,
     repairs_total: u64,
 }
 
@@ -88,7 +90,30 @@ pub type Out = Vec<Outgoing>;
 impl Exchange {
     /// Starts with no peers.
     pub fn new(node: NodeId) -> Self {
-        Self { node, links: BTreeMap::new(), fetching: BTreeMap::new(), repairs_total: 0 }
+        Self {
+            node,
+            links: BTreeMap::new(),
+            fetching: BTreeMap::new(),
+            readers: BTreeSet::new(),
+            repairs_total: 0,
+        }
+    }
+
+    /// Takes in which members only read: what a reader has of its own stays with it, and must not
+    /// count as a difference that can never be made up.
+    pub fn set_readers(&mut self, readers: BTreeSet<NodeId>) {
+        self.readers = readers;
+    }
+
+    /// Returns SHA-256 over the sorted `(document, heads)` list of what all are to hold.
+    pub fn frontier(&self, documents: &Documents) -> [u8; 32] {
+        frontier(documents, &self.readers)
+    }
+
+    fn all_heads(&self, documents: &Documents) -> Vec<DocumentHeads> {
+        shared(documents, &self.readers)
+            .map(|(id, document)| DocumentHeads { document: *id, heads: document.heads() })
+            .collect()
     }
 
     /// Notes that a link is up.
@@ -168,7 +193,10 @@ impl Exchange {
         link.checked_at = now;
         if link.greeted_with != Some(their_frontier) {
             link.awaits_heads = true;
-            out.push(to(peer, Frame::Heads { documents: all_heads(documents), answer: false }));
+            out.push(to(
+                peer,
+                Frame::Heads { documents: self.all_heads(documents), answer: false },
+            ));
         }
         self.tell_links(out);
     }
@@ -203,10 +231,10 @@ impl Exchange {
     ) {
         let Some(link) = self.links.get_mut(peer) else { return };
         link.their_frontier = Some(theirs);
-        if theirs == frontier(documents) {
+        if theirs == frontier(documents, &self.readers) {
             link.documents.values_mut().for_each(|progress| progress.suspect = None);
         } else {
-            out.push(to(peer, Frame::Heads { documents: all_heads(documents), answer: true }));
+            out.push(to(peer, Frame::Heads { documents: self.all_heads(documents), answer: true }));
         }
     }
 
@@ -218,7 +246,7 @@ impl Exchange {
             progress.wanted = None;
             progress.repair = None;
         }
-        out.push(to(peer, Frame::Heads { documents: all_heads(documents), answer: true }));
+        out.push(to(peer, Frame::Heads { documents: self.all_heads(documents), answer: true }));
     }
 
     /// Does what has become due: compares frontiers, asks for what is still unknown.
@@ -245,7 +273,7 @@ impl Exchange {
             if now >= link.check_due() {
                 link.traffic_at = None;
                 link.checked_at = now;
-                let frontier = *ours.get_or_insert_with(|| frontier(documents));
+                let frontier = *ours.get_or_insert_with(|| frontier(documents, &self.readers));
                 out.push(to(peer, Frame::Check { frontier }));
             }
         }
@@ -273,23 +301,23 @@ impl Link {
     }
 }
 
-/// Returns SHA-256 over the sorted `(document, heads)` list.
-pub fn frontier(documents: &Documents) -> [u8; 32] {
+/// Lists the documents that all members are to hold.
+fn shared<'a>(
+    documents: &'a Documents,
+    readers: &BTreeSet<NodeId>,
+) -> impl Iterator<Item = (&'a DocumentId, &'a Document)> {
+    documents.iter().filter(|(id, _)| id.host().is_none_or(|host| !readers.contains(&host)))
+}
+
+fn frontier(documents: &Documents, readers: &BTreeSet<NodeId>) -> [u8; 32] {
     let mut hasher = Sha256::new();
-    for (id, document) in documents {
+    for (id, document) in shared(documents, readers) {
         let heads = document.heads();
         hasher.update(id.to_string());
         hasher.update((heads.len() as u64).to_le_bytes());
         heads.iter().for_each(|head| hasher.update(head.0));
     }
     hasher.finalize().into()
-}
-
-fn all_heads(documents: &Documents) -> Vec<DocumentHeads> {
-    documents
-        .iter()
-        .map(|(id, document)| DocumentHeads { document: *id, heads: document.heads() })
-        .collect()
 }
 
 fn to(peer: &NodeId, frame: Frame) -> Outgoing {
