@@ -46,7 +46,7 @@ pub const DIFF_SCHEMA: &str = include_str!("../../proto/diff.schema.json");
 pub struct TicketCodec {
     /// Writes a ticket.
     pub encode: fn(&Ticket) -> String,
-    /// Reads a ticket; the error completes the sentence "the ticket …".
+    /// Reads a ticket; the error says in a sentence why it can't.
     pub decode: fn(&str) -> Result<Ticket, String>,
 }
 

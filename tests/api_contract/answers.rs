@@ -105,7 +105,7 @@ async fn an_id_on_two_hosts_is_refused_with_their_names_until_one_is_named() {
     let refused = problem(&world, "GET", "/v1/sessions/ses_1", None).await;
     assert_eq!((refused.status, refused.code.as_str()), (409, "ambiguous_id"));
     assert_eq!(refused.candidates, ["desk", "lap"]);
-    for (host, node) in [("lap", LAP), ("desk", DESK), ("e0", LAP), (&DESK.to_string(), DESK)] {
+    for (host, node) in [("lap", LAP), ("desk", DESK), ("e0e0", LAP), (&DESK.to_string(), DESK)] {
         let (status, shown) = world.call("GET", &format!("/v1/sessions/ses_1@{host}"), None).await;
         assert_eq!((status, &shown["host"]), (StatusCode::OK, &json!(node)), "{host}");
     }

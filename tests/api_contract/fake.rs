@@ -202,7 +202,7 @@ impl World {
             encode: |ticket| format!("tkt_{}", ticket.secret[0]),
             decode: |text| match text {
                 "tkt_3" => Ok(ticket()),
-                _ => Err("is malformed".to_owned()),
+                _ => Err("the ticket is malformed".to_owned()),
             },
         };
         let api = Api::new(handle, DESK, "desk".to_owned(), Token::new(TOKEN), tickets);

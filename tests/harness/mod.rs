@@ -14,7 +14,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::StreamExt as _;
 use serde_json::Value;
 use sessionmesh::replica::{
     diff::{Diff, Event},
@@ -178,7 +177,7 @@ impl Client {
         }
         let response = request.send().await.ok()?;
         assert_eq!(response.status(), 200);
-        Some(Followed { bytes: response.bytes_stream().boxed(), buffer: Vec::new() })
+        Some(Followed { response, buffer: Vec::new() })
     }
 
     /// Makes a ticket.
@@ -286,7 +285,7 @@ pub enum Message {
 
 /// An event stream that is being read.
 pub struct Followed {
-    bytes: futures_util::stream::BoxStream<'static, reqwest::Result<bytes::Bytes>>,
+    response: reqwest::Response,
     buffer: Vec<u8>,
 }
 
@@ -305,8 +304,8 @@ impl Followed {
                 continue;
             }
             searched = self.buffer.len().saturating_sub(1);
-            let chunk = tokio::time::timeout(PATIENCE, self.bytes.next()).await;
-            let chunk = chunk.expect("there is a ping every ten seconds")?.ok()?;
+            let chunk = tokio::time::timeout(PATIENCE, self.response.chunk()).await;
+            let chunk = chunk.expect("there is a ping every ten seconds").ok()??;
             self.buffer.extend_from_slice(&chunk);
         }
     }

@@ -201,11 +201,13 @@ pub const ROOMS: &[Room] = &[
         may: &[
             "agent",
             "api",
+            "clock",
             "config",
             "daemon",
             "replica::command",
             "replica::diff",
             "replica::effect",
+            "replica::fold",
             "replica::ids",
             "replica::invite",
             "replica::record",

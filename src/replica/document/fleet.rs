@@ -15,14 +15,14 @@ use super::{
         record::{Member, Revocation, Role},
     },
     Applied, Document, Places as AllPlaces,
-    host::{Done, int_at, map_at, text_at},
+    host::{Done, int_at, map_at, maps_at, text_at},
 };
 
 /// The version of the document's shape.
 const SCHEMA: i64 = 1;
 
 /// Where things are in a fleet document.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Places {
     members: ObjId,
 }
@@ -55,12 +55,15 @@ impl Document {
 
     /// Reads a member, a revoked or former one too.
     pub fn member(&self, node: &NodeId) -> Option<Member> {
-        let record = map_at(&self.automerge, self.members_place(), &node.to_string())?;
+        let records = maps_at(&self.automerge, self.members_place(), &node.to_string());
+        let record = records.last()?.clone();
         let text = |key| text_at(&self.automerge, &record, key);
         let addresses = map_at(&self.automerge, &record, "addresses");
         let addresses: BTreeSet<String> =
             addresses.map(|object| self.automerge.keys(&object).collect()).unwrap_or_default();
-        let revoked = map_at(&self.automerge, &record, "revoked").map(|object| Revocation {
+        // Two admins may have let the node in at once: either's revocation counts.
+        let revoked = records.iter().find_map(|record| map_at(&self.automerge, record, "revoked"));
+        let revoked = revoked.map(|object| Revocation {
             by: text_at(&self.automerge, &object, "by")
                 .and_then(|by| by.parse().ok())
                 .unwrap_or(NodeId([0; 32])),
@@ -93,40 +96,44 @@ impl Document {
         let members = self.members_place().clone();
         let key = member.node.to_string();
         self.commit(wall_ms, |tx| {
-            let record = match map_at(tx, &members, &key) {
-                Some(record) => record,
-                None => tx.put_object(&members, key, ObjType::Map)?,
-            };
-            let role = match member.role {
-                Role::Admin => "admin",
-                Role::Member => "member",
-                Role::Reader => "reader",
-            };
-            tx.put(&record, "name", member.name.as_str())?;
-            tx.put(&record, "role", role)?;
-            tx.put(&record, "added_by", member.added_by.to_string())?;
-            tx.put(&record, "added_at", member.added_at)?;
-            let known = map_at(tx, &record, "addresses");
-            let known_addresses: BTreeSet<String> =
-                known.as_ref().map(|object| tx.keys(object).collect()).unwrap_or_default();
-            if known.is_none() || known_addresses != member.addresses {
-                let addresses = tx.put_object(&record, "addresses", ObjType::Map)?;
-                for address in &member.addresses {
-                    tx.put(&addresses, address, true)?;
-                }
+            let mut records = maps_at(tx, &members, &key);
+            if records.is_empty() {
+                records.push(tx.put_object(&members, key, ObjType::Map)?);
             }
-            if let Some(revoked) = &member.revoked
-                && map_at(tx, &record, "revoked").is_none()
-            {
-                let object = tx.put_object(&record, "revoked", ObjType::Map)?;
-                tx.put(&object, "by", revoked.by.to_string())?;
-                tx.put(&object, "at", revoked.at)?;
-            }
-            match (member.left, tx.get(&record, "left")?.is_some()) {
-                (true, false) => tx.put(&record, "left", true),
-                (false, true) => tx.delete(&record, "left"),
-                _ => Ok(()),
-            }
+            records.iter().try_for_each(|record| write_member(tx, record, member))
         })
+    }
+}
+
+fn write_member(tx: &mut Transaction<'_>, record: &ObjId, member: &Member) -> Done {
+    let role = match member.role {
+        Role::Admin => "admin",
+        Role::Member => "member",
+        Role::Reader => "reader",
+    };
+    tx.put(record, "name", member.name.as_str())?;
+    tx.put(record, "role", role)?;
+    tx.put(record, "added_by", member.added_by.to_string())?;
+    tx.put(record, "added_at", member.added_at)?;
+    let known = map_at(tx, record, "addresses");
+    let known_addresses: BTreeSet<String> =
+        known.as_ref().map(|object| tx.keys(object).collect()).unwrap_or_default();
+    if known.is_none() || known_addresses != member.addresses {
+        let addresses = tx.put_object(record, "addresses", ObjType::Map)?;
+        for address in &member.addresses {
+            tx.put(&addresses, address, true)?;
+        }
+    }
+    if let Some(revoked) = &member.revoked
+        && map_at(tx, record, "revoked").is_none()
+    {
+        let object = tx.put_object(record, "revoked", ObjType::Map)?;
+        tx.put(&object, "by", revoked.by.to_string())?;
+        tx.put(&object, "at", revoked.at)?;
+    }
+    match (member.left, tx.get(record, "left")?.is_some()) {
+        (true, false) => tx.put(record, "left", true),
+        (false, true) => tx.delete(record, "left"),
+        _ => Ok(()),
     }
 }

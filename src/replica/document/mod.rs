@@ -105,6 +105,11 @@ impl Copied {
         self.0.get_heads().iter().map(hash_in).collect()
     }
 
+    /// Tells whether a change is part of the copy.
+    pub fn has(&self, hash: &ChangeHash) -> bool {
+        self.0.get_change_meta_by_hash(&hash_out(hash)).is_some()
+    }
+
     /// Returns the copy whole, as automerge saves it; takes as long as the document is large.
     pub fn save(&self) -> Vec<u8> {
         self.0.save()
@@ -112,10 +117,26 @@ impl Copied {
 }
 
 /// Where in the document the records are; found once, since they never move.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 enum Places {
     Fleet(fleet::Places),
     Host(host::Places),
+}
+
+impl Places {
+    /// Tells whether these are the places of that copy of the document, too.
+    fn are_in(&self, id: DocumentId, other: &Automerge) -> bool {
+        Self::find(id, other).as_ref() == Some(self)
+    }
+
+    fn find(id: DocumentId, automerge: &Automerge) -> Option<Self> {
+        Some(match id {
+            DocumentId::Fleet(fleet) => Self::Fleet(fleet::Places::find(automerge, fleet)?),
+            DocumentId::Host { host, epoch } => {
+                Self::Host(host::Places::find(automerge, host, epoch)?)
+            }
+        })
+    }
 }
 
 /// Makes the actor id under which a node writes from one start to the next.
@@ -212,12 +233,7 @@ impl Document {
     }
 
     fn place(id: DocumentId, automerge: Automerge) -> Option<Self> {
-        let places = match id {
-            DocumentId::Fleet(fleet) => Places::Fleet(fleet::Places::find(&automerge, fleet)?),
-            DocumentId::Host { host, epoch } => {
-                Places::Host(host::Places::find(&automerge, host, epoch)?)
-            }
-        };
+        let places = Places::find(id, &automerge)?;
         Some(Self { id, automerge, orphans: Orphans::default(), places })
     }
 
@@ -272,26 +288,38 @@ impl Document {
     /// On an error nothing was applied, but for [`ApplyError::Panicked`]: then the document must
     /// be thrown away.
     pub fn apply(&mut self, raw: &[Vec<u8>]) -> Result<Applied, ApplyError> {
-        let id = self.id;
-        let unreadable = |reason: String| ApplyError::Unreadable { document: id, reason };
-        guard::check_changes(raw).map_err(|source| ApplyError::Refused { document: id, source })?;
-        let mut changes = Vec::with_capacity(raw.len());
-        guard::check_changes(raw).map_err(|source| ApplyError::Refused { document: id, source })?;
-        for bytes in raw {
-            let change = guard::contained(|| Change::try_from(&bytes[..]))
-                .map_err(|_| ApplyError::Panicked { document: id })?
-                .map_err(|e| unreadable(e.to_string()))?;
-            changes.push(change);
-        }
-        self.merge(changes)
+        guard::check_changes(raw)
+            .map_err(|source| ApplyError::Refused { document: self.id, source })?;
+        let changes: Result<_, _> = raw.iter().map(|bytes| self.read_change(bytes)).collect();
+        self.merge(changes?)
     }
 
     /// Applies what another copy of the same document has and this one lacks.
     ///
     /// Errors as [`Document::apply`].
     pub fn merge_saved(&mut self, bytes: &[u8]) -> Result<Applied, ApplyError> {
-        let other = load_foreign(self.id, bytes)?;
-        self.merge(self.automerge.get_changes_added(&other))
+        let changes = self.changes_in(bytes)?;
+        self.merge(changes)
+    }
+
+    /// Lists the changes that another copy of the same document has and this one lacks.
+    fn changes_in(&self, bytes: &[u8]) -> Result<Vec<Change>, ApplyError> {
+        let document = self.id;
+        let other = load_foreign(document, bytes)?;
+        guard::contained(|| {
+            // Another beginning would put its own maps beside those that hold the records.
+            let is_same = self.places.are_in(document, &other);
+            is_same.then(|| self.automerge.get_changes_added(&other))
+        })
+        .map_err(|_| ApplyError::Panicked { document })?
+        .ok_or(ApplyError::Misnamed { document })
+    }
+
+    fn read_change(&self, bytes: &[u8]) -> Result<Change, ApplyError> {
+        let document = self.id;
+        guard::contained(|| Change::try_from(bytes))
+            .map_err(|_| ApplyError::Panicked { document })?
+            .map_err(|e| ApplyError::Unreadable { document, reason: e.to_string() })
     }
 
     fn merge(&mut self, changes: Vec<Change>) -> Result<Applied, ApplyError> {
@@ -306,10 +334,17 @@ impl Document {
             return Ok(Applied::default());
         }
         let automerge = &mut self.automerge;
-        guard::contained(|| automerge.apply_changes(ready.iter().cloned()))
-            .map_err(|_| ApplyError::Panicked { document })?
-            .map_err(|e| ApplyError::Unreadable { document, reason: e.to_string() })?;
-        Ok(self.describe(&ready))
+        let before = automerge.get_heads();
+        let applied = guard::contained(|| automerge.apply_changes(ready.iter().cloned()))
+            .map_err(|_| ApplyError::Panicked { document })?;
+        match applied {
+            Ok(()) => Ok(self.describe(&ready)),
+            Err(error) if self.automerge.get_heads() == before => {
+                Err(ApplyError::Unreadable { document, reason: error.to_string() })
+            }
+            // Some of it is in, and nobody was told.
+            Err(_) => Err(ApplyError::Panicked { document }),
+        }
     }
 
     /// Lists the changes that are not here and that others wait for.
@@ -353,31 +388,29 @@ impl Document {
             .map_err(|_| ApplyError::Panicked { document })?
             .map_err(|e| ApplyError::Unreadable { document, reason: e.to_string() })?;
         let chunks = std::mem::replace(&mut message.changes, automerge::sync::ChunkList::empty());
-        let mut applied = Applied::default();
-        let mut raw = Vec::new();
+        let mut changes = Vec::new();
         for chunk in chunks.iter() {
             let parts =
                 guard::parts(chunk).map_err(|source| ApplyError::Refused { document, source })?;
             for part in parts {
                 match part {
-                    guard::Part::Change(bytes) => raw.push(bytes.to_vec()),
-                    guard::Part::Document(bytes) => {
-                        let whole = self.merge_saved(bytes)?;
-                        applied.changes.extend(whole.changes);
-                        applied.touched.extend(whole.touched);
-                    }
+                    guard::Part::Change(bytes) => changes.push(self.read_change(bytes)?),
+                    guard::Part::Document(bytes) => changes.extend(self.changes_in(bytes)?),
                 }
             }
         }
-        let rest = self.apply(&raw)?;
-        applied.changes.extend(rest.changes);
-        applied.touched.extend(rest.touched);
+        // All at once: were some of it applied before the rest is refused, nobody would be told.
+        let applied = self.merge(changes)?;
         let automerge = &mut self.automerge;
-        guard::contained(|| {
+        let noted = guard::contained(|| {
             automerge::sync::SyncDoc::receive_sync_message(automerge, state, message)
         })
-        .map_err(|_| ApplyError::Panicked { document })?
-        .map_err(|e| ApplyError::Unreadable { document, reason: e.to_string() })?;
+        .map_err(|_| ApplyError::Panicked { document })?;
+        if let Err(error) = noted {
+            // The message carries no changes any more; only what is known of the peer is in doubt.
+            tracing::debug!(%document, %error, "begins the sync protocol anew");
+            *state = automerge::sync::State::new();
+        }
         Ok(applied)
     }
 

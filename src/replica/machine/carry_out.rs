@@ -7,6 +7,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -14,7 +15,7 @@ use super::super::{
     effect::{Effects, Now, TeardownDue, TeardownOutcome},
     ids::{NodeId, SessionId, WorkspaceId},
     record::{
-        SessionKey, SessionState, Teardown, TeardownAction, TeardownState, WorkspaceKey,
+        Session, SessionState, Teardown, TeardownAction, TeardownState, WorkspaceKey,
         WorkspaceState,
     },
     view::Change,
@@ -50,6 +51,14 @@ impl<K: Ord + Clone> Deadlines<K> {
     fn stop(&mut self, key: &K) {
         if let Some(due) = self.by_key.remove(key) {
             self.by_time.remove(&(due, key.clone()));
+        }
+    }
+
+    /// Starts the window anew, if it runs.
+    fn restart(&mut self, now: Duration, key: &K) {
+        if self.by_key.contains_key(key) {
+            self.stop(key);
+            self.start(now, key.clone());
         }
     }
 
@@ -99,6 +108,16 @@ impl HostWork {
                     }
                     match after {
                         Some(after) if after.state == SessionState::Deleted => {
+                            let act = |session: &Arc<Session>| {
+                                session.deleted.as_ref().map(|deleted| deleted.operation.clone())
+                            };
+                            // Another delete than the one that was seen has a window of its own.
+                            if before.as_ref().and_then(act) != act(after) {
+                                self.deleted.stop(&session.id);
+                                if let Some(workspace) = &session.workspace_id {
+                                    self.vacated.restart(now, workspace);
+                                }
+                            }
                             self.deleted.start(now, session.id.clone());
                         }
                         _ => self.deleted.stop(&session.id),
@@ -153,10 +172,17 @@ impl Replica {
         let mut purged = BTreeSet::new();
         for id in due {
             let key = session_key(self.node, &id);
-            let is_deleted = |key: &SessionKey| {
-                self.view.session(key).is_some_and(|s| s.state == SessionState::Deleted)
-            };
-            assert!(is_deleted(&key), "session {id} has a running undo window and is not deleted");
+            let session = self.view.session(&key).filter(|s| s.state == SessionState::Deleted);
+            let session = session.unwrap_or_else(|| {
+                panic!("session {id} has a running undo window and is not deleted")
+            });
+            let parent = session.parent_id.as_ref().map(|parent| session_key(self.node, parent));
+            if session.deleted.is_none() && parent.is_some_and(|p| self.view.session(&p).is_some())
+            {
+                // It goes along with the one that was deleted, whose own window counts.
+                self.host_work.deleted.stop(&id);
+                continue;
+            }
             purged.extend(self.view.descendants(&key).into_iter().map(|child| child.id.clone()));
             purged.insert(id);
         }

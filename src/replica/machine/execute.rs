@@ -35,7 +35,7 @@ impl Replica {
         fx: &mut Effects,
     ) {
         let answer = match command {
-            Command::Join(ticket) => match self.join(now, request, ticket) {
+            Command::Join(ticket) => match self.join(now, request, ticket, fx) {
                 Ok(()) => return,
                 Err(refusal) => Err(refusal),
             },

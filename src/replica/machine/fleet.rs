@@ -14,7 +14,7 @@ use super::super::{
     record::{Member, Revocation, Role},
 };
 use super::{Replica, names::check_title};
-use crate::wire::{CloseCode, Frame, Join, PROTOCOL, PROTOCOL_MIN};
+use crate::wire::{CloseCode, Frame, Join, PROTOCOL, PROTOCOL_MIN, ProtocolRange};
 
 /// How long a join may take: several dials at every address of the ticket.
 const JOIN_WITHIN: Duration = Duration::from_secs(20);
@@ -87,7 +87,7 @@ impl Replica {
         let nodes = self.members.keys().chain([&self.node]);
         self.authors = nodes.map(|node| (node.fingerprint(), *node)).collect();
         let readers = self.members.values().filter(|member| member.role == Role::Reader);
-        self.exchange.set_readers(readers.map(|member| member.node).collect());
+        self.exchange.unshare(readers.map(|reader| reader.node).collect());
     }
 
     /// Lists the nodes to be dialled for as long as they are not connected.
@@ -176,6 +176,7 @@ impl Replica {
         now: Now,
         request: RequestId,
         ticket: Ticket,
+        fx: &mut Effects,
     ) -> Result<(), Refusal> {
         if ticket.inviter == self.node {
             return Err(Refusal::Oneself(self.name.clone()));
@@ -186,6 +187,7 @@ impl Replica {
         if !self.is_alone() {
             return Err(Refusal::NotAlone);
         }
+        let inviter = ticket.inviter;
         self.joining = Some(Joining {
             ticket,
             request,
@@ -193,6 +195,9 @@ impl Replica {
             asked: false,
             problem: "no answer".to_owned(),
         });
+        if self.exchange.is_connected(&inviter) {
+            self.ask_to_join(inviter, fx);
+        }
         Ok(())
     }
 
@@ -217,6 +222,11 @@ impl Replica {
         });
         fx.frames.push(Outgoing { to: vec![peer], frame });
         true
+    }
+
+    /// Tells whether this node awaits an answer of that one to being let in.
+    pub(super) fn is_joining_by(&self, peer: &NodeId) -> bool {
+        self.joining.as_ref().is_some_and(|joining| joining.ticket.inviter == *peer)
     }
 
     pub(super) fn join_timed_out(&mut self, now: Now, fx: &mut Effects) {
@@ -274,6 +284,8 @@ impl Replica {
                 format!("the ticket is for fleet {}, this is {}", join.fleet, self.fleet),
             ));
         }
+        let theirs = ProtocolRange { min: join.protocol_min, max: join.protocol_max };
+        ProtocolRange::OURS.agree(theirs).map_err(|e| (CloseCode::Protocol, e.to_string()))?;
         let hash = secret_hash(&join.secret);
         let Some(invite) = self.invites.get(&hash).cloned() else {
             return Err((CloseCode::TicketUnknown, "the ticket is not known here".to_owned()));
@@ -328,6 +340,8 @@ impl Replica {
             return Err((CloseCode::Internal, "the fleet document is being reloaded".to_owned()));
         };
         tracing::info!(%peer, "let a new node in");
+        // Whatever was said on the link before, both greet from here on.
+        self.exchange.connected(peer);
         let frame = Frame::Joined { fleet_document: document.save() };
         fx.frames_durable.push(Outgoing { to: vec![peer], frame });
         Ok(())
@@ -362,9 +376,8 @@ impl Replica {
                 return;
             }
         };
-        let before = DocumentId::Fleet(self.fleet);
-        self.documents.remove(&before);
-        fx.writes.push(Write::Forget { document: before });
+        // What former members of the old fleet host is no part of the new one.
+        self.drop_what_others_host(fx);
         self.fleet = joining.ticket.fleet;
         self.documents.insert(id, document);
         fx.writes.push(Write::Fleet(self.fleet));
@@ -400,27 +413,34 @@ impl Replica {
         for peer in connected {
             fx.closes.push((peer, CloseCode::Left, "left the fleet".to_owned()));
         }
-        let own = self.own_document();
-        let dropped: Vec<DocumentId> =
-            self.documents.keys().copied().filter(|id| *id != own).collect();
-        for document in dropped {
-            self.documents.remove(&document);
-            fx.writes.push(Write::Forget { document });
-            if let Some(host) = document.host() {
-                self.view.remove_host(host);
-            }
-        }
+        // Their ends are still to be told; until then nobody is to ask anything on them.
+        self.exchange.disconnect_all();
+        self.drop_what_others_host(fx);
         for node in std::mem::take(&mut self.paused) {
             fx.writes.push(Write::Paused { node, paused: false });
         }
         self.forget_invites(fx);
         self.problems.clear();
         self.found_fleet(now, fx);
-        self.cursor = Cursor { sequence: self.cursor.sequence + 1, start: self.start };
-        fx.writes.push(Write::ResetJournal { cursor: self.cursor });
-        fx.reset = true;
         tracing::info!(fleet = %self.fleet, "left the fleet; this node is alone in a new one");
         Ok(Reply::Done)
+    }
+
+    /// Drops all documents but this node's own, and what they showed.
+    fn drop_what_others_host(&mut self, fx: &mut Effects) {
+        let own = self.own_document();
+        let mut shown_no_more = Vec::new();
+        for id in self.documents.keys().copied().filter(|id| *id != own).collect::<Vec<_>>() {
+            self.documents.remove(&id);
+            fx.writes.push(Write::Forget { document: id });
+            shown_no_more.extend(id.host().map(|host| self.view.remove_host(host)));
+        }
+        self.reloading.retain(|id| *id == own);
+        if shown_no_more.iter().any(|changes| !changes.is_empty()) {
+            self.cursor = Cursor { sequence: self.cursor.sequence + 1, start: self.start };
+            fx.writes.push(Write::ResetJournal { cursor: self.cursor });
+            fx.reset = true;
+        }
     }
 
     /// Refuses to take the last admin from a fleet.

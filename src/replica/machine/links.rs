@@ -13,8 +13,8 @@ use super::super::{
     record::Role,
     view,
 };
-use super::{Replica, read_all};
-use crate::wire::{CloseCode, Frame, Hello, PROTOCOL, PROTOCOL_MIN};
+use super::{Origin, Replica, read_all};
+use crate::wire::{CloseCode, Frame, Hello, PROTOCOL, PROTOCOL_MIN, ProtocolRange};
 
 impl Replica {
     pub(super) fn peer_connected(&mut self, peer: NodeId, fx: &mut Effects) {
@@ -22,7 +22,7 @@ impl Replica {
         if self.ask_to_join(peer, fx) {
             return;
         }
-        // A node that is not a member, or no longer, speaks first: it may have a ticket.
+        // A node that is not, or not any more, a member speaks first, to join.
         match self.judge(&peer) {
             Ok(()) => self.greet(peer, fx),
             Err((CloseCode::UnknownKey | CloseCode::Left, _)) => {}
@@ -99,12 +99,9 @@ impl Replica {
     }
 
     fn hello_said(&mut self, now: Now, peer: NodeId, hello: Hello, fx: &mut Effects) {
-        let judged = if hello.protocol_min > PROTOCOL || hello.protocol_max < PROTOCOL_MIN {
-            let reason = format!(
-                "the peer speaks protocol {} to {}, this node {PROTOCOL_MIN} to {PROTOCOL}",
-                hello.protocol_min, hello.protocol_max
-            );
-            Err((CloseCode::Protocol, reason))
+        let theirs = ProtocolRange { min: hello.protocol_min, max: hello.protocol_max };
+        let judged = if let Err(error) = ProtocolRange::OURS.agree(theirs) {
+            Err((CloseCode::Protocol, error.to_string()))
         } else if hello.fleet != self.fleet {
             let reason =
                 format!("the peer is of fleet {}, this node of {}", hello.fleet, self.fleet);
@@ -136,6 +133,10 @@ impl Replica {
             return;
         }
         let at = now.monotonic;
+        if self.is_joining_by(&peer) && !matches!(frame, Frame::Joined { .. }) {
+            // An inviter that has let this node in before, unheard, greets it as a member.
+            return;
+        }
         let frame = match frame {
             Frame::Hello(hello) => return self.hello_said(now, peer, hello, fx),
             Frame::Join(join) => return self.join_asked(now, peer, join, fx),
@@ -197,10 +198,17 @@ impl Replica {
     }
 
     /// Tells whether a document belongs to this fleet, as far as its members are known here.
+    ///
+    /// One that is awaited from the store is left alone: what a peer has of it may be less.
     fn is_of_fleet(&self, document: &DocumentId) -> bool {
+        if self.reloading.contains(document) {
+            return false;
+        }
         match document {
             DocumentId::Fleet(fleet) => *fleet == self.fleet,
-            DocumentId::Host { host, .. } => self.members.contains_key(host),
+            DocumentId::Host { host, .. } => {
+                self.members.contains_key(host) && self.exchange.is_shared(document)
+            }
         }
     }
 
@@ -262,8 +270,10 @@ impl Replica {
             // The peer is far ahead; the comparison of frontiers asks for what is missing.
             ApplyError::TooManyOrphans { .. } => return,
             ApplyError::Panicked { .. } => {
-                self.documents.remove(&document);
-                fx.reloads.push(document);
+                if self.documents.remove(&document).is_some() {
+                    self.reloading.insert(document);
+                    fx.reloads.push(document);
+                }
             }
             ApplyError::Refused { .. }
             | ApplyError::Unreadable { .. }
@@ -291,7 +301,8 @@ impl Replica {
         } else {
             match Document::adopt(id, self.actor.clone(), &bytes) {
                 Ok(document) => self.adopted(now, peer, document, bytes, fx),
-                Err(error) => self.contain(peer, id, &error, fx),
+                // Closing the link frees the place: another peer is asked.
+                Err(error) => return self.contain(peer, id, &error, fx),
             }
         }
         self.exchange.fetched(at, &id, &mut fx.frames);
@@ -315,22 +326,117 @@ impl Replica {
         self.documents.insert(id, document);
         fx.writes.push(Write::Snapshot { document: id, bytes });
         let authors = id.host().map(|host| host.fingerprint()).into_iter().collect();
-        self.publish(now, touched, Some(peer), authors, fx);
+        self.publish(now, touched, Origin::Peer(peer), authors, fx);
         self.exchange.adopted(now.monotonic, &peer, &self.documents, &mut fx.frames);
     }
 
     /// Takes back a document that was thrown away, as the store has it.
     pub(super) fn document_reloaded(&mut self, now: Now, stored: StoredDocument, fx: &mut Effects) {
         let id = stored.id;
+        self.reloading.remove(&id);
         let mut touched = view::Touched::default();
+        if let Some(host) = id.host() {
+            // What is shown and not stored was never acknowledged, and goes.
+            let sessions = self.view.sessions_of(&host).map(|session| (session.key(), None));
+            touched.sessions.extend(sessions);
+            let workspaces = self.view.workspaces_of(&host);
+            touched.workspaces.extend(workspaces.map(|entry| (entry.record.key(), None)));
+        }
         match self.load(stored, &mut touched) {
             Ok(()) => {
                 tracing::info!(document = %id, "rebuilt the document from the store");
-                self.read_members();
-                self.publish(now, touched, None, BTreeSet::new(), fx);
+                self.members_changed(fx);
+                self.publish(now, touched, Origin::Store, BTreeSet::new(), fx);
                 self.host_work.look_again();
             }
             Err(error) => tracing::error!(document = %id, %error, "can't rebuild the document"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::replica::{
+        command::{Command, NewSession, Refusal, Reply, Target},
+        diff::{CauseKind, Event},
+        effect::{Input, RequestId, Startup, Stored},
+        ids::StartId,
+    };
+
+    const WINDOW: Duration = Duration::from_secs(10);
+
+    fn at(seconds: u64) -> Now {
+        Now { monotonic: Duration::from_secs(seconds), wall_ms: 0 }
+    }
+
+    fn ask(replica: &mut Replica, command: Command) -> (Result<Reply, Refusal>, Effects) {
+        let request = RequestId(1);
+        let mut fx = replica.handle(at(1), Input::Requested { request, command });
+        (fx.replies.remove(0).1, fx)
+    }
+
+    fn create(replica: &mut Replica, id: &str) -> Effects {
+        let id = Some(id.parse().unwrap());
+        let (reply, fx) =
+            ask(replica, Command::CreateSession(NewSession { id, ..NewSession::default() }));
+        assert!(reply.is_ok());
+        fx
+    }
+
+    fn changes_of(document: DocumentId, fx: &Effects) -> Vec<Vec<u8>> {
+        let of = |write: &Write| match write {
+            Write::Change { document: of, bytes } if *of == document => Some(bytes.clone()),
+            _ => None,
+        };
+        fx.writes.iter().filter_map(of).collect()
+    }
+
+    #[test]
+    fn a_document_that_was_thrown_away_is_left_alone_until_the_store_has_given_it_back() {
+        let startup = Startup {
+            node: NodeId([1; 32]),
+            name: "a".to_owned(),
+            start: StartId([0; 8]),
+            seed: 0,
+            undo_window: WINDOW,
+        };
+        let (mut replica, fx) = Replica::open(startup, Stored::default(), at(0)).unwrap();
+        let id = replica.own_document();
+        let mut changes = changes_of(id, &fx);
+        changes.extend(changes_of(id, &create(&mut replica, "kept")));
+        let session = Target::new("kept".parse().unwrap());
+        let delete = Command::DeleteSession { session, dry_run: false };
+        changes.extend(changes_of(id, &ask(&mut replica, delete).1));
+        create(&mut replica, "not_stored");
+
+        let mut fx = Effects::default();
+        replica.contain(NodeId([2; 32]), id, &ApplyError::Panicked { document: id }, &mut fx);
+        replica.contain(NodeId([3; 32]), id, &ApplyError::Panicked { document: id }, &mut fx);
+        assert_eq!(fx.reloads, [id], "it is asked for once");
+        // What a peer has of it may be less than the store has.
+        assert!(!replica.is_of_fleet(&id));
+        let (refused, _) = ask(&mut replica, Command::CreateSession(NewSession::default()));
+        assert_eq!(refused, Err(Refusal::HostNotReady(replica.node)));
+        // The undo window is over, and nothing can be purged yet: no busy wait.
+        let fx = replica.handle(at(60), Input::TimePassed);
+        assert!(fx.writes.is_empty());
+        assert_eq!(replica.due(), None);
+
+        let stored = StoredDocument { id, snapshot: None, changes };
+        let fx = replica.handle(at(61), Input::DocumentReloaded(stored));
+        let [reloaded, purged] = &fx.diffs[..] else { panic!("{:?}", fx.diffs) };
+        assert_eq!(reloaded.diff.cause.kind, CauseKind::Load);
+        let gone = |event: &Event| match event {
+            Event::SessionPurged { session } => session.id.to_string(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(reloaded.diff.events.iter().map(gone).collect::<Vec<_>>(), ["not_stored"]);
+        assert_eq!(purged.diff.events.iter().map(gone).collect::<Vec<_>>(), ["kept"]);
+        assert_eq!(*replica.view(), replica.reread());
+        assert!(replica.is_of_fleet(&id));
+        create(&mut replica, "after");
     }
 }

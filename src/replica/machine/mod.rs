@@ -70,9 +70,36 @@ pub struct Replica {
     exchange: Exchange,
     host_work: HostWork,
     joining: Option<Joining>,
+    /// Documents that were thrown away and are awaited from the store; nothing is said of them.
+    reloading: BTreeSet<DocumentId>,
     dials: Vec<DialTarget>,
     /// Why there is no link to a peer, where that is known.
     problems: BTreeMap<NodeId, String>,
+}
+
+/// Where what is published came from.
+#[derive(Debug, Clone, Copy)]
+enum Origin {
+    Here,
+    Peer(NodeId),
+    Store,
+}
+
+impl Origin {
+    fn kind(self) -> CauseKind {
+        match self {
+            Self::Here => CauseKind::Local,
+            Self::Peer(_) => CauseKind::Merge,
+            Self::Store => CauseKind::Load,
+        }
+    }
+
+    fn peer(self) -> Option<NodeId> {
+        match self {
+            Self::Peer(peer) => Some(peer),
+            Self::Here | Self::Store => None,
+        }
+    }
 }
 
 /// A member other than this node, as [`Replica::peers`] tells it.
@@ -113,6 +140,7 @@ impl Replica {
             exchange: Exchange::new(startup.node),
             host_work: HostWork::new(startup.undo_window),
             joining: None,
+            reloading: BTreeSet::new(),
             dials: Vec::new(),
             problems: BTreeMap::new(),
         };
@@ -174,7 +202,7 @@ impl Replica {
             Input::DialFailed { peer, reason } => self.dial_failed(peer, reason),
             Input::FrameReceived { peer, frame } => self.frame_received(now, peer, frame, &mut fx),
             Input::PeerDrained { peer } => {
-                self.exchange.drained(&peer, &self.documents, &mut fx.frames);
+                self.exchange.drained(now.monotonic, &peer, &self.documents, &mut fx.frames);
             }
             Input::TeardownEnded { workspace, incarnation, outcome } => {
                 self.teardown_ended(now, workspace, incarnation, outcome, &mut fx);
@@ -188,8 +216,14 @@ impl Replica {
 
     /// Does everything that has become due; cheap when nothing has.
     fn settle(&mut self, now: Now, fx: &mut Effects) {
-        self.carry_out(now, fx);
+        if self.documents.contains_key(&self.own_document()) {
+            self.carry_out(now, fx);
+        }
         self.join_timed_out(now, fx);
+        // Whoever is being cut off is told nothing more, and nothing more is taken from it.
+        for (peer, ..) in &fx.closes {
+            self.exchange.lost(now.monotonic, peer, &mut fx.frames);
+        }
         self.exchange.time_passed(now.monotonic, &self.documents, &mut fx.frames);
         let dials = self.dial_targets();
         if dials != self.dials {
@@ -201,7 +235,9 @@ impl Replica {
     /// Returns when [`Input::TimePassed`] has something to do next, by the monotonic clock.
     pub fn due(&self) -> Option<Duration> {
         let joining = self.joining.as_ref().map(|joining| joining.until);
-        [self.exchange.due(), self.host_work.due(), joining].into_iter().flatten().min()
+        let own = self.documents.contains_key(&self.own_document());
+        let host_work = self.host_work.due().filter(|_| own);
+        [self.exchange.due(), host_work, joining].into_iter().flatten().min()
     }
 
     /// Takes what a document has gained through the view to the subscribers, the store and the
@@ -218,20 +254,17 @@ impl Replica {
             return;
         }
         self.record(id, applied, fx);
-        self.exchange.push(
-            now.monotonic,
-            id,
-            &applied.changes,
-            from,
-            &self.authors,
-            &mut fx.frames,
-        );
+        if self.exchange.is_shared(&id) {
+            let out = &mut fx.frames;
+            self.exchange.push(now.monotonic, id, &applied.changes, from, &self.authors, out);
+        }
         match id {
             DocumentId::Fleet(_) => self.members_changed(fx),
             DocumentId::Host { host, .. } => {
                 let touched = self.read_touched(id, host, &applied.touched);
                 let authors = applied.changes.iter().map(|change| change.author);
-                self.publish(now, touched, from, authors.collect(), fx);
+                let origin = from.map_or(Origin::Here, Origin::Peer);
+                self.publish(now, touched, origin, authors.collect(), fx);
             }
         }
     }
@@ -241,7 +274,7 @@ impl Replica {
         &mut self,
         now: Now,
         touched: view::Touched,
-        from: Option<NodeId>,
+        origin: Origin,
         authors: BTreeSet<Fingerprint>,
         fx: &mut Effects,
     ) {
@@ -264,8 +297,8 @@ impl Replica {
             previous,
             digest: self.view.digest(),
             cause: Cause {
-                kind: if from.is_some() { CauseKind::Merge } else { CauseKind::Local },
-                peer: from,
+                kind: origin.kind(),
+                peer: origin.peer(),
                 authors: authors.collect(),
                 at: now.wall_ms,
             },

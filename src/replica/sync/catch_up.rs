@@ -12,7 +12,7 @@ use super::{
         effect::Outgoing,
         ids::{ChangeHash, DocumentId, NodeId},
     },
-    ANSWER_WITHIN, Documents, Exchange, FETCHES_MAX, Out, Progress, push, to,
+    ANSWER_WITHIN, Documents, Exchange, FETCHES_MAX, Out, Progress, all_heads, push, to,
 };
 use crate::wire::{DocumentHeads, Frame};
 
@@ -54,10 +54,15 @@ impl Exchange {
                 if greeting {
                     progress.wanted = Some((ours.clone(), now));
                     out.push(to(peer, Frame::Want(DocumentHeads { document: id, heads: ours })));
-                } else if progress.suspect.as_ref().is_none_or(|(known, _)| *known != heads) {
-                    progress.suspect = Some((heads, now));
+                } else {
+                    // While what was suspected before is still not here, its time runs on: a peer
+                    // that writes on and on would else put the repair off for ever.
+                    let since =
+                        progress.suspect.take().filter(|(known, _)| !document.has_all(known));
+                    progress.suspect = Some((heads, since.map_or(now, |(_, since)| since)));
                 }
             } else if greeting {
+                progress.suspect = None;
                 let missing = document.changes_since(&heads);
                 progress.answered = Some((heads, now));
                 link.traffic_at = Some(now);
@@ -67,7 +72,7 @@ impl Exchange {
         if answer {
             out.push(to(
                 peer,
-                Frame::Heads { documents: self.all_heads(documents), answer: false },
+                Frame::Heads { documents: all_heads(documents, &self.unshared), answer: false },
             ));
         }
         self.fetch(now, out);
@@ -113,7 +118,7 @@ impl Exchange {
             link.traffic_at = Some(now);
         }
         if !others.is_empty() {
-            let documents = self.all_heads(documents);
+            let documents = all_heads(documents, &self.unshared);
             out.push(Outgoing { to: others, frame: Frame::Heads { documents, answer: false } });
         }
     }
@@ -217,14 +222,18 @@ impl Exchange {
         };
         let Some(document) = documents.get_mut(&id) else { return Ok(Applied::default()) };
         let Progress { repair, .. } = link.documents.entry(id).or_default();
+        let begins = repair.is_none();
         let (mut state, _) = repair.take().unwrap_or_else(|| (automerge::sync::State::new(), now));
         let applied = document.receive_sync_message(&mut state, message)?;
-        if let Some(message) = document.next_sync_message(&mut state) {
-            out.push(to(peer, Frame::Sync { document: id, message }));
-        }
         let theirs = state.their_heads.as_deref().unwrap_or_default();
         let done = theirs.len() == document.heads().len()
             && theirs.iter().zip(document.heads()).all(|(theirs, ours)| theirs.0 == ours.0);
+        // The last word of an exchange that has ended here would begin another one, without end.
+        if !(begins && done)
+            && let Some(message) = document.next_sync_message(&mut state)
+        {
+            out.push(to(peer, Frame::Sync { document: id, message }));
+        }
         *repair = (!done).then_some((state, now));
         link.traffic_at = Some(now);
         Ok(applied)

@@ -47,8 +47,9 @@ pub struct Exchange {
     links: BTreeMap<NodeId, Link>,
     /// Documents that were asked for whole: of whom and when.
     fetching: BTreeMap<DocumentId, (NodeId, Duration)>,
-    /// Hosts whose documents nobody takes from them, and so are not compared.
-    readers: BTreeSet<NodeId>,
+    /// Hosts whose documents stay where they are: what a reader writes nobody takes in, so its
+    /// own document is not compared either, or its frontier would differ for ever.
+    unshared: BTreeSet<NodeId>,
     repairs_total: u64,
 }
 
@@ -94,30 +95,29 @@ impl Exchange {
             node,
             links: BTreeMap::new(),
             fetching: BTreeMap::new(),
-            readers: BTreeSet::new(),
+            unshared: BTreeSet::new(),
             repairs_total: 0,
         }
     }
 
-    /// Takes in which members only read: what a reader has of its own stays with it, and must not
-    /// count as a difference that can never be made up.
-    pub fn set_readers(&mut self, readers: BTreeSet<NodeId>) {
-        self.readers = readers;
+    /// Says whose documents are not exchanged.
+    pub fn unshare(&mut self, hosts: BTreeSet<NodeId>) {
+        self.unshared = hosts;
     }
 
-    /// Returns SHA-256 over the sorted `(document, heads)` list of what all are to hold.
+    /// Tells whether a document is exchanged with peers.
+    pub fn is_shared(&self, document: &DocumentId) -> bool {
+        document.host().is_none_or(|host| !self.unshared.contains(&host))
+    }
+
+    /// Returns SHA-256 over the sorted `(document, heads)` list of what is exchanged.
     pub fn frontier(&self, documents: &Documents) -> [u8; 32] {
-        frontier(documents, &self.readers)
+        frontier(documents, &self.unshared)
     }
 
-    fn all_heads(&self, documents: &Documents) -> Vec<DocumentHeads> {
-        shared(documents, &self.readers)
-            .map(|(id, document)| DocumentHeads { document: *id, heads: document.heads() })
-            .collect()
-    }
-
-    /// Notes that a link is up.
+    /// Notes that a link is up, in place of the one before it if there was one.
     pub fn connected(&mut self, peer: NodeId) {
+        self.fetching.retain(|_, (of, _)| *of != peer);
         self.links.insert(peer, Link::default());
     }
 
@@ -129,6 +129,12 @@ impl Exchange {
             self.tell_links(out);
         }
         self.fetch(now, out);
+    }
+
+    /// Notes that all links are being closed, before each is told to be down.
+    pub fn disconnect_all(&mut self) {
+        self.links.clear();
+        self.fetching.clear();
     }
 
     /// Tells whether a link is up.
@@ -195,7 +201,7 @@ impl Exchange {
             link.awaits_heads = true;
             out.push(to(
                 peer,
-                Frame::Heads { documents: self.all_heads(documents), answer: false },
+                Frame::Heads { documents: all_heads(documents, &self.unshared), answer: false },
             ));
         }
         self.tell_links(out);
@@ -231,22 +237,31 @@ impl Exchange {
     ) {
         let Some(link) = self.links.get_mut(peer) else { return };
         link.their_frontier = Some(theirs);
-        if theirs == frontier(documents, &self.readers) {
+        if theirs == frontier(documents, &self.unshared) {
             link.documents.values_mut().for_each(|progress| progress.suspect = None);
         } else {
-            out.push(to(peer, Frame::Heads { documents: self.all_heads(documents), answer: true }));
+            out.push(to(
+                peer,
+                Frame::Heads { documents: all_heads(documents, &self.unshared), answer: true },
+            ));
         }
     }
 
     /// Tells the peer where the documents stand, after frames to it were dropped.
-    pub fn drained(&mut self, peer: &NodeId, documents: &Documents, out: &mut Out) {
+    pub fn drained(&mut self, now: Duration, peer: &NodeId, documents: &Documents, out: &mut Out) {
         let Some(link) = self.links.get_mut(peer).filter(|link| link.greeted) else { return };
         for progress in link.documents.values_mut() {
             progress.answered = None;
             progress.wanted = None;
             progress.repair = None;
         }
-        out.push(to(peer, Frame::Heads { documents: self.all_heads(documents), answer: true }));
+        out.push(to(
+            peer,
+            Frame::Heads { documents: all_heads(documents, &self.unshared), answer: true },
+        ));
+        // What was asked for may be among what was dropped.
+        self.fetching.retain(|_, (of, _)| of != peer);
+        self.fetch(now, out);
     }
 
     /// Does what has become due: compares frontiers, asks for what is still unknown.
@@ -273,7 +288,7 @@ impl Exchange {
             if now >= link.check_due() {
                 link.traffic_at = None;
                 link.checked_at = now;
-                let frontier = *ours.get_or_insert_with(|| frontier(documents, &self.readers));
+                let frontier = *ours.get_or_insert_with(|| frontier(documents, &self.unshared));
                 out.push(to(peer, Frame::Check { frontier }));
             }
         }
@@ -301,23 +316,28 @@ impl Link {
     }
 }
 
-/// Lists the documents that all members are to hold.
 fn shared<'a>(
     documents: &'a Documents,
-    readers: &BTreeSet<NodeId>,
+    unshared: &'a BTreeSet<NodeId>,
 ) -> impl Iterator<Item = (&'a DocumentId, &'a Document)> {
-    documents.iter().filter(|(id, _)| id.host().is_none_or(|host| !readers.contains(&host)))
+    documents.iter().filter(|(id, _)| id.host().is_none_or(|host| !unshared.contains(&host)))
 }
 
-fn frontier(documents: &Documents, readers: &BTreeSet<NodeId>) -> [u8; 32] {
+fn frontier(documents: &Documents, unshared: &BTreeSet<NodeId>) -> [u8; 32] {
     let mut hasher = Sha256::new();
-    for (id, document) in shared(documents, readers) {
+    for (id, document) in shared(documents, unshared) {
         let heads = document.heads();
         hasher.update(id.to_string());
         hasher.update((heads.len() as u64).to_le_bytes());
         heads.iter().for_each(|head| hasher.update(head.0));
     }
     hasher.finalize().into()
+}
+
+fn all_heads(documents: &Documents, unshared: &BTreeSet<NodeId>) -> Vec<DocumentHeads> {
+    shared(documents, unshared)
+        .map(|(id, document)| DocumentHeads { document: *id, heads: document.heads() })
+        .collect()
 }
 
 fn to(peer: &NodeId, frame: Frame) -> Outgoing {

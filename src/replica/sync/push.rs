@@ -61,7 +61,8 @@ impl Exchange {
             .filter(|(peer, link)| {
                 let has_it_anyway = relayed
                     .is_some_and(|author| author == **peer || link.their_links.contains(&author));
-                link.greeted && Some(**peer) != from && !has_it_anyway
+                // From our own greeting on: the peer compares with the frontier told there.
+                link.greeted_with.is_some() && Some(**peer) != from && !has_it_anyway
             })
             .map(|(peer, _)| *peer)
             .collect()

@@ -1,0 +1,212 @@
+//! Owns reading sessions and workspaces from a host document.
+//!
+//! Must not write. Invariant: whatever a peer wrote at a record's fields, a record is read: what
+//! can't be understood has a default, and what deletes or seals does so however it is written.
+
+use std::collections::BTreeMap;
+
+use automerge::{Automerge, ObjId, ReadDoc, ValueRef};
+
+use super::{
+    super::super::{
+        ids::{NodeId, OperationId, SessionId, WorkspaceId},
+        record::{
+            Deletion, Extra, StoredSession, StoredWorkspace, Teardown, TeardownAction,
+            TeardownState,
+        },
+    },
+    Document, Standing, int_at, maps_at, standing, text_at,
+};
+
+/// Largest time that JSON readers keep exact; what a peer writes beyond it is brought back.
+const TIME_MS_MAX: i64 = 1 << 53;
+
+impl Document {
+    /// Reads a session; `None` if it is not there or was purged.
+    pub fn session(&self, id: &SessionId) -> Option<StoredSession> {
+        let objects = match standing(&self.automerge, self.host_places().bucket(id), id.as_str()) {
+            Standing::Records(objects) => objects,
+            Standing::Nothing | Standing::Grave => return None,
+        };
+        let mut sessions = objects.iter().map(|object| read_session(&self.automerge, object));
+        let mut session = sessions.next()?;
+        for later in sessions {
+            let deleted = later.deleted.clone().or(session.deleted.take());
+            session = StoredSession { deleted, ..later };
+        }
+        Some(session)
+    }
+
+    /// Reads a workspace; `None` if it is not there or is gone.
+    pub fn workspace(&self, id: &WorkspaceId) -> Option<StoredWorkspace> {
+        let objects = match standing(&self.automerge, &self.host_places().workspaces, id.as_str()) {
+            Standing::Records(objects) => objects,
+            Standing::Nothing | Standing::Grave => return None,
+        };
+        let mut workspaces = objects.iter().map(|object| read_workspace(&self.automerge, object));
+        let mut workspace = workspaces.next()?;
+        for mut later in workspaces {
+            later.keepers.append(&mut workspace.keepers);
+            later.requests.append(&mut workspace.requests);
+            later.dismissals.append(&mut workspace.dismissals);
+            later.used |= workspace.used;
+            later.teardown = later.teardown.or(workspace.teardown);
+            workspace = later;
+        }
+        Some(workspace)
+    }
+}
+
+fn read_session(automerge: &Automerge, record: &ObjId) -> StoredSession {
+    let mut session = StoredSession {
+        workspace_id: None,
+        parent_id: None,
+        project_id: None,
+        directory: None,
+        title: None,
+        created_at: 0,
+        updated_at: 0,
+        archived_at: None,
+        extra: Extra::new(),
+        deleted: None,
+    };
+    for item in automerge.map_range(record, ..) {
+        match &*item.key {
+            "workspace_id" => session.workspace_id = text(&item.value).and_then(parsed),
+            "parent_id" => session.parent_id = text(&item.value).and_then(parsed),
+            "project_id" => session.project_id = text(&item.value).map(str::to_owned),
+            "directory" => session.directory = text(&item.value).map(str::to_owned),
+            "title" => session.title = text(&item.value).map(str::to_owned),
+            "created_at" => session.created_at = time(&item.value).unwrap_or(0),
+            "updated_at" => session.updated_at = time(&item.value).unwrap_or(0),
+            "archived_at" => session.archived_at = time(&item.value),
+            "extra" => session.extra = read_extra(automerge, &item.id()),
+            "deleted" => session.deleted = read_deletion(automerge, &item.id()),
+            _ => {}
+        }
+    }
+    session
+}
+
+/// Reads a deletion; whatever stands there deletes, so what can't be read has a default.
+fn read_deletion(automerge: &Automerge, object: &ObjId) -> Option<Deletion> {
+    let by = text_at(automerge, object, "by").and_then(|text| text.parse().ok());
+    let operation = text_at(automerge, object, "operation").and_then(|text| text.parse().ok());
+    Some(Deletion {
+        by: by.unwrap_or(NodeId([0; 32])),
+        at: int_at(automerge, object, "at").map_or(0, in_range),
+        operation: operation.or_else(|| "op_unknown".parse().ok())?,
+    })
+}
+
+fn read_workspace(automerge: &Automerge, record: &ObjId) -> StoredWorkspace {
+    let mut workspace = StoredWorkspace {
+        name: String::new(),
+        kind: String::new(),
+        project_id: None,
+        directory: None,
+        branch: None,
+        created_at: 0,
+        keepers: BTreeMap::new(),
+        used: false,
+        extra: Extra::new(),
+        teardown: None,
+        requests: BTreeMap::new(),
+        dismissals: BTreeMap::new(),
+    };
+    for item in automerge.map_range(record, ..) {
+        match &*item.key {
+            "name" => workspace.name = text(&item.value).unwrap_or_default().to_owned(),
+            "kind" => workspace.kind = text(&item.value).unwrap_or_default().to_owned(),
+            "project_id" => workspace.project_id = text(&item.value).map(str::to_owned),
+            "directory" => workspace.directory = text(&item.value).map(str::to_owned),
+            "branch" => workspace.branch = text(&item.value).map(str::to_owned),
+            "created_at" => workspace.created_at = time(&item.value).unwrap_or(0),
+            "used" => workspace.used = truth(&item.value).unwrap_or(false),
+            "extra" => workspace.extra = read_extra(automerge, &item.id()),
+            "teardown" => workspace.teardown = Some(read_teardown(automerge, &item.id())),
+            "keepers" => {
+                workspace.keepers =
+                    read_notes(automerge, record, "keepers", |value| text(value).and_then(parsed));
+            }
+            "requests" => {
+                workspace.requests =
+                    read_notes(automerge, record, "requests", |value| match text(value)? {
+                        "retry" => Some(TeardownAction::Retry),
+                        "force" => Some(TeardownAction::Force),
+                        _ => None,
+                    });
+            }
+            "dismissals" => {
+                workspace.dismissals = read_notes(automerge, record, "dismissals", truth);
+            }
+            _ => {}
+        }
+    }
+    workspace
+}
+
+/// Reads a teardown; whatever stands there seals, so what can't be read has a default.
+fn read_teardown(automerge: &Automerge, object: &ObjId) -> Teardown {
+    let state = match text_at(automerge, object, "state").as_deref() {
+        Some("failed") => TeardownState::Failed,
+        _ => TeardownState::Sealed,
+    };
+    let incarnation = int_at(automerge, object, "incarnation").unwrap_or(1);
+    Teardown {
+        state,
+        incarnation: u32::try_from(incarnation).unwrap_or(1),
+        at: int_at(automerge, object, "at").map_or(0, in_range),
+        error: text_at(automerge, object, "error"),
+    }
+}
+
+fn read_extra(automerge: &Automerge, object: &ObjId) -> Extra {
+    automerge
+        .map_range(object, ..)
+        .filter_map(|item| Some((item.key.to_string(), text(&item.value)?.to_owned())))
+        .collect()
+}
+
+/// Reads a map from operation to value: all of them, where two nodes made the map at once.
+fn read_notes<T>(
+    automerge: &Automerge,
+    record: &ObjId,
+    key: &str,
+    read: impl Fn(&ValueRef<'_>) -> Option<T>,
+) -> BTreeMap<OperationId, T> {
+    maps_at(automerge, record, key)
+        .iter()
+        .flat_map(|object| automerge.map_range(object, ..))
+        .filter_map(|item| Some((item.key.parse().ok()?, read(&item.value)?)))
+        .collect()
+}
+
+fn text<'a>(value: &'a ValueRef<'_>) -> Option<&'a str> {
+    match value {
+        ValueRef::Scalar(automerge::ScalarValueRef::Str(text)) => Some(text),
+        _ => None,
+    }
+}
+
+fn truth(value: &ValueRef<'_>) -> Option<bool> {
+    match value {
+        ValueRef::Scalar(automerge::ScalarValueRef::Boolean(truth)) => Some(*truth),
+        _ => None,
+    }
+}
+
+fn time(value: &ValueRef<'_>) -> Option<i64> {
+    match value {
+        ValueRef::Scalar(automerge::ScalarValueRef::Int(at)) => Some(in_range(*at)),
+        _ => None,
+    }
+}
+
+fn in_range(at: i64) -> i64 {
+    at.clamp(-TIME_MS_MAX, TIME_MS_MAX)
+}
+
+fn parsed<T: std::str::FromStr>(text: &str) -> Option<T> {
+    text.parse().ok()
+}

@@ -1,0 +1,316 @@
+//! Owns writing sessions and workspaces to a host document.
+//!
+//! Must not know the rule, nor who may write what. Invariant: where two nodes created the same id
+//! at once, what is written is written to both, so that it holds whichever is read.
+
+use std::collections::BTreeMap;
+
+use automerge::{
+    ObjId, ObjType, ReadDoc, ScalarValue,
+    transaction::{Transactable, Transaction},
+};
+
+use super::{
+    super::super::{
+        ids::{NodeId, OperationId, SessionId, WorkspaceId},
+        record::{
+            Deletion, Extra, StoredSession, StoredWorkspace, Teardown, TeardownAction,
+            TeardownState,
+        },
+    },
+    Done, GRAVE, Places, Standing, map_at, maps_at, standing,
+};
+
+/// The fields of a session that can be written later than at its creation.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are those of `StoredSession`")]
+pub struct SessionFields {
+    pub title: Option<Option<String>>,
+    pub workspace_id: Option<Option<WorkspaceId>>,
+    pub project_id: Option<Option<String>>,
+    pub directory: Option<Option<String>>,
+    pub archived_at: Option<Option<i64>>,
+    pub updated_at: Option<i64>,
+    pub extra: BTreeMap<String, Option<String>>,
+}
+
+/// One change to a host document, as it is being written.
+pub struct Writer<'tx, 'doc> {
+    tx: &'tx mut Transaction<'doc>,
+    places: &'tx Places,
+}
+
+impl<'tx, 'doc> Writer<'tx, 'doc> {
+    /// Begins to write where the places are.
+    pub(super) fn new(tx: &'tx mut Transaction<'doc>, places: &'tx Places) -> Self {
+        Self { tx, places }
+    }
+
+    /// Creates a session; whatever stood at its id loses.
+    pub fn create_session(&mut self, id: &SessionId, session: &StoredSession) -> Done {
+        let record = self.tx.put_object(self.places.bucket(id), id.as_str(), ObjType::Map)?;
+        let tx = &mut *self.tx;
+        put_text(tx, &record, "workspace_id", session.workspace_id.as_ref().map(|id| id.as_str()))?;
+        put_text(tx, &record, "parent_id", session.parent_id.as_ref().map(|id| id.as_str()))?;
+        put_text(tx, &record, "project_id", session.project_id.as_deref())?;
+        put_text(tx, &record, "directory", session.directory.as_deref())?;
+        put_text(tx, &record, "title", session.title.as_deref())?;
+        tx.put(&record, "created_at", session.created_at)?;
+        tx.put(&record, "updated_at", session.updated_at)?;
+        if let Some(archived_at) = session.archived_at {
+            tx.put(&record, "archived_at", archived_at)?;
+        }
+        put_extra(tx, &record, &session.extra)
+    }
+
+    /// Changes fields of a session.
+    pub fn update_session(&mut self, id: &SessionId, fields: &SessionFields) -> Done {
+        for record in self.session_objects(id) {
+            let tx = &mut *self.tx;
+            let workspace_id = fields.workspace_id.as_ref();
+            let workspace_id = workspace_id.map(|id| id.as_ref().map(|id| id.as_str()));
+            let texts = [
+                ("title", fields.title.as_ref().map(Option::as_deref)),
+                ("workspace_id", workspace_id),
+                ("project_id", fields.project_id.as_ref().map(Option::as_deref)),
+                ("directory", fields.directory.as_ref().map(Option::as_deref)),
+            ];
+            for (key, text) in texts {
+                match text {
+                    None => {}
+                    Some(Some(text)) => tx.put(&record, key, text)?,
+                    Some(None) => delete_key(tx, &record, key)?,
+                }
+            }
+            match fields.archived_at {
+                None => {}
+                Some(Some(at)) => tx.put(&record, "archived_at", at)?,
+                Some(None) => delete_key(tx, &record, "archived_at")?,
+            }
+            if let Some(at) = fields.updated_at {
+                tx.put(&record, "updated_at", at)?;
+            }
+            patch_extra(tx, &record, &fields.extra)?;
+        }
+        Ok(())
+    }
+
+    /// Marks a session deleted, anew even if it is: a restore that did not see this loses.
+    pub fn delete_session(&mut self, id: &SessionId, deletion: &Deletion) -> Done {
+        for record in self.session_objects(id) {
+            let deleted = self.tx.put_object(&record, "deleted", ObjType::Map)?;
+            self.tx.put(&deleted, "by", deletion.by.to_string())?;
+            self.tx.put(&deleted, "at", deletion.at)?;
+            self.tx.put(&deleted, "operation", deletion.operation.as_str())?;
+        }
+        Ok(())
+    }
+
+    /// Takes back every delete of a session that this replica has seen.
+    pub fn restore_session(&mut self, id: &SessionId) -> Done {
+        for record in self.session_objects(id) {
+            delete_key(self.tx, &record, "deleted")?;
+        }
+        Ok(())
+    }
+
+    /// Removes a session for good; only its host may.
+    pub fn purge_session(&mut self, id: &SessionId) -> Done {
+        self.tx.put(self.places.bucket(id), id.as_str(), GRAVE)
+    }
+
+    /// Creates a workspace; whatever stood at its id loses.
+    pub fn create_workspace(&mut self, id: &WorkspaceId, workspace: &StoredWorkspace) -> Done {
+        let record = self.tx.put_object(&self.places.workspaces, id.as_str(), ObjType::Map)?;
+        let tx = &mut *self.tx;
+        tx.put(&record, "name", workspace.name.as_str())?;
+        tx.put(&record, "kind", workspace.kind.as_str())?;
+        put_text(tx, &record, "project_id", workspace.project_id.as_deref())?;
+        put_text(tx, &record, "directory", workspace.directory.as_deref())?;
+        put_text(tx, &record, "branch", workspace.branch.as_deref())?;
+        tx.put(&record, "created_at", workspace.created_at)?;
+        tx.put(&record, "used", workspace.used)?;
+        let keepers = tx.put_object(&record, "keepers", ObjType::Map)?;
+        for (operation, node) in &workspace.keepers {
+            tx.put(&keepers, operation.as_str(), node.to_string())?;
+        }
+        put_extra(tx, &record, &workspace.extra)
+    }
+
+    /// Changes a workspace's name, branch or free fields.
+    pub fn update_workspace(
+        &mut self,
+        id: &WorkspaceId,
+        name: Option<&str>,
+        branch: Option<Option<&str>>,
+        extra: &BTreeMap<String, Option<String>>,
+    ) -> Done {
+        for record in self.workspace_objects(id) {
+            if let Some(name) = name {
+                self.tx.put(&record, "name", name)?;
+            }
+            match branch {
+                None => {}
+                Some(Some(branch)) => self.tx.put(&record, "branch", branch)?,
+                Some(None) => delete_key(self.tx, &record, "branch")?,
+            }
+            patch_extra(self.tx, &record, extra)?;
+        }
+        Ok(())
+    }
+
+    /// Notes that a workspace has held a session or was dismissed.
+    pub fn use_workspace(&mut self, id: &WorkspaceId) -> Done {
+        for record in self.workspace_objects(id) {
+            self.tx.put(&record, "used", true)?;
+        }
+        Ok(())
+    }
+
+    /// Keeps a workspace, under the operation's own entry: automerge drops a put of an equal
+    /// value, and a keep beside a concurrent unkeep would be lost.
+    pub fn keep(&mut self, id: &WorkspaceId, operation: &OperationId, by: NodeId) -> Done {
+        self.note(id, "keepers", operation, by.to_string().into())
+    }
+
+    /// Takes back every keep that this replica has seen.
+    pub fn unkeep(&mut self, id: &WorkspaceId) -> Done {
+        self.clear(id, "keepers")
+    }
+
+    /// Notes a delete of the workspace as a whole, and whether it cleared a keep.
+    pub fn dismiss(&mut self, id: &WorkspaceId, operation: &OperationId, kept: bool) -> Done {
+        self.note(id, "dismissals", operation, kept.into())
+    }
+
+    /// Takes back a delete of the workspace as a whole.
+    pub fn undismiss(&mut self, id: &WorkspaceId, operation: &OperationId) -> Done {
+        for record in self.workspace_objects(id) {
+            for notes in maps_at(self.tx, &record, "dismissals") {
+                delete_key(self.tx, &notes, operation.as_str())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes what a person asks for after a failed teardown.
+    pub fn request_teardown(
+        &mut self,
+        id: &WorkspaceId,
+        operation: &OperationId,
+        action: TeardownAction,
+    ) -> Done {
+        let action = match action {
+            TeardownAction::Retry => "retry",
+            TeardownAction::Force => "force",
+        };
+        self.note(id, "requests", operation, action.into())
+    }
+
+    /// Removes the requests that this replica has seen; only the host may.
+    pub fn clear_requests(&mut self, id: &WorkspaceId) -> Done {
+        self.clear(id, "requests")
+    }
+
+    /// Writes where the ending of a workspace stands; only its host may.
+    pub fn set_teardown(&mut self, id: &WorkspaceId, teardown: &Teardown) -> Done {
+        for record in self.workspace_objects(id) {
+            let object = self.tx.put_object(&record, "teardown", ObjType::Map)?;
+            let state = match teardown.state {
+                TeardownState::Sealed => "sealed",
+                TeardownState::Failed => "failed",
+            };
+            self.tx.put(&object, "state", state)?;
+            self.tx.put(&object, "incarnation", i64::from(teardown.incarnation))?;
+            self.tx.put(&object, "at", teardown.at)?;
+            put_text(self.tx, &object, "error", teardown.error.as_deref())?;
+        }
+        Ok(())
+    }
+
+    /// Removes a workspace for good; only its host may.
+    pub fn remove_workspace(&mut self, id: &WorkspaceId) -> Done {
+        self.tx.put(&self.places.workspaces, id.as_str(), GRAVE)
+    }
+
+    fn note(
+        &mut self,
+        id: &WorkspaceId,
+        map: &str,
+        operation: &OperationId,
+        value: ScalarValue,
+    ) -> Done {
+        for record in self.workspace_objects(id) {
+            let notes = match map_at(self.tx, &record, map) {
+                Some(notes) => notes,
+                None => self.tx.put_object(&record, map, ObjType::Map)?,
+            };
+            self.tx.put(&notes, operation.as_str(), value.clone())?;
+        }
+        Ok(())
+    }
+
+    fn clear(&mut self, id: &WorkspaceId, map: &str) -> Done {
+        for record in self.workspace_objects(id) {
+            for notes in maps_at(self.tx, &record, map) {
+                let keys: Vec<String> = self.tx.keys(&notes).collect();
+                for key in keys {
+                    self.tx.delete(&notes, key)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn session_objects(&self, id: &SessionId) -> Vec<ObjId> {
+        match standing(self.tx, self.places.bucket(id), id.as_str()) {
+            Standing::Records(objects) => objects,
+            Standing::Nothing | Standing::Grave => Vec::new(),
+        }
+    }
+
+    fn workspace_objects(&self, id: &WorkspaceId) -> Vec<ObjId> {
+        match standing(self.tx, &self.places.workspaces, id.as_str()) {
+            Standing::Records(objects) => objects,
+            Standing::Nothing | Standing::Grave => Vec::new(),
+        }
+    }
+}
+
+fn put_text(tx: &mut Transaction<'_>, object: &ObjId, key: &str, text: Option<&str>) -> Done {
+    text.map_or(Ok(()), |text| tx.put(object, key, text))
+}
+
+fn put_extra(tx: &mut Transaction<'_>, record: &ObjId, extra: &Extra) -> Done {
+    let object = tx.put_object(record, "extra", ObjType::Map)?;
+    extra.iter().try_for_each(|(key, value)| tx.put(&object, key, value.as_str()))
+}
+
+fn patch_extra(
+    tx: &mut Transaction<'_>,
+    record: &ObjId,
+    patch: &BTreeMap<String, Option<String>>,
+) -> Done {
+    if patch.is_empty() {
+        return Ok(());
+    }
+    let object = match map_at(tx, record, "extra") {
+        Some(object) => object,
+        None => tx.put_object(record, "extra", ObjType::Map)?,
+    };
+    for (key, value) in patch {
+        match value {
+            Some(value) => tx.put(&object, key, value.as_str())?,
+            None => delete_key(tx, &object, key)?,
+        }
+    }
+    Ok(())
+}
+
+/// Deletes a key; nothing if it is not there, which automerge takes for an error in some cases.
+fn delete_key(tx: &mut Transaction<'_>, object: &ObjId, key: &str) -> Done {
+    match tx.get(object, key)? {
+        Some(_) => tx.delete(object, key),
+        None => Ok(()),
+    }
+}

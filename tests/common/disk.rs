@@ -1,0 +1,84 @@
+//! A disk: what a node finds again when it is started anew.
+
+use std::collections::BTreeMap;
+
+use sessionmesh::replica::{
+    diff::Diff,
+    effect::{Stored, StoredDocument, Write},
+    ids::DocumentId,
+};
+
+/// What is durable of a node, as the real store would give it back.
+#[derive(Debug, Clone, Default)]
+pub struct Disk {
+    stored: Stored,
+    documents: BTreeMap<DocumentId, StoredDocument>,
+    invites: BTreeMap<[u8; 32], sessionmesh::replica::invite::StoredInvite>,
+    /// The published diffs, oldest first, since the journal was last begun anew.
+    pub journal: Vec<Diff>,
+}
+
+impl Disk {
+    pub fn commit(&mut self, writes: &[Write]) {
+        for write in writes {
+            match write {
+                Write::Change { document, bytes } => {
+                    self.entry(*document).changes.push(bytes.clone());
+                }
+                Write::Snapshot { document, bytes } => {
+                    let entry = self.entry(*document);
+                    entry.snapshot = Some(bytes.clone());
+                    entry.changes.clear();
+                }
+                Write::Forget { document } => {
+                    self.documents.remove(document);
+                }
+                Write::Journal { cursor, body } => {
+                    let diff: Diff = serde_json::from_str(body).expect("a diff reads back");
+                    assert_eq!(diff.cursor, *cursor, "a journal entry has its diff's cursor");
+                    if let Some(last) = self.stored.cursor {
+                        assert_eq!(diff.previous, last, "the journal has no gap");
+                    }
+                    self.stored.cursor = Some(*cursor);
+                    self.stored.digest = Some(diff.digest);
+                    self.journal.push(diff);
+                }
+                Write::ResetJournal { cursor } => {
+                    self.stored.cursor = Some(*cursor);
+                    self.stored.digest = None;
+                    self.journal.clear();
+                }
+                Write::Fleet(fleet) => self.stored.fleet = Some(*fleet),
+                Write::Paused { node, paused: true } => {
+                    self.stored.paused.insert(*node);
+                }
+                Write::Paused { node, paused: false } => {
+                    self.stored.paused.remove(node);
+                }
+                Write::Invite { secret_hash, invite: Some(invite) } => {
+                    self.invites.insert(*secret_hash, invite.clone());
+                }
+                Write::Invite { secret_hash, invite: None } => {
+                    self.invites.remove(secret_hash);
+                }
+            }
+        }
+    }
+
+    fn entry(&mut self, id: DocumentId) -> &mut StoredDocument {
+        let empty = || StoredDocument { id, snapshot: None, changes: Vec::new() };
+        self.documents.entry(id).or_insert_with(empty)
+    }
+
+    pub fn stored(&self) -> Stored {
+        Stored {
+            documents: self.documents.values().cloned().collect(),
+            invites: self.invites.iter().map(|(hash, invite)| (*hash, invite.clone())).collect(),
+            ..self.stored.clone()
+        }
+    }
+
+    pub fn document(&self, id: DocumentId) -> StoredDocument {
+        self.documents.get(&id).expect("a document that was written").clone()
+    }
+}

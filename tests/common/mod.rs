@@ -1,0 +1,8 @@
+//! What the tests of the core share: a small deterministic world of replicas.
+
+pub mod disk;
+pub mod network;
+pub mod program;
+pub mod scene;
+pub mod watch;
+pub mod world;

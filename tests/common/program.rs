@@ -1,0 +1,439 @@
+//! Random programs: commands, cables, crashes and time, drawn from one seed.
+//!
+//! Ids come from small pools, so that nodes create, delete and move the same things at once. What
+//! a program does depends on the seed and on what the nodes show, never on a clock.
+
+use std::{collections::BTreeSet, fmt::Write as _, time::Duration};
+
+use sessionmesh::replica::{
+    command::{
+        Command, Import, ImportedSession, ImportedWorkspace, NewSession, NewWorkspace, Reply,
+        SessionPatch, Target, WorkspacePatch,
+    },
+    effect::{RequestId, TeardownOutcome},
+    ids::{OperationId, SessionId, WorkspaceId},
+    record::{SessionKey, SessionState, TeardownAction, WorkspaceKey, WorkspaceState},
+};
+
+use super::world::{Mode, UNDO_WINDOW, World, name_of};
+
+const SESSIONS: usize = 7;
+const WORKSPACES: usize = 4;
+/// How many steps lie between two full comparisons, which cost more than the steps.
+const CHECK_EVERY: usize = 8;
+
+/// One program under way.
+pub struct Program {
+    pub world: World,
+    random: fastrand::Rng,
+    /// The deletes that can be undone.
+    operations: Vec<OperationId>,
+    /// Requests that wait for a disk: of whom.
+    waiting: Vec<(usize, RequestId)>,
+    /// What was done, for whoever looks into a failure.
+    pub log: String,
+    /// How often each kind of thing happened, and succeeded where it can fail.
+    pub reached: Vec<&'static str>,
+}
+
+impl Program {
+    /// Makes a fleet of 2 to 4 nodes whose wall clocks are wrong by as much as is given.
+    pub fn new(seed: u64, skews_ms: [i64; 4]) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let nodes = random.usize(2..=4);
+        let mut world = World::fleet(nodes, random.u64(..));
+        world.teardowns = Mode::Held;
+        world.disks = Mode::Held;
+        for (node, skew_ms) in world.nodes.iter_mut().zip(skews_ms) {
+            node.skew_ms = skew_ms;
+        }
+        let mut program = Self {
+            world,
+            random,
+            operations: Vec::new(),
+            waiting: Vec::new(),
+            log: String::new(),
+            reached: Vec::new(),
+        };
+        for _ in 0..2 {
+            let node = program.node();
+            program.create_workspace(node);
+        }
+        program
+    }
+
+    /// Takes as many random steps, and checks every few what must hold.
+    pub fn run(&mut self, steps: usize) {
+        for step in 0..steps {
+            self.step();
+            self.hear_answers();
+            if step % CHECK_EVERY == 0 {
+                self.world.check();
+            }
+        }
+        self.world.check();
+    }
+
+    fn node(&mut self) -> usize {
+        self.random.usize(..self.world.nodes.len())
+    }
+
+    fn session_id(&mut self) -> SessionId {
+        format!("s{}", self.random.usize(..SESSIONS)).parse().unwrap()
+    }
+
+    fn workspace_id(&mut self) -> WorkspaceId {
+        format!("w{}", self.random.usize(..WORKSPACES)).parse().unwrap()
+    }
+
+    /// A session that a node shows.
+    fn session(&mut self, node: usize) -> Option<SessionKey> {
+        let view = self.world.nodes[node].replica.view();
+        let keys: Vec<SessionKey> = view.sessions().map(|session| session.key()).collect();
+        self.random.choice(keys)
+    }
+
+    fn workspace(&mut self, node: usize) -> Option<WorkspaceKey> {
+        let view = self.world.nodes[node].replica.view();
+        let keys: Vec<_> = view.workspaces().map(|entry| entry.record.key()).collect();
+        self.random.choice(keys)
+    }
+
+    fn request(&mut self, node: usize, command: Command) {
+        let _ = writeln!(self.log, "  {} asks {command:?}", name_of(node));
+        let request = self.world.request(node, command);
+        self.waiting.push((node, request));
+        if self.random.u8(..3) > 0 {
+            self.world.sync(node, usize::MAX);
+        }
+    }
+
+    fn hear_answers(&mut self) {
+        for (node, request) in std::mem::take(&mut self.waiting) {
+            match self.world.answer(request) {
+                None => self.waiting.push((node, request)),
+                Some(Err(refusal)) => self.reached.push(refusal.code()),
+                Some(Ok(reply)) => {
+                    self.reached.push("acknowledged");
+                    match reply {
+                        Reply::SessionDeleted(deleted) => self.operations.extend(deleted.operation),
+                        Reply::WorkspaceDeleted(deleted) => {
+                            self.operations.extend(deleted.operation);
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn step(&mut self) {
+        let node = self.node();
+        match self.random.u8(..100) {
+            0..12 => self.create_session(node),
+            12..17 => self.create_workspace(node),
+            17..28 => self.delete_session(node),
+            28..32 => self.delete_workspace(node),
+            32..37 => self.restore(node),
+            37..47 => self.update_session(node),
+            47..52 => self.update_workspace(node),
+            52..55 => self.go_on_with_teardown(node),
+            55..58 => self.import(node),
+            58..64 => self.turn_a_cable(),
+            64..66 => self.pause_or_resume(node),
+            66..70 => self.crash(node),
+            70..75 => {
+                let batches = self.random.usize(..4);
+                self.world.sync(node, batches);
+            }
+            75..84 => {
+                let packets = self.random.usize(1..20);
+                (0..packets).for_each(|_| {
+                    self.world.deliver_one();
+                });
+            }
+            84..86 => {
+                let other = self.node();
+                if node != other && self.world.overflow(node, other) > 0 {
+                    self.reached.push("overflow");
+                }
+            }
+            86..91 => self.end_teardowns(),
+            _ => self.pass(),
+        }
+    }
+
+    fn create_session(&mut self, node: usize) {
+        let mut new = NewSession { id: Some(self.session_id()), ..NewSession::default() };
+        if self.random.u8(..4) > 0
+            && let Some(key) = self.workspace(node)
+        {
+            new.workspace_id = Some(format!("{}@{}", key.id, key.host));
+        }
+        if self.random.u8(..4) == 0
+            && let Some(key) = self.session(node)
+        {
+            new.host = Some(key.host.to_string());
+            new.parent_id = Some(key.id);
+        }
+        self.request(node, Command::CreateSession(new));
+    }
+
+    fn create_workspace(&mut self, node: usize) {
+        let id = Some(self.workspace_id());
+        let keep = self.random.u8(..5) == 0;
+        self.request(
+            node,
+            Command::CreateWorkspace(NewWorkspace {
+                id,
+                name: "w".to_owned(),
+                kind: "directory".to_owned(),
+                project_id: None,
+                directory: None,
+                branch: None,
+                keep,
+                extra: Default::default(),
+            }),
+        );
+    }
+
+    fn delete_session(&mut self, node: usize) {
+        let Some(key) = self.session(node) else { return };
+        let dry_run = self.random.u8(..8) == 0;
+        self.request(node, Command::DeleteSession { session: session(&key), dry_run });
+    }
+
+    fn delete_workspace(&mut self, node: usize) {
+        let Some(key) = self.workspace(node) else { return };
+        let dry_run = self.random.u8(..8) == 0;
+        self.request(node, Command::DeleteWorkspace { workspace: workspace(&key), dry_run });
+    }
+
+    fn restore(&mut self, node: usize) {
+        let operations = self.operations.iter().cloned();
+        let Some(operation) = self.random.choice(operations.collect::<Vec<_>>()) else { return };
+        let before: Vec<_> = self.world.nodes.iter().map(|n| n.watch.restored.clone()).collect();
+        self.request(node, Command::Restore(operation));
+        for (other, before) in before.iter().enumerate() {
+            let after = &self.world.nodes[other].watch.restored;
+            assert!(other == node || after == before, "only who was asked restores");
+        }
+    }
+
+    fn update_session(&mut self, node: usize) {
+        let Some(key) = self.session(node) else { return };
+        let mut patch = SessionPatch::default();
+        match self.random.u8(..6) {
+            0..3 => {
+                patch.workspace_id = Some(match self.random.u8(..3) {
+                    0 => None,
+                    _ => Some(self.workspace_id()),
+                });
+            }
+            3 => patch.title = Some(Some(format!("title {}", self.random.u8(..9)))),
+            4 => {
+                patch.archived_at = Some(if self.random.bool() { Some(1) } else { None });
+            }
+            _ => {
+                let value = if self.random.bool() { Some("x".to_owned()) } else { None };
+                patch.extra.insert(format!("k{}", self.random.u8(..2)), value);
+            }
+        }
+        self.request(node, Command::UpdateSession(session(&key), patch));
+    }
+
+    fn update_workspace(&mut self, node: usize) {
+        let Some(key) = self.workspace(node) else { return };
+        let mut patch = WorkspacePatch::default();
+        match self.random.u8(..4) {
+            0 => patch.name = Some(format!("name {}", self.random.u8(..9))),
+            1 => patch.keep = Some(true),
+            _ => patch.keep = Some(false),
+        }
+        self.request(node, Command::UpdateWorkspace(workspace(&key), patch));
+    }
+
+    fn go_on_with_teardown(&mut self, node: usize) {
+        let view = self.world.nodes[node].replica.view();
+        let failed = view.workspaces().filter(|w| w.record.state == WorkspaceState::Failed);
+        let failed: Vec<WorkspaceKey> = failed.map(|entry| entry.record.key()).collect();
+        let Some(key) = self.random.choice(failed) else { return };
+        let action = if self.random.bool() { TeardownAction::Retry } else { TeardownAction::Force };
+        self.reached.push("teardown asked for again");
+        self.request(node, Command::Teardown(workspace(&key), action));
+    }
+
+    fn import(&mut self, node: usize) {
+        let mut import = Import::default();
+        for _ in 0..self.random.usize(..2) {
+            import.workspaces.push(ImportedWorkspace {
+                id: self.workspace_id(),
+                name: "imported".to_owned(),
+                kind: "worktree".to_owned(),
+                project_id: None,
+                directory: None,
+                branch: None,
+                created_at: 1,
+                extra: Default::default(),
+            });
+        }
+        let mut ids = BTreeSet::new();
+        for _ in 0..self.random.usize(1..4) {
+            ids.insert(self.session_id());
+        }
+        for id in ids {
+            let workspace_id = self.random.bool().then(|| self.workspace_id());
+            let parent_id = (self.random.u8(..3) == 0).then(|| self.session_id());
+            import.sessions.push(ImportedSession {
+                parent_id: parent_id.filter(|parent| *parent != id),
+                id,
+                workspace_id,
+                project_id: None,
+                directory: None,
+                title: Some("imported".to_owned()),
+                created_at: 1,
+                updated_at: 2,
+                archived_at: None,
+                extra: Default::default(),
+            });
+        }
+        self.request(node, Command::Import(import));
+    }
+
+    fn turn_a_cable(&mut self) {
+        let (a, b) = (self.node(), self.node());
+        if a == b {
+            return;
+        }
+        let plugged = self.world.is_plugged(a, b);
+        let _ = writeln!(self.log, "  {a} {b} {}", if plugged { "cut" } else { "plugged" });
+        if plugged { self.world.cut(a, b) } else { self.world.plug(a, b) }
+    }
+
+    fn pause_or_resume(&mut self, node: usize) {
+        let other = self.node();
+        if other != node {
+            let name = name_of(other);
+            let pause = self.random.u8(..3) == 0;
+            self.request(node, if pause { Command::Pause(name) } else { Command::Resume(name) });
+        }
+    }
+
+    fn crash(&mut self, node: usize) {
+        let waiting = self.world.unsynced(node);
+        let synced = self.random.usize(..=waiting);
+        let _ = writeln!(self.log, "  {node} is killed, {synced} of {waiting} batches synced");
+        self.reached.push(if synced < waiting { "crash that lost writes" } else { "crash" });
+        self.world.crash(node, synced);
+        self.hear_answers();
+        self.waiting.retain(|(of, _)| *of != node);
+    }
+
+    fn end_teardowns(&mut self) {
+        for node in 0..self.world.nodes.len() {
+            for due in std::mem::take(&mut self.world.nodes[node].teardowns) {
+                let outcome = match self.random.u8(..3) {
+                    0 => TeardownOutcome::Failed("it holds uncommitted files".to_owned()),
+                    _ => TeardownOutcome::Gone,
+                };
+                let _ = writeln!(self.log, "  {node} tore down {}: {outcome:?}", due.workspace.id);
+                self.reached.push("teardown ended");
+                self.world.end_teardown(node, due, outcome);
+            }
+        }
+    }
+
+    fn pass(&mut self) {
+        let time = match self.random.u8(..4) {
+            0 => UNDO_WINDOW + Duration::from_millis(1),
+            1 => UNDO_WINDOW / 2,
+            _ => Duration::from_millis(self.random.u64(1..2_000)),
+        };
+        let _ = writeln!(self.log, "  {time:?} pass");
+        self.world.pass(time);
+    }
+
+    /// Heals everything, lets everything be carried out, and checks that all agree on it.
+    pub fn end(&mut self) {
+        let nodes = self.world.nodes.len();
+        self.log.push_str("  all is healed\n");
+        self.world.disks = Mode::Prompt;
+        (0..nodes).for_each(|node| self.world.sync(node, usize::MAX));
+        for node in 0..nodes {
+            for other in (0..nodes).filter(|other| *other != node) {
+                self.world.ask(node, Command::Resume(name_of(other))).expect("a member");
+            }
+        }
+        self.world.plug_all();
+        self.world.agree();
+        // A failure that is answered while all agree is seen by all; the last ones succeed.
+        self.end_teardowns();
+        self.world.teardowns = Mode::Prompt;
+        self.world.finish();
+        self.check_end();
+    }
+
+    fn check_end(&mut self) {
+        let nodes = &self.world.nodes;
+        let restored: BTreeSet<&SessionKey> =
+            nodes.iter().flat_map(|node| &node.watch.restored).collect();
+        for node in nodes {
+            let view = node.replica.view();
+            assert_eq!(view, nodes[0].replica.view(), "all show the same");
+            for session in view.sessions() {
+                assert_ne!(session.state, SessionState::Deleted, "{session:?} was to be purged");
+            }
+            for entry in view.workspaces() {
+                let empty = entry.record.session_count == 0 && entry.record.used;
+                let may_stay = match entry.record.state {
+                    WorkspaceState::Live => !empty || entry.record.keep,
+                    WorkspaceState::Sealed => !empty,
+                    WorkspaceState::Failed => true,
+                    WorkspaceState::Vacated => false,
+                };
+                assert!(may_stay, "nothing is done about {:?}", entry.record);
+            }
+            // What was restored elsewhere was restored by someone.
+            for key in &node.watch.restored_by_merge {
+                let mut family = std::iter::successors(Some(key.clone()), |key| {
+                    let parent = node.watch.parents.get(key)?.clone();
+                    Some(SessionKey { host: key.host, id: parent })
+                });
+                let by_someone = family.by_ref().take(SESSIONS).any(|key| restored.contains(&key));
+                assert!(by_someone, "nobody restored {key:?}");
+            }
+        }
+        let acknowledged: BTreeSet<_> =
+            nodes.iter().flat_map(|node| &node.watch.acknowledged).copied().collect();
+        for node in nodes {
+            for (id, _, _) in node.replica.document_heads() {
+                let document = node.replica.document_copy(&id).expect("it was listed");
+                for (_, hash) in acknowledged.iter().filter(|(of, _)| *of == id) {
+                    assert!(document.has(hash), "an acknowledged change of {id} is lost: {hash}");
+                }
+            }
+        }
+    }
+
+    /// Tells how all ended, without anything that a clock has a part in.
+    pub fn outcome(&self) -> Vec<String> {
+        let view = self.world.nodes[0].replica.view();
+        let sessions = view.sessions().map(|s| {
+            let home = s.workspace_id.as_ref();
+            format!("{} {:?} {:?} {home:?} {:?} {:?}", s.id, s.state, s.parent_id, s.title, s.extra)
+        });
+        let workspaces = view.workspaces().map(|entry| {
+            let w = &entry.record;
+            format!("{} {:?} {} {} {}", w.id, w.state, w.session_count, w.keep, w.name)
+        });
+        sessions.chain(workspaces).collect()
+    }
+}
+
+fn session(key: &SessionKey) -> Target<SessionId> {
+    Target { id: key.id.clone(), host: Some(key.host.to_string()) }
+}
+
+fn workspace(key: &WorkspaceKey) -> Target<WorkspaceId> {
+    Target { id: key.id.clone(), host: Some(key.host.to_string()) }
+}
