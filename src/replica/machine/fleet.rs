@@ -413,6 +413,8 @@ impl Replica {
         for peer in connected {
             fx.closes.push((peer, CloseCode::Left, "left the fleet".to_owned()));
         }
+        // Their ends are still to be told; until then nobody is to ask anything on them.
+        self.exchange.disconnect_all();
         self.drop_what_others_host(fx);
         for node in std::mem::take(&mut self.paused) {
             fx.writes.push(Write::Paused { node, paused: false });

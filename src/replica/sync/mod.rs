@@ -131,6 +131,12 @@ impl Exchange {
         self.fetch(now, out);
     }
 
+    /// Notes that all links are being closed, before each is told to be down.
+    pub fn disconnect_all(&mut self) {
+        self.links.clear();
+        self.fetching.clear();
+    }
+
     /// Tells whether a link is up.
     pub fn is_connected(&self, peer: &NodeId) -> bool {
         self.links.contains_key(peer)
