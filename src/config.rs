@@ -1,1 +1,165 @@
-//! Owns (to be written): config.
+//! Owns the settings of a daemon: their defaults, and the reading of what a person types.
+//!
+//! Must not know what is done with them. Invariant: what was read can be used: a folder is absolute
+//! and named in one way only, a name can be shown, a length of time is one.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// Names the data folder where `--data-dir` doesn't.
+pub const DATA_DIR_ENV: &str = "SESSIONMESH_DATA_DIR";
+/// Where links are accepted if nothing else is said: every address, so that a fleet can form.
+pub const LISTEN_DEFAULT: &str = "0.0.0.0:7177";
+/// Where the HTTP API is offered if nothing else is said.
+pub const HTTP_DEFAULT: &str = "127.0.0.1:7178";
+/// How long a delete can be undone if nothing else is said: long enough to notice.
+pub const UNDO_WINDOW_DEFAULT: &str = "10s";
+/// Longest undo window: a month. A host that waits longer keeps what nobody remembers.
+pub const UNDO_WINDOW_MAX: Duration = Duration::from_secs(31 * 86_400);
+/// Longest name of a node, in characters: it is a column of every table, and host names have 64.
+pub const NAME_CHARS_MAX: usize = 64;
+/// The file in the data folder that holds the API's token.
+pub const TOKEN_FILE: &str = "token";
+
+/// Why a setting can't be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The platform names no data folder.
+    #[error("no home folder is known; name a data folder with --data-dir or {DATA_DIR_ENV}")]
+    NoFolder,
+    /// The data folder can't be made absolute.
+    #[error("data folder `{}` is not a usable path", .0.display())]
+    Folder(PathBuf),
+    /// A name is empty, too long, or has characters that names must not have.
+    #[error(
+        "`{}` is not a usable name: 1 to {NAME_CHARS_MAX} characters, no `@`, no control characters",
+        .0.escape_debug()
+    )]
+    Name(String),
+    /// A length of time can't be read.
+    #[error("`{}` is not a length of time: write it as 500ms, 10s, 5m or 1h", .0.escape_debug())]
+    Duration(String),
+    /// An undo window is longer than is sensible.
+    #[error("an undo window of {0:?} is longer than {UNDO_WINDOW_MAX:?}")]
+    UndoWindow(Duration),
+}
+
+/// Returns the data folder that was named, or the platform's own.
+///
+/// Links in the path are followed as far as it exists, so that a daemon and its clients mean the
+/// same folder however it is named.
+pub fn data_dir(named: Option<&Path>) -> Result<PathBuf, Error> {
+    match named {
+        Some(path) => real(path),
+        None => {
+            let dirs = directories::ProjectDirs::from("", "", "sessionmesh");
+            real(dirs.ok_or(Error::NoFolder)?.data_local_dir())
+        }
+    }
+}
+
+fn real(path: &Path) -> Result<PathBuf, Error> {
+    let absolute = std::path::absolute(path).map_err(|_| Error::Folder(path.to_owned()))?;
+    for existing in absolute.ancestors() {
+        if let (Ok(found), Ok(rest)) = (existing.canonicalize(), absolute.strip_prefix(existing)) {
+            return Ok(found.components().chain(rest.components()).collect());
+        }
+    }
+    Ok(absolute)
+}
+
+/// Reads the name of a node: refuses one that could not stand in a table or after an `@`.
+pub fn parse_name(text: &str) -> Result<String, Error> {
+    let fits = (1..=NAME_CHARS_MAX).contains(&text.chars().count())
+        && !text.contains('@')
+        && !text.chars().any(char::is_control)
+        && text.trim() == text;
+    if fits { Ok(text.to_owned()) } else { Err(Error::Name(text.to_owned())) }
+}
+
+/// Reads how long a delete can be undone.
+pub fn parse_undo_window(text: &str) -> Result<Duration, Error> {
+    let window = parse_duration(text)?;
+    if window > UNDO_WINDOW_MAX { Err(Error::UndoWindow(window)) } else { Ok(window) }
+}
+
+/// Returns what the machine calls itself, as far as it can be a node's name.
+pub fn host_name() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let kept = name.chars().filter(|c| !c.is_control() && !c.is_whitespace() && *c != '@');
+    let name: String = kept.take(NAME_CHARS_MAX).collect();
+    if name.is_empty() { "node".to_owned() } else { name }
+}
+
+/// Reads a length of time: a whole number and `ms`, `s`, `m`, `h` or `d`; `0` needs no unit.
+pub fn parse_duration(text: &str) -> Result<Duration, Error> {
+    let bad = || Error::Duration(text.to_owned());
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(split);
+    let number: u64 = digits.parse().map_err(|_| bad())?;
+    let ms: u64 = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        "" if number == 0 => 0,
+        _ => return Err(bad()),
+    };
+    number.checked_mul(ms).map(Duration::from_millis).ok_or_else(bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_length_of_time_is_a_number_and_a_unit() {
+        for (text, ms) in
+            [("500ms", 500), ("10s", 10_000), ("5m", 300_000), ("1h", 3_600_000), ("0", 0)]
+        {
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        let too_much = format!("{}h", u64::MAX);
+        for text in ["", "10", "s", "1.5s", "-1s", "10 s", "10sec", " 10s", "1h30m", &too_much] {
+            let error = parse_duration(text).unwrap_err().to_string();
+            assert!(error.contains("500ms"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_defaults_can_be_used() {
+        assert!(parse_undo_window(UNDO_WINDOW_DEFAULT).is_ok());
+        assert!(LISTEN_DEFAULT.parse::<std::net::SocketAddr>().is_ok());
+        let http: std::net::SocketAddr = HTTP_DEFAULT.parse().unwrap();
+        assert!(http.ip().is_loopback());
+        assert_eq!(parse_name(&host_name()), Ok(host_name()));
+    }
+
+    #[test]
+    fn an_undo_window_of_a_year_is_refused() {
+        assert!(parse_undo_window("365d").unwrap_err().to_string().contains("longer"));
+    }
+
+    #[test]
+    fn a_name_that_could_not_follow_an_at_sign_is_refused() {
+        for name in ["", " ", "a@b", "a\nb", " a", &"x".repeat(65)] {
+            assert_eq!(parse_name(name), Err(Error::Name(name.to_owned())));
+        }
+        assert_eq!(parse_name("mac mini"), Ok("mac mini".to_owned()));
+    }
+
+    #[test]
+    fn a_folder_means_the_same_through_a_link_before_and_after_it_exists() {
+        let folder = tempfile::tempdir().unwrap();
+        let (real, link) = (folder.path().join("real"), folder.path().join("link"));
+        std::fs::create_dir(&real).unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        let before = data_dir(Some(&link.join("data"))).unwrap();
+        std::fs::create_dir(real.join("data")).unwrap();
+        assert_eq!(data_dir(Some(&link.join("data"))), Ok(before.clone()));
+        assert_eq!(data_dir(Some(&real.join("data"))), Ok(before));
+    }
+}

@@ -260,7 +260,7 @@ fn bytes_that_are_no_change_close_the_link() {
 #[test]
 fn a_change_that_was_tampered_with_closes_the_link() {
     let tampered = |world: &World| {
-        let copy = world.nodes[1].replica.document_copy(&document(world, 1)).unwrap();
+        let copy = automerge::Automerge::load(&bytes_of(&document(world, 1), world, 1)).unwrap();
         let mut bytes = copy.get_changes(&[]).pop().unwrap().raw_bytes().to_vec();
         *bytes.last_mut().unwrap() ^= 1;
         Frame::Changes { document: document(world, 1), changes: vec![bytes] }
@@ -271,7 +271,19 @@ fn a_change_that_was_tampered_with_closes_the_link() {
 #[test]
 fn a_batch_with_one_bad_change_is_not_taken_in_by_half() {
     let half = |world: &World| {
-        let mut copy = world.nodes[1].replica.document_copy(&document(world, 1)).unwrap();
+        let mut copy =
+            automerge::Automerge::load(&bytes_of(&document(world, 1), world, 1)).unwrap();
+        copy.set_actor(
+            world.nodes[1]
+                .replica
+                .node()
+                .fingerprint()
+                .iter()
+                .copied()
+                .chain([7; 8])
+                .collect::<Vec<u8>>()
+                .into(),
+        );
         let mut tx = copy.transaction();
         automerge::transaction::Transactable::put(&mut tx, automerge::ROOT, "x", 1).unwrap();
         tx.commit();

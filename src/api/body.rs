@@ -177,6 +177,11 @@ pub async fn json_or_default<T: DeserializeOwned + Default>(
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    // serde takes an array for a struct, field by field; the contract has objects only.
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        let error = serde::de::Error::custom("expected an object, not an array");
+        return Err(Error::UnfitJson(error));
+    }
     serde_json::from_slice(bytes).map_err(|error| {
         if error.is_data() { Error::UnfitJson(error) } else { Error::MalformedJson(error) }
     })

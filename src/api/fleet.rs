@@ -109,7 +109,7 @@ pub(super) async fn invite(
 
 pub(super) async fn join(State(shared): State<Shared>, body: Body) -> Result<Json<InFleet>, Error> {
     let JoinBody { ticket } = body::json(body, BODY_BYTES_MAX).await?;
-    let ticket = (shared.tickets.decode)(ticket.trim()).map_err(Refusal::BadTicket)?;
+    let ticket = (shared.tickets.decode)(ticket.trim()).map_err(Error::UnreadableTicket)?;
     match shared.handle.command(Command::Join(ticket)).await? {
         Reply::Joined(fleet) => Ok(Json(InFleet { fleet })),
         _ => Err(Error::ForeignReply),

@@ -1,7 +1,7 @@
 //! Owns the local HTTP interface: its routes, who may use them, and what their JSON looks like.
 //!
 //! Must not know how anything is decided or stored: it asks the loop through a
-//! [`Handle`](crate::daemon::handle::Handle) and reads the published view. Invariant: code and
+//! [`Handle`] and reads the published view. Invariant: code and
 //! `proto/openapi.json` say the same.
 
 pub mod body;
@@ -46,7 +46,7 @@ pub const DIFF_SCHEMA: &str = include_str!("../../proto/diff.schema.json");
 pub struct TicketCodec {
     /// Writes a ticket.
     pub encode: fn(&Ticket) -> String,
-    /// Reads a ticket; the error completes the sentence "the ticket …".
+    /// Reads a ticket; the error says in a sentence why it can't.
     pub decode: fn(&str) -> Result<Ticket, String>,
 }
 

@@ -14,9 +14,12 @@ use crate::{
     replica::{command::Refusal, ids::NodeId},
 };
 
-/// The hosts and what people call them.
+/// Shortest prefix of a node's key that may stand for it, as the replica has it for commands.
+const NODE_PREFIX_DIGITS_MIN: usize = 4;
+
+/// The hosts and what people call them; `None` where that name no longer leads there.
 #[derive(Debug)]
-pub(super) struct Names(BTreeMap<NodeId, String>);
+pub(super) struct Names(BTreeMap<NodeId, Option<String>>);
 
 impl Names {
     /// Asks the loop for the members; `hosts` are those that records are on, members or not.
@@ -24,17 +27,19 @@ impl Names {
         context: &Context,
         hosts: impl IntoIterator<Item = NodeId>,
     ) -> Result<Self, RequestError> {
-        let mut names: BTreeMap<_, _> =
-            hosts.into_iter().map(|host| (host, host.short())).collect();
+        let mut names: BTreeMap<_, _> = hosts.into_iter().map(|host| (host, None)).collect();
         let peers = context.handle.peers().await?;
-        names.extend(peers.into_iter().map(|peer| (peer.node, peer.name)));
-        names.insert(context.node, context.name.clone());
+        // The name of a member that was shut out may be another's by now.
+        names.extend(
+            peers.into_iter().map(|peer| (peer.node, (!peer.revoked).then_some(peer.name))),
+        );
+        names.insert(context.node, Some(context.name.clone()));
         Ok(Self(names))
     }
 
     /// Returns what people call a host, or the beginning of its key.
     pub(super) fn name(&self, node: NodeId) -> String {
-        self.0.get(&node).cloned().unwrap_or_else(|| node.short())
+        self.0.get(&node).cloned().flatten().unwrap_or_else(|| node.short())
     }
 
     /// Finds the host that a text names: a whole key, else a name, else the beginning of a key.
@@ -44,9 +49,10 @@ impl Names {
         {
             return Ok(node);
         }
-        let by_name = self.0.iter().filter(|(_, name)| *name == text).map(|(node, _)| *node);
+        let by_name =
+            self.0.iter().filter(|(_, name)| name.as_deref() == Some(text)).map(|(node, _)| *node);
         let mut found: BTreeSet<_> = by_name.collect();
-        if found.is_empty() && !text.is_empty() {
+        if found.is_empty() && text.len() >= NODE_PREFIX_DIGITS_MIN {
             let by_key = self.0.keys().filter(|node| node.to_string().starts_with(text));
             found.extend(by_key);
         }
@@ -55,10 +61,7 @@ impl Names {
             (0, _) => Err(Refusal::NodeNotFound(text.to_owned())),
             _ => Err(Refusal::AmbiguousNode {
                 name: text.to_owned(),
-                nodes: found
-                    .iter()
-                    .map(|node| format!("{} ({})", self.name(*node), node.short()))
-                    .collect(),
+                nodes: found.iter().map(NodeId::to_string).collect(),
             }),
         }
     }
@@ -100,19 +103,24 @@ mod tests {
             (key[0], key[31]) = (first, last);
             NodeId(key)
         };
-        let (desk, lap, twin) = (node(0xa1, 1), node(0xa2, 2), node(0xb3, 3));
+        let (desk, lap, twin) = (node(0xa1, 1), node(0xb3, 2), node(0xa1, 3));
+        let (shut_out, unnamed) = (node(0xc4, 4), node(0xd5, 5));
         let names = Names(BTreeMap::from([
-            (desk, "desk".to_owned()),
-            (lap, "b3".to_owned()),
-            (twin, "desk".to_owned()),
+            (desk, Some("desk".to_owned())),
+            (lap, Some("c4aa".to_owned())),
+            (twin, Some("desk".to_owned())),
+            (shut_out, None),
+            (unnamed, None),
         ]));
-        assert_eq!(names.find("b3"), Ok(lap));
-        assert_eq!(names.find("b3a"), Ok(twin));
+        assert_eq!(names.find("c4aa"), Ok(lap));
+        assert_eq!(names.find("c4aaa"), Ok(shut_out));
+        assert_eq!(names.find("d5aa"), Ok(unnamed));
         assert_eq!(names.find(&desk.to_string()), Ok(desk));
-        for text in ["desk", "a"] {
+        assert_eq!((names.name(desk), names.name(unnamed)), ("desk".to_owned(), unnamed.short()));
+        for text in ["desk", "a1aa"] {
             assert_eq!(names.find(text).unwrap_err().code(), "ambiguous_node");
         }
-        for text in ["", "c", "des"] {
+        for text in ["", "d5a", "des", "ffff"] {
             assert_eq!(names.find(text).unwrap_err().code(), "node_not_found");
         }
     }

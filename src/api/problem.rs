@@ -18,6 +18,8 @@ pub const PROBLEM_JSON: &str = "application/problem+json";
 /// milliseconds, so a second drains it.
 pub const RETRY_AFTER_S: u32 = 1;
 
+const BAD_TICKET: &str = "Copy the whole ticket, or make a new one with `sessionmesh invite`.";
+
 /// A failed request as its client is told of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -97,6 +99,8 @@ pub enum Error {
     InvalidId(crate::replica::ids::ParseIdError),
     #[error("the path is not valid UTF-8 once decoded")]
     InvalidPath,
+    #[error("{0}")]
+    UnreadableTicket(String),
     #[error("there is nothing at {path}")]
     RouteNotFound { path: String },
     #[error("{path} does not take {method}")]
@@ -206,6 +210,9 @@ impl Error {
                 "invalid_id",
                 "Name the record as ID or ID@HOST, as the lists show it.",
             ),
+            Self::UnreadableTicket(_) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "bad_ticket", BAD_TICKET)
+            }
             Self::RouteNotFound { .. } => {
                 (StatusCode::NOT_FOUND, "route_not_found", "Find the routes in /v1/openapi.json.")
             }
@@ -304,8 +311,6 @@ fn refused(refusal: &Refusal) -> (StatusCode, &'static str) {
             StatusCode::GATEWAY_TIMEOUT,
             "See that the inviting daemon runs and that its UDP port can be reached from here.",
         ),
-        Refusal::BadTicket(_) => {
-            (UNPROCESSABLE, "Copy the whole ticket, or make a new one with `sessionmesh invite`.")
-        }
+        Refusal::BadTicket(_) => (UNPROCESSABLE, BAD_TICKET),
     }
 }

@@ -1,1 +1,198 @@
-//! Owns (to be written): cli.
+//! Owns the command line: what can be typed, and which verb is meant by it.
+//!
+//! Must not know how a daemon works: every verb but `serve` is a client of its API. Invariant:
+//! results go to stdout and everything else to stderr, so that results can be piped.
+
+pub mod args;
+pub mod client;
+mod completions;
+pub mod failure;
+mod import;
+mod invite;
+mod join;
+mod leave;
+pub mod output;
+mod peer;
+pub mod printable;
+mod progress;
+mod resolve;
+mod serve;
+mod session;
+pub mod sse;
+mod status;
+pub mod table;
+mod undo;
+mod watch;
+mod workspace;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use self::{client::Client, failure::Failure, output::Output};
+use crate::config;
+
+/// Keeps every machine's list of coding-agent sessions and workspaces the same.
+#[derive(Debug, Parser)]
+#[command(name = "sessionmesh", version, propagate_version = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// The data folder of the daemon
+    #[arg(long, global = true, env = config::DATA_DIR_ENV, value_name = "D")]
+    data_dir: Option<PathBuf>,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the daemon of this machine
+    Serve(serve::Args),
+    /// Print a one-time ticket with which another machine joins
+    Invite(invite::Args),
+    /// Tell the running daemon to join a fleet
+    Join(join::Args),
+    /// Leave the fleet for a new one of this machine's own
+    Leave(leave::Args),
+    /// Show how the daemon stands
+    Status(status::Args),
+    /// List the other machines of the fleet
+    Peers(peer::ListArgs),
+    /// List, show and change sessions
+    #[command(subcommand)]
+    Session(session::Verb),
+    /// List, show and change workspaces
+    #[command(subcommand)]
+    Workspace(workspace::Verb),
+    /// List the other machines of the fleet, pause, resume and revoke them
+    #[command(subcommand)]
+    Peer(peer::Verb),
+    /// Show every change as it comes
+    Watch(watch::Args),
+    /// Take in what a coding agent's server has, once
+    #[command(subcommand)]
+    Import(import::Verb),
+    /// Print a script that completes this command in a shell
+    Completions(completions::Args),
+}
+
+/// What every client verb needs.
+struct Context {
+    client: Client,
+    out: Output,
+}
+
+/// Does what was typed.
+pub async fn run(cli: Cli) -> Result<(), Failure> {
+    let out = Output::stdout();
+    if let Verb::Completions(args) = cli.verb {
+        return completions::run(&args, out);
+    }
+    let data_dir = config::data_dir(cli.data_dir.as_deref())?;
+    if let Verb::Serve(args) = cli.verb {
+        return serve::run(args, data_dir, out).await;
+    }
+    let context = Context { client: Client::open(&data_dir)?, out };
+    match cli.verb {
+        // Neither needs a daemon to be there already.
+        Verb::Serve(_) | Verb::Completions(_) => Ok(()),
+        Verb::Invite(args) => invite::run(args, context).await,
+        Verb::Join(args) => join::run(args, context).await,
+        Verb::Leave(args) => leave::run(args, context).await,
+        Verb::Status(args) => status::run(args, context).await,
+        Verb::Peers(args) => peer::list(args, context).await,
+        Verb::Session(verb) => session::run(verb, context).await,
+        Verb::Workspace(verb) => workspace::run(verb, context).await,
+        Verb::Peer(verb) => peer::run(verb, context).await,
+        Verb::Watch(args) => watch::run(args, context, &data_dir).await,
+        Verb::Import(verb) => import::run(verb, context).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parses(line: &str) -> bool {
+        Cli::try_parse_from(line.split_whitespace()).is_ok()
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn everything_on_the_page_can_be_typed() {
+        for line in [
+            "sessionmesh serve",
+            "sessionmesh serve --data-dir /d --listen 0.0.0.0:0 --http 127.0.0.1:0 --name n \
+             --join T --undo-window 500ms --log-format json",
+            "sessionmesh invite --role admin --expires 5m --json",
+            "sessionmesh join TICKET",
+            "sessionmesh leave --data-dir /d",
+            "sessionmesh --data-dir /d status",
+            "sessionmesh peers --json",
+            "sessionmesh session list --state live,deleted --workspace w --host h --project p \
+             --search x --limit 5 --json",
+            "sessionmesh session list --all",
+            "sessionmesh session show s",
+            "sessionmesh session create --title t --workspace w --parent p --host h --directory d \
+             --project p --extra k=v --extra k2=v=2 --id ses_1",
+            "sessionmesh session update s --title t --extra k=v --unset-extra k2",
+            "sessionmesh session move s w",
+            "sessionmesh session move s --out",
+            "sessionmesh session archive s --undo",
+            "sessionmesh session delete s@host --dry-run --json",
+            "sessionmesh session restore op_1",
+            "sessionmesh workspace list --state vacated",
+            "sessionmesh workspace show w",
+            "sessionmesh workspace create --name n --kind worktree --directory d --branch b --keep",
+            "sessionmesh workspace update w --name n --branch b",
+            "sessionmesh workspace delete w --dry-run",
+            "sessionmesh workspace restore w",
+            "sessionmesh workspace keep w",
+            "sessionmesh workspace unkeep w",
+            "sessionmesh workspace retry w --force",
+            "sessionmesh peer list",
+            "sessionmesh peer pause p",
+            "sessionmesh peer resume p",
+            "sessionmesh peer revoke p --yes",
+            "sessionmesh watch --json",
+            "sessionmesh import opencode http://127.0.0.1:4096 --json",
+            "sessionmesh completions bash",
+        ] {
+            assert!(parses(line), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_the_code_of_usage() {
+        for line in [
+            "sessionmesh",
+            "sessionmesh frobnicate",
+            "sessionmesh serve --undo-window 10",
+            "sessionmesh serve --http localhost",
+            "sessionmesh serve --name a@b",
+            "sessionmesh serve --log-format xml",
+            "sessionmesh invite --role king",
+            "sessionmesh invite --expires soon",
+            "sessionmesh join",
+            "sessionmesh session list --state alive",
+            "sessionmesh session list --all --state live",
+            "sessionmesh session list --limit 0",
+            "sessionmesh session create --extra novalue",
+            "sessionmesh session create --id a/b",
+            "sessionmesh session update s",
+            "sessionmesh session move s",
+            "sessionmesh session move s w --out",
+            "sessionmesh workspace create --kind directory",
+            "sessionmesh workspace update w",
+            "sessionmesh import claude http://x",
+        ] {
+            let refused = Cli::try_parse_from(line.split_whitespace()).err();
+            assert_eq!(refused.map(|error| error.exit_code()), Some(2), "{line}");
+        }
+    }
+}

@@ -5,11 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use automerge::Automerge;
 use tokio::sync::mpsc;
 
 use crate::{
-    replica::ids::{ChangeHash, DocumentId},
+    replica::{document::Copied, ids::DocumentId},
     store::{self, Backlog, compact},
 };
 
@@ -57,12 +56,10 @@ impl Compaction {
 pub type Ended = (DocumentId, Result<compact::Verified, store::Error>);
 
 /// Saves a copy of a document and verifies what was saved, on a thread of its own.
-pub fn save(plan: compact::Plan, copy: Automerge, done: mpsc::UnboundedSender<Ended>) {
+pub fn save(plan: compact::Plan, copy: Copied, done: mpsc::UnboundedSender<Ended>) {
     tokio::task::spawn_blocking(move || {
         let document = plan.document();
-        let heads: Vec<ChangeHash> =
-            copy.get_heads().iter().map(|head| ChangeHash(head.0)).collect();
-        let verified = compact::verify(plan, copy.save(), &heads);
+        let verified = compact::verify(plan, copy.save(), &copy.heads());
         // A loop that has stopped wants no snapshot.
         let _ = done.send((document, verified));
     });

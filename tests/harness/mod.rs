@@ -13,7 +13,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::StreamExt as _;
 use serde_json::Value;
 use sessionmesh::replica::{
     diff::{Diff, Event},
@@ -57,13 +56,7 @@ impl Daemon {
         let ready: Value = serde_json::from_str(&line)
             .unwrap_or_else(|_| panic!("no ready line but {line:?}; see {}", log(dir)));
         let token = std::fs::read_to_string(dir.join("token")).expect("there is a token");
-        Self {
-            child,
-            dir: dir.to_owned(),
-            ready,
-            token: token.trim().to_owned(),
-            client: client(),
-        }
+        Self { child, dir: dir.to_owned(), ready, token: token.trim().to_owned(), client: client() }
     }
 
     /// Kills it as a power cut would, as far as a process can be: no code of it runs any more.
@@ -140,7 +133,7 @@ impl Daemon {
         }
         let response = request.send().await.expect("the stream opens");
         assert_eq!(response.status(), 200);
-        Followed { bytes: response.bytes_stream().boxed(), buffer: String::new() }
+        Followed { response, buffer: String::new() }
     }
 
     /// Makes a ticket.
@@ -157,7 +150,11 @@ impl Daemon {
             if holds(&seen) {
                 return seen;
             }
-            assert!(Instant::now() < deadline, "{what}: {path} still says {seen}; {}", log(&self.dir));
+            assert!(
+                Instant::now() < deadline,
+                "{what}: {path} still says {seen}; {}",
+                log(&self.dir)
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -220,7 +217,11 @@ fn log(dir: &Path) -> String {
     let log = dir.with_extension("log");
     let text = std::fs::read_to_string(&log).unwrap_or_default();
     let tail: Vec<&str> = text.lines().rev().take(20).collect();
-    format!("the end of {}:\n{}", log.display(), tail.into_iter().rev().collect::<Vec<_>>().join("\n"))
+    format!(
+        "the end of {}:\n{}",
+        log.display(),
+        tail.into_iter().rev().collect::<Vec<_>>().join("\n")
+    )
 }
 
 fn log_of(dir: &Path) -> Stdio {
@@ -240,7 +241,7 @@ pub enum Message {
 
 /// An event stream that is being read.
 pub struct Followed {
-    bytes: futures_util::stream::BoxStream<'static, reqwest::Result<bytes::Bytes>>,
+    response: reqwest::Response,
     buffer: String,
 }
 
@@ -272,8 +273,8 @@ impl Followed {
                 assert_eq!(cursor.to_string(), id, "the id of a message is its cursor");
                 return Some(message);
             }
-            let chunk = tokio::time::timeout(PATIENCE, self.bytes.next()).await;
-            let chunk = chunk.expect("there is a ping every ten seconds")?.ok()?;
+            let chunk = tokio::time::timeout(PATIENCE, self.response.chunk()).await;
+            let chunk = chunk.expect("there is a ping every ten seconds").ok()??;
             self.buffer.push_str(std::str::from_utf8(&chunk).expect("the stream is text"));
         }
     }

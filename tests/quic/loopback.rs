@@ -401,3 +401,26 @@ async fn a_crowd_of_strangers_is_refused_and_disturbs_no_link() {
     friend.transport.set_targets(vec![a.target()]);
     a.connected(friend.id).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_takes_events_slowly_is_told_the_old_links_end_before_the_new_one() {
+    let [key, other] = ordered_keys();
+    let mut a = Node::on_loopback(config(key, 1));
+    let mut killed = Node::on_loopback(config(other.clone(), 1));
+    killed.transport.set_targets(vec![a.target()]);
+    killed.connected(a.id).await;
+    killed.transport.set_targets(vec![]);
+    // More than fits between the link and whoever takes the events.
+    for number in 0..3_000 {
+        killed.transport.send(&[a.id], &numbered(number)).unwrap();
+    }
+    let mut successor = Node::on_loopback(config(other, 2));
+    successor.transport.set_targets(vec![a.target()]);
+    successor.connected(a.id).await;
+    successor.transport.send(&[a.id], &numbered(9_999)).unwrap();
+    // The order of all these events is checked as they are taken.
+    a.connected(successor.id).await;
+    a.lost(successor.id).await;
+    a.connected(successor.id).await;
+    assert_eq!(a.frame(successor.id).await, numbered(9_999));
+}

@@ -11,7 +11,7 @@ use sessionmesh::{
     transport::{Config, Event, Events, Timing, Transport},
     wire::{CloseCode, Frame},
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// How long anything may take before a test gives up.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -149,9 +149,10 @@ pub fn numbered(number: u32) -> Frame {
 }
 
 /// Lets two nodes that dial each other come to rest: one link, the same on both sides, and each
-/// has heard the other on it.
-pub async fn settle(a: &mut Node, b: &mut Node) {
+/// has heard the other on it. Returns when the last link came up.
+pub async fn settle(a: &mut Node, b: &mut Node) -> Instant {
     let (a_id, b_id) = (a.id, b.id);
+    let mut linked = Instant::now();
     let settled = async {
         loop {
             let event = tokio::select! {
@@ -161,6 +162,7 @@ pub async fn settle(a: &mut Node, b: &mut Node) {
             };
             if let Some((Event::Connected { peer, .. }, node)) = event {
                 node.transport.send(&[peer], &numbered(7)).unwrap();
+                linked = Instant::now();
             }
             let heard = a.up.get(&b_id).is_some_and(|frames| *frames > 0)
                 && b.up.get(&a_id).is_some_and(|frames| *frames > 0);
@@ -174,4 +176,5 @@ pub async fn settle(a: &mut Node, b: &mut Node) {
     let (a_dialed, b_dialed) = (dialed(a), dialed(b));
     assert_eq!((a_dialed.len(), b_dialed.len()), (1, 1));
     assert_ne!(a_dialed, b_dialed, "both hold the same link");
+    linked
 }

@@ -77,19 +77,35 @@ pub const ROOMS: &[Room] = &[
         why: "the rule is pure functions over records: it is read, and proved, by itself",
     },
     Room {
+        path: "replica::digest",
+        may: &["replica::ids", "replica::record"],
+        why: "the digest is of public records, however they came about",
+    },
+    Room {
+        path: "replica::fold",
+        may: &["replica::diff", "replica::digest", "replica::ids", "replica::record"],
+        why: "it does what a subscriber does, who has nothing but the diffs",
+    },
+    Room {
         path: "replica::view",
-        may: &["replica::ids", "replica::lifecycle", "replica::record"],
+        may: &["replica::digest", "replica::ids", "replica::lifecycle", "replica::record"],
         why: "the view is derived from records; were it to read documents, there would be two readers",
     },
     Room {
         path: "replica::diff",
-        may: &["replica::ids", "replica::lifecycle", "replica::record", "replica::view"],
+        may: &[
+            "replica::digest",
+            "replica::ids",
+            "replica::lifecycle",
+            "replica::record",
+            "replica::view",
+        ],
         why: "a diff compares views, whatever changed them",
     },
     Room {
         path: "replica::document",
-        may: &["replica::ids", "replica::record"],
-        why: "it is the only place that knows document paths, and knows nothing else",
+        may: &["replica::guard", "replica::ids", "replica::record"],
+        why: "it is the only place that knows document paths; what a peer sent is judged first",
     },
     Room {
         path: "replica::guard",
@@ -98,7 +114,7 @@ pub const ROOMS: &[Room] = &[
     },
     Room {
         path: "replica::sync",
-        may: &["replica::document", "replica::guard", "replica::ids", "wire"],
+        may: &["replica::document", "replica::effect", "replica::guard", "replica::ids", "wire"],
         why: "it brings documents together and must not care what they mean",
     },
     Room {
@@ -144,7 +160,7 @@ pub const ROOMS: &[Room] = &[
     },
     Room {
         path: "transport",
-        may: &["identity", "replica::ids", "wire"],
+        may: &["identity", "replica::effect", "replica::ids", "wire"],
         why: "it moves frames between keys and must not care what is in them",
     },
     Room {
@@ -185,11 +201,13 @@ pub const ROOMS: &[Room] = &[
         may: &[
             "agent",
             "api",
+            "clock",
             "config",
             "daemon",
             "replica::command",
             "replica::diff",
             "replica::effect",
+            "replica::fold",
             "replica::ids",
             "replica::invite",
             "replica::record",
@@ -249,7 +267,7 @@ pub const FENCES: &[Fence] = &[
     },
     Fence {
         path: "serde_json_canonicalizer",
-        rooms: Rooms::Only(&["replica::diff"]),
+        rooms: Rooms::Only(&["replica::digest"]),
         why: "canonical JSON is what the digest is taken over, and nothing else",
     },
     // What the shells are built of.

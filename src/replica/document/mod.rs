@@ -95,6 +95,27 @@ pub struct Document {
     places: Places,
 }
 
+/// A copy of a document, to be saved.
+#[derive(Debug)]
+pub struct Copied(Automerge);
+
+impl Copied {
+    /// Returns the heads, sorted.
+    pub fn heads(&self) -> Vec<ChangeHash> {
+        self.0.get_heads().iter().map(hash_in).collect()
+    }
+
+    /// Tells whether a change is part of the copy.
+    pub fn has(&self, hash: &ChangeHash) -> bool {
+        self.0.get_change_meta_by_hash(&hash_out(hash)).is_some()
+    }
+
+    /// Returns the copy whole, as automerge saves it; takes as long as the document is large.
+    pub fn save(&self) -> Vec<u8> {
+        self.0.save()
+    }
+}
+
 /// Where in the document the records are; found once, since they never move.
 #[derive(Debug, PartialEq, Eq)]
 enum Places {
@@ -258,8 +279,8 @@ impl Document {
     }
 
     /// Returns a copy to be saved elsewhere than on the loop.
-    pub fn to_automerge(&self) -> Automerge {
-        self.automerge.clone()
+    pub fn copy(&self) -> Copied {
+        Copied(self.automerge.clone())
     }
 
     /// Applies what a peer sent, as far as what it depends on is here; the rest waits.

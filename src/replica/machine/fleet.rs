@@ -22,6 +22,8 @@ const JOIN_WITHIN: Duration = Duration::from_secs(20);
 const INVITES_MAX: usize = 1_024;
 /// Longest an invite may be good for.
 const INVITE_WITHIN_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
+/// Longest address, in bytes: an IPv6 address with a zone and a port is shorter.
+const ADDRESS_BYTES_MAX: usize = 64;
 /// Most addresses that a node publishes.
 pub const ADDRESSES_MAX: usize = 32;
 
@@ -31,6 +33,8 @@ pub struct Joining {
     pub(super) ticket: Ticket,
     request: RequestId,
     pub(super) until: Duration,
+    /// Whether it was asked on the link that is up: an older one may still be about to end.
+    asked: bool,
     /// What last stood in the way.
     pub(super) problem: String,
 }
@@ -188,6 +192,7 @@ impl Replica {
             ticket,
             request,
             until: now.monotonic + JOIN_WITHIN,
+            asked: false,
             problem: "no answer".to_owned(),
         });
         if self.exchange.is_connected(&inviter) {
@@ -202,10 +207,11 @@ impl Replica {
     }
 
     pub(super) fn ask_to_join(&mut self, peer: NodeId, fx: &mut Effects) -> bool {
-        let Some(Joining { ticket, .. }) = &self.joining else { return false };
+        let Some(Joining { ticket, asked, .. }) = &mut self.joining else { return false };
         if ticket.inviter != peer {
             return false;
         }
+        *asked = true;
         let frame = Frame::Join(Join {
             protocol_min: PROTOCOL_MIN,
             protocol_max: PROTOCOL,
@@ -240,7 +246,7 @@ impl Replica {
         fx: &mut Effects,
     ) {
         let Some(joining) = &mut self.joining else { return };
-        if joining.ticket.inviter != peer {
+        if joining.ticket.inviter != peer || !std::mem::take(&mut joining.asked) {
             return;
         }
         let Some(code) = code.filter(|code| code.is_refusal()) else {
@@ -293,6 +299,11 @@ impl Replica {
             Some(node) if node != peer => {
                 return Err((CloseCode::TicketUsed, "the ticket was already used".to_owned()));
             }
+            // It may ask again because the answer was lost, but not to come back.
+            Some(_) if !known.is_some_and(Member::is_current) => {
+                let reason = "the ticket was already used, and this node has left since".to_owned();
+                return Err((CloseCode::TicketUsed, reason));
+            }
             Some(_) => {}
             None if invite.expires_at < now.wall_ms => {
                 return Err((CloseCode::TicketExpired, "the ticket has expired".to_owned()));
@@ -306,7 +317,7 @@ impl Replica {
         let addresses: BTreeSet<String> = join
             .addresses
             .into_iter()
-            .filter(|address| address.parse::<std::net::SocketAddr>().is_ok())
+            .filter(|address| is_address(address))
             .take(ADDRESSES_MAX)
             .collect();
         if !known.is_some_and(Member::is_current) {
@@ -506,4 +517,11 @@ impl Replica {
         }
         Ok(Reply::Done)
     }
+}
+
+/// Tells whether a text may be an `IP:PORT`; who dials it finds out whether it is.
+fn is_address(text: &str) -> bool {
+    text.len() <= ADDRESS_BYTES_MAX
+        && text.bytes().all(|byte| byte.is_ascii_graphic())
+        && text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
 }

@@ -17,12 +17,12 @@ use std::{
     time::Duration,
 };
 
-use automerge::{ActorId, Automerge};
+use automerge::ActorId;
 
 use super::{
     diff::{self, Cause, CauseKind, Diff},
     digest::Digest,
-    document::{self, Applied, ApplyError, Document, Touched},
+    document::{self, Applied, ApplyError, Copied, Document, Touched},
     effect::{
         DialTarget, Effects, Input, Now, Publication, Startup, Stored, StoredDocument, Write,
     },
@@ -395,15 +395,15 @@ impl Replica {
             .collect()
     }
 
-    /// Returns SHA-256 over the sorted `(document, heads)` list: equal on replicas that hold the
-    /// same.
+    /// Returns SHA-256 over the sorted `(document, heads)` list of what all are to hold: equal on
+    /// replicas that hold the same.
     pub fn frontier(&self) -> [u8; 32] {
         self.exchange.frontier(&self.documents)
     }
 
     /// Returns a copy of a document to be saved, and verified, elsewhere than on the loop.
-    pub fn document_copy(&self, id: &DocumentId) -> Option<Automerge> {
-        self.documents.get(id).map(Document::to_automerge)
+    pub fn document_copy(&self, id: &DocumentId) -> Option<Copied> {
+        self.documents.get(id).map(Document::copy)
     }
 
     /// Reads every record of every document anew: what the view must equal.

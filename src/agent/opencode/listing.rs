@@ -1,0 +1,80 @@
+//! Owns reading all that an opencode server has.
+//!
+//! Must not know our records. Invariant: a listing is complete, or there is none.
+//!
+//! Seen with opencode 1.18.33: `GET /session?scope=project` lists children, archived sessions and
+//! those in worktree workspaces, whichever folder of the project is named, but 100 unless `limit`
+//! says more; the project is found anew from the folder, so for one whose folder was removed
+//! another project's sessions come. `GET /experimental/session?archived=true` lists those of all
+//! projects and misses none of these. `GET /experimental/workspace` lists nothing at all without
+//! `OPENCODE_EXPERIMENTAL_WORKSPACES`, although sessions go on naming theirs.
+
+use std::collections::BTreeMap;
+
+use super::{
+    client::{Client, Error},
+    model::{Project, Session, Workspace},
+};
+use crate::replica::command::Import;
+
+/// Most sessions of a list; the server's own default is 100.
+const SESSIONS_MAX: usize = 1_000_000;
+
+/// All that an opencode server has.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Listing {
+    /// How many projects it knows.
+    pub projects: usize,
+    /// Its workspaces by id.
+    pub workspaces: BTreeMap<String, Workspace>,
+    /// Its sessions by id; children and archived ones, too.
+    pub sessions: BTreeMap<String, Session>,
+}
+
+/// A listing as this node can take it in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Mapped {
+    /// What can be taken in, parents before children.
+    pub import: Import,
+    /// How many records have ids that are not valid here.
+    pub invalid: u64,
+}
+
+impl Listing {
+    /// Reads everything; tells after each project how many of how many are done.
+    pub async fn read(
+        client: &Client,
+        mut progress: impl FnMut(usize, usize),
+    ) -> Result<Self, Error> {
+        let projects: Vec<Project> = client.get("project", &[]).await?;
+        let mut listing = Self { projects: projects.len(), ..Self::default() };
+        for (done, project) in projects.iter().enumerate() {
+            progress(done, projects.len());
+            let folder = ("directory", project.worktree.as_str());
+            listing.add_sessions(client, "session", &[("scope", "project"), folder]).await?;
+            let workspaces: Vec<Workspace> =
+                client.get("experimental/workspace", &[folder]).await?;
+            listing.workspaces.extend(workspaces.into_iter().map(|w| (w.id.clone(), w)));
+        }
+        progress(projects.len(), projects.len());
+        listing.add_sessions(client, "experimental/session", &[("archived", "true")]).await?;
+        Ok(listing)
+    }
+
+    async fn add_sessions(
+        &mut self,
+        client: &Client,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> Result<(), Error> {
+        let limit = SESSIONS_MAX.to_string();
+        let query: Vec<_> = query.iter().copied().chain([("limit", limit.as_str())]).collect();
+        let sessions: Vec<Session> = client.get(path, &query).await?;
+        if sessions.len() >= SESSIONS_MAX {
+            let url = client.address().clone();
+            return Err(Error::TooLong { url, max: SESSIONS_MAX, unit: "sessions" });
+        }
+        self.sessions.extend(sessions.into_iter().map(|session| (session.id.clone(), session)));
+        Ok(())
+    }
+}

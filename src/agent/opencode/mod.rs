@@ -1,0 +1,12 @@
+//! Owns the way to an opencode server: reading its lists, and turning them into ours.
+//!
+//! Must not know who asks. Invariant: the same lists give the same import, so that taking them in
+//! twice changes nothing.
+
+pub mod client;
+pub mod listing;
+mod mapping;
+pub mod model;
+
+pub use client::{Client, Error};
+pub use listing::Listing;

@@ -1,0 +1,160 @@
+//! Owns how foreign text, times and nodes are shown to a person.
+//!
+//! Must not know tables or verbs. Invariant: nothing that a peer or an agent named can move a
+//! terminal's cursor or break a line.
+
+use std::collections::BTreeMap;
+
+use crate::replica::ids::NodeId;
+
+/// Escapes what a terminal would obey instead of show.
+pub fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() || is_invisible(c) {
+            shown.extend(c.escape_debug());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}
+
+/// Tells whether a character turns the direction of writing or separates lines unseen.
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Returns how long ago something was, in one unit.
+pub fn ago(now_ms: i64, then_ms: i64) -> String {
+    let s = now_ms.saturating_sub(then_ms) / 1_000;
+    match s {
+        ..0 => "in the future".to_owned(),
+        0..60 => format!("{s}s ago"),
+        60..3_600 => format!("{}m ago", s / 60),
+        3_600..86_400 => format!("{}h ago", s / 3_600),
+        86_400.. => format!("{}d ago", s / 86_400),
+    }
+}
+
+/// Returns how long something lasts, in its two largest units.
+pub fn lasting(ms: u64) -> String {
+    let s = ms / 1_000;
+    match s {
+        0..60 => format!("{s}s"),
+        60..3_600 => format!("{}m {}s", s / 60, s % 60),
+        3_600..86_400 => format!("{}h {}m", s / 3_600, s % 3_600 / 60),
+        86_400.. => format!("{}d {}h", s / 86_400, s % 86_400 / 3_600),
+    }
+}
+
+/// Writes milliseconds since the epoch as RFC 3339 in UTC, to the second.
+pub fn utc(ms: i64) -> String {
+    let (days, s) = (ms.div_euclid(86_400_000), ms.rem_euclid(86_400_000) / 1_000);
+    let (year, month, day) = civil(days);
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", s / 3_600, s / 60 % 60, s % 60)
+}
+
+/// Turns days since the epoch into a date of the Gregorian calendar, which repeats every 400 years.
+fn civil(days: i64) -> (i64, i64, i64) {
+    const ERA_DAYS: i64 = 146_097;
+    const MARCH_0000_TO_EPOCH_DAYS: i64 = 719_468;
+    // Years that begin in March have their leap day last.
+    let since = days + MARCH_0000_TO_EPOCH_DAYS;
+    let (era, day_of_era) = (since.div_euclid(ERA_DAYS), since.rem_euclid(ERA_DAYS));
+    let leap = day_of_era / 1_460 - day_of_era / 36_524 + day_of_era / 146_096;
+    let year_of_era = (day_of_era - leap) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    (era * 400 + year_of_era + i64::from(month <= 2), month, day)
+}
+
+/// Returns a count with its noun.
+pub fn count(number: usize, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+}
+
+/// What people call the nodes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Names(BTreeMap<NodeId, String>);
+
+impl Names {
+    /// Takes nodes and what they are called; where two are called the same, keys tell them apart.
+    pub fn new(named: impl IntoIterator<Item = (NodeId, String)>) -> Self {
+        let named: BTreeMap<_, _> = named.into_iter().collect();
+        let mut times: BTreeMap<String, usize> = BTreeMap::new();
+        for name in named.values() {
+            *times.entry(name.clone()).or_default() += 1;
+        }
+        let distinct = named.into_iter().map(|(node, name)| {
+            let name = if name.is_empty() {
+                node.short()
+            } else if times[&name] > 1 {
+                format!("{name} ({})", node.short())
+            } else {
+                name
+            };
+            (node, name)
+        });
+        Self(distinct.collect())
+    }
+
+    /// Returns what a node is called; the beginning of its key, if it isn't known.
+    pub fn of(&self, node: &NodeId) -> String {
+        self.0.get(node).cloned().unwrap_or_else(|| node.short())
+    }
+
+    /// Tells whether a node's name is known.
+    pub fn knows(&self, node: &NodeId) -> bool {
+        self.0.contains_key(node)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_title_can_not_command_the_terminal() {
+        for title in ["\u{1b}]0;owned\u{7}", "a\rb", "a\u{202e}b", "\u{9b}31m", "a\tb\nc"] {
+            let shown = printable(title);
+            assert!(!shown.contains(|c: char| c.is_control() || is_invisible(c)), "{shown}");
+        }
+        assert_eq!(printable("Naïve \"plan\" — ✓"), "Naïve \"plan\" — ✓");
+    }
+
+    #[test]
+    fn times_are_shown_in_utc() {
+        for (ms, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399_999, "2000-02-28T23:59:59Z"),
+            (951_782_400_000, "2000-02-29T00:00:00Z"),
+            (1_795_379_109_504, "2026-11-22T20:25:09Z"),
+            (-1, "1969-12-31T23:59:59Z"),
+        ] {
+            assert_eq!(utc(ms), text);
+        }
+    }
+
+    #[test]
+    fn ages_have_one_unit() {
+        for (age_s, text) in
+            [(0, "0s ago"), (59, "59s ago"), (60, "1m ago"), (7_300, "2h ago"), (90_000, "1d ago")]
+        {
+            assert_eq!(ago(age_s * 1_000, 0), text);
+        }
+        assert_eq!(ago(0, 5_000), "in the future");
+    }
+
+    #[test]
+    fn nodes_of_the_same_name_are_told_apart_by_their_keys() {
+        let (a, b, c) = (NodeId([1; 32]), NodeId([2; 32]), NodeId([3; 32]));
+        let named = [(a, "mac"), (b, "mac"), (c, "linux")].map(|(n, name)| (n, name.to_owned()));
+        let names = Names::new(named);
+        assert_eq!(names.of(&c), "linux");
+        assert_ne!(names.of(&a), names.of(&b));
+        assert_eq!(names.of(&NodeId([4; 32])), "0404040404");
+    }
+}

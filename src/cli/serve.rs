@@ -1,0 +1,198 @@
+//! Owns `sessionmesh serve`: from what was typed to a daemon, and what it says when it is ready.
+//!
+//! Must not know how a daemon works. Invariant: stdout gets the readiness and nothing else; logs go
+//! to stderr.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::{failure::Failure, output::Output, printable::printable};
+use crate::{
+    config,
+    daemon::{self, Ready, Settings},
+    replica::ids::{FleetId, NodeId},
+    telemetry::{self, Format},
+};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Where other machines reach this one (QUIC, UDP); port 0 picks a free one
+    #[arg(long, value_name = "IP:PORT", default_value = config::LISTEN_DEFAULT)]
+    listen: SocketAddr,
+    /// Where programs on this machine reach the API; loopback only, port 0 picks a free one
+    #[arg(long, value_name = "IP:PORT", default_value = config::HTTP_DEFAULT)]
+    http: SocketAddr,
+    /// What people call this machine [default: its host name]
+    #[arg(long, value_name = "N", value_parser = config::parse_name)]
+    name: Option<String>,
+    /// A ticket of the fleet to join; without effect in a fleet that was joined already
+    #[arg(long, value_name = "TICKET")]
+    join: Option<String>,
+    /// How long a delete can be undone before its host carries it out
+    #[arg(long, value_name = "TIME", default_value = config::UNDO_WINDOW_DEFAULT, value_parser = config::parse_undo_window)]
+    undo_window: Duration,
+    /// What logs and readiness look like
+    #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = PossibleValuesParser::new(["text", "json"]).try_map(|text| text.parse::<Format>()))]
+    log_format: Format,
+}
+
+pub async fn run(args: Args, data_dir: PathBuf, mut out: Output) -> Result<(), Failure> {
+    telemetry::start(args.log_format)?;
+    let (stop, abort) =
+        stop().map_err(|error| Failure::System { what: "signals can't be waited for", error })?;
+    let settings = Settings {
+        data_dir,
+        listen: args.listen,
+        http: args.http,
+        name: args.name.unwrap_or_else(config::host_name),
+        join: args.join,
+        undo_window: args.undo_window,
+    };
+    let format = args.log_format;
+    let ready = |ready: &Ready| {
+        // A daemon whose starter has stopped listening serves all the same.
+        let said = match format {
+            Format::Json => out.json(&Line::new(ready)),
+            Format::Text => out.write(&text(ready)),
+        };
+        if let Err(failure) = said {
+            tracing::warn!(%failure, "readiness can't be told");
+        }
+    };
+    tokio::select! {
+        ended = daemon::run(settings, ready, stop.cancelled_owned()) => Ok(ended?),
+        () = abort.cancelled() => Err(Failure::Aborted),
+    }
+}
+
+/// Returns what is cancelled when someone asks the daemon to end, and when they insist.
+///
+/// From then on the signals do not end the process by themselves.
+fn stop() -> std::io::Result<(CancellationToken, CancellationToken)> {
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
+    let told = (stop.clone(), abort.clone());
+    tokio::spawn(async move {
+        for (token, word) in [(stop, "stopping"), (abort, "stopping at once")] {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            tracing::info!("{word}");
+            token.cancel();
+        }
+    });
+    Ok(told)
+}
+
+/// Readiness as a program reads it, in the order in which a person would want to read it, too.
+#[derive(Debug, serde::Serialize)]
+struct Line<'a> {
+    ready: bool,
+    node: NodeId,
+    fleet: FleetId,
+    http: String,
+    quic: SocketAddr,
+    socket: &'a Path,
+    data_dir: &'a Path,
+}
+
+impl<'a> Line<'a> {
+    fn new(ready: &'a Ready) -> Self {
+        Self {
+            ready: true,
+            node: ready.node,
+            fleet: ready.fleet,
+            http: format!("http://{}", ready.http),
+            quic: ready.quic,
+            socket: &ready.socket,
+            data_dir: &ready.data_dir,
+        }
+    }
+}
+
+fn text(ready: &Ready) -> String {
+    let Ready { node, fleet, http, quic, socket, data_dir } = ready;
+    let default = config::data_dir(None).is_ok_and(|dir| dir == *data_dir);
+    let data_dir = printable(&data_dir.display().to_string());
+    let named = if default { String::new() } else { format!(" --data-dir {}", quoted(&data_dir)) };
+    let token = quoted(&format!("{data_dir}/{}", config::TOKEN_FILE));
+    let socket = printable(&socket.display().to_string());
+    format!(
+        "sessionmesh is ready.\n\n\
+         \x20 node      {node}\n\
+         \x20 fleet     {fleet}\n\
+         \x20 quic      {quic}\n\
+         \x20 http      http://{http}\n\
+         \x20 socket    {socket}\n\
+         \x20 data_dir  {data_dir}\n\n\
+         Next, here:\n\
+         \x20 sessionmesh{named} invite     # prints a ticket for another machine\n\
+         \x20 sessionmesh{named} watch      # shows every change as it comes\n\
+         \x20 curl -N -H \"Authorization: Bearer $(cat {token})\" http://{http}/v1/events\n\
+         On the other machine:\n\
+         \x20 sessionmesh serve --join TICKET\n\n"
+    )
+}
+
+/// Quotes a path for a shell, where it needs to be.
+fn quoted(path: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "/._-+:@".contains(c);
+    if path.chars().all(plain) {
+        path.to_owned()
+    } else {
+        format!("'{}'", path.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ready() -> Ready {
+        Ready {
+            node: NodeId([0xab; 32]),
+            fleet: FleetId([0xcd; 16]),
+            http: "127.0.0.1:7178".parse().unwrap(),
+            quic: "0.0.0.0:7177".parse().unwrap(),
+            socket: "/my data/sessionmesh.sock".into(),
+            data_dir: "/my data".into(),
+        }
+    }
+
+    #[test]
+    fn a_program_is_told_one_line_with_the_facts_on_the_page() {
+        let line = serde_json::to_string(&Line::new(&ready())).unwrap();
+        let (node, fleet) = ("ab".repeat(32), "cd".repeat(16));
+        assert_eq!(
+            line,
+            format!(
+                "{{\"ready\":true,\"node\":\"{node}\",\"fleet\":\"{fleet}\",\
+                 \"http\":\"http://127.0.0.1:7178\",\"quic\":\"0.0.0.0:7177\",\
+                 \"socket\":\"/my data/sessionmesh.sock\",\"data_dir\":\"/my data\"}}"
+            )
+        );
+    }
+
+    #[test]
+    fn a_person_is_told_what_to_type_next_in_a_way_that_can_be_pasted() {
+        let text = text(&ready());
+        for part in [
+            "sessionmesh --data-dir '/my data' invite",
+            "sessionmesh --data-dir '/my data' watch",
+            "sessionmesh serve --join TICKET",
+            "$(cat '/my data/token')",
+            "http://127.0.0.1:7178/v1/events",
+        ] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! Owns `sessionmesh status`.
+//!
+//! Must not know how any of it is found out. Invariant: it shows what the daemon says.
+
+use super::{
+    Context,
+    args::Json,
+    failure::Failure,
+    printable::{count, lasting},
+};
+use crate::daemon::handle::Status;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    json: Json,
+}
+
+pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
+    let Context { client, mut out } = context;
+    let answer = client.get(&["v1", "status"], &[]).await?;
+    if args.json.json {
+        return out.line(&answer.0);
+    }
+    let status: Status = answer.read()?;
+    let changes: u64 = status.documents.iter().map(|document| document.changes).sum();
+    let role = serde_json::to_value(status.role).unwrap_or_default();
+    out.facts(&[
+        ("name", status.name),
+        ("node", status.node.to_string()),
+        ("fleet", status.fleet.to_string()),
+        ("role", role.as_str().unwrap_or_default().to_owned()),
+        ("version", status.version),
+        ("up for", lasting(status.uptime_ms)),
+        ("links", status.links.to_string()),
+        ("documents", format!("{} of {changes} changes", status.documents.len())),
+        ("store", format!("{} KiB", status.store_bytes.div_ceil(1_024))),
+        ("digest", status.digest.to_string()),
+        (
+            "repairs",
+            count(usize::try_from(status.sync_repairs_total).unwrap_or(usize::MAX), "time"),
+        ),
+    ])
+}

@@ -1,0 +1,260 @@
+//! Reads opencode servers: ones that are none, ones that break half-way, and a real one where its
+//! program is found (`SESSIONMESH_OPENCODE_BIN`, or below `target/opencode` after
+//! `npm i --prefix target/opencode opencode-ai@1.18.33`).
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::Request,
+    http::{StatusCode, header},
+    response::{IntoResponse as _, Response},
+};
+use serde_json::{Value, json};
+use sessionmesh::agent::opencode::{Client, Error, Listing};
+
+async fn fake(answer: fn(&Request) -> Response) -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = Router::new().fallback(move |request: Request| async move { answer(&request) });
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    address
+}
+
+fn client(address: SocketAddr, password: Option<&str>) -> Client {
+    Client::new(&format!("http://{address}"), password.map(str::to_owned)).unwrap()
+}
+
+fn text(body: &'static str) -> Response {
+    Body::from(body).into_response()
+}
+
+#[tokio::test]
+async fn nobody_there_is_unreachable() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let refused = client(address, None).version().await;
+    assert!(matches!(refused, Err(Error::Unreachable { .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_connection_on_which_a_starting_server_never_answers_is_given_up_for_another() {
+    static ASKED: AtomicUsize = AtomicUsize::new(0);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = Router::new().fallback(async || {
+        if ASKED.fetch_add(1, Ordering::SeqCst) == 0 {
+            std::future::pending::<()>().await;
+        }
+        text("{\"healthy\":true,\"version\":\"1.18.33\"}")
+    });
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    assert_eq!(client(address, None).version().await.unwrap(), "1.18.33");
+    assert_eq!(ASKED.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn what_is_no_opencode_server_is_named_as_such() {
+    let page = fake(|_| text("<!doctype html><p>hello")).await;
+    let garbage = fake(|_| text("{\"healthy\":")).await;
+    let other = fake(|_| text("{\"status\":\"ok\"}")).await;
+    let missing = fake(|_| StatusCode::NOT_FOUND.into_response()).await;
+    for address in [page, garbage, other, missing] {
+        let refused = client(address, None).version().await;
+        assert!(matches!(refused, Err(Error::Foreign { .. })), "{refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_older_opencode_is_refused_by_its_version() {
+    let address = fake(|_| text("{\"healthy\":true,\"version\":\"1.2.3\"}")).await;
+    let refused = client(address, None).version().await.unwrap_err();
+    assert!(refused.to_string().contains("1.2.3"), "{refused}");
+}
+
+#[tokio::test]
+async fn the_password_is_sent_as_opencode_expects_it() {
+    let address = fake(|request| {
+        // opencode:s3cret
+        let expected = "Basic b3BlbmNvZGU6czNjcmV0";
+        match request.headers().get(header::AUTHORIZATION) {
+            Some(given) if given == expected => text("{\"healthy\":true,\"version\":\"1.18.33\"}"),
+            _ => StatusCode::UNAUTHORIZED.into_response(),
+        }
+    })
+    .await;
+    assert_eq!(client(address, Some("s3cret")).version().await.unwrap(), "1.18.33");
+    let none = client(address, None).version().await;
+    assert!(matches!(none, Err(Error::Password { given: false, .. })), "{none:?}");
+    let wrong = client(address, Some("wrong")).version().await;
+    assert!(matches!(wrong, Err(Error::Password { given: true, .. })), "{wrong:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_breaks_half_way_gives_no_listing() {
+    let address = fake(|request| match request.uri().path() {
+        "/project" => text(r#"[{"id":"a","worktree":"/a"},{"id":"b","worktree":"/b"}]"#),
+        _ if request.uri().query().is_some_and(|query| query.contains("%2Fb")) => {
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+        _ => text("[]"),
+    })
+    .await;
+    let mut last = 0;
+    let refused = Listing::read(&client(address, None), |done, _| last = done).await;
+    assert!(matches!(refused, Err(Error::Status { status: 500, .. })), "{refused:?}");
+    assert_eq!(last, 1, "the first project was read");
+}
+
+/// A real opencode server with a home of its own.
+struct Real {
+    child: Child,
+    base: String,
+    home: tempfile::TempDir,
+}
+
+impl Drop for Real {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn program() -> Option<PathBuf> {
+    let named = std::env::var_os("SESSIONMESH_OPENCODE_BIN").map(PathBuf::from);
+    let installed = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("target/opencode/node_modules/opencode-linux-x64/bin/opencode");
+    named.or(Some(installed)).filter(|path| path.is_file())
+}
+
+fn git(folder: &Path, args: &[&str]) {
+    let identity = ["-c", "user.name=t", "-c", "user.email=t@example.invalid"];
+    let done = Command::new("git").arg("-C").arg(folder).args(identity).args(args).output();
+    let done = done.unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+impl Real {
+    /// Starts a server in a new repository, `repository` below its home.
+    async fn start(program: &Path) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let repository = home.path().join("repository");
+        std::fs::create_dir_all(repository.join("sub")).unwrap();
+        git(&repository, &["init", "-q"]);
+        git(&repository, &["commit", "-q", "--allow-empty", "-m", "first"]);
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut command = Command::new(program);
+        command.args(["serve", "--hostname", "127.0.0.1", "--port", &port.to_string()]);
+        command.current_dir(&repository).env("HOME", home.path());
+        command.env("OPENCODE_TEST_HOME", home.path());
+        for (name, folder) in [("CONFIG", "c"), ("DATA", "d"), ("STATE", "s"), ("CACHE", "k")] {
+            command.env(format!("XDG_{name}_HOME"), home.path().join(folder));
+        }
+        for name in [
+            "AUTOUPDATE",
+            "MODELS_FETCH",
+            "LSP_DOWNLOAD",
+            "DEFAULT_PLUGINS",
+            "SHARE",
+            "EMBEDDED_WEB_UI",
+        ] {
+            command.env(format!("OPENCODE_DISABLE_{name}"), "1");
+        }
+        command.env("OPENCODE_EXPERIMENTAL_WORKSPACES", "true");
+        command.env_remove("OPENCODE_SERVER_PASSWORD");
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let real = Self { child, base: format!("http://127.0.0.1:{port}"), home };
+        let client = Client::new(&real.base, None).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while let Err(error) = client.version().await {
+            assert!(Instant::now() < deadline, "opencode does not start: {error}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        real
+    }
+
+    async fn send(&self, method: reqwest::Method, path: &str, body: Value) -> Value {
+        let request = reqwest::Client::new().request(method, format!("{}{path}", self.base));
+        let response = request.json(&body).send().await.unwrap();
+        assert!(response.status().is_success(), "{path}: {}", response.status());
+        response.json().await.unwrap()
+    }
+
+    async fn create(&self, query: &str, body: Value) -> String {
+        let made = self.send(reqwest::Method::POST, &format!("/session?{query}"), body).await;
+        made["id"].as_str().unwrap().to_owned()
+    }
+}
+
+#[tokio::test]
+async fn everything_that_a_real_server_has_is_listed_and_mapped() {
+    let Some(program) = program() else {
+        use std::io::Write as _;
+        let told = "skipped: no opencode (npm i --prefix target/opencode opencode-ai@1.18.33)";
+        writeln!(std::io::stderr(), "{told}").unwrap();
+        return;
+    };
+    let real = Real::start(&program).await;
+    let repository = real.home.path().join("repository");
+    let here = format!("directory={}", repository.display());
+    // More than opencode lists if it isn't told how many.
+    for number in 0..101 {
+        real.create(&here, json!({ "title": format!("number {number}") })).await;
+    }
+    let parent = real.create(&here, json!({ "title": "parent" })).await;
+    let child = real.create(&here, json!({ "title": "child", "parentID": parent })).await;
+    let archived = real.create(&here, json!({ "title": "archived" })).await;
+    let path = format!("/session/{archived}?{here}");
+    real.send(
+        reqwest::Method::PATCH,
+        &path,
+        json!({ "time": { "archived": 1_790_000_000_000_i64 } }),
+    )
+    .await;
+    let sub = real.create(&format!("{here}/sub"), json!({ "title": "sub" })).await;
+    let outside = tempfile::tempdir().unwrap();
+    let elsewhere = format!("directory={}", outside.path().display());
+    let elsewhere = real.create(&elsewhere, json!({ "title": "elsewhere" })).await;
+    let body = json!({ "type": "worktree", "branch": null });
+    let path = format!("/experimental/workspace?{here}");
+    let workspace = real.send(reqwest::Method::POST, &path, body).await;
+    let workspace_id = workspace["id"].as_str().unwrap();
+    let inside =
+        real.create(&format!("{here}&workspace={workspace_id}"), json!({ "title": "in it" })).await;
+
+    let client = Client::new(&real.base, None).unwrap();
+    let listing = Listing::read(&client, |_, _| {}).await.unwrap();
+    let mapped = listing.map();
+    assert_eq!(mapped.invalid, 0);
+    assert_eq!(mapped.import.sessions.len(), 107);
+    let find = |id: &str| {
+        let mut sessions = mapped.import.sessions.iter();
+        sessions.find(|session| session.id.as_str() == id).unwrap_or_else(|| panic!("no {id}"))
+    };
+    assert_eq!(find(&child).parent_id.as_ref().unwrap().as_str(), parent);
+    assert_eq!(find(&archived).archived_at, Some(1_790_000_000_000));
+    assert!(find(&sub).directory.as_ref().unwrap().ends_with("/sub"));
+    assert_eq!(find(&elsewhere).project_id.as_deref(), Some("global"));
+    assert_eq!(find(&inside).workspace_id.as_ref().unwrap().as_str(), workspace_id);
+    let [mapped_workspace] = &mapped.import.workspaces[..] else { panic!("{mapped:?}") };
+    assert_eq!(mapped_workspace.kind, "worktree");
+    assert_eq!(Some(mapped_workspace.name.as_str()), workspace["name"].as_str());
+    let first_session = listing.sessions.values().map(|s| s.time.created).min().unwrap();
+    let now = listing.sessions.values().map(|s| s.time.updated).max().unwrap();
+    assert!((first_session..=now).contains(&mapped_workspace.created_at), "{mapped_workspace:?}");
+
+    // Used again, it is mapped the same, so that a second import changes nothing.
+    let gone = real.create(&format!("{here}&workspace={workspace_id}"), json!({})).await;
+    real.send(reqwest::Method::DELETE, &format!("/session/{gone}?{here}"), Value::Null).await;
+    let again = Listing::read(&client, |_, _| {}).await.unwrap().map();
+    assert_eq!(again, mapped);
+}
