@@ -43,7 +43,14 @@ impl Replica {
         if let Some(code) = code.filter(|code| code.is_refusal()) {
             tracing::warn!(%peer, code = code.name(), %reason, "the peer refused the link");
         }
-        self.problems.insert(peer, reason);
+        self.note_problem(peer, reason);
+    }
+
+    /// Remembers why there is no link, of members only: strangers may come with any number of keys.
+    fn note_problem(&mut self, peer: NodeId, reason: String) {
+        if self.members.contains_key(&peer) {
+            self.problems.insert(peer, reason);
+        }
     }
 
     pub(super) fn dial_failed(&mut self, peer: NodeId, reason: String) {
@@ -52,7 +59,7 @@ impl Replica {
         {
             joining.problem.clone_from(&reason);
         }
-        self.problems.insert(peer, reason);
+        self.note_problem(peer, reason);
     }
 
     pub(super) fn greet(&mut self, peer: NodeId, fx: &mut Effects) {

@@ -273,11 +273,11 @@ impl Exchange {
                 if *since + SUSPECT_AFTER > now {
                     continue;
                 }
-                let Some(document) = documents.get(id) else { continue };
-                if document.has_all(heads) {
+                let lacking = documents.get(id).filter(|document| !document.has_all(heads));
+                let Some(document) = lacking else {
                     progress.suspect = None;
                     continue;
-                }
+                };
                 let heads = heads.clone();
                 progress.suspect = Some((heads, now));
                 progress.wanted = Some((document.heads(), now));
