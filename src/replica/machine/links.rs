@@ -393,6 +393,7 @@ mod tests {
             start: StartId([0; 8]),
             seed: 0,
             undo_window: WINDOW,
+            servers: BTreeSet::new(),
         };
         let (mut replica, fx) = Replica::open(startup, Stored::default(), at(0)).unwrap();
         let id = replica.own_document();
