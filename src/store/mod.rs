@@ -82,6 +82,10 @@ impl Store {
         let path = folder.file_path();
         loop {
             if let Some(file) = folder.open_file()? {
+                // redb would take it for a new one, and all that was in it for never written.
+                if file.metadata().is_ok_and(|metadata| metadata.len() == 0) {
+                    return Err(OpenError::Damaged { path, source: Damage::Empty });
+                }
                 return Self::start_file(file, path);
             }
             // `None`: another daemon was faster.

@@ -22,11 +22,11 @@ impl Replica {
         if self.ask_to_join(peer, fx) {
             return;
         }
-        // A node that is not, or not any more, a member speaks first, to join.
+        // A node that is not a member, or no longer, speaks first: it may have a ticket.
         match self.judge(&peer) {
             Ok(()) => self.greet(peer, fx),
             Err((CloseCode::UnknownKey | CloseCode::Left, _)) => {}
-            Err((code, reason)) => fx.closes.push((peer, code, reason)),
+            Err((code, reason)) => self.refuse(peer, code, reason, fx),
         }
     }
 
@@ -43,7 +43,14 @@ impl Replica {
         if let Some(code) = code.filter(|code| code.is_refusal()) {
             tracing::warn!(%peer, code = code.name(), %reason, "the peer refused the link");
         }
-        self.problems.insert(peer, reason);
+        self.note_problem(peer, reason);
+    }
+
+    /// Remembers why there is no link, of members only: strangers may come with any number of keys.
+    fn note_problem(&mut self, peer: NodeId, reason: String) {
+        if self.members.contains_key(&peer) {
+            self.problems.insert(peer, reason);
+        }
     }
 
     pub(super) fn dial_failed(&mut self, peer: NodeId, reason: String) {
@@ -52,7 +59,7 @@ impl Replica {
         {
             joining.problem.clone_from(&reason);
         }
-        self.problems.insert(peer, reason);
+        self.note_problem(peer, reason);
     }
 
     pub(super) fn greet(&mut self, peer: NodeId, fx: &mut Effects) {
@@ -88,6 +95,16 @@ impl Replica {
         }
     }
 
+    fn refuse(&self, peer: NodeId, code: CloseCode, reason: String, fx: &mut Effects) {
+        if code == CloseCode::Paused {
+            // This side asked for it, and the peer dials on.
+            tracing::debug!(%peer, code = code.name(), %reason, "refused a peer");
+        } else {
+            tracing::warn!(%peer, code = code.name(), %reason, "refused a peer");
+        }
+        fx.closes.push((peer, code, reason));
+    }
+
     fn hello_said(&mut self, now: Now, peer: NodeId, hello: Hello, fx: &mut Effects) {
         let theirs = ProtocolRange { min: hello.protocol_min, max: hello.protocol_max };
         let judged = if let Err(error) = ProtocolRange::OURS.agree(theirs) {
@@ -100,8 +117,7 @@ impl Replica {
             self.judge(&peer)
         };
         if let Err((code, reason)) = judged {
-            tracing::warn!(%peer, code = code.name(), %reason, "refused a peer");
-            fx.closes.push((peer, code, reason));
+            self.refuse(peer, code, reason, fx);
             return;
         }
         if !self.exchange.has_greeted(&peer) {

@@ -396,8 +396,8 @@ impl Replica {
             .collect()
     }
 
-    /// Returns SHA-256 over the sorted `(document, heads)` list: equal on replicas that hold the
-    /// same.
+    /// Returns SHA-256 over the sorted `(document, heads)` list of what all are to hold: equal on
+    /// replicas that hold the same.
     pub fn frontier(&self) -> [u8; 32] {
         self.exchange.frontier(&self.documents)
     }

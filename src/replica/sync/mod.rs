@@ -131,6 +131,12 @@ impl Exchange {
         self.fetch(now, out);
     }
 
+    /// Notes that all links are being closed, before each is told to be down.
+    pub fn disconnect_all(&mut self) {
+        self.links.clear();
+        self.fetching.clear();
+    }
+
     /// Tells whether a link is up.
     pub fn is_connected(&self, peer: &NodeId) -> bool {
         self.links.contains_key(peer)
@@ -267,11 +273,11 @@ impl Exchange {
                 if *since + SUSPECT_AFTER > now {
                     continue;
                 }
-                let Some(document) = documents.get(id) else { continue };
-                if document.has_all(heads) {
+                let lacking = documents.get(id).filter(|document| !document.has_all(heads));
+                let Some(document) = lacking else {
                     progress.suspect = None;
                     continue;
-                }
+                };
                 let heads = heads.clone();
                 progress.suspect = Some((heads, now));
                 progress.wanted = Some((document.heads(), now));
