@@ -244,12 +244,11 @@ fn commit(
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    use redb::{StorageBackend, backends::InMemoryBackend};
-
     use super::*;
     use crate::{
         identity::NodeKey,
         replica::ids::{FleetId, StartId},
+        store::{InMemoryBackend, StorageBackend},
         transport::{Config, Timing},
     };
 

@@ -161,6 +161,9 @@ impl Loop {
             // Whoever asked may have hung up.
             Request::Status(answer) => drop(answer.send(self.status())),
             Request::Peers(answer) => drop(answer.send(self.peers())),
+            Request::AgentDue(server, answer) => {
+                drop(answer.send(self.replica.agent_due(&server)));
+            }
         }
     }
 
@@ -270,6 +273,8 @@ impl Loop {
             links: replica.link_count(),
             store_bytes: self.store.size_bytes().unwrap_or(0),
             sync_repairs_total: replica.sync_repairs_total(),
+            // The bridges tell the handle, which fills it in.
+            agents: Vec::new(),
         }
     }
 

@@ -18,6 +18,7 @@ use super::{
     looping::Loop,
 };
 use crate::{
+    agent::{bridge, opencode},
     api,
     clock::{self, Clock},
     identity::{NodeKey, Token, random, secret::SecretError, ticket},
@@ -50,6 +51,8 @@ pub struct Settings {
     pub join: Option<String>,
     /// How long a delete can be undone before it is carried out.
     pub undo_window: Duration,
+    /// The opencode servers beside this node.
+    pub opencode: Vec<opencode::Client>,
 }
 
 /// What a daemon says once it is ready.
@@ -127,6 +130,7 @@ pub async fn run(
         start,
         seed: u64::from_le_bytes(random()),
         undo_window: settings.undo_window,
+        servers: settings.opencode.iter().map(|client| client.address().to_string()).collect(),
     };
     let (replica, effects) = Replica::open(startup, stored, clock.now()).map_err(|source| {
         Error::Replica { path: settings.data_dir.join(store::FILE_NAME), source }
@@ -178,6 +182,14 @@ pub async fn run(
         let stop = no_more_requests.clone();
         tokio::spawn(async move { api.serve(listeners, stop).await })
     };
+    let bridges: Vec<tokio::task::JoinHandle<()>> = settings
+        .opencode
+        .iter()
+        .map(|client| {
+            let stop = no_more_requests.clone();
+            tokio::spawn(bridge::run(client.clone(), handle.clone(), node, stop))
+        })
+        .collect();
     let mut ended = None;
     let lived = tokio::select! {
         biased;
@@ -189,6 +201,11 @@ pub async fn run(
         Err(error) = live(&settings, &handle, said, join, ready) => Err(error),
     };
     no_more_requests.cancel();
+    for bridge in bridges {
+        if let Err(error) = bridge.await {
+            tracing::error!(%error, "a bridge has panicked");
+        }
+    }
     if let Err(error) = serving.await {
         tracing::error!(%error, "the local API has panicked");
     }

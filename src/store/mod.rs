@@ -42,6 +42,7 @@ use crate::replica::{
     ids::{DocumentId, FleetId, NodeId},
 };
 pub use folder::FILE_NAME;
+pub use redb::{StorageBackend, backends::InMemoryBackend};
 
 /// How much of the file redb may keep in memory: it is read once, at the start, and then written.
 const CACHE_BYTES_MAX: usize = 8 * 1024 * 1024;

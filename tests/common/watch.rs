@@ -223,6 +223,7 @@ impl Watch {
             start: StartId([0xff; 8]),
             seed: 0,
             undo_window: std::time::Duration::MAX,
+            servers: BTreeSet::new(),
         };
         let now = sessionmesh::replica::effect::Now { monotonic: Default::default(), wall_ms: 0 };
         let (after_crash, _) = Replica::open(startup, disk.stored(), now).expect("it can be read");

@@ -7,6 +7,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::{
+    borrow::Borrow,
     io::{BufRead as _, BufReader},
     ops::Deref,
     path::{Path, PathBuf},
@@ -231,9 +232,10 @@ pub async fn fleet(dir: &Path, names: &[&str], more: &[&str]) -> Vec<Daemon> {
 }
 
 /// Waits until every daemon has a link to every other and they hold the same.
-pub async fn linked(daemons: &[Daemon]) {
+pub async fn linked(daemons: &[impl Borrow<Daemon>]) {
     for daemon in daemons {
         daemon
+            .borrow()
             .until("/v1/peers", "all linked and in sync", |peers| {
                 let peers = peers.as_array().expect("it is a list");
                 peers.len() + 1 == daemons.len()

@@ -428,6 +428,7 @@ mod tests {
             start: StartId([0; 8]),
             seed: 0,
             undo_window: WINDOW,
+            servers: BTreeSet::new(),
         };
         let (mut replica, fx) = Replica::open(startup, Stored::default(), at(0)).unwrap();
         let id = replica.own_document();
@@ -475,6 +476,7 @@ mod tests {
             start: StartId([1; 8]),
             seed: 1,
             undo_window: Duration::from_secs(10),
+            servers: BTreeSet::new(),
         };
         Replica::open(startup, Stored::default(), NOW).unwrap().0
     }

@@ -4,6 +4,7 @@
 //! same path once the document has changed, so there is one place that publishes; work that is
 //! due is found again from the view, never kept in a queue that can be lost.
 
+mod agents;
 mod batch;
 mod bridge;
 mod carry_out;
@@ -139,7 +140,7 @@ impl Replica {
             invites: stored.invites.into_iter().collect(),
             cursor,
             exchange: Exchange::new(startup.node),
-            host_work: HostWork::new(startup.undo_window),
+            host_work: HostWork::new(startup.undo_window, startup.servers),
             joining: None,
             reloading: BTreeSet::new(),
             dials: Vec::new(),
