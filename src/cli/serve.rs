@@ -38,6 +38,9 @@ pub struct Args {
     /// How long a delete can be undone before its host carries it out
     #[arg(long, value_name = "TIME", default_value = config::UNDO_WINDOW_DEFAULT, value_parser = config::parse_undo_window)]
     undo_window: Duration,
+    /// A folder below which workspaces may be removed from disk; may be repeated [default: any]
+    #[arg(long = "teardown-root", value_name = "DIR", value_parser = config::parse_root)]
+    teardown_roots: Vec<PathBuf>,
     /// What logs and readiness look like
     #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = PossibleValuesParser::new(["text", "json"]).try_map(|text| text.parse::<Format>()))]
     log_format: Format,
@@ -54,6 +57,7 @@ pub async fn run(args: Args, data_dir: PathBuf, mut out: Output) -> Result<(), F
         name: args.name.unwrap_or_else(config::host_name),
         join: args.join,
         undo_window: args.undo_window,
+        teardown_roots: args.teardown_roots,
     };
     let format = args.log_format;
     let ready = |ready: &Ready| {

@@ -20,7 +20,7 @@ use crate::{
     replica::{
         effect::{Effects, Input, RequestId, TeardownDue},
         machine::Replica,
-        record::WorkspaceKey,
+        record::{SessionState, WorkspaceKey},
     },
     store::{self, Store},
     teardown,
@@ -39,6 +39,7 @@ pub struct Loop {
     committer: Committer,
     compaction: Compaction,
     store: Arc<Store>,
+    ending: Arc<teardown::Config>,
     waiting: BTreeMap<RequestId, oneshot::Sender<Answer>>,
     next_request: u64,
     inputs: (mpsc::UnboundedSender<Input>, mpsc::UnboundedReceiver<Input>),
@@ -55,6 +56,7 @@ impl Loop {
         committer: Committer,
         compaction: Compaction,
         store: Arc<Store>,
+        ending: Arc<teardown::Config>,
     ) -> Self {
         Self {
             replica,
@@ -64,6 +66,7 @@ impl Loop {
             committer,
             compaction,
             store,
+            ending,
             waiting: BTreeMap::new(),
             next_request: 0,
             // Bounded by what feeds them: one teardown a workspace, one compaction at a time.
@@ -221,14 +224,37 @@ impl Loop {
     }
 
     fn tear_down(&self, due: TeardownDue) {
-        let inputs = self.inputs.0.clone();
+        let (inputs, config) = (self.inputs.0.clone(), self.ending.clone());
+        let occupants = self.occupants(&due);
         tokio::task::spawn_blocking(move || {
-            let outcome = teardown::end(&due);
+            let outcome = teardown::end(&due, &occupants, &config);
             let workspace = WorkspaceKey { host: due.workspace.host, id: due.workspace.id };
             let incarnation = due.incarnation;
             // A loop that has stopped does it again at the next start.
             let _ = inputs.send(Input::TeardownEnded { workspace, incarnation, outcome });
         });
+    }
+
+    /// Returns who else is on this host, and where.
+    fn occupants(&self, due: &TeardownDue) -> Vec<teardown::Occupant> {
+        let host = due.workspace.host;
+        let (sessions, workspaces) = self.replica.records();
+        let sessions = sessions
+            .iter()
+            .filter(|session| session.host == host && session.state != SessionState::Deleted);
+        let sessions =
+            sessions.map(|session| (format!("session {}", session.id), &session.directory));
+        let workspaces = workspaces.iter().filter(|workspace| {
+            workspace.host == host
+                && workspace.id != due.workspace.id
+                && workspace.teardown.is_none()
+        });
+        let workspaces =
+            workspaces.map(|other| (format!("workspace {}", other.id), &other.directory));
+        let found = sessions.chain(workspaces).filter_map(|(what, directory)| {
+            Some(teardown::Occupant { what, directory: directory.clone()? })
+        });
+        found.collect()
     }
 
     fn compact(&mut self) {

@@ -27,6 +27,7 @@ use crate::{
         machine::{OpenError as ReplicaError, Replica},
     },
     store::{self, Store},
+    teardown,
     transport::{self, Transport, addresses},
 };
 
@@ -45,6 +46,8 @@ pub struct Settings {
     pub join: Option<String>,
     /// How long a delete can be undone before it is carried out.
     pub undo_window: Duration,
+    /// The folders below which alone workspaces are removed; below any if there are none.
+    pub teardown_roots: Vec<PathBuf>,
 }
 
 /// What a daemon says once it is ready.
@@ -146,8 +149,11 @@ pub async fn run(
     let mut compaction = Compaction::default();
     compaction.note(store.backlogs()?);
     let quic = transport.local_addr().unwrap_or(settings.listen);
+    let mut ending = teardown::Config::new(settings.data_dir.clone());
+    ending.roots.clone_from(&settings.teardown_roots);
+    let ending = Arc::new(ending);
     let mut looping =
-        Loop::new(replica, clock, hub, transport.clone(), committer, compaction, store);
+        Loop::new(replica, clock, hub, transport.clone(), committer, compaction, store, ending);
     looping.carry_out(effects);
     let stopping = CancellationToken::new();
     let looped = tokio::spawn(looping.run(requests, events, told, stopping.clone()));
