@@ -199,12 +199,17 @@ mod tests {
     fn a_directory_in_which_a_process_runs_is_in_use_until_it_has_ended() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().canonicalize().unwrap();
-        let mut sleeping =
-            std::process::Command::new("sleep").arg("600").current_dir(&path).spawn().unwrap();
+        // It ends when its input does, should the test end first.
+        let mut waiting = std::process::Command::new("cat")
+            .current_dir(&path)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
         let problem = refuse_used(&path, &[]).unwrap_err().to_string();
-        assert!(problem.contains(&format!("process {} (sleep)", sleeping.id())), "{problem}");
-        sleeping.kill().unwrap();
-        sleeping.wait().unwrap();
+        assert!(problem.contains(&format!("process {} (cat)", waiting.id())), "{problem}");
+        waiting.kill().unwrap();
+        waiting.wait().unwrap();
         assert!(refuse_used(&path, &[]).is_ok());
     }
 }
