@@ -30,6 +30,22 @@ use crate::{
 /// How many inputs of one source are taken before the others get their turn.
 const TURN_MAX: usize = 64;
 
+/// What the loop carries effects out with.
+pub struct Shells {
+    /// Where diffs are published.
+    pub hub: Arc<Hub>,
+    /// The links.
+    pub transport: Arc<Transport>,
+    /// Makes writes durable.
+    pub committer: Committer,
+    /// Which documents are due to be compacted.
+    pub compaction: Compaction,
+    /// What is durable.
+    pub store: Arc<Store>,
+    /// What ending a workspace needs to know.
+    pub teardown: Arc<teardown::Config>,
+}
+
 /// Everything that the loop holds.
 pub struct Loop {
     replica: Replica,
@@ -39,7 +55,7 @@ pub struct Loop {
     committer: Committer,
     compaction: Compaction,
     store: Arc<Store>,
-    ending: Arc<teardown::Config>,
+    teardown: Arc<teardown::Config>,
     waiting: BTreeMap<RequestId, oneshot::Sender<Answer>>,
     next_request: u64,
     inputs: (mpsc::UnboundedSender<Input>, mpsc::UnboundedReceiver<Input>),
@@ -48,16 +64,8 @@ pub struct Loop {
 
 impl Loop {
     /// Makes the loop of a daemon that has everything open.
-    pub fn new(
-        replica: Replica,
-        clock: Clock,
-        hub: Arc<Hub>,
-        transport: Arc<Transport>,
-        committer: Committer,
-        compaction: Compaction,
-        store: Arc<Store>,
-        ending: Arc<teardown::Config>,
-    ) -> Self {
+    pub fn new(replica: Replica, clock: Clock, shells: Shells) -> Self {
+        let Shells { hub, transport, committer, compaction, store, teardown } = shells;
         Self {
             replica,
             clock,
@@ -66,7 +74,7 @@ impl Loop {
             committer,
             compaction,
             store,
-            ending,
+            teardown,
             waiting: BTreeMap::new(),
             next_request: 0,
             // Bounded by what feeds them: one teardown a workspace, one compaction at a time.
@@ -224,7 +232,7 @@ impl Loop {
     }
 
     fn tear_down(&self, due: TeardownDue) {
-        let (inputs, config) = (self.inputs.0.clone(), self.ending.clone());
+        let (inputs, config) = (self.inputs.0.clone(), self.teardown.clone());
         let occupants = self.occupants(&due);
         tokio::task::spawn_blocking(move || {
             let outcome = teardown::end(&due, &occupants, &config);

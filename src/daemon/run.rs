@@ -13,7 +13,7 @@ use super::{
     compact::Compaction,
     handle::{Handle, RequestError},
     hub::{Hub, Published},
-    looping::Loop,
+    looping::{Loop, Shells},
 };
 use crate::{
     api,
@@ -149,11 +149,12 @@ pub async fn run(
     let mut compaction = Compaction::default();
     compaction.note(store.backlogs()?);
     let quic = transport.local_addr().unwrap_or(settings.listen);
-    let mut ending = teardown::Config::new(settings.data_dir.clone());
-    ending.roots.clone_from(&settings.teardown_roots);
-    let ending = Arc::new(ending);
-    let mut looping =
-        Loop::new(replica, clock, hub, transport.clone(), committer, compaction, store, ending);
+    let mut teardown = teardown::Config::new(settings.data_dir.clone());
+    teardown.roots.clone_from(&settings.teardown_roots);
+    let teardown = Arc::new(teardown);
+    let shells =
+        Shells { hub, transport: transport.clone(), committer, compaction, store, teardown };
+    let mut looping = Loop::new(replica, clock, shells);
     looping.carry_out(effects);
     let stopping = CancellationToken::new();
     let looped = tokio::spawn(looping.run(requests, events, told, stopping.clone()));
