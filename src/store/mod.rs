@@ -82,6 +82,10 @@ impl Store {
         let path = folder.file_path();
         loop {
             if let Some(file) = folder.open_file()? {
+                // redb would take it for a new one, and all that was in it for never written.
+                if file.metadata().is_ok_and(|metadata| metadata.len() == 0) {
+                    return Err(OpenError::Damaged { path, source: Damage::Empty });
+                }
                 return Self::start_file(file, path);
             }
             // `None`: another daemon was faster.
@@ -209,6 +213,11 @@ impl Store {
             compact::replace(transaction, ledger, verified)
         })?;
         Ok(Committed { backlogs: state.ledger.backlogs(|other| *other == document) })
+    }
+
+    /// Returns where the file is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Returns how many bytes the file has; 0 for a store that is not kept in one.
