@@ -221,6 +221,17 @@ async fn a_damaged_key_or_token_is_named_and_not_replaced() {
 }
 
 #[tokio::test]
+async fn a_key_that_is_missing_beside_a_nodes_state_is_named_and_not_made_anew() {
+    let top = tempfile::tempdir().unwrap();
+    let dir = used(top.path()).await;
+    let (path, aside) = (dir.join("node.key"), top.path().join("aside"));
+    fs::rename(&path, &aside).unwrap();
+    refuses_unchanged(&dir, &[path.to_str().unwrap(), "is missing", "put it back"]);
+    fs::rename(&aside, &path).unwrap();
+    assert_eq!(Daemon::start(&dir, "A", &[]).view().await.sessions.len(), 3);
+}
+
+#[tokio::test]
 async fn whatever_others_can_open_is_named_with_the_command_that_closes_it() {
     let top = tempfile::tempdir().unwrap();
     let dir = used(top.path()).await;
