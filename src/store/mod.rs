@@ -215,6 +215,11 @@ impl Store {
         Ok(Committed { backlogs: state.ledger.backlogs(|other| *other == document) })
     }
 
+    /// Returns where the file is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Returns how many bytes the file has; 0 for a store that is not kept in one.
     pub fn size_bytes(&self) -> Result<u64, Error> {
         let Some(file) = &self.file else { return Ok(0) };
