@@ -16,7 +16,7 @@ pub const ORPHANS_MAX: usize = 1_024;
 pub struct Full;
 
 /// The changes that wait, by hash.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Orphans {
     waiting: BTreeMap<ChangeHash, Change>,
     /// For each missing hash, those that wait for it.

@@ -27,7 +27,7 @@ use super::{Replica, session_key, workspace_key};
 const CARRIED_OUT_MAX: usize = 256;
 
 /// When each of some things was seen to be over, and so when it is due.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Deadlines<K> {
     window: Duration,
     by_key: BTreeMap<K, Duration>,
@@ -73,7 +73,7 @@ impl<K: Ord + Clone> Deadlines<K> {
 }
 
 /// What this node, as a host, has yet to carry out.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct HostWork {
     deleted: Deadlines<SessionId>,
     vacated: Deadlines<WorkspaceId>,

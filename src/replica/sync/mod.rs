@@ -41,7 +41,7 @@ pub const FETCHES_MAX: usize = 4;
 pub type Documents = BTreeMap<DocumentId, Document>;
 
 /// What is known of all peers.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Exchange {
     node: NodeId,
     links: BTreeMap<NodeId, Link>,
@@ -54,7 +54,7 @@ pub struct Exchange {
 }
 
 /// What is known of one peer while the link to it is up.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Link {
     /// The frontier that was told in our own greeting, once it was sent.
     greeted_with: Option<[u8; 32]>,
@@ -73,7 +73,7 @@ struct Link {
 }
 
 /// What is under way about one document with one peer.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Progress {
     /// The heads for which everything since was sent, and when.
     answered: Option<(Vec<ChangeHash>, Duration)>,
