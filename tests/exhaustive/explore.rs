@@ -193,7 +193,7 @@ impl Explorer<'_> {
             });
         let first = path.world.changes.len();
         let mut world = path.world.clone();
-        PLAYED.set(path.script(&format!("{node}{learnt} looks")));
+        PLAYED.set(path.script(&format!("{node}{learnt} learns")));
         // A host acts on each thing that it learns, others on all at once.
         world.learn(node, known, if node == HOST { 1 } else { usize::MAX });
         for act in self.plan.alphabet {

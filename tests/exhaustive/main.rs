@@ -37,7 +37,9 @@ fn number(variable: &str) -> Option<usize> {
 
 fn play(plan: Plan, rare: &[&str]) {
     let path = env::var("EXHAUSTIVE_PATH").ok();
-    let steps = path.as_ref().map_or(0, |path| path.split("; ").count());
+    // What a failure was printed in that is no step of its own: it follows from the ones before.
+    let is_step = |text: &&str| !text.ends_with(" learns") && !text.starts_with("all learn");
+    let steps = path.as_ref().map_or(0, |path| path.split("; ").filter(is_step).count());
     let default = plan.commands;
     let plan = Plan {
         commands: number("EXHAUSTIVE_COMMANDS").unwrap_or(default).max(steps),
@@ -48,7 +50,7 @@ fn play(plan: Plan, rare: &[&str]) {
         return;
     }
     let figures = explore(&plan, path.as_deref());
-    assert!(figures.states >= steps as u64, "no such path from here: {path:?}");
+    assert!(figures.states > steps as u64, "no such path from here: {path:?}");
     if path.is_none() && plan.commands >= default {
         for kind in rare {
             assert!(figures.reached.contains_key(kind), "never shown: {kind}");
