@@ -12,6 +12,9 @@
 //! folded so far, and against a second, slow reading of the contract (`model`). Then, from each
 //! state, all nodes learn everything, each in another order, and all windows pass.
 //!
+//! Not played: half an undo window, a crash that loses what was written, how frames travel (the
+//! programs do), and the same with nodes' keys in another order.
+//!
 //! - `cargo test --test exhaustive` plays what takes some 30 s without optimisation.
 //! - `EXHAUSTIVE_COMMANDS=4 cargo test --release --test exhaustive -- --nocapture` plays more steps
 //!   from each scene; `EXHAUSTIVE_SCENE=room` only one scene; `EXHAUSTIVE_REPLICAS=2` fewer nodes.
