@@ -105,13 +105,12 @@ impl Loop {
                         let Some(event) = events.try_recv() else { break };
                         self.event(event);
                     }
+                    // However much the peers have to say, people get their turn.
+                    self.requests(&mut requests);
                 }
                 Some(request) = requests.recv() => {
                     self.request(request);
-                    for _ in 1..TURN_MAX {
-                        let Ok(request) = requests.try_recv() else { break };
-                        self.request(request);
-                    }
+                    self.requests(&mut requests);
                 }
                 () = sleep_until(due) => self.take(Input::TimePassed),
             }
@@ -143,6 +142,14 @@ impl Loop {
         });
     }
 
+    /// Takes the requests that wait, as many as fit a turn.
+    fn requests(&mut self, requests: &mut mpsc::Receiver<Request>) {
+        for _ in 1..TURN_MAX {
+            let Ok(request) = requests.try_recv() else { break };
+            self.request(request);
+        }
+    }
+
     fn request(&mut self, request: Request) {
         match request {
             Request::Command(command, answer) => {
@@ -154,6 +161,9 @@ impl Loop {
             // Whoever asked may have hung up.
             Request::Status(answer) => drop(answer.send(self.status())),
             Request::Peers(answer) => drop(answer.send(self.peers())),
+            Request::AgentDue(server, answer) => {
+                drop(answer.send(self.replica.agent_due(&server)));
+            }
         }
     }
 
@@ -263,6 +273,8 @@ impl Loop {
             links: replica.link_count(),
             store_bytes: self.store.size_bytes().unwrap_or(0),
             sync_repairs_total: replica.sync_repairs_total(),
+            // The bridges tell the handle, which fills it in.
+            agents: Vec::new(),
         }
     }
 

@@ -32,8 +32,9 @@ pub struct Watch {
     pub restored: BTreeSet<SessionKey>,
     /// The sessions that came back by what a peer sent.
     pub restored_by_merge: BTreeSet<SessionKey>,
-    /// The parents of all sessions that were ever shown.
-    pub parents: BTreeMap<SessionKey, SessionId>,
+    /// The parents that all sessions were ever shown with: several only where nodes created the
+    /// same id at once, and one of the records won.
+    pub parents: BTreeMap<SessionKey, BTreeSet<Option<SessionId>>>,
     /// Where the documents stood when the view was last compared with them.
     compared_at: Option<[u8; 32]>,
 }
@@ -99,6 +100,14 @@ impl Watch {
                 "only the host does this: {diff:?}"
             );
         };
+        if let Event::SessionCreated { session }
+        | Event::SessionUpdated { session, .. }
+        | Event::SessionDeleted { session, .. }
+        | Event::SessionRestored { session }
+        | Event::SessionStranded { session } = event
+        {
+            self.parents.entry(session.key()).or_default().insert(session.parent_id.clone());
+        }
         let session = |key: &SessionKey| self.fold.session(key).map(|record| record.state);
         let workspace = |key: &WorkspaceKey| self.fold.workspace(key).map(|record| record.state);
         use SessionState::{Deleted, Live, Stranded};
@@ -110,8 +119,6 @@ impl Watch {
                 if after.state == Deleted {
                     self.deleted.insert(after.key());
                 }
-                let parent = after.parent_id.clone();
-                self.parents.extend(parent.map(|parent| (after.key(), parent)));
                 ("session.created", after.id.to_string())
             }
             Event::SessionUpdated { session: after, changed } => {
@@ -216,6 +223,7 @@ impl Watch {
             start: StartId([0xff; 8]),
             seed: 0,
             undo_window: std::time::Duration::MAX,
+            servers: BTreeSet::new(),
         };
         let now = sessionmesh::replica::effect::Now { monotonic: Default::default(), wall_ms: 0 };
         let (after_crash, _) = Replica::open(startup, disk.stored(), now).expect("it can be read");

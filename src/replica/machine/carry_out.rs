@@ -20,11 +20,15 @@ use super::super::{
     },
     view::Change,
 };
-use super::{Replica, session_key, workspace_key};
+use super::{Replica, agents::Agents, batch, session_key, workspace_key};
 
 /// Most records carried out in one change: an undo window that ends for thousands at once is
 /// spread over several.
 const CARRIED_OUT_MAX: usize = 256;
+
+/// Longest reason of a failed teardown that is written down, in characters: a person reads it, and
+/// peers refuse values of more than 64 KiB.
+const REASON_CHARS_MAX: usize = 4_096;
 
 /// When each of some things was seen to be over, and so when it is due.
 #[derive(Debug, Clone)]
@@ -76,6 +80,8 @@ impl<K: Ord + Clone> Deadlines<K> {
 #[derive(Debug, Clone)]
 pub struct HostWork {
     deleted: Deadlines<SessionId>,
+    /// What holds a purge back when the window is over.
+    pub(super) agents: Agents,
     vacated: Deadlines<WorkspaceId>,
     /// Sealed or failed.
     ending: BTreeSet<WorkspaceId>,
@@ -87,9 +93,10 @@ pub struct HostWork {
 
 impl HostWork {
     /// Starts with nothing to do.
-    pub fn new(undo_window: Duration) -> Self {
+    pub fn new(undo_window: Duration, servers: BTreeSet<String>) -> Self {
         Self {
             deleted: Deadlines::new(undo_window),
+            agents: Agents::new(servers),
             vacated: Deadlines::new(undo_window),
             ending: BTreeSet::new(),
             running: BTreeMap::new(),
@@ -114,13 +121,19 @@ impl HostWork {
                             // Another delete than the one that was seen has a window of its own.
                             if before.as_ref().and_then(act) != act(after) {
                                 self.deleted.stop(&session.id);
+                                self.agents.awaiting.remove(&session.id);
                                 if let Some(workspace) = &session.workspace_id {
                                     self.vacated.restart(now, workspace);
                                 }
                             }
-                            self.deleted.start(now, session.id.clone());
+                            if !self.agents.awaiting.contains(&session.id) {
+                                self.deleted.start(now, session.id.clone());
+                            }
                         }
-                        _ => self.deleted.stop(&session.id),
+                        _ => {
+                            self.deleted.stop(&session.id);
+                            self.agents.forget(&session.id);
+                        }
                     }
                 }
                 Change::Workspace { before, after, .. } => {
@@ -170,7 +183,7 @@ impl Replica {
     fn purge_due(&mut self, now: Now, fx: &mut Effects) {
         let due = self.host_work.deleted.reached(now.monotonic);
         let mut purged = BTreeSet::new();
-        for id in due {
+        for id in due.into_iter().chain(self.confirmed()) {
             let key = session_key(self.node, &id);
             let session = self.view.session(&key).filter(|s| s.state == SessionState::Deleted);
             let session = session.unwrap_or_else(|| {
@@ -183,6 +196,11 @@ impl Replica {
                 self.host_work.deleted.stop(&id);
                 continue;
             }
+            if self.is_held_back(&id) {
+                self.host_work.deleted.stop(&id);
+                self.host_work.agents.awaiting.insert(id);
+                continue;
+            }
             purged.extend(self.view.descendants(&key).into_iter().map(|child| child.id.clone()));
             purged.insert(id);
         }
@@ -190,7 +208,10 @@ impl Replica {
             return;
         }
         tracing::info!(sessions = purged.len(), "purging deleted sessions");
-        self.write_own(now, fx, |tx| purged.iter().try_for_each(|id| tx.purge_session(id)));
+        let purged: Vec<SessionId> = purged.into_iter().collect();
+        for part in batch::split(&purged, batch::RECORDS_MAX, |_| 1) {
+            self.write_own(now, fx, |tx| part.iter().try_for_each(|id| tx.purge_session(id)));
+        }
     }
 
     fn seal_due(&mut self, now: Now, fx: &mut Effects) {
@@ -280,7 +301,7 @@ impl Replica {
                     state: TeardownState::Failed,
                     incarnation,
                     at: now.wall_ms,
-                    error: Some(reason),
+                    error: Some(reason.chars().take(REASON_CHARS_MAX).collect()),
                 };
                 self.write_own(now, fx, |tx| {
                     tx.set_teardown(&id, &failed)?;

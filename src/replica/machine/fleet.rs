@@ -33,6 +33,8 @@ pub struct Joining {
     pub(super) ticket: Ticket,
     request: RequestId,
     pub(super) until: Duration,
+    /// Whether it was asked on the link that is up: an older one may still be about to end.
+    asked: bool,
     /// What last stood in the way.
     pub(super) problem: String,
 }
@@ -190,6 +192,7 @@ impl Replica {
             ticket,
             request,
             until: now.monotonic + JOIN_WITHIN,
+            asked: false,
             problem: "no answer".to_owned(),
         });
         if self.exchange.is_connected(&inviter) {
@@ -204,10 +207,11 @@ impl Replica {
     }
 
     pub(super) fn ask_to_join(&mut self, peer: NodeId, fx: &mut Effects) -> bool {
-        let Some(Joining { ticket, .. }) = &self.joining else { return false };
+        let Some(Joining { ticket, asked, .. }) = &mut self.joining else { return false };
         if ticket.inviter != peer {
             return false;
         }
+        *asked = true;
         let frame = Frame::Join(Join {
             protocol_min: PROTOCOL_MIN,
             protocol_max: PROTOCOL,
@@ -242,7 +246,7 @@ impl Replica {
         fx: &mut Effects,
     ) {
         let Some(joining) = &mut self.joining else { return };
-        if joining.ticket.inviter != peer {
+        if joining.ticket.inviter != peer || !std::mem::take(&mut joining.asked) {
             return;
         }
         let Some(code) = code.filter(|code| code.is_refusal()) else {
@@ -280,6 +284,11 @@ impl Replica {
                 format!("the ticket is for fleet {}, this is {}", join.fleet, self.fleet),
             ));
         }
+        if self.joining.is_some() {
+            // Whoever is let in now would be left behind; it asks again until this is decided.
+            let reason = "this node is about to join another fleet itself".to_owned();
+            return Err((CloseCode::Unexpected, reason));
+        }
         let theirs = ProtocolRange { min: join.protocol_min, max: join.protocol_max };
         ProtocolRange::OURS.agree(theirs).map_err(|e| (CloseCode::Protocol, e.to_string()))?;
         let hash = secret_hash(&join.secret);
@@ -294,6 +303,11 @@ impl Replica {
         match invite.redeemed_by {
             Some(node) if node != peer => {
                 return Err((CloseCode::TicketUsed, "the ticket was already used".to_owned()));
+            }
+            // It may ask again because the answer was lost, but not to come back.
+            Some(_) if !known.is_some_and(Member::is_current) => {
+                let reason = "the ticket was already used, and this node has left since".to_owned();
+                return Err((CloseCode::TicketUsed, reason));
             }
             Some(_) => {}
             None if invite.expires_at < now.wall_ms => {
@@ -332,7 +346,7 @@ impl Replica {
         };
         tracing::info!(%peer, "let a new node in");
         // Whatever was said on the link before, both greet from here on.
-        self.exchange.connected(peer);
+        self.exchange.connected(now.monotonic, peer);
         let frame = Frame::Joined { fleet_document: document.save() };
         fx.frames_durable.push(Outgoing { to: vec![peer], frame });
         Ok(())
@@ -404,6 +418,8 @@ impl Replica {
         for peer in connected {
             fx.closes.push((peer, CloseCode::Left, "left the fleet".to_owned()));
         }
+        // Their ends are still to be told; until then nobody is to ask anything on them.
+        self.exchange.disconnect_all();
         self.drop_what_others_host(fx);
         for node in std::mem::take(&mut self.paused) {
             fx.writes.push(Write::Paused { node, paused: false });
@@ -483,6 +499,9 @@ impl Replica {
     ) -> Result<Reply, Refusal> {
         self.may_admit()?;
         let member = self.find_peer(name)?;
+        if !self.documents.contains_key(&DocumentId::Fleet(self.fleet)) {
+            return Err(Refusal::HostNotReady(self.node));
+        }
         if member.revoked.is_none() {
             let revoked = Some(Revocation { by: self.node, at: now.wall_ms });
             self.put_member(now, &Member { revoked, ..member.clone() }, fx);

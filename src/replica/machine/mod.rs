@@ -4,6 +4,8 @@
 //! same path once the document has changed, so there is one place that publishes; work that is
 //! due is found again from the view, never kept in a queue that can be lost.
 
+mod agents;
+mod batch;
 mod bridge;
 mod carry_out;
 mod execute;
@@ -139,7 +141,7 @@ impl Replica {
             invites: stored.invites.into_iter().collect(),
             cursor,
             exchange: Exchange::new(startup.node),
-            host_work: HostWork::new(startup.undo_window),
+            host_work: HostWork::new(startup.undo_window, startup.servers),
             joining: None,
             reloading: BTreeSet::new(),
             dials: Vec::new(),
@@ -196,7 +198,7 @@ impl Replica {
         let mut fx = Effects::default();
         match input {
             Input::Requested { request, command } => self.execute(now, request, command, &mut fx),
-            Input::PeerConnected { peer } => self.peer_connected(peer, &mut fx),
+            Input::PeerConnected { peer } => self.peer_connected(now, peer, &mut fx),
             Input::PeerLost { peer, code, reason } => {
                 self.peer_lost(now, peer, code, reason, &mut fx);
             }
@@ -221,6 +223,7 @@ impl Replica {
             self.carry_out(now, fx);
         }
         self.join_timed_out(now, fx);
+        self.close_silent(now, fx);
         // Whoever is being cut off is told nothing more, and nothing more is taken from it.
         for (peer, ..) in &fx.closes {
             self.exchange.lost(now.monotonic, peer, &mut fx.frames);
@@ -396,8 +399,8 @@ impl Replica {
             .collect()
     }
 
-    /// Returns SHA-256 over the sorted `(document, heads)` list: equal on replicas that hold the
-    /// same.
+    /// Returns SHA-256 over the sorted `(document, heads)` list of what all are to hold: equal on
+    /// replicas that hold the same.
     pub fn frontier(&self) -> [u8; 32] {
         self.exchange.frontier(&self.documents)
     }
