@@ -16,7 +16,7 @@ use sessionmesh::replica::{
 use super::disk::Disk;
 
 /// What is known of a node from outside.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Watch {
     node: NodeId,
     fold: Fold,

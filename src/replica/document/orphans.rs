@@ -19,7 +19,7 @@ pub const ORPHANS_BYTES_MAX: usize = 16 << 20;
 pub struct Full;
 
 /// The changes that wait, by hash.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Orphans {
     waiting: BTreeMap<ChangeHash, Change>,
     /// For each missing hash, those that wait for it.

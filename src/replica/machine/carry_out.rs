@@ -31,7 +31,7 @@ const CARRIED_OUT_MAX: usize = 256;
 const REASON_CHARS_MAX: usize = 4_096;
 
 /// When each of some things was seen to be over, and so when it is due.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Deadlines<K> {
     window: Duration,
     by_key: BTreeMap<K, Duration>,
@@ -77,7 +77,7 @@ impl<K: Ord + Clone> Deadlines<K> {
 }
 
 /// What this node, as a host, has yet to carry out.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct HostWork {
     deleted: Deadlines<SessionId>,
     /// What holds a purge back when the window is over.

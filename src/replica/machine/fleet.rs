@@ -28,7 +28,7 @@ const ADDRESS_BYTES_MAX: usize = 64;
 pub const ADDRESSES_MAX: usize = 32;
 
 /// A join that this node has asked for and that is not yet answered.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Joining {
     pub(super) ticket: Ticket,
     request: RequestId,

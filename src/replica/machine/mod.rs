@@ -51,8 +51,9 @@ pub enum OpenError {
 /// One node's copy of everything the fleet agrees on.
 ///
 /// [`Replica::open`] starts it, [`Replica::handle`] is its only way in, [`Replica::due`] tells when
-/// to call again; the rest only reads.
-#[derive(Debug)]
+/// to call again; the rest only reads. Of a copy and its original only one may go on among the same
+/// peers: both write under the same actor.
+#[derive(Debug, Clone)]
 pub struct Replica {
     node: NodeId,
     name: String,

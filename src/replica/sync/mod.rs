@@ -44,7 +44,7 @@ pub const FETCHES_MAX: usize = 4;
 pub type Documents = BTreeMap<DocumentId, Document>;
 
 /// What is known of all peers.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Exchange {
     node: NodeId,
     links: BTreeMap<NodeId, Link>,
@@ -57,7 +57,7 @@ pub struct Exchange {
 }
 
 /// What is known of one peer while the link to it is up.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Link {
     /// When the link came up.
     since: Duration,
@@ -78,7 +78,7 @@ struct Link {
 }
 
 /// What is under way about one document with one peer.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Progress {
     /// The heads for which everything since was sent, and when.
     answered: Option<(Vec<ChangeHash>, Duration)>,
