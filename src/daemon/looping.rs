@@ -105,13 +105,12 @@ impl Loop {
                         let Some(event) = events.try_recv() else { break };
                         self.event(event);
                     }
+                    // However much the peers have to say, people get their turn.
+                    self.requests(&mut requests);
                 }
                 Some(request) = requests.recv() => {
                     self.request(request);
-                    for _ in 1..TURN_MAX {
-                        let Ok(request) = requests.try_recv() else { break };
-                        self.request(request);
-                    }
+                    self.requests(&mut requests);
                 }
                 () = sleep_until(due) => self.take(Input::TimePassed),
             }
@@ -141,6 +140,14 @@ impl Loop {
             Event::Drained { peer } => Input::PeerDrained { peer },
             Event::DialFailed { peer, reason } => Input::DialFailed { peer, reason },
         });
+    }
+
+    /// Takes the requests that wait, as many as fit a turn.
+    fn requests(&mut self, requests: &mut mpsc::Receiver<Request>) {
+        for _ in 1..TURN_MAX {
+            let Ok(request) = requests.try_recv() else { break };
+            self.request(request);
+        }
     }
 
     fn request(&mut self, request: Request) {

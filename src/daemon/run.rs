@@ -3,9 +3,11 @@
 //! Must not know the rules of the domain. Invariant: whatever was acknowledged is durable when it
 //! returns.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet, convert::Infallible, net::SocketAddr, path::PathBuf, sync::Arc,
+    time::Duration,
+};
 
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -30,6 +32,9 @@ use crate::{
     store::{self, Store},
     transport::{self, Transport, addresses},
 };
+
+/// How often the interfaces are looked at: who dials a node that has moved waits that long.
+const ADDRESSES_EVERY: Duration = Duration::from_secs(30);
 
 /// What a daemon needs to know.
 #[derive(Debug, Clone)]
@@ -154,7 +159,7 @@ pub async fn run(
         Loop::new(replica, clock, hub, transport.clone(), committer, compaction, store);
     looping.carry_out(effects);
     let stopping = CancellationToken::new();
-    let looped = tokio::spawn(looping.run(requests, events, told, stopping.clone()));
+    let mut looped = tokio::spawn(looping.run(requests, events, told, stopping.clone()));
 
     let said = Ready {
         node,
@@ -177,7 +182,7 @@ pub async fn run(
         let stop = no_more_requests.clone();
         tokio::spawn(async move { api.serve(listeners, stop).await })
     };
-    let bridges: Vec<JoinHandle<()>> = settings
+    let bridges: Vec<tokio::task::JoinHandle<()>> = settings
         .opencode
         .iter()
         .map(|client| {
@@ -185,7 +190,16 @@ pub async fn run(
             tokio::spawn(bridge::run(client.clone(), handle.clone(), node, stop))
         })
         .collect();
-    let lived = live(&settings, &handle, said, join, ready, stop, looped).await;
+    let mut ended = None;
+    let lived = tokio::select! {
+        biased;
+        () = stop => Ok(()),
+        end = &mut looped => {
+            ended = Some(end);
+            Ok(())
+        }
+        Err(error) = live(&settings, &handle, said, join, ready) => Err(error),
+    };
     no_more_requests.cancel();
     for bridge in bridges {
         if let Err(error) = bridge.await {
@@ -196,29 +210,24 @@ pub async fn run(
         tracing::error!(%error, "the local API has panicked");
     }
     stopping.cancel();
-    let ended = match lived {
-        Ok(looped) => looped.await.expect("the loop does not panic").map_err(Error::from),
-        Err(error) => Err(error),
+    let ended = match ended {
+        Some(ended) => ended,
+        None => looped.await,
     };
     transport.shutdown().await;
-    ended
+    lived.and(ended.expect("the loop does not panic").map_err(Error::from))
 }
 
-/// Runs from the moment that everything is open until the stop, or until the loop ends by itself.
+/// Does what is to be done from the moment that everything is open; ends only by failing.
 async fn live(
     settings: &Settings,
     handle: &Handle,
     mut said: Ready,
     join: Option<Ticket>,
     ready: impl FnOnce(&Ready),
-    stop: impl Future<Output = ()>,
-    mut looped: JoinHandle<Result<(), store::Error>>,
-) -> Result<JoinHandle<Result<(), store::Error>>, Error> {
-    let addresses = addresses::published(said.quic);
-    let announce = Command::Announce { name: settings.name.clone(), addresses };
-    if let Err(error) = handle.command(announce).await {
-        tracing::debug!(%error, "name and addresses are not announced");
-    }
+) -> Result<Infallible, Error> {
+    let mut addresses = addresses::published(said.quic);
+    announce(settings, handle, &addresses).await;
     if let Some(ticket) = join.filter(|ticket| ticket.fleet != said.fleet) {
         let fleet = ticket.fleet;
         match handle.command(Command::Join(ticket)).await {
@@ -228,12 +237,20 @@ async fn live(
         }
     }
     ready(&said);
-    tokio::select! {
-        () = stop => Ok(looped),
-        ended = &mut looped => match ended.expect("the loop does not panic") {
-            Ok(()) => Ok(tokio::spawn(async { Ok(()) })),
-            Err(error) => Err(error.into()),
-        },
+    loop {
+        tokio::time::sleep(ADDRESSES_EVERY).await;
+        let present = addresses::published(said.quic);
+        if present != addresses {
+            announce(settings, handle, &present).await;
+            addresses = present;
+        }
+    }
+}
+
+async fn announce(settings: &Settings, handle: &Handle, addresses: &BTreeSet<String>) {
+    let (name, addresses) = (settings.name.clone(), addresses.clone());
+    if let Err(error) = handle.command(Command::Announce { name, addresses }).await {
+        tracing::debug!(%error, "name and addresses are not announced");
     }
 }
 

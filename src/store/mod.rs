@@ -42,6 +42,7 @@ use crate::replica::{
     ids::{DocumentId, FleetId, NodeId},
 };
 pub use folder::FILE_NAME;
+pub use redb::{StorageBackend, backends::InMemoryBackend};
 
 /// How much of the file redb may keep in memory: it is read once, at the start, and then written.
 const CACHE_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -213,6 +214,11 @@ impl Store {
             compact::replace(transaction, ledger, verified)
         })?;
         Ok(Committed { backlogs: state.ledger.backlogs(|other| *other == document) })
+    }
+
+    /// Returns where the file is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Returns how many bytes the file has; 0 for a store that is not kept in one.

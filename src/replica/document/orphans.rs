@@ -3,7 +3,7 @@
 //! Must not know what the changes say. Invariant: a change is handed out once, after everything
 //! that it depends on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use automerge::{Change, ChangeHash};
 
@@ -23,7 +23,7 @@ pub struct Full;
 pub struct Orphans {
     waiting: BTreeMap<ChangeHash, Change>,
     /// For each missing hash, those that wait for it.
-    waiters: BTreeMap<ChangeHash, Vec<ChangeHash>>,
+    waiters: BTreeMap<ChangeHash, BTreeSet<ChangeHash>>,
 }
 
 impl Orphans {
@@ -41,7 +41,7 @@ impl Orphans {
         has: impl Fn(&ChangeHash) -> bool,
     ) -> Result<Vec<Change>, Full> {
         let mut ready = Vec::with_capacity(changes.len());
-        let mut ready_hashes = std::collections::BTreeSet::new();
+        let mut ready_hashes = BTreeSet::new();
         let mut stack: Vec<Change> = changes.into_iter().rev().collect();
         while let Some(change) = stack.pop() {
             let hash = change.hash();
@@ -52,10 +52,7 @@ impl Orphans {
             let missing =
                 change.deps().iter().find(|dep| !ready_hashes.contains(*dep) && !has(dep));
             if let Some(missing) = missing {
-                let waiters = self.waiters.entry(*missing).or_default();
-                if !waiters.contains(&hash) {
-                    waiters.push(hash);
-                }
+                self.waiters.entry(*missing).or_default().insert(hash);
                 self.waiting.insert(hash, change);
                 continue;
             }

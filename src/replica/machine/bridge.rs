@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::{
     command::{Import, Imported, ImportedSession, ImportedWorkspace, Refusal, Reply},
-    document::SessionFields,
+    document::{HostWriter, SessionFields, Written},
     effect::{Effects, Now},
     ids::{SessionId, WorkspaceId},
     record::{Extra, SessionState, StoredSession, StoredWorkspace, Workspace, WorkspaceState},
 };
 use super::{
-    Replica,
+    Replica, batch,
     names::{check_directory, check_extra, check_time, check_title, check_word},
     session_key, workspace_key,
 };
@@ -28,6 +28,44 @@ enum Step {
     CreateSession(SessionId, StoredSession),
     UpdateSession(SessionId, SessionFields),
     UseWorkspace(WorkspaceId),
+}
+
+impl Step {
+    fn write(&self, tx: &mut HostWriter<'_, '_>) -> Written {
+        match self {
+            Self::CreateWorkspace(id, stored) => tx.create_workspace(id, stored),
+            Self::UpdateWorkspace(id, new) => {
+                let extra = new.extra.iter().map(|(k, v)| (k.clone(), Some(v.clone())));
+                let branch = Some(new.branch.as_deref());
+                tx.update_workspace(id, Some(&new.name), branch, &extra.collect())
+            }
+            Self::CreateSession(id, stored) => tx.create_session(id, stored),
+            Self::UpdateSession(id, fields) => tx.update_session(id, fields),
+            Self::UseWorkspace(id) => tx.use_workspace(id),
+        }
+    }
+
+    /// Returns about how many bytes of text are written; none for what belongs to the step before.
+    fn bytes(&self) -> usize {
+        /// Names of fields, ids and what automerge notes of each operation.
+        const OVERHEAD: usize = 512;
+        let of = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let all = |extra: &Extra| extra.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>();
+        let set = |text: &Option<Option<String>>| text.as_ref().map_or(0, of);
+        let texts = match self {
+            Self::CreateWorkspace(_, new) => {
+                new.name.len() + of(&new.directory) + of(&new.branch) + all(&new.extra)
+            }
+            Self::UpdateWorkspace(_, new) => new.name.len() + of(&new.branch) + all(&new.extra),
+            Self::CreateSession(_, new) => of(&new.title) + of(&new.directory) + all(&new.extra),
+            Self::UpdateSession(_, new) => {
+                let extra = new.extra.iter().map(|(k, v)| k.len() + of(v)).sum::<usize>();
+                set(&new.title) + set(&new.directory) + extra
+            }
+            Self::UseWorkspace(_) => return 0,
+        };
+        OVERHEAD + texts
+    }
 }
 
 impl Replica {
@@ -58,19 +96,9 @@ impl Replica {
         for session in sessions {
             self.import_session(session, &open, &mut taken_in, &mut steps, &mut done);
         }
-        self.write_host(now, self.node, fx, |tx| {
-            steps.iter().try_for_each(|step| match step {
-                Step::CreateWorkspace(id, stored) => tx.create_workspace(id, stored),
-                Step::UpdateWorkspace(id, new) => {
-                    let extra = new.extra.iter().map(|(k, v)| (k.clone(), Some(v.clone())));
-                    let branch = Some(new.branch.as_deref());
-                    tx.update_workspace(id, Some(&new.name), branch, &extra.collect())
-                }
-                Step::CreateSession(id, stored) => tx.create_session(id, stored),
-                Step::UpdateSession(id, fields) => tx.update_session(id, fields),
-                Step::UseWorkspace(id) => tx.use_workspace(id),
-            })
-        })?;
+        for part in batch::split(&steps, batch::BYTES_MAX, Step::bytes) {
+            self.write_host(now, self.node, fx, |tx| part.iter().try_for_each(|s| s.write(tx)))?;
+        }
         Ok(Reply::Imported(done))
     }
 

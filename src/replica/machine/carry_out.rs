@@ -20,11 +20,15 @@ use super::super::{
     },
     view::Change,
 };
-use super::{Replica, agents::Agents, session_key, workspace_key};
+use super::{Replica, agents::Agents, batch, session_key, workspace_key};
 
 /// Most records carried out in one change: an undo window that ends for thousands at once is
 /// spread over several.
 const CARRIED_OUT_MAX: usize = 256;
+
+/// Longest reason of a failed teardown that is written down, in characters: a person reads it, and
+/// peers refuse values of more than 64 KiB.
+const REASON_CHARS_MAX: usize = 4_096;
 
 /// When each of some things was seen to be over, and so when it is due.
 #[derive(Debug)]
@@ -204,7 +208,10 @@ impl Replica {
             return;
         }
         tracing::info!(sessions = purged.len(), "purging deleted sessions");
-        self.write_own(now, fx, |tx| purged.iter().try_for_each(|id| tx.purge_session(id)));
+        let purged: Vec<SessionId> = purged.into_iter().collect();
+        for part in batch::split(&purged, batch::RECORDS_MAX, |_| 1) {
+            self.write_own(now, fx, |tx| part.iter().try_for_each(|id| tx.purge_session(id)));
+        }
     }
 
     fn seal_due(&mut self, now: Now, fx: &mut Effects) {
@@ -294,7 +301,7 @@ impl Replica {
                     state: TeardownState::Failed,
                     incarnation,
                     at: now.wall_ms,
-                    error: Some(reason),
+                    error: Some(reason.chars().take(REASON_CHARS_MAX).collect()),
                 };
                 self.write_own(now, fx, |tx| {
                     tx.set_teardown(&id, &failed)?;

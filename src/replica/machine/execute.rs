@@ -409,10 +409,10 @@ impl Replica {
                 })
                 .collect();
             let kept = answer.workspace.keep;
-            let hash = self.write_host(now, key.host, fx, |tx| {
-                for (id, deletion) in &marks {
-                    tx.delete_session(id, deletion)?;
-                }
+            let mark = |tx: &mut HostWriter<'_, '_>, (id, deletion): &(SessionId, Deletion)| {
+                tx.delete_session(id, deletion)
+            };
+            let hash = self.write_records(now, key.host, fx, &marks, mark, |tx| {
                 tx.use_workspace(&key.id)?;
                 tx.unkeep(&key.id)?;
                 if already_deleted {
@@ -465,11 +465,14 @@ impl Replica {
         hosts.sort_unstable();
         hosts.dedup();
         let by = self.node;
+        if let Some(host) = hosts.iter().find(|host| self.host_document(**host).is_none()) {
+            return Err(Refusal::HostNotReady(*host));
+        }
         for host in hosts {
-            self.write_host(now, host, fx, |tx| {
-                for key in sessions.iter().filter(|key| key.host == host) {
-                    tx.restore_session(&key.id)?;
-                }
+            let here: Vec<&SessionKey> = sessions.iter().filter(|key| key.host == host).collect();
+            let unmark =
+                |tx: &mut HostWriter<'_, '_>, key: &&SessionKey| tx.restore_session(&key.id);
+            self.write_records(now, host, fx, &here, unmark, |tx| {
                 for (key, keep) in dismissed.iter().filter(|(key, _)| key.host == host) {
                     tx.undismiss(&key.id, &operation)?;
                     if *keep {

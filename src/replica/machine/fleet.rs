@@ -284,6 +284,11 @@ impl Replica {
                 format!("the ticket is for fleet {}, this is {}", join.fleet, self.fleet),
             ));
         }
+        if self.joining.is_some() {
+            // Whoever is let in now would be left behind; it asks again until this is decided.
+            let reason = "this node is about to join another fleet itself".to_owned();
+            return Err((CloseCode::Unexpected, reason));
+        }
         let theirs = ProtocolRange { min: join.protocol_min, max: join.protocol_max };
         ProtocolRange::OURS.agree(theirs).map_err(|e| (CloseCode::Protocol, e.to_string()))?;
         let hash = secret_hash(&join.secret);
@@ -341,7 +346,7 @@ impl Replica {
         };
         tracing::info!(%peer, "let a new node in");
         // Whatever was said on the link before, both greet from here on.
-        self.exchange.connected(peer);
+        self.exchange.connected(now.monotonic, peer);
         let frame = Frame::Joined { fleet_document: document.save() };
         fx.frames_durable.push(Outgoing { to: vec![peer], frame });
         Ok(())
@@ -494,6 +499,9 @@ impl Replica {
     ) -> Result<Reply, Refusal> {
         self.may_admit()?;
         let member = self.find_peer(name)?;
+        if !self.documents.contains_key(&DocumentId::Fleet(self.fleet)) {
+            return Err(Refusal::HostNotReady(self.node));
+        }
         if member.revoked.is_none() {
             let revoked = Some(Revocation { by: self.node, at: now.wall_ms });
             self.put_member(now, &Member { revoked, ..member.clone() }, fx);

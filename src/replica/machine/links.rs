@@ -13,12 +13,12 @@ use super::super::{
     record::Role,
     view,
 };
-use super::{Origin, Replica, read_all};
+use super::{EPOCH_FIRST, Origin, Replica, read_all};
 use crate::wire::{CloseCode, Frame, Hello, PROTOCOL, PROTOCOL_MIN, ProtocolRange};
 
 impl Replica {
-    pub(super) fn peer_connected(&mut self, peer: NodeId, fx: &mut Effects) {
-        self.exchange.connected(peer);
+    pub(super) fn peer_connected(&mut self, now: Now, peer: NodeId, fx: &mut Effects) {
+        self.exchange.connected(now.monotonic, peer);
         if self.ask_to_join(peer, fx) {
             return;
         }
@@ -27,6 +27,14 @@ impl Replica {
             Ok(()) => self.greet(peer, fx),
             Err((CloseCode::UnknownKey | CloseCode::Left, _)) => {}
             Err((code, reason)) => self.refuse(peer, code, reason, fx),
+        }
+    }
+
+    /// Closes the links on which nobody has greeted in time.
+    pub(super) fn close_silent(&mut self, now: Now, fx: &mut Effects) {
+        for peer in self.exchange.silent(now.monotonic) {
+            let reason = "the peer has not greeted in time".to_owned();
+            fx.closes.push((peer, CloseCode::Timeout, reason));
         }
     }
 
@@ -213,8 +221,11 @@ impl Replica {
         }
         match document {
             DocumentId::Fleet(fleet) => *fleet == self.fleet,
-            DocumentId::Host { host, .. } => {
-                self.members.contains_key(host) && self.exchange.is_shared(document)
+            // An epoch that its host did not begin would be written to in place of its document.
+            DocumentId::Host { host, epoch } => {
+                *epoch == EPOCH_FIRST
+                    && self.members.contains_key(host)
+                    && self.exchange.is_shared(document)
             }
         }
     }
@@ -340,7 +351,10 @@ impl Replica {
     /// Takes back a document that was thrown away, as the store has it.
     pub(super) fn document_reloaded(&mut self, now: Now, stored: StoredDocument, fx: &mut Effects) {
         let id = stored.id;
-        self.reloading.remove(&id);
+        if !self.reloading.remove(&id) {
+            // The fleet that it belonged to was left meanwhile.
+            return;
+        }
         let mut touched = view::Touched::default();
         if let Some(host) = id.host() {
             // What is shown and not stored was never acknowledged, and goes.
@@ -356,7 +370,12 @@ impl Replica {
                 self.publish(now, touched, Origin::Store, BTreeSet::new(), fx);
                 self.host_work.look_again();
             }
-            Err(error) => tracing::error!(document = %id, %error, "can't rebuild the document"),
+            Err(error) => {
+                tracing::error!(document = %id, %error, "can't rebuild the document");
+                // A peer's copy takes its place; until then nothing of it is shown, or what that
+                // copy lacks would stay for ever.
+                self.publish(now, touched, Origin::Store, BTreeSet::new(), fx);
+            }
         }
     }
 }
@@ -446,5 +465,47 @@ mod tests {
         assert_eq!(*replica.view(), replica.reread());
         assert!(replica.is_of_fleet(&id));
         create(&mut replica, "after");
+    }
+
+    const NOW: Now = Now { monotonic: Duration::ZERO, wall_ms: 0 };
+
+    fn replica() -> Replica {
+        let startup = Startup {
+            node: NodeId([1; 32]),
+            name: "desk".to_owned(),
+            start: StartId([1; 8]),
+            seed: 1,
+            undo_window: Duration::from_secs(10),
+            servers: BTreeSet::new(),
+        };
+        Replica::open(startup, Stored::default(), NOW).unwrap().0
+    }
+
+    #[test]
+    fn strangers_that_come_and_go_leave_nothing_behind() {
+        let mut replica = replica();
+        for byte in 2..100 {
+            let peer = NodeId([byte; 32]);
+            let reason = "gone".to_owned();
+            replica.handle(NOW, Input::PeerConnected { peer });
+            replica.handle(NOW, Input::PeerLost { peer, code: None, reason: reason.clone() });
+            replica.handle(NOW, Input::DialFailed { peer, reason });
+        }
+        assert!(replica.problems.is_empty());
+    }
+
+    #[test]
+    fn what_a_document_showed_that_cannot_be_rebuilt_is_shown_no_more() {
+        let mut replica = replica();
+        let command = Command::CreateSession(NewSession::default());
+        replica.handle(NOW, Input::Requested { request: RequestId(0), command });
+        assert_eq!(replica.view().sessions().count(), 1);
+        let id = replica.own_document();
+        replica.documents.remove(&id);
+        replica.reloading.insert(id);
+        let stored = StoredDocument { id, snapshot: Some(vec![1, 2, 3]), changes: Vec::new() };
+        let fx = replica.handle(NOW, Input::DocumentReloaded(stored));
+        assert_eq!(fx.diffs.len(), 1);
+        assert_eq!(replica.view().sessions().count(), 0);
     }
 }

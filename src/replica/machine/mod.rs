@@ -5,6 +5,7 @@
 //! due is found again from the view, never kept in a queue that can be lost.
 
 mod agents;
+mod batch;
 mod bridge;
 mod carry_out;
 mod execute;
@@ -196,7 +197,7 @@ impl Replica {
         let mut fx = Effects::default();
         match input {
             Input::Requested { request, command } => self.execute(now, request, command, &mut fx),
-            Input::PeerConnected { peer } => self.peer_connected(peer, &mut fx),
+            Input::PeerConnected { peer } => self.peer_connected(now, peer, &mut fx),
             Input::PeerLost { peer, code, reason } => {
                 self.peer_lost(now, peer, code, reason, &mut fx);
             }
@@ -221,6 +222,7 @@ impl Replica {
             self.carry_out(now, fx);
         }
         self.join_timed_out(now, fx);
+        self.close_silent(now, fx);
         // Whoever is being cut off is told nothing more, and nothing more is taken from it.
         for (peer, ..) in &fx.closes {
             self.exchange.lost(now.monotonic, peer, &mut fx.frames);

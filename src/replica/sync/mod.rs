@@ -33,6 +33,9 @@ pub const SUSPECT_AFTER: Duration = Duration::from_millis(800);
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// How long a document is awaited whole before it is asked for again.
 pub const FETCH_WITHIN: Duration = Duration::from_secs(30);
+/// How long a peer may be silent on a fresh link before it greets or asks to join: far longer than
+/// any network takes, short enough that strangers who say nothing hold no places.
+pub const GREET_WITHIN: Duration = Duration::from_secs(10);
 /// How many documents are asked for whole at once: enough to keep a link busy, few enough that
 /// they fit its send queue.
 pub const FETCHES_MAX: usize = 4;
@@ -56,6 +59,8 @@ pub struct Exchange {
 /// What is known of one peer while the link to it is up.
 #[derive(Debug, Default)]
 struct Link {
+    /// When the link came up.
+    since: Duration,
     /// The frontier that was told in our own greeting, once it was sent.
     greeted_with: Option<[u8; 32]>,
     /// Whether the peer's greeting was accepted.
@@ -116,9 +121,16 @@ impl Exchange {
     }
 
     /// Notes that a link is up, in place of the one before it if there was one.
-    pub fn connected(&mut self, peer: NodeId) {
+    pub fn connected(&mut self, now: Duration, peer: NodeId) {
         self.fetching.retain(|_, (of, _)| *of != peer);
-        self.links.insert(peer, Link::default());
+        self.links.insert(peer, Link { since: now, ..Link::default() });
+    }
+
+    /// Lists the peers that should have greeted by now.
+    pub fn silent(&self, now: Duration) -> Vec<NodeId> {
+        let silent =
+            self.links.iter().filter(|(_, link)| link.greet_due().is_some_and(|at| at <= now));
+        silent.map(|(peer, _)| *peer).collect()
     }
 
     /// Notes that a link is down; tells the others.
@@ -259,7 +271,9 @@ impl Exchange {
             peer,
             Frame::Heads { documents: all_heads(documents, &self.unshared), answer: true },
         ));
-        // What was asked for may be among what was dropped.
+        // What was asked for may be among what was dropped, and so may the last word on our links.
+        let nodes = self.greeted();
+        out.push(to(peer, Frame::Links { nodes }));
         self.fetching.retain(|_, (of, _)| of != peer);
         self.fetch(now, out);
     }
@@ -292,12 +306,21 @@ impl Exchange {
                 out.push(to(peer, Frame::Check { frontier }));
             }
         }
-        self.fetching.retain(|_, (_, since)| *since + FETCH_WITHIN > now);
+        let links = &mut self.links;
+        self.fetching.retain(|id, (peer, since)| {
+            let awaited = *since + FETCH_WITHIN > now;
+            // Another is asked first: this one may never answer. It says again what it has.
+            if !awaited && let Some(link) = links.get_mut(peer) {
+                link.lacking.remove(id);
+            }
+            awaited
+        });
         self.fetch(now, out);
     }
 
     /// Returns when [`Exchange::time_passed`] has something to do next.
     pub fn due(&self) -> Option<Duration> {
+        let silent = self.links.values().filter_map(Link::greet_due);
         let links = self.links.values().filter(|link| link.greeted);
         let links = links.flat_map(|link| {
             let suspects = link.documents.values().filter_map(|progress| {
@@ -305,11 +328,17 @@ impl Exchange {
             });
             suspects.chain([link.check_due()])
         });
-        links.chain(self.fetching.values().map(|(_, since)| *since + FETCH_WITHIN)).min()
+        let fetches = self.fetching.values().map(|(_, since)| *since + FETCH_WITHIN);
+        links.chain(fetches).chain(silent).min()
     }
 }
 
 impl Link {
+    /// Returns until when the peer has to greet, unless it has.
+    fn greet_due(&self) -> Option<Duration> {
+        (!self.greeted).then(|| self.since + GREET_WITHIN)
+    }
+
     fn check_due(&self) -> Duration {
         let regular = self.checked_at + CHECK_INTERVAL;
         self.traffic_at.map_or(regular, |at| regular.min(at + CHECK_IDLE))
