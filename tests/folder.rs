@@ -195,7 +195,6 @@ async fn a_damaged_store_is_named() {
     ];
     for (what, bytes) in cases {
         fs::write(&store, &bytes).unwrap();
-        println!("a store that is {what}");
         refuses(&dir, &[store.to_str().unwrap(), "damaged", "put a copy in its place"]);
         assert!(fs::read(&store).unwrap() == bytes, "the store that is {what} was changed");
     }
