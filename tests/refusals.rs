@@ -304,11 +304,11 @@ async fn what_is_not_there_or_on_another_host_is_refused() {
 async fn a_workspace_that_could_not_be_ended_takes_nothing_in_until_someone_decides() {
     let files = tempfile::tempdir().unwrap();
     let mut stage = Stage::new(&["--undo-window", "20ms"]).await;
-    for id in ["retried", "forced"] {
+    // No git worktree, and of a kind for which there is no hook.
+    for (id, kind) in [("retried", "worktree"), ("forced", "forced")] {
         let directory = files.path().join(id);
         std::fs::create_dir(&directory).unwrap();
-        let body =
-            json!({ "id": id, "name": id, "kind": "worktree", "directory": directory.to_str() });
+        let body = json!({ "id": id, "name": id, "kind": kind, "directory": directory.to_str() });
         post(stage.b(), "/v1/workspaces", body).await;
         let session = format!("in-{id}");
         post(stage.b(), "/v1/sessions", json!({ "id": session, "workspace_id": id })).await;
@@ -321,7 +321,7 @@ async fn a_workspace_that_could_not_be_ended_takes_nothing_in_until_someone_deci
                 .until(&format!("/v1/workspaces/{id}"), "failed", |it| it["state"] == "failed")
                 .await;
             let why = failed["teardown"]["error"].as_str().unwrap();
-            assert!(why.contains(id) && why.contains("force"), "{why}");
+            assert!(why.contains(id) && why.contains("retry"), "{why}");
             daemon
                 .until("/v1/sessions?state=deleted", "purged", |page| {
                     page["sessions"].as_array().is_some_and(Vec::is_empty)
