@@ -16,7 +16,7 @@ use super::{Replica, session_key};
 const DUE_MAX: usize = 64;
 
 /// What is known of the agents' servers beside this host.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Agents {
     /// The servers that are bridged, as their sessions are marked.
     servers: BTreeSet<String>,
