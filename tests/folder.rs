@@ -195,7 +195,6 @@ async fn a_damaged_store_is_named() {
     ];
     for (what, bytes) in cases {
         fs::write(&store, &bytes).unwrap();
-        println!("a store that is {what}");
         refuses(&dir, &[store.to_str().unwrap(), "damaged", "put a copy in its place"]);
         assert!(fs::read(&store).unwrap() == bytes, "the store that is {what} was changed");
     }
@@ -217,6 +216,17 @@ async fn a_damaged_key_or_token_is_named_and_not_replaced() {
         }
         fs::write(&path, sound).unwrap();
     }
+    assert_eq!(Daemon::start(&dir, "A", &[]).view().await.sessions.len(), 3);
+}
+
+#[tokio::test]
+async fn a_key_that_is_missing_beside_a_nodes_state_is_named_and_not_made_anew() {
+    let top = tempfile::tempdir().unwrap();
+    let dir = used(top.path()).await;
+    let (path, aside) = (dir.join("node.key"), top.path().join("aside"));
+    fs::rename(&path, &aside).unwrap();
+    refuses_unchanged(&dir, &[path.to_str().unwrap(), "is missing", "put it back"]);
+    fs::rename(&aside, &path).unwrap();
     assert_eq!(Daemon::start(&dir, "A", &[]).view().await.sessions.len(), 3);
 }
 

@@ -295,4 +295,14 @@ async fn everything_that_a_real_server_has_is_listed_and_mapped() {
     real.send(reqwest::Method::DELETE, &format!("/session/{gone}?{here}"), Value::Null).await;
     let again = Listing::read(&client, |_, _| {}).await.unwrap().map();
     assert_eq!(again, mapped);
+
+    // Removing it takes its session along, and removing it again changes nothing.
+    let repository = real.home.path().join("repository");
+    for _ in 0..2 {
+        client.remove_workspace(workspace_id, repository.to_str()).await.unwrap();
+        let left = Listing::read(&client, |_, _| {}).await.unwrap();
+        assert_eq!(left.workspaces.len(), 0);
+        assert!(!left.sessions.contains_key(&inside));
+    }
+    client.delete_session(&inside).await.unwrap();
 }

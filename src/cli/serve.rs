@@ -43,6 +43,9 @@ pub struct Args {
     /// given several times. A password is read from OPENCODE_SERVER_PASSWORD
     #[arg(long, value_name = "URL")]
     opencode: Vec<String>,
+    /// A folder below which workspaces may be removed from disk; may be repeated [default: any]
+    #[arg(long = "teardown-root", value_name = "DIR", value_parser = config::parse_root)]
+    teardown_roots: Vec<PathBuf>,
     /// What logs and readiness look like
     #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = PossibleValuesParser::new(["text", "json"]).try_map(|text| text.parse::<Format>()))]
     log_format: Format,
@@ -64,6 +67,7 @@ pub async fn run(args: Args, data_dir: PathBuf, mut out: Output) -> Result<(), F
         join: args.join,
         undo_window: args.undo_window,
         opencode: servers,
+        teardown_roots: args.teardown_roots,
     };
     let format = args.log_format;
     let ready = |ready: &Ready| {

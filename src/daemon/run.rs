@@ -15,7 +15,7 @@ use super::{
     compact::Compaction,
     handle::{Handle, RequestError},
     hub::{Hub, Published},
-    looping::Loop,
+    looping::{Loop, Shells},
 };
 use crate::{
     agent::{bridge, opencode},
@@ -30,6 +30,7 @@ use crate::{
         machine::{OpenError as ReplicaError, Replica},
     },
     store::{self, Store},
+    teardown,
     transport::{self, Transport, addresses},
 };
 
@@ -53,6 +54,8 @@ pub struct Settings {
     pub undo_window: Duration,
     /// The opencode servers beside this node.
     pub opencode: Vec<opencode::Client>,
+    /// The folders below which alone workspaces are removed; below any if there are none.
+    pub teardown_roots: Vec<PathBuf>,
 }
 
 /// What a daemon says once it is ready.
@@ -118,11 +121,15 @@ pub async fn run(
 ) -> Result<(), Error> {
     let join = settings.join.as_deref().map(ticket::decode).transpose()?;
     let store = Arc::new(Store::open(&settings.data_dir)?);
-    let key = Arc::new(NodeKey::load_or_create(&settings.data_dir)?);
+    let stored = store.load()?;
+    // A node that has lost its key must not go on as another one with the same state.
+    let key = Arc::new(match stored.fleet {
+        Some(_) => NodeKey::load(&settings.data_dir)?,
+        None => NodeKey::load_or_create(&settings.data_dir)?,
+    });
     let token = Token::load_or_create(&settings.data_dir)?;
     let start = StartId(random());
     let clock = Clock::new();
-    let stored = store.load()?;
     let journal = store.journal()?.into_iter().map(|entry| (entry.cursor, entry.body)).collect();
     let startup = Startup {
         node: key.node(),
@@ -155,8 +162,12 @@ pub async fn run(
     let mut compaction = Compaction::default();
     compaction.note(store.backlogs()?);
     let quic = transport.local_addr().unwrap_or(settings.listen);
-    let mut looping =
-        Loop::new(replica, clock, hub, transport.clone(), committer, compaction, store);
+    let mut teardown = teardown::Config::new(settings.data_dir.clone());
+    teardown.roots.clone_from(&settings.teardown_roots);
+    let teardown = Arc::new(teardown);
+    let shells =
+        Shells { hub, transport: transport.clone(), committer, compaction, store, teardown };
+    let mut looping = Loop::new(replica, clock, shells);
     looping.carry_out(effects);
     let stopping = CancellationToken::new();
     let mut looped = tokio::spawn(looping.run(requests, events, told, stopping.clone()));

@@ -18,8 +18,8 @@ use std::{
 };
 
 use redb::{
-    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend,
-    WriteTransaction, backends::FileBackend,
+    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction,
+    backends::FileBackend,
 };
 
 use self::{

@@ -239,6 +239,7 @@ fn start(dir: PathBuf, name: &'static str, listen: String) -> Daemon {
     tokio::task::block_in_place(|| Daemon::start_at(&dir, name, &listen, &UNDO))
 }
 
+#[expect(clippy::print_stdout, reason = "how much was tried belongs to the result")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fifty_kills_lose_nothing_acknowledged_and_every_cursor_resumes() {
     let kills = setting("KILLS", KILLS_DEFAULT);
@@ -339,6 +340,7 @@ async fn fifty_kills_lose_nothing_acknowledged_and_every_cursor_resumes() {
 struct PrintedOnPanic(u64);
 
 impl Drop for PrintedOnPanic {
+    #[expect(clippy::print_stdout, reason = "it goes with the failure that is printed")]
     fn drop(&mut self) {
         if std::thread::panicking() {
             println!("repeat with SEED={}", self.0);

@@ -27,7 +27,7 @@ use crate::{
 
 /// Waits between attempts to reach a server: the first, and the longest. It is on this machine, so
 /// asking costs little, and whoever restarts it wants to see it soon.
-const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
 /// How long events are gathered before they are acted upon.
 const GATHER: Duration = Duration::from_millis(100);
 /// How often the workspaces are listed: no event tells of them.

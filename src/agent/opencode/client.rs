@@ -18,11 +18,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the answer to the first question may take: opencode 1.18.33, while it starts up,
 /// sometimes accepts a connection on which it never answers (seen); on the next one it does.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a delete may take before it is given up for now.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often the first question is asked.
-const PROBES: usize = 3;
+const PROBES: usize = 8;
+/// How long the stream of events may take to open.
+const EVENTS_TIMEOUT: Duration = Duration::from_secs(10);
 /// What is said of a server that takes a connection and then says nothing.
 const SILENT: &str = "it does not answer in time";
 /// Largest answer, bytes: a session is half a kilobyte, so this is half a million of them.
@@ -175,7 +177,7 @@ impl Client {
     pub async fn events(&self) -> Result<Events, Error> {
         let (url, request) = self.request(Method::GET, "global/event", &[]);
         let request = request.header(header::ACCEPT, "text/event-stream");
-        match tokio::time::timeout(PROBE_TIMEOUT, self.send(&url, request)).await {
+        match tokio::time::timeout(EVENTS_TIMEOUT, self.send(&url, request)).await {
             Ok(response) => Ok(Events::new(url, response?)),
             Err(_) => Err(silent(&url)),
         }
