@@ -213,6 +213,7 @@ impl World {
             start: StartId(start),
             seed: u64::from_le_bytes(start),
             undo_window: UNDO_WINDOW,
+            servers: Default::default(),
         };
         let now = Now { monotonic: node.now, wall_ms: WALL_MS };
         let before = node.replica.digest();
