@@ -39,6 +39,14 @@ pub enum Error {
     /// A length of time can't be read.
     #[error("`{}` is not a length of time: write it as 500ms, 10s, 5m or 1h", .0.escape_debug())]
     Duration(String),
+    /// A folder that is to bound what is removed is none.
+    #[error("`{}` is not a folder, so it can't bound what is removed: {why}", path.display())]
+    Root {
+        /// What was named.
+        path: PathBuf,
+        /// Why it can't be used.
+        why: String,
+    },
     /// An undo window is longer than is sensible.
     #[error("an undo window of {0:?} is longer than {UNDO_WINDOW_MAX:?}")]
     UndoWindow(Duration),
@@ -81,6 +89,13 @@ pub fn parse_name(text: &str) -> Result<String, Error> {
 pub fn parse_undo_window(text: &str) -> Result<Duration, Error> {
     let window = parse_duration(text)?;
     if window > UNDO_WINDOW_MAX { Err(Error::UndoWindow(window)) } else { Ok(window) }
+}
+
+/// Reads a folder below which workspaces may be removed: it exists, and links to it are followed.
+pub fn parse_root(text: &str) -> Result<PathBuf, Error> {
+    let bad = |why: String| Error::Root { path: text.into(), why };
+    let root = Path::new(text).canonicalize().map_err(|error| bad(error.to_string()))?;
+    if root.is_dir() { Ok(root) } else { Err(bad("it is a file".to_owned())) }
 }
 
 /// Returns what the machine calls itself, as far as it can be a node's name.
@@ -134,6 +149,18 @@ mod tests {
         let http: std::net::SocketAddr = HTTP_DEFAULT.parse().unwrap();
         assert!(http.ip().is_loopback());
         assert_eq!(parse_name(&host_name()), Ok(host_name()));
+    }
+
+    #[test]
+    fn a_root_that_bounds_removals_is_a_folder_that_exists() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        std::fs::write(path("file"), "").unwrap();
+        for name in ["file", "absent"] {
+            let error = parse_root(&path(name)).unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        }
+        assert_eq!(parse_root(&path(".")), Ok(folder.path().canonicalize().unwrap()));
     }
 
     #[test]

@@ -186,6 +186,7 @@ impl Alone {
             start: StartId([1; 8]),
             seed: 1,
             undo_window: UNDO_WINDOW,
+            servers: std::collections::BTreeSet::new(),
         };
         let now = Now { monotonic: Duration::ZERO, wall_ms: 0 };
         let (replica, _) = Replica::open(startup, Stored::default(), now).expect("it starts");

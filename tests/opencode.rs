@@ -20,6 +20,11 @@ use axum::{
 use serde_json::{Value, json};
 use sessionmesh::agent::opencode::{Client, Error, Listing};
 
+mod harness;
+
+#[path = "opencode/bridged.rs"]
+mod bridged;
+
 async fn fake(answer: fn(&Request) -> Response) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -117,6 +122,7 @@ async fn a_server_that_breaks_half_way_gives_no_listing() {
 /// A real opencode server with a home of its own.
 struct Real {
     child: Child,
+    program: PathBuf,
     base: String,
     home: tempfile::TempDir,
 }
@@ -152,34 +158,38 @@ impl Real {
         git(&repository, &["init", "-q"]);
         git(&repository, &["commit", "-q", "--allow-empty", "-m", "first"]);
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut command = Command::new(program);
-        command.args(["serve", "--hostname", "127.0.0.1", "--port", &port.to_string()]);
-        command.current_dir(&repository).env("HOME", home.path());
-        command.env("OPENCODE_TEST_HOME", home.path());
-        for (name, folder) in [("CONFIG", "c"), ("DATA", "d"), ("STATE", "s"), ("CACHE", "k")] {
-            command.env(format!("XDG_{name}_HOME"), home.path().join(folder));
-        }
-        for name in [
-            "AUTOUPDATE",
-            "MODELS_FETCH",
-            "LSP_DOWNLOAD",
-            "DEFAULT_PLUGINS",
-            "SHARE",
-            "EMBEDDED_WEB_UI",
-        ] {
-            command.env(format!("OPENCODE_DISABLE_{name}"), "1");
-        }
-        command.env("OPENCODE_EXPERIMENTAL_WORKSPACES", "true");
-        command.env_remove("OPENCODE_SERVER_PASSWORD");
-        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let real = Self { child, base: format!("http://127.0.0.1:{port}"), home };
-        let client = Client::new(&real.base, None).unwrap();
+        let child = spawn(program, home.path(), port);
+        let base = format!("http://127.0.0.1:{port}");
+        let real = Self { child, program: program.to_owned(), base, home };
+        real.ready().await;
+        real
+    }
+
+    async fn ready(&self) {
+        let client = Client::new(&self.base, None).unwrap();
         let deadline = Instant::now() + Duration::from_secs(60);
         while let Err(error) = client.version().await {
             assert!(Instant::now() < deadline, "opencode does not start: {error}");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        real
+    }
+
+    /// Kills the server, as a crash would.
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts the killed server again, where it was and with what it had.
+    async fn start_again(&mut self) {
+        let port = self.base.rsplit(':').next().unwrap().parse().unwrap();
+        self.child = spawn(&self.program, self.home.path(), port);
+        self.ready().await;
+    }
+
+    /// Names the repository in a query.
+    fn here(&self) -> String {
+        format!("directory={}", self.home.path().join("repository").display())
     }
 
     async fn send(&self, method: reqwest::Method, path: &str, body: Value) -> Value {
@@ -195,17 +205,45 @@ impl Real {
     }
 }
 
+fn spawn(program: &Path, home: &Path, port: u16) -> Child {
+    let mut command = Command::new(program);
+    command.args(["serve", "--hostname", "127.0.0.1", "--port", &port.to_string()]);
+    command.current_dir(home.join("repository")).env("HOME", home);
+    command.env("OPENCODE_TEST_HOME", home);
+    for (name, folder) in [("CONFIG", "c"), ("DATA", "d"), ("STATE", "s"), ("CACHE", "k")] {
+        command.env(format!("XDG_{name}_HOME"), home.join(folder));
+    }
+    for name in [
+        "AUTOUPDATE",
+        "MODELS_FETCH",
+        "LSP_DOWNLOAD",
+        "DEFAULT_PLUGINS",
+        "SHARE",
+        "EMBEDDED_WEB_UI",
+    ] {
+        command.env(format!("OPENCODE_DISABLE_{name}"), "1");
+    }
+    command.env("OPENCODE_EXPERIMENTAL_WORKSPACES", "true");
+    command.env_remove("OPENCODE_SERVER_PASSWORD");
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// Returns the program to test with, or says that there is none.
+fn program_or_skip() -> Option<PathBuf> {
+    let found = program();
+    if found.is_none() {
+        use std::io::Write as _;
+        let told = "skipped: no opencode (npm i --prefix target/opencode opencode-ai@1.18.33)\n";
+        std::io::stderr().write_all(told.as_bytes()).unwrap();
+    }
+    found
+}
+
 #[tokio::test]
 async fn everything_that_a_real_server_has_is_listed_and_mapped() {
-    let Some(program) = program() else {
-        use std::io::Write as _;
-        let told = "skipped: no opencode (npm i --prefix target/opencode opencode-ai@1.18.33)";
-        writeln!(std::io::stderr(), "{told}").unwrap();
-        return;
-    };
+    let Some(program) = program_or_skip() else { return };
     let real = Real::start(&program).await;
-    let repository = real.home.path().join("repository");
-    let here = format!("directory={}", repository.display());
+    let here = real.here();
     // More than opencode lists if it isn't told how many.
     for number in 0..101 {
         real.create(&here, json!({ "title": format!("number {number}") })).await;
@@ -257,4 +295,14 @@ async fn everything_that_a_real_server_has_is_listed_and_mapped() {
     real.send(reqwest::Method::DELETE, &format!("/session/{gone}?{here}"), Value::Null).await;
     let again = Listing::read(&client, |_, _| {}).await.unwrap().map();
     assert_eq!(again, mapped);
+
+    // Removing it takes its session along, and removing it again changes nothing.
+    let repository = real.home.path().join("repository");
+    for _ in 0..2 {
+        client.remove_workspace(workspace_id, repository.to_str()).await.unwrap();
+        let left = Listing::read(&client, |_, _| {}).await.unwrap();
+        assert_eq!(left.workspaces.len(), 0);
+        assert!(!left.sessions.contains_key(&inside));
+    }
+    client.delete_session(&inside).await.unwrap();
 }

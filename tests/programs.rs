@@ -17,7 +17,7 @@ use common::program::Program;
 
 /// How many programs are played where `PROGRAMS` says nothing: what takes some 20 s without
 /// optimisation.
-const PROGRAMS: u64 = 300;
+const PROGRAMS: u64 = 200;
 /// How many steps a program has.
 const STEPS: usize = 60;
 /// How many are played more than once, to see that they take the same way.

@@ -10,17 +10,11 @@
 #[expect(dead_code, reason = "each test uses its own part of the world")]
 mod common;
 
-use common::scene::{ANY, LEFT, RIGHT, Row, Scene, THIRD, nothing};
+use common::scene::{ANY, LEFT, RIGHT, Row, Scene, THIRD, nothing, room};
 use sessionmesh::replica::record::{
     SessionState::{Deleted, Live, Stranded},
     WorkspaceState::{self, Sealed, Vacated},
 };
-
-/// A workspace `w` with these sessions.
-fn room(scene: &mut Scene, sessions: &[&str]) {
-    scene.workspace("w");
-    sessions.iter().for_each(|id| scene.create(id, "w"));
-}
 
 #[test]
 fn row_1_deleting_the_only_session_vacates_its_workspace() {

@@ -30,13 +30,17 @@ pub struct OpencodeArgs {
     json: Json,
 }
 
+/// Reads the password of opencode servers, if one is set.
+pub fn password() -> Option<String> {
+    std::env::var(PASSWORD_ENV).ok().filter(|password| !password.is_empty())
+}
+
 pub async fn run(verb: Verb, context: Context) -> Result<(), Failure> {
     let Verb::Opencode(args) = verb;
     let Context { client, mut out } = context;
     // Who forgot to start the daemon learns it before the long part.
     client.status().await?;
-    let password = std::env::var(PASSWORD_ENV).ok().filter(|password| !password.is_empty());
-    let opencode = opencode::Client::new(&args.url, password)?;
+    let opencode = opencode::Client::new(&args.url, password())?;
     let progress = Progress::start("waiting for opencode");
     let version = opencode.version().await?;
     let listing = Listing::read(&opencode, |done, of| {

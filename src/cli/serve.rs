@@ -13,8 +13,9 @@ use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{failure::Failure, output::Output, printable::printable};
+use super::{failure::Failure, import, output::Output, printable::printable};
 use crate::{
+    agent::opencode,
     api, config,
     daemon::{self, Ready, Settings},
     replica::ids::{FleetId, NodeId},
@@ -38,6 +39,13 @@ pub struct Args {
     /// How long a delete can be undone before its host carries it out
     #[arg(long, value_name = "TIME", default_value = config::UNDO_WINDOW_DEFAULT, value_parser = config::parse_undo_window)]
     undo_window: Duration,
+    /// An opencode server beside this node, http://HOST:PORT, to be kept in step with it; may be
+    /// given several times. A password is read from OPENCODE_SERVER_PASSWORD
+    #[arg(long, value_name = "URL")]
+    opencode: Vec<String>,
+    /// A folder below which workspaces may be removed from disk; may be repeated [default: any]
+    #[arg(long = "teardown-root", value_name = "DIR", value_parser = config::parse_root)]
+    teardown_roots: Vec<PathBuf>,
     /// What logs and readiness look like
     #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = PossibleValuesParser::new(["text", "json"]).try_map(|text| text.parse::<Format>()))]
     log_format: Format,
@@ -47,6 +55,10 @@ pub async fn run(args: Args, data_dir: PathBuf, mut out: Output) -> Result<(), F
     telemetry::start(args.log_format)?;
     let (stop, abort) =
         stop().map_err(|error| Failure::System { what: "signals can't be waited for", error })?;
+    let servers = args.opencode.iter().map(|url| opencode::Client::new(url, import::password()));
+    let mut servers = servers.collect::<Result<Vec<_>, _>>()?;
+    servers.sort_by(|a, b| a.address().cmp(b.address()));
+    servers.dedup_by(|a, b| a.address() == b.address());
     let settings = Settings {
         data_dir,
         listen: args.listen,
@@ -54,6 +66,8 @@ pub async fn run(args: Args, data_dir: PathBuf, mut out: Output) -> Result<(), F
         name: args.name.unwrap_or_else(config::host_name),
         join: args.join,
         undo_window: args.undo_window,
+        opencode: servers,
+        teardown_roots: args.teardown_roots,
     };
     let format = args.log_format;
     let ready = |ready: &Ready| {

@@ -8,7 +8,7 @@ use super::{
     failure::Failure,
     printable::{count, lasting},
 };
-use crate::daemon::handle::Status;
+use crate::daemon::handle::{AgentState, AgentStatus, Status};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -24,8 +24,10 @@ pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
     }
     let status: Status = answer.read()?;
     let changes: u64 = status.documents.iter().map(|document| document.changes).sum();
+    let agents = status.agents.iter().map(|agent| ("agent", told(agent)));
+    let agents: Vec<_> = agents.collect();
     let role = serde_json::to_value(status.role).unwrap_or_default();
-    out.facts(&[
+    let mut facts = vec![
         ("name", status.name),
         ("node", status.node.to_string()),
         ("fleet", status.fleet.to_string()),
@@ -40,5 +42,19 @@ pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
             "repairs",
             count(usize::try_from(status.sync_repairs_total).unwrap_or(usize::MAX), "time"),
         ),
-    ])
+    ];
+    facts.extend(agents);
+    out.facts(&facts)
+}
+
+fn told(agent: &AgentStatus) -> String {
+    let state = match agent.state {
+        AgentState::Connecting => "connecting",
+        AgentState::Connected => "connected",
+        AgentState::Failed => "failed",
+    };
+    match &agent.problem {
+        Some(problem) => format!("{} {state}: {problem}", agent.url),
+        None => format!("{} {state}", agent.url),
+    }
 }

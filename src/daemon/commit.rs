@@ -6,7 +6,6 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    path::Path,
     sync::{Arc, mpsc as blocking},
     thread::JoinHandle,
 };
@@ -96,7 +95,14 @@ impl Committer {
         let thread = std::thread::Builder::new()
             .name("commit".to_owned())
             .spawn(move || {
-                watched(store.path(), &told, || run(&store, &transport, &receiver, &told));
+                let done = catch_unwind(AssertUnwindSafe(|| {
+                    run(&store, &transport, &receiver, &told);
+                }));
+                if done.is_err() {
+                    // redb asserts what a damaged file may violate; nobody may wait for ever.
+                    let path = store.path().to_owned();
+                    tell(&told, Told::Failed(store::Error::Stopped { path }));
+                }
             })
             .expect("the operating system has a thread for the store");
         Self { jobs: Some(jobs), thread: Some(thread) }
@@ -137,14 +143,6 @@ impl Committer {
         {
             tracing::error!("the thread that writes the store has panicked");
         }
-    }
-}
-
-/// Tells the loop that the store has failed if the work panics: redb asserts what a damaged file may
-/// violate, and nobody may wait for ever.
-fn watched(path: &Path, told: &mpsc::UnboundedSender<Told>, work: impl FnOnce()) {
-    if catch_unwind(AssertUnwindSafe(work)).is_err() {
-        tell(told, Told::Failed(store::Error::Stopped { path: path.to_owned() }));
     }
 }
 
@@ -244,15 +242,63 @@ fn commit(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
+    use crate::{
+        identity::NodeKey,
+        replica::ids::{FleetId, StartId},
+        store::{InMemoryBackend, StorageBackend},
+        transport::{Config, Timing},
+    };
+
+    /// A disk on which, once it is broken, redb finds what it never wrote.
+    #[derive(Debug)]
+    struct Broken(InMemoryBackend, Arc<AtomicBool>);
+
+    impl StorageBackend for Broken {
+        fn len(&self) -> std::io::Result<u64> {
+            self.0.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+            self.0.read(offset, out)
+        }
+
+        fn set_len(&self, len: u64) -> std::io::Result<()> {
+            self.0.set_len(len)
+        }
+
+        fn sync_data(&self) -> std::io::Result<()> {
+            assert!(!self.1.load(Ordering::Relaxed), "an assertion of the database");
+            self.0.sync_data()
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+            self.0.write(offset, data)
+        }
+    }
 
     #[tokio::test]
     async fn a_database_that_panics_is_a_store_that_has_failed() {
+        let broken = Arc::new(AtomicBool::new(false));
+        let store = Store::with_backend(Broken(InMemoryBackend::new(), broken.clone())).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            key: Arc::new(NodeKey::load_or_create(&folder.path().join("data")).unwrap()),
+            start: StartId([1; 8]),
+            seed: 1,
+            wall_ms: None,
+            timing: Timing::default(),
+        };
+        let (transport, _events) = Transport::bind(config).unwrap();
         let (sender, mut told) = mpsc::unbounded_channel();
-        watched(Path::new("state.redb"), &sender, || panic!("an assertion of the database"));
+        let committer = Committer::start(Arc::new(store), Arc::new(transport), sender);
+        broken.store(true, Ordering::Relaxed);
+        let writes = vec![Write::Fleet(FleetId([1; 16]))];
+        committer.commit(Batch { writes, ..Batch::default() });
         let what = told.recv().await;
         assert!(matches!(what, Some(Told::Failed(store::Error::Stopped { .. }))), "{what:?}");
-        watched(Path::new("state.redb"), &sender, || {});
-        assert!(told.try_recv().is_err(), "an end without a panic is none");
     }
 }

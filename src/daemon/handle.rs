@@ -2,17 +2,23 @@
 //!
 //! Must not know HTTP. Invariant: an answer is given only after what it tells is durable.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use super::hub::Hub;
-use crate::replica::{
-    command::{Command, Refusal, Reply},
-    diff::Digest,
-    ids::{ChangeHash, DocumentId, FleetId, NodeId},
-    record::Role,
+use crate::{
+    clock,
+    replica::{
+        command::{Command, Refusal, Reply},
+        diff::Digest,
+        ids::{ChangeHash, DocumentId, FleetId, NodeId, SessionId},
+        record::Role,
+    },
 };
 
 /// How many requests may wait for the loop; more are answered `busy`.
@@ -30,6 +36,8 @@ pub enum Request {
     Status(oneshot::Sender<Status>),
     /// Asks for the members and the links to them.
     Peers(oneshot::Sender<Vec<Peer>>),
+    /// Asks what an agent's server is to delete now.
+    AgentDue(String, oneshot::Sender<Vec<SessionId>>),
 }
 
 /// Why a request has no answer.
@@ -57,6 +65,31 @@ pub struct DocumentStatus {
     pub changes: u64,
 }
 
+/// How the bridge to an agent's server stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AgentState {
+    /// It is being reached, or its list is being read.
+    Connecting,
+    /// Its list was read, and what happens there is followed.
+    Connected,
+    /// It can't be read; that is tried again and again.
+    Failed,
+}
+
+/// An agent's server beside this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentStatus {
+    /// Where it is.
+    pub url: String,
+    /// How the bridge to it stands.
+    pub state: AgentState,
+    /// What is wrong, if anything is.
+    pub problem: Option<String>,
+    /// When its list was last read whole, milliseconds since the epoch.
+    pub last_read_at: Option<i64>,
+}
+
 /// How the daemon stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -82,6 +115,9 @@ pub struct Status {
     pub store_bytes: u64,
     /// How often two replicas were found to differ with nothing on the way, and repaired.
     pub sync_repairs_total: u64,
+    /// The agents' servers that are bridged, by address.
+    #[serde(default)]
+    pub agents: Vec<AgentStatus>,
 }
 
 /// A member other than this node, and the link to it.
@@ -114,13 +150,14 @@ pub struct Peer {
 pub struct Handle {
     requests: mpsc::Sender<Request>,
     hub: Arc<Hub>,
+    agents: Arc<Mutex<BTreeMap<String, AgentStatus>>>,
 }
 
 impl Handle {
     /// Makes a handle and the end at which the loop receives.
     pub fn new(hub: Arc<Hub>) -> (Self, mpsc::Receiver<Request>) {
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
-        (Self { requests, hub }, receiver)
+        (Self { requests, hub, agents: Arc::default() }, receiver)
     }
 
     /// Returns the present view and the stream of diffs.
@@ -144,6 +181,25 @@ impl Handle {
     pub async fn status(&self) -> Result<Status, RequestError> {
         let (sender, receiver) = oneshot::channel();
         self.send(Request::Status(sender))?;
+        let mut status = receiver.await.map_err(|_| RequestError::Stopping)?;
+        let agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
+        status.agents.extend(agents.values().cloned());
+        Ok(status)
+    }
+
+    /// Takes note of how the bridge to a server stands, and whether its list was just read.
+    pub fn agent_stands(&self, url: &str, state: AgentState, problem: Option<String>, read: bool) {
+        let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = agents.get(url).and_then(|status| status.last_read_at);
+        let last_read_at = if read { Some(clock::wall_ms()) } else { before };
+        let status = AgentStatus { url: url.to_owned(), state, problem, last_read_at };
+        agents.insert(url.to_owned(), status);
+    }
+
+    /// Lists sessions that an agent's server is to delete now, children first.
+    pub async fn agent_due(&self, server: &str) -> Result<Vec<SessionId>, RequestError> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(Request::AgentDue(server.to_owned(), sender))?;
         receiver.await.map_err(|_| RequestError::Stopping)
     }
 

@@ -20,7 +20,7 @@ use crate::{
     replica::{
         effect::{Effects, Input, RequestId, TeardownDue},
         machine::Replica,
-        record::WorkspaceKey,
+        record::{SessionState, WorkspaceKey},
     },
     store::{self, Store},
     teardown,
@@ -29,6 +29,22 @@ use crate::{
 
 /// How many inputs of one source are taken before the others get their turn.
 const TURN_MAX: usize = 64;
+
+/// What the loop carries effects out with.
+pub struct Shells {
+    /// Where diffs are published.
+    pub hub: Arc<Hub>,
+    /// The links.
+    pub transport: Arc<Transport>,
+    /// Makes writes durable.
+    pub committer: Committer,
+    /// Which documents are due to be compacted.
+    pub compaction: Compaction,
+    /// What is durable.
+    pub store: Arc<Store>,
+    /// What ending a workspace needs to know.
+    pub teardown: Arc<teardown::Config>,
+}
 
 /// Everything that the loop holds.
 pub struct Loop {
@@ -39,6 +55,7 @@ pub struct Loop {
     committer: Committer,
     compaction: Compaction,
     store: Arc<Store>,
+    teardown: Arc<teardown::Config>,
     waiting: BTreeMap<RequestId, oneshot::Sender<Answer>>,
     next_request: u64,
     inputs: (mpsc::UnboundedSender<Input>, mpsc::UnboundedReceiver<Input>),
@@ -47,15 +64,8 @@ pub struct Loop {
 
 impl Loop {
     /// Makes the loop of a daemon that has everything open.
-    pub fn new(
-        replica: Replica,
-        clock: Clock,
-        hub: Arc<Hub>,
-        transport: Arc<Transport>,
-        committer: Committer,
-        compaction: Compaction,
-        store: Arc<Store>,
-    ) -> Self {
+    pub fn new(replica: Replica, clock: Clock, shells: Shells) -> Self {
+        let Shells { hub, transport, committer, compaction, store, teardown } = shells;
         Self {
             replica,
             clock,
@@ -64,6 +74,7 @@ impl Loop {
             committer,
             compaction,
             store,
+            teardown,
             waiting: BTreeMap::new(),
             next_request: 0,
             // Bounded by what feeds them: one teardown a workspace, one compaction at a time.
@@ -161,6 +172,9 @@ impl Loop {
             // Whoever asked may have hung up.
             Request::Status(answer) => drop(answer.send(self.status())),
             Request::Peers(answer) => drop(answer.send(self.peers())),
+            Request::AgentDue(server, answer) => {
+                drop(answer.send(self.replica.agent_due(&server)));
+            }
         }
     }
 
@@ -228,14 +242,37 @@ impl Loop {
     }
 
     fn tear_down(&self, due: TeardownDue) {
-        let inputs = self.inputs.0.clone();
+        let (inputs, config) = (self.inputs.0.clone(), self.teardown.clone());
+        let occupants = self.occupants(&due);
         tokio::task::spawn_blocking(move || {
-            let outcome = teardown::end(&due);
+            let outcome = teardown::end(&due, &occupants, &config);
             let workspace = WorkspaceKey { host: due.workspace.host, id: due.workspace.id };
             let incarnation = due.incarnation;
             // A loop that has stopped does it again at the next start.
             let _ = inputs.send(Input::TeardownEnded { workspace, incarnation, outcome });
         });
+    }
+
+    /// Returns who else is on this host, and where.
+    fn occupants(&self, due: &TeardownDue) -> Vec<teardown::Occupant> {
+        let host = due.workspace.host;
+        let (sessions, workspaces) = self.replica.records();
+        let sessions = sessions
+            .iter()
+            .filter(|session| session.host == host && session.state != SessionState::Deleted);
+        let sessions =
+            sessions.map(|session| (format!("session {}", session.id), &session.directory));
+        let workspaces = workspaces.iter().filter(|workspace| {
+            workspace.host == host
+                && workspace.id != due.workspace.id
+                && workspace.teardown.is_none()
+        });
+        let workspaces =
+            workspaces.map(|other| (format!("workspace {}", other.id), &other.directory));
+        let found = sessions.chain(workspaces).filter_map(|(what, directory)| {
+            Some(teardown::Occupant { what, directory: directory.clone()? })
+        });
+        found.collect()
     }
 
     fn compact(&mut self) {
@@ -270,6 +307,8 @@ impl Loop {
             links: replica.link_count(),
             store_bytes: self.store.size_bytes().unwrap_or(0),
             sync_repairs_total: replica.sync_repairs_total(),
+            // The bridges tell the handle, which fills it in.
+            agents: Vec::new(),
         }
     }
 

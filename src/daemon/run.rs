@@ -15,9 +15,10 @@ use super::{
     compact::Compaction,
     handle::{Handle, RequestError},
     hub::{Hub, Published},
-    looping::Loop,
+    looping::{Loop, Shells},
 };
 use crate::{
+    agent::{bridge, opencode},
     api,
     clock::{self, Clock},
     identity::{NodeKey, Token, random, secret::SecretError, ticket},
@@ -29,6 +30,7 @@ use crate::{
         machine::{OpenError as ReplicaError, Replica},
     },
     store::{self, Store},
+    teardown,
     transport::{self, Transport, addresses},
 };
 
@@ -50,6 +52,10 @@ pub struct Settings {
     pub join: Option<String>,
     /// How long a delete can be undone before it is carried out.
     pub undo_window: Duration,
+    /// The opencode servers beside this node.
+    pub opencode: Vec<opencode::Client>,
+    /// The folders below which alone workspaces are removed; below any if there are none.
+    pub teardown_roots: Vec<PathBuf>,
 }
 
 /// What a daemon says once it is ready.
@@ -115,11 +121,15 @@ pub async fn run(
 ) -> Result<(), Error> {
     let join = settings.join.as_deref().map(ticket::decode).transpose()?;
     let store = Arc::new(Store::open(&settings.data_dir)?);
-    let key = Arc::new(NodeKey::load_or_create(&settings.data_dir)?);
+    let stored = store.load()?;
+    // A node that has lost its key must not go on as another one with the same state.
+    let key = Arc::new(match stored.fleet {
+        Some(_) => NodeKey::load(&settings.data_dir)?,
+        None => NodeKey::load_or_create(&settings.data_dir)?,
+    });
     let token = Token::load_or_create(&settings.data_dir)?;
     let start = StartId(random());
     let clock = Clock::new();
-    let stored = store.load()?;
     let journal = store.journal()?.into_iter().map(|entry| (entry.cursor, entry.body)).collect();
     let startup = Startup {
         node: key.node(),
@@ -127,6 +137,7 @@ pub async fn run(
         start,
         seed: u64::from_le_bytes(random()),
         undo_window: settings.undo_window,
+        servers: settings.opencode.iter().map(|client| client.address().to_string()).collect(),
     };
     let (replica, effects) = Replica::open(startup, stored, clock.now()).map_err(|source| {
         Error::Replica { path: settings.data_dir.join(store::FILE_NAME), source }
@@ -151,8 +162,12 @@ pub async fn run(
     let mut compaction = Compaction::default();
     compaction.note(store.backlogs()?);
     let quic = transport.local_addr().unwrap_or(settings.listen);
-    let mut looping =
-        Loop::new(replica, clock, hub, transport.clone(), committer, compaction, store);
+    let mut teardown = teardown::Config::new(settings.data_dir.clone());
+    teardown.roots.clone_from(&settings.teardown_roots);
+    let teardown = Arc::new(teardown);
+    let shells =
+        Shells { hub, transport: transport.clone(), committer, compaction, store, teardown };
+    let mut looping = Loop::new(replica, clock, shells);
     looping.carry_out(effects);
     let stopping = CancellationToken::new();
     let mut looped = tokio::spawn(looping.run(requests, events, told, stopping.clone()));
@@ -171,6 +186,14 @@ pub async fn run(
         let stop = no_more_requests.clone();
         tokio::spawn(async move { api.serve(listeners, stop).await })
     };
+    let bridges: Vec<tokio::task::JoinHandle<()>> = settings
+        .opencode
+        .iter()
+        .map(|client| {
+            let stop = no_more_requests.clone();
+            tokio::spawn(bridge::run(client.clone(), handle.clone(), node, stop))
+        })
+        .collect();
     let mut ended = None;
     let lived = tokio::select! {
         biased;
@@ -182,6 +205,11 @@ pub async fn run(
         Err(error) = live(&settings, &handle, said, join, ready) => Err(error),
     };
     no_more_requests.cancel();
+    for bridge in bridges {
+        if let Err(error) = bridge.await {
+            tracing::error!(%error, "a bridge has panicked");
+        }
+    }
     if let Err(error) = serving.await {
         tracing::error!(%error, "the local API has panicked");
     }

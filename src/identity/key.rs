@@ -35,6 +35,19 @@ impl NodeKey {
         Self::from_pkcs8(pkcs8.as_ref()).expect("a key that was just made is one")
     }
 
+    /// Reads the key file of a data folder that must have one.
+    ///
+    /// # Errors
+    ///
+    /// It is missing, can't be read, is open to others, or is not a key.
+    pub fn load(dir: &Path) -> Result<Self, SecretError> {
+        let path = dir.join(FILE);
+        match path.try_exists() {
+            Ok(false) => Err(SecretError::Missing { path }),
+            _ => Self::load_or_create(dir),
+        }
+    }
+
     /// Reads the key file of a data folder; makes folder and file if they are missing.
     pub fn load_or_create(dir: &Path) -> Result<Self, SecretError> {
         let pkcs8 = secret::load_or_create(dir, FILE, || Self::generate().pkcs8)?;

@@ -43,6 +43,16 @@ pub enum SecretError {
         /// Why it failed.
         source: io::Error,
     },
+    /// The file is not there, although what it belongs to is.
+    #[error(
+        "{} is missing, but the folder holds the state of the node whose key it was; put it back \
+         from a backup, or move the folder away to begin as a new node",
+        path.display()
+    )]
+    Missing {
+        /// Which file.
+        path: PathBuf,
+    },
     /// The file does not hold what its name promises.
     #[error("{} is not {what}; restore it from a backup, or remove it to have a new one made", path.display())]
     Damaged {

@@ -214,6 +214,9 @@ pub enum Command {
     Teardown(Target<WorkspaceId>, TeardownAction),
     /// Takes an agent's list into this node's document.
     Import(Import),
+    /// Tells that an agent has these sessions of this host no more; said of a session that is not
+    /// deleted here, it means nothing.
+    AgentGone(Vec<SessionId>),
     /// Makes a one-time ticket for a new member.
     Invite {
         /// What the new member may do.

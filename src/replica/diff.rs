@@ -39,7 +39,7 @@ pub enum RemovedReason {
 /// One record's change; it carries the whole record after it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type")]
-#[expect(missing_docs, reason = "the names say it; `1-semantics` of the wire contract lists them")]
+#[expect(missing_docs, reason = "the names say it; `proto/diff.schema.json` lists them")]
 pub enum Event {
     #[serde(rename = "session.created")]
     SessionCreated { session: Arc<Session> },

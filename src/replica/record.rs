@@ -21,6 +21,9 @@ pub const EXTRA_KEY_CHARS_MAX: usize = 64;
 /// Longest value in `extra`, in characters; 32 of them stay under the guard's 64 KiB a string.
 pub const EXTRA_VALUE_CHARS_MAX: usize = 4_096;
 
+/// The key in `extra` under which a bridge marks the server that a record came from.
+pub const EXTRA_SERVER: &str = "agent_server";
+
 /// A record's own, free fields.
 pub type Extra = BTreeMap<String, String>;
 

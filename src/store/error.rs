@@ -13,6 +13,9 @@ pub enum Damage {
     /// redb found it.
     #[error(transparent)]
     Database(#[from] Box<redb::Error>),
+    /// It has lost everything; a new store is never published empty.
+    #[error("it is empty")]
+    Empty,
     /// redb panicked at it.
     #[error("reading it fails")]
     Panicked,

@@ -18,8 +18,8 @@ use std::{
 };
 
 use redb::{
-    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend,
-    WriteTransaction, backends::FileBackend,
+    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction,
+    backends::FileBackend,
 };
 
 use self::{
@@ -42,6 +42,7 @@ use crate::replica::{
     ids::{DocumentId, FleetId, NodeId},
 };
 pub use folder::FILE_NAME;
+pub use redb::{StorageBackend, backends::InMemoryBackend};
 
 /// How much of the file redb may keep in memory: it is read once, at the start, and then written.
 const CACHE_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -82,6 +83,10 @@ impl Store {
         let path = folder.file_path();
         loop {
             if let Some(file) = folder.open_file()? {
+                // redb would take it for a new one, and all that was in it for never written.
+                if file.metadata().is_ok_and(|metadata| metadata.len() == 0) {
+                    return Err(OpenError::Damaged { path, source: Damage::Empty });
+                }
                 return Self::start_file(file, path);
             }
             // `None`: another daemon was faster.

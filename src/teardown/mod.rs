@@ -1,81 +1,162 @@
 //! Owns ending a workspace on its host.
 //!
-//! Must not know documents or peers. Invariant: nothing that lies on disk is removed; what can't
-//! be ended without that is reported as failed, with the reason and the remedy.
+//! Must not know documents or peers. Invariant: what can't be ended without losing something is
+//! left as it is and reported as failed, with the reason and the remedy, until a person insists;
+//! and what was never the workspace's to remove is left even then.
 
-use std::path::Path;
+pub mod ledger;
+
+mod child;
+mod git;
+mod hook;
+mod place;
+mod problem;
+#[cfg(test)]
+mod testing;
+mod worktree;
+
+use std::{
+    fmt::Debug,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use ledger::{Entry, Ledger, Step};
 
 use crate::replica::{
     effect::{TeardownDue, TeardownOutcome},
-    record::TeardownAction,
+    record::Workspace,
 };
 
 /// The kind of workspaces that are folders somebody else looks after.
 const KIND_DIRECTORY: &str = "directory";
+/// The kind of workspaces that are git worktrees.
+const KIND_WORKTREE: &str = "worktree";
 
-/// Ends a workspace, as far as that needs nothing removed; blocks on the file system.
-pub fn end(due: &TeardownDue) -> TeardownOutcome {
+/// Someone else who removes some workspaces, and must be asked to: the agent that made them.
+pub trait Remover: Debug + Send + Sync {
+    /// Tells whether a workspace is its to remove.
+    fn claims(&self, workspace: &Workspace) -> bool;
+
+    /// Removes a workspace; blocks. It is called when nothing would be lost or a person insists,
+    /// perhaps again after a crash, and whatever it leaves of a git worktree is removed after it.
+    ///
+    /// # Errors
+    ///
+    /// Why it did not, for a person.
+    fn remove(&self, workspace: &Workspace) -> Result<(), String>;
+}
+
+/// What this host allows, and who helps.
+#[derive(Debug)]
+pub struct Config {
+    /// Where hooks are configured and the record of teardowns is kept; never removed.
+    pub data_dir: PathBuf,
+    /// Below these alone anything is removed; below any folder if there are none.
+    pub roots: Vec<PathBuf>,
+    /// Never removed, nor what it lies in.
+    pub home: Option<PathBuf>,
+    /// Asked in order; the first that claims a worktree removes it.
+    pub removers: Vec<Arc<dyn Remover>>,
+    ledger: Ledger,
+}
+
+impl Config {
+    /// Makes the configuration of a host with this data folder, on which every root is allowed.
+    pub fn new(data_dir: PathBuf) -> Self {
+        let ledger = Ledger::new(&data_dir);
+        Self {
+            data_dir,
+            roots: Vec::new(),
+            home: std::env::home_dir().filter(|home| home.is_absolute()),
+            removers: Vec::new(),
+            ledger,
+        }
+    }
+
+    fn remover(&self, workspace: &Workspace) -> Option<&dyn Remover> {
+        let mut removers = self.removers.iter();
+        removers.find(|remover| remover.claims(workspace)).map(AsRef::as_ref)
+    }
+}
+
+/// What else this host's list says to be somewhere: an alive session or another workspace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Occupant {
+    /// What it is, in words.
+    pub what: String,
+    /// Where it is.
+    pub directory: String,
+}
+
+/// Ends a workspace, or says why not; blocks on the file system and on programs.
+pub fn end(due: &TeardownDue, occupants: &[Occupant], config: &Config) -> TeardownOutcome {
     let workspace = &due.workspace;
-    if workspace.kind == KIND_DIRECTORY || due.action == TeardownAction::Force {
-        return TeardownOutcome::Gone;
+    let (id, incarnation) = (&workspace.id, due.incarnation);
+    let ended = match &workspace.directory {
+        _ if workspace.kind == KIND_DIRECTORY => Ok(Entry::new(due, Step::Gone)),
+        Some(directory) if worktree::is_worktree(workspace) => {
+            worktree::end(due, directory, occupants, config)
+        }
+        None if worktree::is_worktree(workspace) => Ok(Entry::new(due, Step::Gone)),
+        _ => hook::end(due, occupants, config),
+    };
+    let (entry, outcome) = match ended {
+        Ok(entry) => {
+            let Entry { directory, branch, commit, .. } = &entry;
+            tracing::info!(
+                workspace = %id, incarnation, action = ?due.action, kind = ?workspace.kind,
+                ?directory, ?branch, ?commit, "workspace was ended",
+            );
+            (entry, TeardownOutcome::Gone)
+        }
+        Err(problem) => {
+            let reason = problem.reason();
+            let entry = Entry { reason: Some(reason.clone()), ..Entry::new(due, Step::Failed) };
+            (entry, TeardownOutcome::Failed(reason))
+        }
+    };
+    if let Err(error) = config.ledger.add(&entry) {
+        // The outcome is what it is, whether or not it could be noted.
+        let path: &Path = config.ledger.path();
+        tracing::error!(workspace = %id, incarnation, path = %path.display(), %error, "not noted");
     }
-    let Some(directory) = &workspace.directory else { return TeardownOutcome::Gone };
-    match Path::new(directory).try_exists() {
-        Ok(false) => TeardownOutcome::Gone,
-        Ok(true) => TeardownOutcome::Failed(format!(
-            "{directory} still exists, and this version does not remove a workspace of kind `{}`; \
-             remove it and retry, or force to forget the workspace and leave the files",
-            workspace.kind
-        )),
-        Err(error) => TeardownOutcome::Failed(format!("{directory}: {error}")),
-    }
+    outcome
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replica::record::{Workspace, WorkspaceState};
+    use crate::{
+        replica::record::TeardownAction,
+        teardown::testing::{Repository, due},
+    };
 
-    fn due(kind: &str, directory: Option<&str>, action: TeardownAction) -> TeardownDue {
-        let workspace = Workspace {
-            id: "wrk_1".parse().unwrap(),
-            host: crate::replica::ids::NodeId([1; 32]),
-            name: "w".to_owned(),
-            kind: kind.to_owned(),
-            project_id: None,
-            directory: directory.map(str::to_owned),
-            branch: None,
-            keep: false,
-            used: true,
-            created_at: 0,
-            state: WorkspaceState::Sealed,
-            session_count: 0,
-            teardown: None,
-            extra: std::collections::BTreeMap::new(),
-        };
-        TeardownDue { workspace, incarnation: 1, action }
+    #[test]
+    fn a_directory_is_only_forgotten() {
+        let repository = Repository::new();
+        let directory = repository.path("w");
+        let due = due(KIND_DIRECTORY, directory.to_str(), TeardownAction::Force);
+        assert_eq!(end(&due, &[], &repository.config), TeardownOutcome::Gone);
+        assert!(directory.join("file").exists() && repository.lists("w"));
     }
 
     #[test]
-    fn a_worktree_that_is_still_there_is_not_touched_and_says_what_to_do() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().to_str().unwrap();
-        let outcome = end(&due("worktree", Some(path), TeardownAction::Retry));
+    fn a_worktree_that_is_nowhere_is_gone() {
+        let repository = Repository::new();
+        let due = due(KIND_WORKTREE, None, TeardownAction::Retry);
+        assert_eq!(end(&due, &[], &repository.config), TeardownOutcome::Gone);
+    }
+
+    #[test]
+    fn what_can_not_be_noted_before_it_is_removed_stays() {
+        let mut repository = Repository::new();
+        let absent = repository.path("absent");
+        repository.config.ledger = Ledger::new(&absent);
+        let due = repository.due("w", TeardownAction::Retry);
+        let outcome = end(&due, &[], &repository.config);
         let TeardownOutcome::Failed(reason) = outcome else { panic!("{outcome:?}") };
-        assert!(reason.contains(path) && reason.contains("force"), "{reason}");
-        assert!(folder.path().exists());
-        let forced = end(&due("worktree", Some(path), TeardownAction::Force));
-        assert_eq!(forced, TeardownOutcome::Gone);
-        assert!(folder.path().exists(), "force forgets, it does not remove");
-    }
-
-    #[test]
-    fn what_is_a_directory_or_is_not_there_is_gone() {
-        for (kind, directory) in
-            [("directory", Some("/")), ("worktree", None), ("worktree", Some("/no/such/folder"))]
-        {
-            let outcome = end(&due(kind, directory, TeardownAction::Retry));
-            assert_eq!(outcome, TeardownOutcome::Gone, "{kind} {directory:?}");
-        }
+        assert!(reason.contains(ledger::FILE_NAME), "{reason}");
+        assert!(repository.path("w/file").exists());
     }
 }

@@ -111,6 +111,12 @@ pub fn status() -> Status {
         links: 1,
         store_bytes: 4_096,
         sync_repairs_total: 2,
+        agents: vec![handle::AgentStatus {
+            url: "http://127.0.0.1:4096/".to_owned(),
+            state: handle::AgentState::Failed,
+            problem: Some("no opencode server answers".to_owned()),
+            last_read_at: Some(7),
+        }],
     }
 }
 
@@ -284,6 +290,7 @@ async fn answer(
             }
             handle::Request::Status(reply) => ("Status".to_owned(), reply.send(status()).is_ok()),
             handle::Request::Peers(reply) => ("Peers".to_owned(), reply.send(vec![peer()]).is_ok()),
+            handle::Request::AgentDue(server, reply) => (server, reply.send(vec![]).is_ok()),
         };
         assert!(given, "{asked_for}: the handler did not wait for its answer");
         asked.lock().unwrap().push(asked_for);
@@ -319,5 +326,6 @@ fn carry_out(hub: &Hub, command: Command) -> Reply {
         Command::Join(_) => Reply::Joined(FLEET),
         Command::Leave | Command::Announce { .. } => Reply::Done,
         Command::Pause(_) | Command::Resume(_) | Command::Revoke(_) => Reply::Peer(LAP),
+        Command::AgentGone(_) => Reply::Done,
     }
 }

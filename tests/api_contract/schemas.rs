@@ -168,6 +168,7 @@ fn samples() -> Vec<(&'static str, Vec<Value>)> {
         ("WorkspaceDeleted", vec![full_workspace_deleted(), json!(workspace_deleted(true))]),
         ("Restored", values(vec![restored()])),
         ("Imported", values(vec![imported])),
+        ("AgentStatus", values(status().agents)),
         ("Status", values(vec![status()])),
         ("DocumentStatus", values(status().documents)),
         ("Peer", values(vec![peer(), unreachable])),

@@ -393,14 +393,23 @@ impl Program {
                 };
                 assert!(may_stay, "nothing is done about {:?}", entry.record);
             }
-            // What was restored elsewhere was restored by someone.
+            // What was restored elsewhere was restored by someone, itself or one of its parents.
             for key in &node.watch.restored_by_merge {
-                let mut family = std::iter::successors(Some(key.clone()), |key| {
-                    let parent = node.watch.parents.get(key)?.clone();
-                    Some(SessionKey { host: key.host, id: parent })
-                });
-                let by_someone = family.by_ref().take(SESSIONS).any(|key| restored.contains(&key));
-                assert!(by_someone, "nobody restored {key:?}");
+                let (mut family, mut waiting) = (BTreeSet::new(), vec![key.clone()]);
+                let mut of_two_records = false;
+                while let Some(key) = waiting.pop() {
+                    let parents = nodes.iter().filter_map(|node| node.watch.parents.get(&key));
+                    let parents: BTreeSet<_> = parents.flatten().cloned().collect();
+                    of_two_records |= parents.len() > 1;
+                    if family.insert(key.clone()) {
+                        let host = key.host;
+                        waiting.extend(
+                            parents.into_iter().flatten().map(|id| SessionKey { host, id }),
+                        );
+                    }
+                }
+                let by_someone = family.iter().any(|key| restored.contains(key));
+                assert!(by_someone || of_two_records, "nobody restored {key:?}");
             }
         }
         let acknowledged: BTreeSet<_> =

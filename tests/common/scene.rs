@@ -221,3 +221,9 @@ impl Scene {
         }
     }
 }
+
+/// A workspace `w` with these sessions.
+pub fn room(scene: &mut Scene, sessions: &[&str]) {
+    scene.workspace("w");
+    sessions.iter().for_each(|id| scene.create(id, "w"));
+}

@@ -16,7 +16,7 @@ use sessionmesh::replica::{
 use super::disk::Disk;
 
 /// What is known of a node from outside.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Watch {
     node: NodeId,
     fold: Fold,
@@ -32,8 +32,11 @@ pub struct Watch {
     pub restored: BTreeSet<SessionKey>,
     /// The sessions that came back by what a peer sent.
     pub restored_by_merge: BTreeSet<SessionKey>,
-    /// The parents of all sessions that were ever shown.
-    pub parents: BTreeMap<SessionKey, SessionId>,
+    /// The parents that all sessions were ever shown with: several only where nodes created the
+    /// same id at once, and one of the records won.
+    pub parents: BTreeMap<SessionKey, BTreeSet<Option<SessionId>>>,
+    /// Where the documents stood when the view was last compared with them.
+    compared_at: Option<[u8; 32]>,
 }
 
 impl Watch {
@@ -49,6 +52,7 @@ impl Watch {
             restored: BTreeSet::new(),
             restored_by_merge: BTreeSet::new(),
             parents: BTreeMap::new(),
+            compared_at: None,
         }
     }
 
@@ -62,8 +66,9 @@ impl Watch {
             self.diff(&publication.diff);
         }
         if fx.reset {
-            self.fold = fold(replica);
-            self.forget(replica);
+            self.purged.clear();
+            self.gone.clear();
+            self.begin_anew(replica);
         }
         assert_eq!(self.fold.cursor(), replica.cursor(), "no diff is missing");
         assert_eq!(self.fold.digest(), replica.digest(), "the diffs fold to the view");
@@ -95,6 +100,14 @@ impl Watch {
                 "only the host does this: {diff:?}"
             );
         };
+        if let Event::SessionCreated { session }
+        | Event::SessionUpdated { session, .. }
+        | Event::SessionDeleted { session, .. }
+        | Event::SessionRestored { session }
+        | Event::SessionStranded { session } = event
+        {
+            self.parents.entry(session.key()).or_default().insert(session.parent_id.clone());
+        }
         let session = |key: &SessionKey| self.fold.session(key).map(|record| record.state);
         let workspace = |key: &WorkspaceKey| self.fold.workspace(key).map(|record| record.state);
         use SessionState::{Deleted, Live, Stranded};
@@ -106,8 +119,6 @@ impl Watch {
                 if after.state == Deleted {
                     self.deleted.insert(after.key());
                 }
-                let parent = after.parent_id.clone();
-                self.parents.extend(parent.map(|parent| (after.key(), parent)));
                 ("session.created", after.id.to_string())
             }
             Event::SessionUpdated { session: after, changed } => {
@@ -212,6 +223,7 @@ impl Watch {
             start: StartId([0xff; 8]),
             seed: 0,
             undo_window: std::time::Duration::MAX,
+            servers: BTreeSet::new(),
         };
         let now = sessionmesh::replica::effect::Now { monotonic: Default::default(), wall_ms: 0 };
         let (after_crash, _) = Replica::open(startup, disk.stored(), now).expect("it can be read");
@@ -232,22 +244,37 @@ impl Watch {
             assert_eq!(replica.cursor(), last.cursor, "a cursor survives a restart");
             assert_eq!(replica.digest(), last.digest, "and so does the view at it");
         }
-        self.fold = fold(replica);
-        self.forget(replica);
+        // What a crash has undone may come to be again, in another way.
+        let events = || disk.journal.iter().flat_map(|diff| &diff.events);
+        self.purged = events()
+            .filter_map(|event| match event {
+                Event::SessionPurged { session } => Some(session.key()),
+                _ => None,
+            })
+            .collect();
+        self.gone = events()
+            .filter_map(|event| match event {
+                Event::WorkspaceGone { workspace } => Some(workspace.key()),
+                _ => None,
+            })
+            .collect();
+        self.begin_anew(replica);
     }
 
-    /// Forgets what a crash, or leaving the fleet, has undone.
-    fn forget(&mut self, replica: &Replica) {
-        let view = replica.view();
-        self.purged.retain(|key| view.session(key).is_none());
-        self.gone.retain(|key| view.workspace(key).is_none());
-        self.deleted.retain(|key| {
-            view.session(key).is_none_or(|session| session.state == SessionState::Deleted)
-        });
+    fn begin_anew(&mut self, replica: &Replica) {
+        self.fold = fold(replica);
+        self.compared_at = None;
+        let shown = replica.view().sessions();
+        let deleted = shown.filter(|session| session.state == SessionState::Deleted);
+        self.deleted = deleted.map(|session| session.key()).collect();
     }
 
     /// Checks what holds at any moment.
     pub fn check(&mut self, replica: &Replica) {
+        let frontier = replica.frontier();
+        if self.compared_at.replace(frontier) == Some(frontier) {
+            return;
+        }
         assert_eq!(*replica.view(), replica.reread(), "the view is what the documents say");
         let (sessions, workspaces) = replica.records();
         let snapshot = self.fold.snapshot();

@@ -34,6 +34,8 @@ const WALL_MS: i64 = 1_795_000_000_000;
 
 /// How long a delete can be undone in this world.
 pub const UNDO_WINDOW: Duration = Duration::from_secs(10);
+/// The agent's server that every node of this world bridges.
+pub const SERVER: &str = "http://agent.test/";
 
 /// What waits for the disk, in order.
 #[derive(Debug)]
@@ -471,5 +473,6 @@ fn startup(number: usize, node: NodeId, start: u8) -> Startup {
         start: StartId(bytes),
         seed: u64::from_le_bytes(bytes),
         undo_window: UNDO_WINDOW,
+        servers: BTreeSet::from([SERVER.to_owned()]),
     }
 }

@@ -7,7 +7,9 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::{
+    borrow::Borrow,
     io::{BufRead as _, BufReader},
+    ops::Deref,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -26,9 +28,24 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Daemon {
     child: Child,
-    dir: PathBuf,
     /// What it said once it was ready.
     pub ready: Value,
+    client: Client,
+}
+
+impl Deref for Daemon {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+/// Asks one run of a daemon; cheap to clone, and of no use once that run has ended.
+#[derive(Debug, Clone)]
+pub struct Client {
+    dir: PathBuf,
+    http: String,
     token: String,
     client: reqwest::Client,
 }
@@ -56,7 +73,18 @@ impl Daemon {
         let ready: Value = serde_json::from_str(&line)
             .unwrap_or_else(|_| panic!("no ready line but {line:?}; see {}", log(dir)));
         let token = std::fs::read_to_string(dir.join("token")).expect("there is a token");
-        Self { child, dir: dir.to_owned(), ready, token: token.trim().to_owned(), client: client() }
+        let client = Client {
+            dir: dir.to_owned(),
+            http: ready["http"].as_str().expect("the ready line names it").to_owned(),
+            token: token.trim().to_owned(),
+            client: client(),
+        };
+        Self { child, ready, client }
+    }
+
+    /// Returns what asks this run of the daemon.
+    pub fn client(&self) -> Client {
+        self.client.clone()
     }
 
     /// Kills it as a power cut would, as far as a process can be: no code of it runs any more.
@@ -82,6 +110,18 @@ impl Daemon {
         self.ready["quic"].as_str().expect("the ready line names it").to_owned()
     }
 
+    /// Returns what it has logged, in this run and before.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.with_extension("log")).unwrap_or_default()
+    }
+}
+
+impl Client {
+    /// Returns the data folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Sends a request; returns the status and the JSON of the answer.
     pub async fn send(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
         let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
@@ -103,9 +143,9 @@ impl Daemon {
         Some((status, response.json().await.ok()?))
     }
 
-    fn request(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
-        let http = self.ready["http"].as_str().expect("the ready line names it");
-        self.client.request(method, format!("{http}{path}")).bearer_auth(&self.token)
+    /// Begins a request, with the token.
+    pub fn request(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
+        self.client.request(method, format!("{}{path}", self.http)).bearer_auth(&self.token)
     }
 
     /// Sends a request that must succeed.
@@ -127,13 +167,18 @@ impl Daemon {
 
     /// Follows the event stream, from a cursor on if one is given.
     pub async fn follow(&self, after: Option<&str>) -> Followed {
+        self.try_follow(after).await.expect("the stream opens")
+    }
+
+    /// Follows the event stream of a daemon that may be dead.
+    pub async fn try_follow(&self, after: Option<&str>) -> Option<Followed> {
         let mut request = self.request(reqwest::Method::GET, "/v1/events");
         if let Some(after) = after {
             request = request.header("Last-Event-ID", after);
         }
-        let response = request.send().await.expect("the stream opens");
+        let response = request.send().await.ok()?;
         assert_eq!(response.status(), 200);
-        Followed { response, buffer: String::new() }
+        Some(Followed { response, buffer: Vec::new() })
     }
 
     /// Makes a ticket.
@@ -187,9 +232,10 @@ pub async fn fleet(dir: &Path, names: &[&str], more: &[&str]) -> Vec<Daemon> {
 }
 
 /// Waits until every daemon has a link to every other and they hold the same.
-pub async fn linked(daemons: &[Daemon]) {
+pub async fn linked(daemons: &[impl Borrow<Daemon>]) {
     for daemon in daemons {
         daemon
+            .borrow()
             .until("/v1/peers", "all linked and in sync", |peers| {
                 let peers = peers.as_array().expect("it is a list");
                 peers.len() + 1 == daemons.len()
@@ -242,42 +288,54 @@ pub enum Message {
 /// An event stream that is being read.
 pub struct Followed {
     response: reqwest::Response,
-    buffer: String,
+    buffer: Vec<u8>,
 }
 
 impl Followed {
     /// Takes the next message; `None` when the stream has ended.
     pub async fn next(&mut self) -> Option<Message> {
+        let mut searched = 0;
         loop {
-            if let Some(end) = self.buffer.find("\n\n") {
-                let block: String = self.buffer.drain(..end + 2).collect();
-                let (mut event, mut id, mut data) = ("", "", "");
-                for line in block.lines() {
-                    match line.split_once(": ") {
-                        Some(("event", value)) => event = value,
-                        Some(("id", value)) => id = value,
-                        Some(("data", value)) => data = value,
-                        _ => {}
-                    }
+            let rest = self.buffer[searched..].windows(2);
+            if let Some(end) = rest.clone().position(|pair| pair == b"\n\n") {
+                let block: Vec<u8> = self.buffer.drain(..searched + end + 2).collect();
+                searched = 0;
+                if let Some(message) = message(std::str::from_utf8(&block).expect("it is text")) {
+                    return Some(message);
                 }
-                let message = match event {
-                    "snapshot" => Message::Snapshot(serde_json::from_str(data).unwrap()),
-                    "diff" => Message::Diff(serde_json::from_str(data).unwrap()),
-                    "" => continue,
-                    other => panic!("unknown event {other}"),
-                };
-                let cursor = match &message {
-                    Message::Snapshot(snapshot) => snapshot.cursor,
-                    Message::Diff(diff) => diff.cursor,
-                };
-                assert_eq!(cursor.to_string(), id, "the id of a message is its cursor");
-                return Some(message);
+                continue;
             }
+            searched = self.buffer.len().saturating_sub(1);
             let chunk = tokio::time::timeout(PATIENCE, self.response.chunk()).await;
             let chunk = chunk.expect("there is a ping every ten seconds").ok()??;
-            self.buffer.push_str(std::str::from_utf8(&chunk).expect("the stream is text"));
+            self.buffer.extend_from_slice(&chunk);
         }
     }
+}
+
+/// Reads one event; `None` for a comment.
+fn message(block: &str) -> Option<Message> {
+    let (mut event, mut id, mut data) = ("", "", "");
+    for line in block.lines() {
+        match line.split_once(": ") {
+            Some(("event", value)) => event = value,
+            Some(("id", value)) => id = value,
+            Some(("data", value)) => data = value,
+            _ => {}
+        }
+    }
+    let message = match event {
+        "snapshot" => Message::Snapshot(serde_json::from_str(data).expect("it is a view")),
+        "diff" => Message::Diff(serde_json::from_str(data).expect("it is a diff")),
+        "" => return None,
+        other => panic!("unknown event {other}"),
+    };
+    let cursor = match &message {
+        Message::Snapshot(snapshot) => snapshot.cursor,
+        Message::Diff(diff) => diff.cursor,
+    };
+    assert_eq!(cursor.to_string(), id, "the id of a message is its cursor");
+    Some(message)
 }
 
 /// A subscriber that folds what it is told, and checks every step.
@@ -313,5 +371,29 @@ impl Subscriber {
                 self.events.extend(diff.events.iter().cloned());
             }
         }
+    }
+
+    /// Takes messages until what it would show is as it should be.
+    pub async fn until(&mut self, stream: &mut Followed, holds: impl Fn(&Self) -> bool) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while !holds(self) {
+            let message = tokio::time::timeout_at(deadline, stream.next()).await;
+            let message =
+                message.unwrap_or_else(|_| panic!("the stream never came to it: {self:#?}"));
+            self.take(message.expect("the daemon lives"));
+        }
+    }
+
+    /// Takes messages until it is where the daemon's view is, and checks that both are the same.
+    pub async fn catch_up(&mut self, stream: &mut Followed, daemon: &Client) {
+        let view = daemon.view().await;
+        self.until(stream, |it| it.fold.cursor().sequence >= view.cursor.sequence).await;
+        let view = Fold::from_snapshot(view).expect("the digest is the view's");
+        assert_eq!(self.fold, view, "the fold is the view");
+    }
+
+    /// Returns the cursor to go on from.
+    pub fn cursor(&self) -> String {
+        self.fold.cursor().to_string()
     }
 }

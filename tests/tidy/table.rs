@@ -178,7 +178,7 @@ pub const ROOMS: &[Room] = &[
     },
     Room {
         path: "teardown",
-        may: &["replica::effect", "replica::ids", "replica::record"],
+        may: &["clock", "replica::effect", "replica::ids", "replica::record"],
         why: "it ends what it is told to end, and decides nothing",
     },
     Room {

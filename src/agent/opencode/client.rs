@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
-use reqwest::{StatusCode, Url, header, redirect};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, header, redirect};
 use serde::de::DeserializeOwned;
 
-use super::model::Health;
+use super::{events::Events, model::Health};
 
 /// The user that opencode expects beside its password.
 const USER: &str = "opencode";
@@ -18,9 +18,15 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the answer to the first question may take: opencode 1.18.33, while it starts up,
 /// sometimes accepts a connection on which it never answers (seen); on the next one it does.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a delete may take before it is given up for now.
+const DELETE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often the first question is asked.
-const PROBES: usize = 3;
+const PROBES: usize = 8;
+/// How long the stream of events may take to open.
+const EVENTS_TIMEOUT: Duration = Duration::from_secs(10);
+/// What is said of a server that takes a connection and then says nothing.
+const SILENT: &str = "it does not answer in time";
 /// Largest answer, bytes: a session is half a kilobyte, so this is half a million of them.
 const BODY_BYTES_MAX: usize = 256 << 20;
 /// The versions whose lists are understood, `major.minor`, from and up to but not including.
@@ -86,7 +92,7 @@ pub enum Error {
     },
 }
 
-/// Reads one opencode server.
+/// Reaches one opencode server.
 #[derive(Debug, Clone)]
 pub struct Client {
     http: reqwest::Client,
@@ -145,6 +151,63 @@ impl Client {
         Ok(health.version)
     }
 
+    /// Deletes a session, and with it its children; one that is not there counts as deleted.
+    pub async fn delete_session(&self, id: &str) -> Result<(), Error> {
+        self.delete(&format!("session/{id}"), &[]).await
+    }
+
+    /// Removes a workspace, its files and its sessions; one that is not there counts as removed.
+    ///
+    /// `directory` is a folder of the workspace's project. opencode 1.18.33 removes a worktree
+    /// whatever it holds, and its branch with it: whoever asks has looked before.
+    pub async fn remove_workspace(&self, id: &str, directory: Option<&str>) -> Result<(), Error> {
+        let folder = directory.map(|directory| ("directory", directory));
+        self.delete(&format!("experimental/workspace/{id}"), folder.as_slice()).await
+    }
+
+    async fn delete(&self, path: &str, query: &[(&str, &str)]) -> Result<(), Error> {
+        let (url, request) = self.request(Method::DELETE, path, query);
+        match self.send(&url, request.timeout(DELETE_TIMEOUT)).await {
+            Ok(_) | Err(Error::Status { status: 404, .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens the stream of what happens in all projects, from now on.
+    pub async fn events(&self) -> Result<Events, Error> {
+        let (url, request) = self.request(Method::GET, "global/event", &[]);
+        let request = request.header(header::ACCEPT, "text/event-stream");
+        match tokio::time::timeout(EVENTS_TIMEOUT, self.send(&url, request)).await {
+            Ok(response) => Ok(Events::new(url, response?)),
+            Err(_) => Err(silent(&url)),
+        }
+    }
+
+    fn request(&self, method: Method, path: &str, query: &[(&str, &str)]) -> (Url, RequestBuilder) {
+        let mut url = self.base.clone();
+        let prefix = url.path().trim_end_matches('/').to_owned();
+        url.set_path(&format!("{prefix}/{path}"));
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        let mut request = self.http.request(method, url.clone());
+        if let Some(password) = &self.password {
+            request = request.basic_auth(USER, Some(password));
+        }
+        (url, request)
+    }
+
+    async fn send(&self, url: &Url, request: RequestBuilder) -> Result<Response, Error> {
+        let response = request.send().await.map_err(|error| unreachable(url, &error))?;
+        match response.status() {
+            StatusCode::OK => Ok(response),
+            StatusCode::UNAUTHORIZED => {
+                Err(Error::Password { url: url.clone(), given: self.password.is_some() })
+            }
+            status => Err(Error::Status { url: url.clone(), status: status.as_u16() }),
+        }
+    }
+
     async fn probe(&self) -> Result<Health, Error> {
         self.ask("global/health", &[], PROBE_TIMEOUT).await
     }
@@ -164,25 +227,9 @@ impl Client {
         query: &[(&str, &str)],
         timeout: Duration,
     ) -> Result<T, Error> {
-        let mut url = self.base.clone();
-        let prefix = url.path().trim_end_matches('/').to_owned();
-        url.set_path(&format!("{prefix}/{path}"));
-        if !query.is_empty() {
-            url.query_pairs_mut().extend_pairs(query);
-        }
-        let mut request =
-            self.http.get(url.clone()).timeout(timeout).header(header::ACCEPT, "application/json");
-        if let Some(password) = &self.password {
-            request = request.basic_auth(USER, Some(password));
-        }
-        let mut response = request.send().await.map_err(|error| unreachable(&url, &error))?;
-        match response.status() {
-            StatusCode::OK => {}
-            StatusCode::UNAUTHORIZED => {
-                return Err(Error::Password { url, given: self.password.is_some() });
-            }
-            status => return Err(Error::Status { url, status: status.as_u16() }),
-        }
+        let (url, request) = self.request(Method::GET, path, query);
+        let request = request.timeout(timeout).header(header::ACCEPT, "application/json");
+        let mut response = self.send(&url, request).await?;
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(&url, &error))? {
             if body.len() + chunk.len() > BODY_BYTES_MAX {
@@ -199,15 +246,20 @@ impl Client {
     }
 }
 
-fn unreachable(url: &Url, error: &reqwest::Error) -> Error {
+pub(super) fn unreachable(url: &Url, error: &reqwest::Error) -> Error {
     let timed_out = error.is_timeout() && !error.is_connect();
     Error::Unreachable { url: url.clone(), reason: root(error), timed_out }
+}
+
+/// Says that a server has been silent for too long.
+pub(super) fn silent(url: &Url) -> Error {
+    Error::Unreachable { url: url.clone(), reason: SILENT.to_owned(), timed_out: true }
 }
 
 /// Returns the innermost cause, which is what a person can act upon.
 fn root(error: &reqwest::Error) -> String {
     if error.is_timeout() {
-        return "it does not answer in time".to_owned();
+        return SILENT.to_owned();
     }
     let mut cause: &dyn std::error::Error = error;
     while let Some(inner) = cause.source() {

@@ -46,19 +46,39 @@ impl Listing {
         client: &Client,
         mut progress: impl FnMut(usize, usize),
     ) -> Result<Self, Error> {
-        let projects: Vec<Project> = client.get("project", &[]).await?;
+        let projects = Self::projects(client).await?;
         let mut listing = Self { projects: projects.len(), ..Self::default() };
         for (done, project) in projects.iter().enumerate() {
             progress(done, projects.len());
             let folder = ("directory", project.worktree.as_str());
             listing.add_sessions(client, "session", &[("scope", "project"), folder]).await?;
-            let workspaces: Vec<Workspace> =
-                client.get("experimental/workspace", &[folder]).await?;
-            listing.workspaces.extend(workspaces.into_iter().map(|w| (w.id.clone(), w)));
+            listing.add_workspaces(client, project).await?;
         }
         progress(projects.len(), projects.len());
         listing.add_sessions(client, "experimental/session", &[("archived", "true")]).await?;
         Ok(listing)
+    }
+
+    /// Reads the workspaces anew; tells whether they differ.
+    pub async fn reread_workspaces(&mut self, client: &Client) -> Result<bool, Error> {
+        let mut read = Self::default();
+        for project in &Self::projects(client).await? {
+            read.add_workspaces(client, project).await?;
+        }
+        let differ = read.workspaces != self.workspaces;
+        self.workspaces = read.workspaces;
+        Ok(differ)
+    }
+
+    async fn projects(client: &Client) -> Result<Vec<Project>, Error> {
+        client.get("project", &[]).await
+    }
+
+    async fn add_workspaces(&mut self, client: &Client, project: &Project) -> Result<(), Error> {
+        let folder = ("directory", project.worktree.as_str());
+        let workspaces: Vec<Workspace> = client.get("experimental/workspace", &[folder]).await?;
+        self.workspaces.extend(workspaces.into_iter().map(|w| (w.id.clone(), w)));
+        Ok(())
     }
 
     async fn add_sessions(

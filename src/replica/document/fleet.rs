@@ -22,7 +22,7 @@ use super::{
 const SCHEMA: i64 = 1;
 
 /// Where things are in a fleet document.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Places {
     members: ObjId,
 }

@@ -87,7 +87,7 @@ pub struct Applied {
 }
 
 /// A document that every node of the fleet holds.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Document {
     id: DocumentId,
     automerge: Automerge,
@@ -117,7 +117,7 @@ impl Copied {
 }
 
 /// Where in the document the records are; found once, since they never move.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Places {
     Fleet(fleet::Places),
     Host(host::Places),

@@ -11,12 +11,15 @@ use automerge::{Change, ChangeHash};
 /// pushes don't mend, and is repaired instead.
 pub const ORPHANS_MAX: usize = 1_024;
 
+/// Most bytes that they may have together, so that few great ones are no more than many small.
+pub const ORPHANS_BYTES_MAX: usize = 16 << 20;
+
 /// Says that more changes would wait than may.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Full;
 
 /// The changes that wait, by hash.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Orphans {
     waiting: BTreeMap<ChangeHash, Change>,
     /// For each missing hash, those that wait for it.
@@ -60,7 +63,7 @@ impl Orphans {
                 stack.extend(self.waiting.remove(&waiter));
             }
         }
-        if self.waiting.len() > ORPHANS_MAX {
+        if self.waiting.len() > ORPHANS_MAX || self.bytes() > ORPHANS_BYTES_MAX {
             self.waiting.clear();
             self.waiters.clear();
             if ready.is_empty() {
@@ -68,5 +71,67 @@ impl Orphans {
             }
         }
         Ok(ready)
+    }
+
+    fn bytes(&self) -> usize {
+        self.waiting.values().map(|change| change.raw_bytes().len()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use automerge::{Automerge, ROOT, transaction::Transactable};
+
+    use super::*;
+
+    /// Changes each of which depends on the one before.
+    fn chain(length: usize) -> Vec<Change> {
+        let mut document = Automerge::new();
+        for n in 0..length {
+            let mut tx = document.transaction();
+            tx.put(ROOT, "n", n as i64).unwrap();
+            tx.commit();
+        }
+        document.get_changes(&[])
+    }
+
+    fn hashes(changes: &[Change]) -> Vec<ChangeHash> {
+        changes.iter().map(Change::hash).collect()
+    }
+
+    #[test]
+    fn changes_that_come_in_any_order_are_handed_out_once_and_in_order() {
+        let chain = chain(6);
+        let mut orphans = Orphans::default();
+        let mut applied: Vec<Change> = Vec::new();
+        for index in [5, 3, 4, 1, 3, 0, 5, 2] {
+            let known = hashes(&applied);
+            let has = |hash: &ChangeHash| known.contains(hash);
+            applied.extend(orphans.admit(vec![chain[index].clone()], has).unwrap());
+        }
+        assert_eq!(hashes(&applied), hashes(&chain));
+        assert_eq!(orphans.missing().count(), 0);
+        assert!(orphans.waiting.is_empty() && orphans.waiters.is_empty(), "nothing is left over");
+    }
+
+    #[test]
+    fn what_is_missing_is_what_is_waited_for_and_does_not_wait_itself() {
+        let chain = chain(4);
+        let mut orphans = Orphans::default();
+        let later = vec![chain[3].clone(), chain[2].clone()];
+        assert!(orphans.admit(later, |_| false).unwrap().is_empty());
+        assert_eq!(orphans.missing().collect::<Vec<_>>(), [&chain[1].hash()]);
+    }
+
+    #[test]
+    fn more_than_may_wait_are_dropped_and_what_was_ready_is_not() {
+        let chain = chain(ORPHANS_MAX + 3);
+        let mut orphans = Orphans::default();
+        assert_eq!(orphans.admit(chain[2..].to_vec(), |_| false), Err(Full));
+        assert!(orphans.waiting.is_empty());
+        let mut gap = chain.clone();
+        gap.remove(1);
+        let ready = orphans.admit(gap, |_| false).unwrap();
+        assert_eq!(hashes(&ready), [chain[0].hash()]);
     }
 }

@@ -20,7 +20,7 @@ use super::super::{
     },
     view::Change,
 };
-use super::{Replica, batch, session_key, workspace_key};
+use super::{Replica, agents::Agents, batch, session_key, workspace_key};
 
 /// Most records carried out in one change: an undo window that ends for thousands at once is
 /// spread over several.
@@ -31,7 +31,7 @@ const CARRIED_OUT_MAX: usize = 256;
 const REASON_CHARS_MAX: usize = 4_096;
 
 /// When each of some things was seen to be over, and so when it is due.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Deadlines<K> {
     window: Duration,
     by_key: BTreeMap<K, Duration>,
@@ -77,9 +77,11 @@ impl<K: Ord + Clone> Deadlines<K> {
 }
 
 /// What this node, as a host, has yet to carry out.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct HostWork {
     deleted: Deadlines<SessionId>,
+    /// What holds a purge back when the window is over.
+    pub(super) agents: Agents,
     vacated: Deadlines<WorkspaceId>,
     /// Sealed or failed.
     ending: BTreeSet<WorkspaceId>,
@@ -91,9 +93,10 @@ pub struct HostWork {
 
 impl HostWork {
     /// Starts with nothing to do.
-    pub fn new(undo_window: Duration) -> Self {
+    pub fn new(undo_window: Duration, servers: BTreeSet<String>) -> Self {
         Self {
             deleted: Deadlines::new(undo_window),
+            agents: Agents::new(servers),
             vacated: Deadlines::new(undo_window),
             ending: BTreeSet::new(),
             running: BTreeMap::new(),
@@ -118,13 +121,19 @@ impl HostWork {
                             // Another delete than the one that was seen has a window of its own.
                             if before.as_ref().and_then(act) != act(after) {
                                 self.deleted.stop(&session.id);
+                                self.agents.awaiting.remove(&session.id);
                                 if let Some(workspace) = &session.workspace_id {
                                     self.vacated.restart(now, workspace);
                                 }
                             }
-                            self.deleted.start(now, session.id.clone());
+                            if !self.agents.awaiting.contains(&session.id) {
+                                self.deleted.start(now, session.id.clone());
+                            }
                         }
-                        _ => self.deleted.stop(&session.id),
+                        _ => {
+                            self.deleted.stop(&session.id);
+                            self.agents.forget(&session.id);
+                        }
                     }
                 }
                 Change::Workspace { before, after, .. } => {
@@ -174,7 +183,7 @@ impl Replica {
     fn purge_due(&mut self, now: Now, fx: &mut Effects) {
         let due = self.host_work.deleted.reached(now.monotonic);
         let mut purged = BTreeSet::new();
-        for id in due {
+        for id in due.into_iter().chain(self.confirmed()) {
             let key = session_key(self.node, &id);
             let session = self.view.session(&key).filter(|s| s.state == SessionState::Deleted);
             let session = session.unwrap_or_else(|| {
@@ -185,6 +194,11 @@ impl Replica {
             {
                 // It goes along with the one that was deleted, whose own window counts.
                 self.host_work.deleted.stop(&id);
+                continue;
+            }
+            if self.is_held_back(&id) {
+                self.host_work.deleted.stop(&id);
+                self.host_work.agents.awaiting.insert(id);
                 continue;
             }
             purged.extend(self.view.descendants(&key).into_iter().map(|child| child.id.clone()));

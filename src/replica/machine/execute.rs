@@ -61,6 +61,10 @@ impl Replica {
             Command::Restore(operation) => self.restore(now, operation, fx),
             Command::Teardown(target, action) => self.request_teardown(now, &target, action, fx),
             Command::Import(import) => self.import(now, import, fx),
+            Command::AgentGone(sessions) => {
+                self.agent_gone(sessions);
+                Ok(Reply::Done)
+            }
             Command::Invite { role, expires_in, secret } => {
                 self.invite(now, role, expires_in, secret, fx)
             }

@@ -28,11 +28,13 @@ const ADDRESS_BYTES_MAX: usize = 64;
 pub const ADDRESSES_MAX: usize = 32;
 
 /// A join that this node has asked for and that is not yet answered.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Joining {
     pub(super) ticket: Ticket,
     request: RequestId,
     pub(super) until: Duration,
+    /// Whether it was asked on the link that is up: an older one may still be about to end.
+    asked: bool,
     /// What last stood in the way.
     pub(super) problem: String,
 }
@@ -190,6 +192,7 @@ impl Replica {
             ticket,
             request,
             until: now.monotonic + JOIN_WITHIN,
+            asked: false,
             problem: "no answer".to_owned(),
         });
         if self.exchange.is_connected(&inviter) {
@@ -204,10 +207,11 @@ impl Replica {
     }
 
     pub(super) fn ask_to_join(&mut self, peer: NodeId, fx: &mut Effects) -> bool {
-        let Some(Joining { ticket, .. }) = &self.joining else { return false };
+        let Some(Joining { ticket, asked, .. }) = &mut self.joining else { return false };
         if ticket.inviter != peer {
             return false;
         }
+        *asked = true;
         let frame = Frame::Join(Join {
             protocol_min: PROTOCOL_MIN,
             protocol_max: PROTOCOL,
@@ -218,6 +222,11 @@ impl Replica {
         });
         fx.frames.push(Outgoing { to: vec![peer], frame });
         true
+    }
+
+    /// Tells whether this node awaits an answer of that one to being let in.
+    pub(super) fn is_joining_by(&self, peer: &NodeId) -> bool {
+        self.joining.as_ref().is_some_and(|joining| joining.ticket.inviter == *peer)
     }
 
     pub(super) fn join_timed_out(&mut self, now: Now, fx: &mut Effects) {
@@ -237,7 +246,7 @@ impl Replica {
         fx: &mut Effects,
     ) {
         let Some(joining) = &mut self.joining else { return };
-        if joining.ticket.inviter != peer {
+        if joining.ticket.inviter != peer || !std::mem::take(&mut joining.asked) {
             return;
         }
         let Some(code) = code.filter(|code| code.is_refusal()) else {
@@ -295,6 +304,11 @@ impl Replica {
             Some(node) if node != peer => {
                 return Err((CloseCode::TicketUsed, "the ticket was already used".to_owned()));
             }
+            // It may ask again because the answer was lost, but not to come back.
+            Some(_) if !known.is_some_and(Member::is_current) => {
+                let reason = "the ticket was already used, and this node has left since".to_owned();
+                return Err((CloseCode::TicketUsed, reason));
+            }
             Some(_) => {}
             None if invite.expires_at < now.wall_ms => {
                 return Err((CloseCode::TicketExpired, "the ticket has expired".to_owned()));
@@ -331,6 +345,8 @@ impl Replica {
             return Err((CloseCode::Internal, "the fleet document is being reloaded".to_owned()));
         };
         tracing::info!(%peer, "let a new node in");
+        // Whatever was said on the link before, both greet from here on.
+        self.exchange.connected(now.monotonic, peer);
         let frame = Frame::Joined { fleet_document: document.save() };
         fx.frames_durable.push(Outgoing { to: vec![peer], frame });
         Ok(())
@@ -402,6 +418,8 @@ impl Replica {
         for peer in connected {
             fx.closes.push((peer, CloseCode::Left, "left the fleet".to_owned()));
         }
+        // Their ends are still to be told; until then nobody is to ask anything on them.
+        self.exchange.disconnect_all();
         self.drop_what_others_host(fx);
         for node in std::mem::take(&mut self.paused) {
             fx.writes.push(Write::Paused { node, paused: false });

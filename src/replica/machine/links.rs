@@ -22,11 +22,11 @@ impl Replica {
         if self.ask_to_join(peer, fx) {
             return;
         }
-        // A node that is not yet a member speaks first, to join.
+        // A node that is not a member, or no longer, speaks first: it may have a ticket.
         match self.judge(&peer) {
             Ok(()) => self.greet(peer, fx),
-            Err((CloseCode::UnknownKey, _)) => {}
-            Err((code, reason)) => fx.closes.push((peer, code, reason)),
+            Err((CloseCode::UnknownKey | CloseCode::Left, _)) => {}
+            Err((code, reason)) => self.refuse(peer, code, reason, fx),
         }
     }
 
@@ -54,7 +54,7 @@ impl Replica {
         self.note_problem(peer, reason);
     }
 
-    /// Remembers why there is no link to a member; strangers are too many to remember.
+    /// Remembers why there is no link, of members only: strangers may come with any number of keys.
     fn note_problem(&mut self, peer: NodeId, reason: String) {
         if self.members.contains_key(&peer) {
             self.problems.insert(peer, reason);
@@ -103,6 +103,16 @@ impl Replica {
         }
     }
 
+    fn refuse(&self, peer: NodeId, code: CloseCode, reason: String, fx: &mut Effects) {
+        if code == CloseCode::Paused {
+            // This side asked for it, and the peer dials on.
+            tracing::debug!(%peer, code = code.name(), %reason, "refused a peer");
+        } else {
+            tracing::warn!(%peer, code = code.name(), %reason, "refused a peer");
+        }
+        fx.closes.push((peer, code, reason));
+    }
+
     fn hello_said(&mut self, now: Now, peer: NodeId, hello: Hello, fx: &mut Effects) {
         let theirs = ProtocolRange { min: hello.protocol_min, max: hello.protocol_max };
         let judged = if let Err(error) = ProtocolRange::OURS.agree(theirs) {
@@ -115,8 +125,7 @@ impl Replica {
             self.judge(&peer)
         };
         if let Err((code, reason)) = judged {
-            tracing::warn!(%peer, code = code.name(), %reason, "refused a peer");
-            fx.closes.push((peer, code, reason));
+            self.refuse(peer, code, reason, fx);
             return;
         }
         if !self.exchange.has_greeted(&peer) {
@@ -139,6 +148,10 @@ impl Replica {
             return;
         }
         let at = now.monotonic;
+        if self.is_joining_by(&peer) && !matches!(frame, Frame::Joined { .. }) {
+            // An inviter that has let this node in before, unheard, greets it as a member.
+            return;
+        }
         let frame = match frame {
             Frame::Hello(hello) => return self.hello_said(now, peer, hello, fx),
             Frame::Join(join) => return self.join_asked(now, peer, join, fx),
@@ -373,10 +386,86 @@ mod tests {
 
     use super::*;
     use crate::replica::{
-        command::{Command, NewSession},
+        command::{Command, NewSession, Refusal, Reply, Target},
+        diff::{CauseKind, Event},
         effect::{Input, RequestId, Startup, Stored},
         ids::StartId,
     };
+
+    const WINDOW: Duration = Duration::from_secs(10);
+
+    fn at(seconds: u64) -> Now {
+        Now { monotonic: Duration::from_secs(seconds), wall_ms: 0 }
+    }
+
+    fn ask(replica: &mut Replica, command: Command) -> (Result<Reply, Refusal>, Effects) {
+        let request = RequestId(1);
+        let mut fx = replica.handle(at(1), Input::Requested { request, command });
+        (fx.replies.remove(0).1, fx)
+    }
+
+    fn create(replica: &mut Replica, id: &str) -> Effects {
+        let id = Some(id.parse().unwrap());
+        let (reply, fx) =
+            ask(replica, Command::CreateSession(NewSession { id, ..NewSession::default() }));
+        assert!(reply.is_ok());
+        fx
+    }
+
+    fn changes_of(document: DocumentId, fx: &Effects) -> Vec<Vec<u8>> {
+        let of = |write: &Write| match write {
+            Write::Change { document: of, bytes } if *of == document => Some(bytes.clone()),
+            _ => None,
+        };
+        fx.writes.iter().filter_map(of).collect()
+    }
+
+    #[test]
+    fn a_document_that_was_thrown_away_is_left_alone_until_the_store_has_given_it_back() {
+        let startup = Startup {
+            node: NodeId([1; 32]),
+            name: "a".to_owned(),
+            start: StartId([0; 8]),
+            seed: 0,
+            undo_window: WINDOW,
+            servers: BTreeSet::new(),
+        };
+        let (mut replica, fx) = Replica::open(startup, Stored::default(), at(0)).unwrap();
+        let id = replica.own_document();
+        let mut changes = changes_of(id, &fx);
+        changes.extend(changes_of(id, &create(&mut replica, "kept")));
+        let session = Target::new("kept".parse().unwrap());
+        let delete = Command::DeleteSession { session, dry_run: false };
+        changes.extend(changes_of(id, &ask(&mut replica, delete).1));
+        create(&mut replica, "not_stored");
+
+        let mut fx = Effects::default();
+        replica.contain(NodeId([2; 32]), id, &ApplyError::Panicked { document: id }, &mut fx);
+        replica.contain(NodeId([3; 32]), id, &ApplyError::Panicked { document: id }, &mut fx);
+        assert_eq!(fx.reloads, [id], "it is asked for once");
+        // What a peer has of it may be less than the store has.
+        assert!(!replica.is_of_fleet(&id));
+        let (refused, _) = ask(&mut replica, Command::CreateSession(NewSession::default()));
+        assert_eq!(refused, Err(Refusal::HostNotReady(replica.node)));
+        // The undo window is over, and nothing can be purged yet: no busy wait.
+        let fx = replica.handle(at(60), Input::TimePassed);
+        assert!(fx.writes.is_empty());
+        assert_eq!(replica.due(), None);
+
+        let stored = StoredDocument { id, snapshot: None, changes };
+        let fx = replica.handle(at(61), Input::DocumentReloaded(stored));
+        let [reloaded, purged] = &fx.diffs[..] else { panic!("{:?}", fx.diffs) };
+        assert_eq!(reloaded.diff.cause.kind, CauseKind::Load);
+        let gone = |event: &Event| match event {
+            Event::SessionPurged { session } => session.id.to_string(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(reloaded.diff.events.iter().map(gone).collect::<Vec<_>>(), ["not_stored"]);
+        assert_eq!(purged.diff.events.iter().map(gone).collect::<Vec<_>>(), ["kept"]);
+        assert_eq!(*replica.view(), replica.reread());
+        assert!(replica.is_of_fleet(&id));
+        create(&mut replica, "after");
+    }
 
     const NOW: Now = Now { monotonic: Duration::ZERO, wall_ms: 0 };
 
@@ -387,6 +476,7 @@ mod tests {
             start: StartId([1; 8]),
             seed: 1,
             undo_window: Duration::from_secs(10),
+            servers: BTreeSet::new(),
         };
         Replica::open(startup, Stored::default(), NOW).unwrap().0
     }

@@ -4,6 +4,7 @@
 //! same path once the document has changed, so there is one place that publishes; work that is
 //! due is found again from the view, never kept in a queue that can be lost.
 
+mod agents;
 mod batch;
 mod bridge;
 mod carry_out;
@@ -50,8 +51,9 @@ pub enum OpenError {
 /// One node's copy of everything the fleet agrees on.
 ///
 /// [`Replica::open`] starts it, [`Replica::handle`] is its only way in, [`Replica::due`] tells when
-/// to call again; the rest only reads.
-#[derive(Debug)]
+/// to call again; the rest only reads. Of a copy and its original only one may go on among the same
+/// peers: both write under the same actor.
+#[derive(Debug, Clone)]
 pub struct Replica {
     node: NodeId,
     name: String,
@@ -139,7 +141,7 @@ impl Replica {
             invites: stored.invites.into_iter().collect(),
             cursor,
             exchange: Exchange::new(startup.node),
-            host_work: HostWork::new(startup.undo_window),
+            host_work: HostWork::new(startup.undo_window, startup.servers),
             joining: None,
             reloading: BTreeSet::new(),
             dials: Vec::new(),
@@ -397,8 +399,8 @@ impl Replica {
             .collect()
     }
 
-    /// Returns SHA-256 over the sorted `(document, heads)` list: equal on replicas that hold the
-    /// same.
+    /// Returns SHA-256 over the sorted `(document, heads)` list of what all are to hold: equal on
+    /// replicas that hold the same.
     pub fn frontier(&self) -> [u8; 32] {
         self.exchange.frontier(&self.documents)
     }

@@ -44,7 +44,7 @@ pub const FETCHES_MAX: usize = 4;
 pub type Documents = BTreeMap<DocumentId, Document>;
 
 /// What is known of all peers.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Exchange {
     node: NodeId,
     links: BTreeMap<NodeId, Link>,
@@ -57,7 +57,7 @@ pub struct Exchange {
 }
 
 /// What is known of one peer while the link to it is up.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Link {
     /// When the link came up.
     since: Duration,
@@ -78,7 +78,7 @@ struct Link {
 }
 
 /// What is under way about one document with one peer.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Progress {
     /// The heads for which everything since was sent, and when.
     answered: Option<(Vec<ChangeHash>, Duration)>,
@@ -120,8 +120,9 @@ impl Exchange {
         frontier(documents, &self.unshared)
     }
 
-    /// Notes that a link is up.
+    /// Notes that a link is up, in place of the one before it if there was one.
     pub fn connected(&mut self, now: Duration, peer: NodeId) {
+        self.fetching.retain(|_, (of, _)| *of != peer);
         self.links.insert(peer, Link { since: now, ..Link::default() });
     }
 
@@ -140,6 +141,12 @@ impl Exchange {
             self.tell_links(out);
         }
         self.fetch(now, out);
+    }
+
+    /// Notes that all links are being closed, before each is told to be down.
+    pub fn disconnect_all(&mut self) {
+        self.links.clear();
+        self.fetching.clear();
     }
 
     /// Tells whether a link is up.
@@ -280,11 +287,11 @@ impl Exchange {
                 if *since + SUSPECT_AFTER > now {
                     continue;
                 }
-                let Some(document) = documents.get(id) else { continue };
-                if document.has_all(heads) {
+                let lacking = documents.get(id).filter(|document| !document.has_all(heads));
+                let Some(document) = lacking else {
                     progress.suspect = None;
                     continue;
-                }
+                };
                 let heads = heads.clone();
                 progress.suspect = Some((heads, now));
                 progress.wanted = Some((document.heads(), now));

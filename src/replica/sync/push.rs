@@ -42,17 +42,14 @@ impl Exchange {
             if to.is_empty() {
                 continue;
             }
-            for peer in &to {
-                if let Some(link) = self.links.get_mut(peer) {
-                    link.traffic_at = Some(now);
-                }
-            }
             let bytes = batch.iter().map(|change| change.bytes.clone());
             for frame in frames(document, bytes) {
                 out.push(Outgoing { to: to.clone(), frame });
             }
         }
-        if let Some(link) = from.and_then(|peer| self.links.get_mut(&peer)) {
+        // Also with those to whom nothing went, since they get it elsewhere: until both have told
+        // their new frontiers, neither knows that they hold the same.
+        for link in self.links.values_mut() {
             link.traffic_at = Some(now);
         }
     }

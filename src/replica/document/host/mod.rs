@@ -168,3 +168,155 @@ pub fn text_at(automerge: &impl ReadDoc, object: &ObjId, key: &str) -> Option<St
 pub fn int_at(automerge: &impl ReadDoc, object: &ObjId, key: &str) -> Option<i64> {
     automerge.get(object, key).ok()??.0.as_i64()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::replica::{
+        ids::{DocumentId, StartId},
+        record::{Deletion, Extra, StoredSession, StoredWorkspace},
+    };
+
+    const HOST: NodeId = NodeId([1; 32]);
+
+    /// Two replicas of one host document.
+    fn replicas() -> (Document, Document) {
+        let actor = |start| super::super::actor(&HOST, StartId([start; 8]));
+        let (one, _) = Document::create_host(HOST, 0, actor(1), 0);
+        let id = DocumentId::Host { host: HOST, epoch: 0 };
+        let other = Document::adopt(id, actor(2), &one.save()).unwrap();
+        (one, other)
+    }
+
+    fn meet(one: &mut Document, other: &mut Document) {
+        one.merge_saved(&other.save()).unwrap();
+        other.merge_saved(&one.save()).unwrap();
+        assert_eq!(one.heads(), other.heads());
+    }
+
+    fn write(document: &mut Document, write: impl FnOnce(&mut Writer<'_, '_>) -> Done) -> Applied {
+        document.write(0, write).expect("something was written")
+    }
+
+    fn session(title: &str) -> StoredSession {
+        StoredSession {
+            workspace_id: None,
+            parent_id: None,
+            project_id: None,
+            directory: None,
+            title: Some(title.to_owned()),
+            created_at: 0,
+            updated_at: 0,
+            archived_at: None,
+            extra: Extra::new(),
+            deleted: None,
+        }
+    }
+
+    fn workspace() -> StoredWorkspace {
+        StoredWorkspace {
+            name: "w".to_owned(),
+            kind: "directory".to_owned(),
+            project_id: None,
+            directory: None,
+            branch: None,
+            created_at: 0,
+            keepers: BTreeMap::new(),
+            used: false,
+            extra: Extra::new(),
+            teardown: None,
+            requests: BTreeMap::new(),
+            dismissals: BTreeMap::new(),
+        }
+    }
+
+    fn deletion() -> Deletion {
+        Deletion { by: HOST, at: 0, operation: "op".parse().unwrap() }
+    }
+
+    #[test]
+    fn a_grave_wins_over_a_creation_that_did_not_know_of_it() {
+        let (mut one, mut other) = replicas();
+        let id: SessionId = "s".parse().unwrap();
+        write(&mut one, |tx| tx.create_session(&id, &session("one")));
+        write(&mut one, |tx| tx.purge_session(&id));
+        write(&mut other, |tx| tx.create_session(&id, &session("other")));
+        meet(&mut one, &mut other);
+        for document in [&one, &other] {
+            assert_eq!(document.session(&id), None);
+            assert!(document.is_session_spent(&id));
+        }
+    }
+
+    #[test]
+    fn of_two_records_made_at_once_one_is_read_and_a_delete_of_either_counts() {
+        let (mut one, mut other) = replicas();
+        let id: SessionId = "s".parse().unwrap();
+        write(&mut one, |tx| tx.create_session(&id, &session("one")));
+        write(&mut one, |tx| tx.delete_session(&id, &deletion()));
+        write(&mut other, |tx| tx.create_session(&id, &session("other")));
+        meet(&mut one, &mut other);
+        assert_eq!(one.session(&id), other.session(&id));
+        assert_eq!(one.session(&id).unwrap().deleted, Some(deletion()));
+        // And both are written to from now on.
+        write(&mut other, |tx| tx.restore_session(&id));
+        meet(&mut one, &mut other);
+        assert_eq!(one.session(&id).unwrap().deleted, None);
+    }
+
+    /// Each made a map of its own for the first delete that it noted, and only one of the two was
+    /// looked into: an undone delete stayed noted, and could be undone again.
+    #[test]
+    fn a_dismissal_is_taken_back_from_whichever_map_it_was_noted_in() {
+        let (mut one, mut other) = replicas();
+        let id: WorkspaceId = "w".parse().unwrap();
+        write(&mut one, |tx| tx.create_workspace(&id, &workspace()));
+        meet(&mut one, &mut other);
+        let operations = ["op1", "op2"].map(|text| text.parse().unwrap());
+        write(&mut one, |tx| tx.dismiss(&id, &operations[0], false));
+        write(&mut other, |tx| tx.dismiss(&id, &operations[1], true));
+        meet(&mut one, &mut other);
+        assert_eq!(one.workspace(&id).unwrap().dismissals.len(), 2);
+        for operation in &operations {
+            write(&mut one, |tx| tx.undismiss(&id, operation));
+        }
+        meet(&mut one, &mut other);
+        assert_eq!(other.workspace(&id).unwrap().dismissals, BTreeMap::new());
+    }
+
+    #[test]
+    fn a_change_touches_the_records_that_it_writes_to_and_no_others() {
+        let (mut one, mut other) = replicas();
+        let (s, w): (SessionId, WorkspaceId) = ("s".parse().unwrap(), "w".parse().unwrap());
+        write(&mut one, |tx| tx.create_session(&"quiet".parse().unwrap(), &session("quiet")));
+        let applied = write(&mut one, |tx| {
+            tx.create_session(&s, &session("one"))?;
+            tx.create_workspace(&w, &workspace())
+        });
+        use super::super::Touched;
+        let both: std::collections::BTreeSet<_> =
+            [Touched::Session(s.clone()), Touched::Workspace(w.clone())].into();
+        assert_eq!(applied.touched, both);
+        meet(&mut one, &mut other);
+        // Also what is written deep inside of it, and beside a purge that takes it away.
+        let deep = write(&mut other, |tx| tx.delete_session(&s, &deletion()));
+        assert_eq!(deep.touched, [Touched::Session(s.clone())].into());
+        write(&mut one, |tx| tx.purge_session(&s));
+        let bytes: Vec<_> = deep.changes.into_iter().map(|change| change.bytes).collect();
+        assert_eq!(one.apply(&bytes).unwrap().touched, [Touched::Session(s.clone())].into());
+        assert_eq!(one.session(&s), None);
+    }
+
+    #[test]
+    fn another_document_under_this_ones_name_is_refused_and_changes_nothing() {
+        let (mut one, _) = replicas();
+        let before = one.heads();
+        let actor = super::super::actor(&HOST, StartId([9; 8]));
+        let (twin, _) = Document::create_host(HOST, 0, actor, 0);
+        let refused = one.merge_saved(&twin.save());
+        assert!(matches!(refused, Err(super::super::ApplyError::Misnamed { .. })), "{refused:?}");
+        assert_eq!(one.heads(), before);
+    }
+}

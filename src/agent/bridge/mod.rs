@@ -1,0 +1,344 @@
+//! Owns keeping one opencode server and this host's records in step.
+//!
+//! Must not know documents: it asks the loop as any client does. Invariants: nothing is deleted
+//! here because a list could not be read whole; nothing is deleted there before its undo window is
+//! over; what is yet to be done is found again from the two lists, never from a queue.
+
+mod compare;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
+    time::Duration,
+};
+
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use self::compare::{Here, Plan, mark};
+use super::opencode::{self, Client, Listing, events::Event, listing::Mapped};
+use crate::{
+    daemon::handle::{AgentState, Handle, RequestError},
+    replica::{
+        command::{Command, Target},
+        ids::{Cursor, NodeId, SessionId},
+    },
+};
+
+/// Waits between attempts to reach a server: the first, and the longest. It is on this machine, so
+/// asking costs little, and whoever restarts it wants to see it soon.
+const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
+/// How long events are gathered before they are acted upon.
+const GATHER: Duration = Duration::from_millis(100);
+/// How often the workspaces are listed: no event tells of them.
+const WORKSPACES_EVERY: Duration = Duration::from_secs(5);
+/// How often the loop is asked what is to be deleted there.
+const DUE_EVERY: Duration = Duration::from_millis(200);
+/// How long the server is left alone after it failed to delete something.
+const DELETE_RETRY: Duration = Duration::from_secs(2);
+/// How often the time of a session's last change is written while nothing else changes.
+const TICK_EVERY: Duration = Duration::from_secs(30);
+/// How long after a suspicious list the server is asked again.
+const CONFIRM_AFTER: Duration = Duration::from_secs(3);
+/// Most records in one import: it is one change in the document, and a quarter of a megabyte.
+const BATCH_RECORDS: usize = 500;
+
+/// Why the bridge has to begin anew.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    /// The server can't be read.
+    #[error(transparent)]
+    Server(#[from] opencode::Error),
+    /// The loop doesn't take what is told to it.
+    #[error(transparent)]
+    Here(#[from] RequestError),
+}
+
+/// Keeps a server and this host's records in step until it is told to stop.
+pub async fn run(client: Client, handle: Handle, node: NodeId, stop: CancellationToken) {
+    let server = client.address().to_string();
+    let mut bridge = Bridge {
+        client,
+        handle,
+        node,
+        server,
+        listing: Listing::default(),
+        written: BTreeMap::new(),
+        refused: BTreeSet::new(),
+        seen: None,
+        lagging: false,
+        delete_at: Instant::now(),
+        retry: RETRY.0,
+        problem: None,
+    };
+    loop {
+        bridge.stands(AgentState::Connecting, bridge.problem.clone(), false);
+        let failed = tokio::select! {
+            () = stop.cancelled() => return,
+            Err(error) = bridge.follow() => error,
+        };
+        if matches!(failed, Error::Here(RequestError::Stopping)) {
+            return;
+        }
+        let problem = failed.to_string();
+        if bridge.problem.as_ref() != Some(&problem) {
+            tracing::warn!(server = bridge.server, %problem, "the bridge has failed and retries");
+        }
+        bridge.stands(AgentState::Failed, Some(problem.clone()), false);
+        bridge.problem = Some(problem);
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = sleep(bridge.retry) => {}
+        }
+        bridge.retry = (bridge.retry * 2).min(RETRY.1);
+    }
+}
+
+struct Bridge {
+    client: Client,
+    handle: Handle,
+    node: NodeId,
+    /// The address, with which the server's records are marked.
+    server: String,
+    /// What the server has, as far as it has told.
+    listing: Listing,
+    /// When each session was last written here.
+    written: BTreeMap<SessionId, Instant>,
+    /// What was told to the loop and not taken in, by id: it was purged here.
+    refused: BTreeSet<String>,
+    /// The view that was last compared.
+    seen: Option<Cursor>,
+    /// Whether something that is known was not written yet.
+    lagging: bool,
+    /// When the server may be asked to delete again.
+    delete_at: Instant,
+    retry: Duration,
+    problem: Option<String>,
+}
+
+impl Bridge {
+    fn stands(&self, state: AgentState, problem: Option<String>, read: bool) {
+        self.handle.agent_stands(&self.server, state, problem, read);
+    }
+
+    /// Reads everything, then follows what happens, until something fails.
+    async fn follow(&mut self) -> Result<Infallible, Error> {
+        self.client.version().await?;
+        // Opened before the list is read: what happens meanwhile is told afterwards.
+        let mut events = self.client.events().await?;
+        self.listing = self.read().await?;
+        self.refused.clear();
+        self.reconcile().await?;
+        tracing::info!(server = self.server, sessions = self.listing.sessions.len(), "bridged");
+        self.stands(AgentState::Connected, None, true);
+        (self.problem, self.retry) = (None, RETRY.0);
+
+        let mut workspaces = interval(WORKSPACES_EVERY);
+        let mut due = interval(DUE_EVERY);
+        workspaces.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut act_at: Option<Instant> = None;
+        loop {
+            tokio::select! {
+                event = events.next() => {
+                    if self.take(event?) {
+                        act_at.get_or_insert_with(|| Instant::now() + GATHER);
+                    }
+                }
+                () = sleep_until(act_at.unwrap_or_else(Instant::now)), if act_at.is_some() => {
+                    act_at = None;
+                    self.listing.reread_workspaces(&self.client).await?;
+                    self.reconcile().await?;
+                }
+                _ = workspaces.tick() => {
+                    let differ = self.listing.reread_workspaces(&self.client).await?;
+                    let moved = self.seen != Some(self.handle.hub().cursor());
+                    if differ || moved || self.lagging {
+                        self.refused.clear();
+                        self.reconcile().await?;
+                    }
+                }
+                _ = due.tick() => self.delete_due().await?,
+            }
+        }
+    }
+
+    /// Takes an event into the list; tells whether to act upon it soon.
+    fn take(&mut self, event: Event) -> bool {
+        match event {
+            Event::Deleted(id) => self.listing.sessions.remove(&id).is_some(),
+            Event::Changed(session) => {
+                let before = self.listing.sessions.insert(session.id.clone(), session.clone());
+                let Some(mut before) = before else { return true };
+                before.time.updated = session.time.updated;
+                self.lagging = true;
+                before != session
+            }
+        }
+    }
+
+    /// Reads the whole list; one that lacks most of what is known only if it still does when it
+    /// is read again.
+    async fn read(&self) -> Result<Listing, Error> {
+        let listing = Listing::read(&self.client, |_, _| {}).await?;
+        let Some(lacks) = self.suspicion(&listing) else { return Ok(listing) };
+        tracing::warn!(server = self.server, "{lacks}; asking again before any of them is deleted");
+        self.stands(AgentState::Connecting, Some(format!("{lacks}; asking again")), false);
+        sleep(CONFIRM_AFTER).await;
+        let listing = Listing::read(&self.client, |_, _| {}).await?;
+        if let Some(lacks) = self.suspicion(&listing) {
+            tracing::warn!(server = self.server, "{lacks}, twice; they are deleted here, too");
+        }
+        Ok(listing)
+    }
+
+    fn suspicion(&self, listing: &Listing) -> Option<String> {
+        let (here, list) = (self.here(), self.mapped(listing).import);
+        let plan = here.compare(&list, &self.server);
+        here.is_suspicious(&list, &plan, &self.server).then(|| {
+            let (missing, listed) = (plan.missing.len(), list.sessions.len());
+            format!("the server lists {listed} sessions and lacks {missing} that it had")
+        })
+    }
+
+    fn mapped(&self, listing: &Listing) -> Mapped {
+        let mut mapped = listing.map();
+        mark(&mut mapped.import, &self.server);
+        mapped
+    }
+
+    fn here(&self) -> Here {
+        let view = self.handle.hub().view();
+        let sessions = view.sessions().filter(|session| session.host == self.node);
+        let workspaces = view.workspaces().filter(|workspace| workspace.host == self.node);
+        Here {
+            sessions: sessions.map(|session| (session.id.clone(), session.clone())).collect(),
+            workspaces: workspaces.map(|w| (w.id.clone(), w.clone())).collect(),
+        }
+    }
+
+    /// Brings this host's records to what the server is known to have.
+    async fn reconcile(&mut self) -> Result<(), Error> {
+        let mut mapped = self.mapped(&self.listing);
+        let here = self.here();
+        let plan = here.compare(&mapped.import, &self.server);
+        self.delete_missing(&here, &plan).await?;
+        self.lagging = false;
+        let now = Instant::now();
+        let written = &self.written;
+        let recent = |id: &&SessionId| {
+            written.get(*id).is_some_and(|at| now.duration_since(*at) < TICK_EVERY)
+        };
+        let waiting: BTreeSet<SessionId> = plan.ticked.iter().filter(recent).cloned().collect();
+        self.lagging = !waiting.is_empty();
+        mapped.import = plan.import;
+        mapped.import.sessions.retain(|session| {
+            !waiting.contains(&session.id) && !self.refused.contains(session.id.as_str())
+        });
+        mapped.import.workspaces.retain(|w| !self.refused.contains(w.id.as_str()));
+        for batch in mapped.batches(BATCH_RECORDS) {
+            self.handle.command(Command::Import(batch)).await?;
+        }
+        let view = self.handle.hub().view();
+        for session in &mapped.import.sessions {
+            self.written.insert(session.id.clone(), now);
+            if !view.session(&session.id).iter().any(|known| known.host == self.node) {
+                self.refused.insert(session.id.to_string());
+            }
+        }
+        for workspace in &mapped.import.workspaces {
+            if !view.workspace(&workspace.id).iter().any(|known| known.host == self.node) {
+                self.refused.insert(workspace.id.to_string());
+            }
+        }
+        self.written.retain(|_, at| now.duration_since(*at) < TICK_EVERY);
+        self.seen = Some(view.cursor());
+        Ok(())
+    }
+
+    /// Deletes here what the server has no more.
+    async fn delete_missing(&self, here: &Here, plan: &Plan) -> Result<(), Error> {
+        let host = Some(self.node.to_string());
+        for id in here.roots(&plan.missing) {
+            tracing::info!(session = %id, server = self.server, "deleted there");
+            let session = Target { id, host: host.clone() };
+            let delete = Command::DeleteSession { session, dry_run: false };
+            settled(self.handle.command(delete).await)?;
+        }
+        if !plan.missing.is_empty() {
+            let gone = plan.missing.iter().cloned().collect();
+            self.handle.command(Command::AgentGone(gone)).await?;
+        }
+        for id in &plan.missing_workspaces {
+            // A server that was started without workspaces lists none, and has removed none.
+            let directory = here.workspaces.get(id).and_then(|known| known.directory.as_ref());
+            if let Some(directory) = directory
+                && tokio::fs::try_exists(directory).await.unwrap_or(true)
+            {
+                tracing::debug!(workspace = %id, "not listed any more, but its folder is there");
+                continue;
+            }
+            tracing::info!(workspace = %id, server = self.server, "removed there");
+            let workspace = Target { id: id.clone(), host: host.clone() };
+            let delete = Command::DeleteWorkspace { workspace, dry_run: false };
+            settled(self.handle.command(delete).await)?;
+        }
+        Ok(())
+    }
+
+    /// Deletes there what was deleted here and can't be undone any more.
+    async fn delete_due(&mut self) -> Result<(), Error> {
+        if Instant::now() < self.delete_at {
+            return Ok(());
+        }
+        let mut gone = Vec::new();
+        let mut failed = None;
+        for id in self.handle.agent_due(&self.server).await? {
+            match self.client.delete_session(id.as_str()).await {
+                Ok(()) => {
+                    tracing::info!(session = %id, server = self.server, "deleted there, too");
+                    self.listing.sessions.remove(id.as_str());
+                    gone.push(id);
+                }
+                Err(error) => {
+                    let of_all = !matches!(error, opencode::Error::Status { .. });
+                    failed = Some(error);
+                    if of_all {
+                        break;
+                    }
+                }
+            }
+        }
+        if !gone.is_empty() {
+            self.handle.command(Command::AgentGone(gone)).await?;
+        }
+        let problem = match failed {
+            None => None,
+            Some(error @ opencode::Error::Status { .. }) => {
+                self.delete_at = Instant::now() + DELETE_RETRY;
+                Some(format!("a session that was deleted here is not deleted there: {error}"))
+            }
+            Some(error) => return Err(error.into()),
+        };
+        if problem != self.problem {
+            if let Some(problem) = &problem {
+                tracing::warn!(server = self.server, "{problem}");
+            }
+            self.stands(AgentState::Connected, problem.clone(), false);
+            self.problem = problem;
+        }
+        Ok(())
+    }
+}
+
+/// Takes a refusal as done: what was to be deleted has gone, or can't go, for reasons of its own.
+fn settled<T>(answer: Result<T, RequestError>) -> Result<(), RequestError> {
+    match answer {
+        Ok(_) => Ok(()),
+        Err(RequestError::Refused(refusal)) => {
+            tracing::warn!(%refusal, "a delete that an agent has made is not taken over");
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
