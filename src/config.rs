@@ -20,8 +20,6 @@ pub const UNDO_WINDOW_DEFAULT: &str = "10s";
 pub const UNDO_WINDOW_MAX: Duration = Duration::from_secs(31 * 86_400);
 /// Longest name of a node, in characters: it is a column of every table, and host names have 64.
 pub const NAME_CHARS_MAX: usize = 64;
-/// The file in the data folder that holds the API's token.
-pub const TOKEN_FILE: &str = "token";
 
 /// Why a setting can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     daemon::handle::Peer,
-    identity::random,
+    identity::{random, ticket},
     replica::{
         command::{Command, Refusal, Reply},
         ids::{FleetId, NodeId},
@@ -99,7 +99,7 @@ pub(super) async fn invite(
     let (role, expires_in) = (role.unwrap_or(Role::Member), Duration::from_secs(seconds));
     match shared.handle.command(Command::Invite { role, expires_in, secret: random() }).await? {
         Reply::Invited(ticket) => Ok(Json(Invited {
-            ticket: (shared.tickets.encode)(&ticket),
+            ticket: ticket::encode(&ticket),
             role: ticket.role,
             expires_at: ticket.expires_at,
         })),
@@ -109,7 +109,7 @@ pub(super) async fn invite(
 
 pub(super) async fn join(State(shared): State<Shared>, body: Body) -> Result<Json<InFleet>, Error> {
     let JoinBody { ticket } = body::json(body, BODY_BYTES_MAX).await?;
-    let ticket = (shared.tickets.decode)(ticket.trim()).map_err(Error::UnreadableTicket)?;
+    let ticket = ticket::decode(ticket.trim())?;
     match shared.handle.command(Command::Join(ticket)).await? {
         Reply::Joined(fleet) => Ok(Json(InFleet { fleet })),
         _ => Err(Error::ForeignReply),

@@ -27,28 +27,17 @@ use axum::{
 };
 
 pub use self::{
-    gate::{Token, Via},
+    gate::Via,
     listen::{BindError, Listeners, socket_path},
     problem::Problem,
 };
-use crate::{
-    daemon::handle::Handle,
-    replica::{ids::NodeId, invite::Ticket},
-};
+pub use crate::identity::token::FILE as TOKEN_FILE;
+use crate::{daemon::handle::Handle, identity::Token, replica::ids::NodeId};
 
 /// The contract that the routes keep.
 pub const OPENAPI: &str = include_str!("../../proto/openapi.json");
 /// The contract that the event stream keeps.
 pub const DIFF_SCHEMA: &str = include_str!("../../proto/diff.schema.json");
-
-/// Turns tickets into text and back.
-#[derive(Debug, Clone, Copy)]
-pub struct TicketCodec {
-    /// Writes a ticket.
-    pub encode: fn(&Ticket) -> String,
-    /// Reads a ticket; the error says in a sentence why it can't.
-    pub decode: fn(&str) -> Result<Ticket, String>,
-}
 
 /// The local HTTP interface; cheap to clone.
 #[derive(Debug, Clone)]
@@ -63,7 +52,6 @@ pub struct Context {
     node: NodeId,
     name: String,
     token: Token,
-    tickets: TicketCodec,
     counters: metrics::Counters,
 }
 
@@ -71,15 +59,9 @@ type Shared = Arc<Context>;
 
 impl Api {
     /// Makes the interface of a daemon whose machine has this key and name.
-    pub fn new(
-        handle: Handle,
-        node: NodeId,
-        name: String,
-        token: Token,
-        tickets: TicketCodec,
-    ) -> Self {
+    pub fn new(handle: Handle, node: NodeId, name: String, token: Token) -> Self {
         let counters = metrics::Counters::default();
-        Self { shared: Arc::new(Context { handle, node, name, token, tickets, counters }) }
+        Self { shared: Arc::new(Context { handle, node, name, token, counters }) }
     }
 
     /// Returns all routes behind the gate.

@@ -103,8 +103,8 @@ pub enum Error {
     InvalidId(crate::replica::ids::ParseIdError),
     #[error("the path is not valid UTF-8 once decoded")]
     InvalidPath,
-    #[error("{0}")]
-    UnreadableTicket(String),
+    #[error(transparent)]
+    UnreadableTicket(#[from] crate::identity::ticket::TicketError),
     #[error("there is nothing at {path}")]
     RouteNotFound { path: String },
     #[error("{path} does not take {method}")]

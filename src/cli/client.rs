@@ -21,7 +21,6 @@ use super::{
 };
 use crate::{
     api,
-    config::TOKEN_FILE,
     daemon::handle::{Peer, Status},
 };
 
@@ -56,7 +55,7 @@ impl Client {
     pub fn open(data_dir: &Path) -> Result<Self, Failure> {
         let unreachable =
             |reason: String| Failure::Unreachable { data_dir: data_dir.to_owned(), reason };
-        let path = data_dir.join(TOKEN_FILE);
+        let path = data_dir.join(api::TOKEN_FILE);
         let token = match fs::read_to_string(&path) {
             Ok(token) => token,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -283,7 +282,7 @@ mod tests {
         let never = Client::open(folder.path()).unwrap_err();
         assert_eq!(never.exit() as u8, 4);
         assert!(never.hint().unwrap().contains("sessionmesh serve"));
-        fs::write(folder.path().join(TOKEN_FILE), "t0ken\n").unwrap();
+        fs::write(folder.path().join(api::TOKEN_FILE), "t0ken\n").unwrap();
         let stopped = Client::open(folder.path()).unwrap_err();
         assert_eq!(stopped.exit() as u8, 4);
         assert_ne!(never.to_string(), stopped.to_string());

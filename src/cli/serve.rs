@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{failure::Failure, import, output::Output, printable::printable};
 use crate::{
     agent::opencode,
-    config,
+    api, config,
     daemon::{self, Ready, Settings},
     replica::ids::{FleetId, NodeId},
     telemetry::{self, Format},
@@ -138,7 +138,7 @@ fn text(ready: &Ready) -> String {
     let default = config::data_dir(None).is_ok_and(|dir| dir == *data_dir);
     let data_dir = printable(&data_dir.display().to_string());
     let named = if default { String::new() } else { format!(" --data-dir {}", quoted(&data_dir)) };
-    let token = quoted(&format!("{data_dir}/{}", config::TOKEN_FILE));
+    let token = quoted(&format!("{data_dir}/{}", api::TOKEN_FILE));
     let socket = printable(&socket.display().to_string());
     format!(
         "sessionmesh is ready.\n\n\

@@ -180,14 +180,7 @@ pub async fn run(
         socket: listeners.socket().to_owned(),
         data_dir: settings.data_dir.clone(),
     };
-    let api = {
-        let tickets = api::TicketCodec {
-            encode: ticket::encode,
-            decode: |text| ticket::decode(text).map_err(|error| error.to_string()),
-        };
-        let token = api::Token::new(token.as_str());
-        api::Api::new(handle.clone(), node, settings.name.clone(), token, tickets)
-    };
+    let api = api::Api::new(handle.clone(), node, settings.name.clone(), token);
     let no_more_requests = CancellationToken::new();
     let serving = {
         let stop = no_more_requests.clone();

@@ -30,11 +30,13 @@ impl Token {
         let bytes =
             secret::load_or_create(dir, FILE, || format!("{}\n", Self::generate().0).into_bytes())?;
         let damaged = || SecretError::Damaged { path: dir.join(FILE), what: "a token" };
-        let text = str::from_utf8(&bytes).map_err(|_| damaged())?.trim();
-        match BASE32_NOPAD.decode(text.to_ascii_uppercase().as_bytes()) {
-            Ok(random) if random.len() == TOKEN_BYTES => Ok(Self(text.into())),
-            _ => Err(damaged()),
-        }
+        str::from_utf8(&bytes).ok().and_then(|text| Self::parse(text.trim())).ok_or_else(damaged)
+    }
+
+    /// Reads a token; `None` if the text is none.
+    pub fn parse(text: &str) -> Option<Self> {
+        let random = BASE32_NOPAD.decode(text.to_ascii_uppercase().as_bytes()).ok()?;
+        (random.len() == TOKEN_BYTES).then(|| Self(text.into()))
     }
 
     /// Returns the token as it is presented.
@@ -43,8 +45,8 @@ impl Token {
     }
 
     /// Tells whether what was presented is the token, in a time that does not tell how nearly.
-    pub fn matches(&self, presented: &str) -> bool {
-        self.0.as_bytes().ct_eq(presented.as_bytes()).into()
+    pub fn matches(&self, presented: impl AsRef<[u8]>) -> bool {
+        self.0.as_bytes().ct_eq(presented.as_ref()).into()
     }
 }
 

@@ -10,11 +10,12 @@ use sessionmesh::{
         Problem,
         body::{BODY_BYTES_MAX, IMPORT_BYTES_MAX},
     },
+    identity::ticket::encode,
     replica::{command::Refusal, diff::Event, ids::NodeId, record::Session},
 };
 
 use crate::{
-    fake::{DESK, FLEET, LAP, World, json_type, proper, session, status, workspace},
+    fake::{DESK, FLEET, LAP, World, json_type, proper, session, status, ticket, workspace},
     schemas::{every_refusal, openapi_schema},
 };
 
@@ -49,7 +50,13 @@ async fn each_write_asks_the_loop_for_exactly_one_command_and_gives_its_answer()
             "role: Reader, expires_in: 60s",
             "/expires_at",
         ),
-        ("POST", "/v1/join", Some(json!({"ticket": " tkt_3\n"})), "Join", "/fleet"),
+        (
+            "POST",
+            "/v1/join",
+            Some(json!({"ticket": format!(" {}\n", encode(&ticket()))})),
+            "Join",
+            "/fleet",
+        ),
         ("POST", "/v1/leave", None, "Leave", "/fleet"),
     ];
     for (method, uri, body, asked, pointer) in rows {
@@ -174,7 +181,7 @@ async fn what_is_malformed_is_refused_by_name_and_never_reaches_the_loop() {
         ("POST", "/v1/workspaces/w/teardown", r#"{"action":"no"}"#, 422, "invalid_field", "`no`"),
         ("POST", "/v1/import", r#"{"session":[]}"#, 422, "invalid_field", "`session`"),
         ("POST", "/v1/invites", r#"{"expires_in_s":0}"#, 422, "invalid_field", "expires_in_s"),
-        ("POST", "/v1/join", r#"{"ticket":"x"}"#, 422, "bad_ticket", "malformed"),
+        ("POST", "/v1/join", r#"{"ticket":"x"}"#, 422, "bad_ticket", "not a ticket"),
         ("GET", "/v1/sessions/a%20b", "", 422, "invalid_id", "`a b`"),
         ("GET", "/v1/sessions/%ff", "", 422, "invalid_id", "UTF-8"),
         ("POST", "/v1/operations/a%2Fb/restore", "", 422, "invalid_id", "`a/b`"),
@@ -276,10 +283,11 @@ async fn the_metrics_count_records_by_state_and_requests_by_route_and_status() {
 #[tokio::test]
 async fn what_was_left_and_joined_is_told_as_the_fleet() {
     let world = World::new(vec![], vec![]);
-    let (_, joined) = world.call("POST", "/v1/join", Some(json!({"ticket": "tkt_3"}))).await;
+    let text = encode(&ticket());
+    let (_, joined) = world.call("POST", "/v1/join", Some(json!({"ticket": text}))).await;
     assert_eq!(joined, json!({"fleet": FLEET}));
     let (_, invited) = world.call("POST", "/v1/invites", None).await;
-    assert_eq!(invited, json!({"ticket": "tkt_3", "role": "reader", "expires_at": 6_000}));
+    assert_eq!(invited, json!({"ticket": text, "role": "reader", "expires_at": 6_000}));
     world.refuse(Refusal::Alone);
     assert_eq!(problem(&world, "POST", "/v1/leave", None).await.code, "alone");
 }

@@ -12,11 +12,12 @@ use axum::{
 };
 use serde_json::Value;
 use sessionmesh::{
-    api::{Api, TicketCodec, Token},
+    api::Api,
     daemon::{
         handle::{self, DocumentStatus, Handle, Peer, Status},
         hub::{Hub, Published},
     },
+    identity::Token,
     replica::{
         command::{Command, Imported, Refusal, Reply, Restored, SessionDeleted, WorkspaceDeleted},
         diff::{Cause, CauseKind, Diff, Digest, Event},
@@ -31,7 +32,7 @@ use sessionmesh::{
 use tokio::sync::mpsc;
 use tower::ServiceExt as _;
 
-pub const TOKEN: &str = "0123456789abcdef";
+pub const TOKEN: &str = "aaaqeayeaudaocajbifqydiob4ibceqtcqkrmfyydenbwha5dypq";
 /// The node that the API belongs to; its name is `desk`.
 pub const DESK: NodeId = NodeId([0xd0; 32]);
 /// Another member, whose name is `lap`.
@@ -204,14 +205,8 @@ impl World {
         let hub = Arc::new(Hub::new(published, Vec::new()));
         let (handle, requests) = Handle::new(hub.clone());
         let (asked, refusal) = (Arc::default(), Arc::default());
-        let tickets = TicketCodec {
-            encode: |ticket| format!("tkt_{}", ticket.secret[0]),
-            decode: |text| match text {
-                "tkt_3" => Ok(ticket()),
-                _ => Err("the ticket is malformed".to_owned()),
-            },
-        };
-        let api = Api::new(handle, DESK, "desk".to_owned(), Token::new(TOKEN), tickets);
+        let token = Token::parse(TOKEN).expect("a token");
+        let api = Api::new(handle, DESK, "desk".to_owned(), token);
         let world = Self { router: api.router(), api, hub, asked, refusal };
         tokio::spawn(answer(
             requests,

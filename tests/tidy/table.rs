@@ -321,8 +321,8 @@ pub const FENCES: &[Fence] = &[
     },
     Fence {
         path: "subtle",
-        rooms: Rooms::Only(&["api", "identity"]),
-        why: "secrets are compared where they come in",
+        rooms: Rooms::Only(&["identity"]),
+        why: "a secret is compared by the type that keeps it",
     },
     Fence {
         path: "tracing_subscriber",

@@ -12,10 +12,13 @@ use super::super::{
 };
 use super::Replica;
 
-/// Most records that one change writes to: peers refuse a change of more than 65,536 operations,
-/// and a delete takes four, or eight where two nodes created the same id at once.
-pub(super) const RECORDS_MAX: usize = 8_000;
-const _: () = assert!(RECORDS_MAX as u64 * 8 <= guard::CHANGE_OPS_MAX);
+/// Most records that one change writes to: far more than most workspaces have, and a small part of
+/// the operations, 65,536, beyond which peers refuse a change.
+pub(super) const RECORDS_MAX: usize = 2_000;
+/// Most operations that a record takes: four for a delete, in each of the few copies that there are
+/// where several nodes created the same id at once.
+const RECORD_OPS_MAX: u64 = 4 * 8;
+const _: () = assert!(RECORDS_MAX as u64 * RECORD_OPS_MAX <= guard::CHANGE_OPS_MAX);
 /// Most bytes of text that one change writes: peers refuse a change of more than 4 MiB.
 pub(super) const BYTES_MAX: usize = 1 << 20;
 
