@@ -8,6 +8,7 @@ mod compact;
 pub mod handle;
 pub mod hub;
 mod looping;
+mod removal;
 mod run;
 
 pub use run::{Error, Ready, Settings, run};

@@ -16,6 +16,7 @@ use super::{
     handle::{Handle, RequestError},
     hub::{Hub, Published},
     looping::{Loop, Shells},
+    removal::ByOpencode,
 };
 use crate::{
     agent::{bridge, opencode},
@@ -164,6 +165,11 @@ pub async fn run(
     let quic = transport.local_addr().unwrap_or(settings.listen);
     let mut teardown = teardown::Config::new(settings.data_dir.clone());
     teardown.roots.clone_from(&settings.teardown_roots);
+    teardown.removers = settings
+        .opencode
+        .iter()
+        .map(|client| Arc::new(ByOpencode::new(client.clone())) as Arc<dyn teardown::Remover>)
+        .collect();
     let teardown = Arc::new(teardown);
     let shells =
         Shells { hub, transport: transport.clone(), committer, compaction, store, teardown };

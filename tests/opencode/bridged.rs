@@ -197,6 +197,37 @@ async fn a_session_created_within_the_undo_window_brings_its_workspace_back() {
 }
 
 #[tokio::test]
+async fn the_delete_of_the_last_session_takes_the_worktree_and_its_row_in_opencode_along() {
+    let Some(world) = World::start().await else { return };
+    let listed = format!("{}/experimental/workspace?{}", world.real.base, world.real.here());
+    let there = async || reqwest::get(&listed).await.unwrap().json::<Value>().await.unwrap();
+    let path = format!("/experimental/workspace?{}", world.real.here());
+    let body = json!({ "type": "worktree", "branch": null });
+    let workspace = world.real.send(Method::POST, &path, body).await;
+    let workspace = workspace["id"].as_str().unwrap();
+    let inside = format!("{}&workspace={workspace}", world.real.here());
+    let id = world.real.create(&inside, json!({ "title": "only" })).await;
+    until(&world.a, &id, Some("live")).await;
+    assert_eq!(there().await.as_array().unwrap().len(), 1);
+    let record = world.a.get(&format!("/v1/workspaces/{workspace}")).await;
+    let folder = std::path::PathBuf::from(record["directory"].as_str().unwrap());
+    assert!(folder.exists());
+
+    let deleted = delete(&world.a, &id).await;
+    assert_eq!(deleted["workspace_vacated"], true);
+    for daemon in [&world.a, &world.b] {
+        daemon
+            .until("/v1/workspaces?state=all", "the workspace is gone", |list| {
+                list["workspaces"].as_array().unwrap().is_empty()
+            })
+            .await;
+    }
+    assert!(!folder.exists(), "the worktree is still there");
+    assert_eq!(there().await, json!([]), "opencode still lists it");
+    world.until_there(&id, false).await;
+}
+
+#[tokio::test]
 async fn a_host_that_is_killed_between_a_delete_and_its_end_goes_on_where_it_was() {
     let Some(mut world) = World::start().await else { return };
     let (doomed, there, kept) =
