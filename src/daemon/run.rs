@@ -139,6 +139,7 @@ pub async fn run(
         seed: u64::from_le_bytes(random()),
         undo_window: settings.undo_window,
         servers: settings.opencode.iter().map(|client| client.address().to_string()).collect(),
+        keyring: key.clone(),
     };
     let (replica, effects) = Replica::open(startup, stored, clock.now()).map_err(|source| {
         Error::Replica { path: settings.data_dir.join(store::FILE_NAME), source }

@@ -19,4 +19,6 @@ pub mod lifecycle;
 pub mod machine;
 pub mod record;
 pub mod sync;
+pub mod trust;
 pub mod view;
+pub mod voucher;

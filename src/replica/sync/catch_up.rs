@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use super::{
     super::{
-        document::{Applied, ApplyError},
+        document::{Applied, ApplyError, Document},
         effect::Outgoing,
         ids::{ChangeHash, DocumentId, NodeId},
+        trust::Trust,
+        voucher::Voucher,
     },
     ANSWER_WITHIN, Documents, Exchange, FETCHES_MAX, Out, Progress, all_heads, push, to,
 };
@@ -23,6 +25,19 @@ fn is_recent(
     now: Duration,
 ) -> bool {
     said.is_some_and(|(said, at)| said == heads && *at + ANSWER_WITHIN > now)
+}
+
+/// Returns what a peer with these heads lacks of a document, whole if it is much; `None` if it lacks
+/// nothing.
+fn missing(document: &Document, heads: &[ChangeHash]) -> Option<Frame> {
+    let (changes, vouchers) = document.changes_since(heads);
+    let frame = |changes| push::frame(document.id(), changes, vouchers);
+    (!changes.is_empty()).then(|| frame(changes).unwrap_or_else(|| whole(document)))
+}
+
+fn whole(document: &Document) -> Frame {
+    let vouchers = document.vouchers().copied().collect();
+    Frame::Snapshot { document: document.id(), bytes: document.save(), vouchers }
 }
 
 impl Exchange {
@@ -63,10 +78,10 @@ impl Exchange {
                 }
             } else if greeting {
                 progress.suspect = None;
-                let missing = document.changes_since(&heads);
+                let missing = missing(document, &heads);
                 progress.answered = Some((heads, now));
                 link.traffic_at = Some(now);
-                out.extend(push::frames(id, missing).into_iter().map(|frame| to(peer, frame)));
+                out.extend(missing.map(|frame| to(peer, frame)));
             }
         }
         if answer {
@@ -148,21 +163,21 @@ impl Exchange {
         if heads.is_empty() {
             if !is_recent(progress.answered.as_ref(), &heads, now) {
                 progress.answered = Some((heads, now));
-                out.push(to(peer, Frame::Snapshot { document: id, bytes: document.save() }));
+                out.push(to(peer, whole(document)));
             }
         } else if document.has_all(&heads) {
             if !is_recent(progress.answered.as_ref(), &heads, now) {
-                let missing = document.changes_since(&heads);
+                let missing = missing(document, &heads);
                 progress.answered = Some((heads, now));
-                out.extend(push::frames(id, missing).into_iter().map(|frame| to(peer, frame)));
+                out.extend(missing.map(|frame| to(peer, frame)));
             }
         } else if self.node < *peer {
             let under_way =
                 progress.repair.as_ref().is_some_and(|(_, at)| *at + ANSWER_WITHIN > now);
             if !under_way {
                 let mut state = automerge::sync::State::new();
-                if let Some(message) = document.next_sync_message(&mut state) {
-                    out.push(to(peer, Frame::Sync { document: id, message }));
+                if let Some((message, vouchers)) = document.next_sync_message(&mut state) {
+                    out.push(to(peer, Frame::Sync { document: id, message, vouchers }));
                 }
                 progress.repair = Some((state, now));
             }
@@ -184,8 +199,8 @@ impl Exchange {
         now: Duration,
         peer: &NodeId,
         id: DocumentId,
-        changes: &[Vec<u8>],
-        documents: &mut Documents,
+        (changes, vouchers): (&[Vec<u8>], &[Voucher]),
+        (documents, trust): (&mut Documents, &Trust),
         out: &mut Out,
     ) -> Result<Applied, ApplyError> {
         let Some(link) = self.links.get_mut(peer).filter(|link| link.greeted) else {
@@ -196,7 +211,7 @@ impl Exchange {
             self.fetch(now, out);
             return Ok(Applied::default());
         };
-        let applied = document.apply(changes)?;
+        let applied = document.apply(changes, vouchers, trust)?;
         let progress = link.documents.entry(id).or_default();
         let missing = document.missing();
         if !missing.is_empty() && progress.suspect.is_none() {
@@ -213,8 +228,8 @@ impl Exchange {
         now: Duration,
         peer: &NodeId,
         id: DocumentId,
-        message: &[u8],
-        documents: &mut Documents,
+        (message, vouchers): (&[u8], &[Voucher]),
+        (documents, trust): (&mut Documents, &Trust),
         out: &mut Out,
     ) -> Result<Applied, ApplyError> {
         let Some(link) = self.links.get_mut(peer).filter(|link| link.greeted) else {
@@ -224,15 +239,15 @@ impl Exchange {
         let Progress { repair, .. } = link.documents.entry(id).or_default();
         let begins = repair.is_none();
         let (mut state, _) = repair.take().unwrap_or_else(|| (automerge::sync::State::new(), now));
-        let applied = document.receive_sync_message(&mut state, message)?;
+        let applied = document.receive_sync_message(&mut state, message, vouchers, trust)?;
         let theirs = state.their_heads.as_deref().unwrap_or_default();
         let done = theirs.len() == document.heads().len()
             && theirs.iter().zip(document.heads()).all(|(theirs, ours)| theirs.0 == ours.0);
         // The last word of an exchange that has ended here would begin another one, without end.
         if !(begins && done)
-            && let Some(message) = document.next_sync_message(&mut state)
+            && let Some((message, vouchers)) = document.next_sync_message(&mut state)
         {
-            out.push(to(peer, Frame::Sync { document: id, message }));
+            out.push(to(peer, Frame::Sync { document: id, message, vouchers }));
         }
         *repair = (!done).then_some((state, now));
         link.traffic_at = Some(now);
