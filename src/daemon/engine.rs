@@ -109,13 +109,7 @@ impl<A> Engine<A> {
     }
 
     /// Takes a request in; the answer goes to `asker`.
-    pub fn ask(
-        &mut self,
-        now: Now,
-        command: Command,
-        asker: A,
-        hands: &mut impl Hands<Asker = A>,
-    ) {
+    pub fn ask(&mut self, now: Now, command: Command, asker: A, hands: &mut impl Hands<Asker = A>) {
         let request = RequestId(self.next_request);
         self.next_request += 1;
         self.waiting.insert(request, asker);
@@ -253,9 +247,9 @@ impl<A> Engine<A> {
         });
         let workspaces =
             workspaces.map(|other| (format!("workspace {}", other.id), &other.directory));
-        let found = sessions.chain(workspaces).filter_map(|(what, directory)| {
-            Some(Occupant { what, directory: directory.clone()? })
-        });
+        let found = sessions
+            .chain(workspaces)
+            .filter_map(|(what, directory)| Some(Occupant { what, directory: directory.clone()? }));
         found.collect()
     }
 }
