@@ -220,6 +220,7 @@ impl Loop {
             name: replica.name().to_owned(),
             fleet: replica.fleet(),
             role: replica.role(),
+            admins: replica.admin_count(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_ms: u64::try_from(self.clock.now().monotonic.as_millis()).unwrap_or(u64::MAX),
             documents: documents
