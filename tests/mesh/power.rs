@@ -61,6 +61,8 @@ impl Disk {
         }
         fs::remove_dir(disk.dir().join("lost+found")).expect("it is empty");
         fs::set_permissions(disk.dir(), Permissions::from_mode(0o700)).expect("it is ours");
+        // Or the first cut would undo this, too.
+        File::open(disk.dir()).and_then(|dir| dir.sync_all()).expect("it can be synced");
         Some(disk)
     }
 

@@ -210,7 +210,7 @@ impl Life {
             match self.rng.u8(..100) {
                 0..8 => script.extend([(when, Act::Cut(at)), (when + lasts, Act::Mend(at))]),
                 8..12 => {
-                    script.extend([(when, Act::Crash(at)), (when + lasts / 4, Act::Start(at))])
+                    script.extend([(when, Act::Crash(at)), (when + lasts / 4, Act::Start(at))]);
                 }
                 12..14 => {
                     let all = 0..NODES;
