@@ -197,12 +197,9 @@ impl Document {
         self.vouchers
             .pending
             .extend(checked.into_iter().map(|voucher| ((voucher.actor, voucher.seq), voucher)));
-        let ready = match admitted {
-            Ok(ready) => ready,
-            Err(_) => {
-                self.vouchers.pending.clear();
-                return Err(ApplyError::TooManyOrphans { document });
-            }
+        let Ok(ready) = admitted else {
+            self.vouchers.pending.clear();
+            return Err(ApplyError::TooManyOrphans { document });
         };
         let judged = self.judge(&ready, &reached, trust, &mut left_out);
         let refused = judged.map_err(|source| {
