@@ -403,7 +403,10 @@ impl Document {
         &self,
         state: &mut automerge::sync::State,
     ) -> Option<(Vec<u8>, Vec<Voucher>)> {
-        let message = automerge::sync::SyncDoc::generate_sync_message(&self.automerge, state)?;
+        let mut message = automerge::sync::SyncDoc::generate_sync_message(&self.automerge, state)?;
+        // Automerge does not know of what waits: it would ask for that again and again, and never
+        // for what it waits for, where the Bloom filter has a gap.
+        message.need = self.needs(&message.need);
         let mut actors = BTreeSet::new();
         let mut is_whole = false;
         for part in message.changes.iter().flat_map(|chunk| guard::parts(chunk).unwrap_or_default())
