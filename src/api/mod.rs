@@ -13,6 +13,7 @@ pub mod listen;
 pub mod metrics;
 pub mod names;
 pub mod problem;
+mod receipts;
 pub mod routes;
 pub mod sessions;
 pub mod workspaces;

@@ -266,6 +266,10 @@ fn refused(refusal: &Refusal) -> (StatusCode, &'static str) {
             "Take the operation from the `deleted` of a session that is still listed; what its \
              host has carried out can't be undone.",
         ),
+        Refusal::ReceiptNotFound(_) => (
+            NOT_FOUND,
+            "Ask the node on which the delete was asked for; it keeps the last few hundred receipts.",
+        ),
         Refusal::AmbiguousId { .. } => (CONFLICT, "Say which one is meant as ID@HOST."),
         Refusal::IdTaken { .. } => (CONFLICT, "Leave `id` out to have one made."),
         Refusal::IdSpent { .. } => (CONFLICT, "Leave `id` out to have one made."),

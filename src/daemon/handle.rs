@@ -8,7 +8,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::hub::Hub;
 use crate::{
@@ -151,13 +151,21 @@ pub struct Handle {
     requests: mpsc::Sender<Request>,
     hub: Arc<Hub>,
     agents: Arc<Mutex<BTreeMap<String, AgentStatus>>>,
+    receipts: watch::Sender<bool>,
 }
 
 impl Handle {
     /// Makes a handle and the end at which the loop receives.
     pub fn new(hub: Arc<Hub>) -> (Self, mpsc::Receiver<Request>) {
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
-        (Self { requests, hub, agents: Arc::default() }, receiver)
+        let receipts = watch::Sender::new(false);
+        (Self { requests, hub, agents: Arc::default(), receipts }, receiver)
+    }
+
+    /// Returns what marks that answers about receipts may have changed; `true` once nobody is to
+    /// wait for them any more.
+    pub fn receipts(&self) -> &watch::Sender<bool> {
+        &self.receipts
     }
 
     /// Returns the present view and the stream of diffs.

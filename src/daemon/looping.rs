@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -44,6 +44,8 @@ pub struct Shells {
     pub store: Arc<Store>,
     /// What ending a workspace needs to know.
     pub teardown: Arc<teardown::Config>,
+    /// Tells those who wait for a receipt to look again.
+    pub receipts: watch::Sender<bool>,
 }
 
 /// Everything that the loop holds.
@@ -56,6 +58,7 @@ pub struct Loop {
     compaction: Compaction,
     store: Arc<Store>,
     teardown: Arc<teardown::Config>,
+    receipts: watch::Sender<bool>,
     waiting: BTreeMap<RequestId, oneshot::Sender<Answer>>,
     next_request: u64,
     inputs: (mpsc::UnboundedSender<Input>, mpsc::UnboundedReceiver<Input>),
@@ -65,7 +68,7 @@ pub struct Loop {
 impl Loop {
     /// Makes the loop of a daemon that has everything open.
     pub fn new(replica: Replica, clock: Clock, shells: Shells) -> Self {
-        let Shells { hub, transport, committer, compaction, store, teardown } = shells;
+        let Shells { hub, transport, committer, compaction, store, teardown, receipts } = shells;
         Self {
             replica,
             clock,
@@ -75,6 +78,7 @@ impl Loop {
             compaction,
             store,
             teardown,
+            receipts,
             waiting: BTreeMap::new(),
             next_request: 0,
             // Bounded by what feeds them: one teardown a workspace, one compaction at a time.
@@ -196,6 +200,7 @@ impl Loop {
             reloads,
             replies,
             teardowns,
+            receipts,
         } = effects;
         for outgoing in frames {
             if let Err(error) = self.transport.send(&outgoing.to, &outgoing.frame) {
@@ -213,6 +218,9 @@ impl Loop {
         }
         if let Some(targets) = dials {
             self.transport.set_targets(targets);
+        }
+        if receipts {
+            self.receipts.send_modify(|_| ());
         }
         let replies = replies
             .into_iter()

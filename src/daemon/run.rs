@@ -171,8 +171,15 @@ pub async fn run(
         .map(|client| Arc::new(ByOpencode::new(client.clone())) as Arc<dyn teardown::Remover>)
         .collect();
     let teardown = Arc::new(teardown);
-    let shells =
-        Shells { hub, transport: transport.clone(), committer, compaction, store, teardown };
+    let shells = Shells {
+        hub,
+        transport: transport.clone(),
+        committer,
+        compaction,
+        store,
+        teardown,
+        receipts: handle.receipts().clone(),
+    };
     let mut looping = Loop::new(replica, clock, shells);
     looping.carry_out(effects);
     let stopping = CancellationToken::new();
@@ -211,6 +218,7 @@ pub async fn run(
         Err(error) = live(&settings, &handle, said, join, ready) => Err(error),
     };
     no_more_requests.cancel();
+    handle.receipts().send_replace(true);
     for bridge in bridges {
         if let Err(error) = bridge.await {
             tracing::error!(%error, "a bridge has panicked");

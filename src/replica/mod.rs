@@ -17,6 +17,7 @@ pub mod ids;
 pub mod invite;
 pub mod lifecycle;
 pub mod machine;
+pub mod receipt;
 pub mod record;
 pub mod sync;
 pub mod view;

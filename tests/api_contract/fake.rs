@@ -23,6 +23,7 @@ use sessionmesh::{
         diff::{Cause, CauseKind, Diff, Digest, Event},
         ids::{ChangeHash, Cursor, DocumentId, FleetId, NodeId, StartId},
         invite::Ticket,
+        receipt::{Applying, CarryingOut, Ending, Receipt, ReceiptMember, ReceiptSession},
         record::{
             Deletion, Extra, Role, Session, SessionState, Teardown, TeardownState, Workspace,
             WorkspaceState,
@@ -139,7 +140,7 @@ pub fn session_deleted(dry_run: bool) -> SessionDeleted {
     let session = deleted_session("ses_1");
     SessionDeleted {
         operation: (!dry_run).then(|| "op_1".parse().unwrap()),
-        receipt: (!dry_run).then(|| "rcp_1".to_owned()),
+        receipt: (!dry_run).then(|| "rcp_1".parse().unwrap()),
         sessions_deleted: vec![session.clone()],
         session,
         workspace_vacated: true,
@@ -156,6 +157,28 @@ pub fn workspace_deleted(dry_run: bool) -> WorkspaceDeleted {
         sessions_deleted: vec![deleted_session("ses_1")],
         already_deleted: false,
         dry_run,
+    }
+}
+
+pub fn receipt() -> Receipt {
+    let member = |node, name: &str, state| ReceiptMember { node, name: name.to_owned(), state };
+    let server = Some("http://127.0.0.1:4096/".to_owned());
+    Receipt {
+        receipt: "rcp_1".parse().unwrap(),
+        operation: "op_1".parse().unwrap(),
+        at: 4_000,
+        host: DESK,
+        complete: true,
+        members: vec![
+            member(DESK, "desk", Applying::Applied),
+            member(LAP, "lap", Applying::Unreachable),
+        ],
+        sessions: vec![ReceiptSession {
+            id: "ses_1".parse().unwrap(),
+            state: Ending::Purged,
+            agent_server: server,
+            agent: Some(CarryingOut::Done),
+        }],
     }
 }
 
@@ -327,5 +350,6 @@ fn carry_out(hub: &Hub, command: Command) -> Reply {
         Command::Leave | Command::Announce { .. } => Reply::Done,
         Command::Pause(_) | Command::Resume(_) | Command::Revoke(_) => Reply::Peer(LAP),
         Command::AgentGone(_) => Reply::Done,
+        Command::Receipt(_) => Reply::Receipt(Box::new(receipt())),
     }
 }

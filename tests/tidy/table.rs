@@ -63,13 +63,18 @@ pub const ROOMS: &[Room] = &[
     Room { path: "replica::record", may: &["replica::ids"], why: "records are plain data" },
     Room {
         path: "replica::command",
-        may: &["replica::ids", "replica::invite", "replica::record"],
+        may: &["replica::ids", "replica::invite", "replica::receipt", "replica::record"],
         why: "what can be asked is plain data, whoever asks and whatever answers",
     },
     Room {
         path: "replica::invite",
         may: &["replica::ids", "replica::record"],
         why: "what is kept of an invitation is plain data",
+    },
+    Room {
+        path: "replica::receipt",
+        may: &["replica::ids"],
+        why: "what is kept and told of a delete is plain data",
     },
     Room {
         path: "replica::lifecycle",
@@ -124,6 +129,7 @@ pub const ROOMS: &[Room] = &[
             "replica::diff",
             "replica::ids",
             "replica::invite",
+            "replica::receipt",
             "replica::record",
             "wire",
         ],
@@ -184,6 +190,7 @@ pub const ROOMS: &[Room] = &[
     Room {
         path: "api",
         may: &[
+            "config",
             "daemon::handle",
             "daemon::hub",
             "identity",
@@ -192,6 +199,7 @@ pub const ROOMS: &[Room] = &[
             "replica::effect",
             "replica::ids",
             "replica::invite",
+            "replica::receipt",
             "replica::record",
         ],
         why: "it asks the loop through its handle: a second way in would be a second way to publish",
@@ -210,6 +218,7 @@ pub const ROOMS: &[Room] = &[
             "replica::fold",
             "replica::ids",
             "replica::invite",
+            "replica::receipt",
             "replica::record",
             "telemetry",
         ],

@@ -268,6 +268,12 @@ impl Document {
             .collect()
     }
 
+    /// Returns the names of the changes that a replica with these heads lacks.
+    pub fn hashes_since(&self, heads: &[ChangeHash]) -> Vec<ChangeHash> {
+        let heads: Vec<_> = heads.iter().map(hash_out).collect();
+        self.automerge.get_changes(&heads).iter().map(|change| hash_in(&change.hash())).collect()
+    }
+
     /// Returns how many changes the document is made of.
     pub fn change_count(&self) -> u64 {
         automerge::ReadDoc::stats(&self.automerge).num_changes

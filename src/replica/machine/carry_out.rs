@@ -208,9 +208,17 @@ impl Replica {
             return;
         }
         tracing::info!(sessions = purged.len(), "purging deleted sessions");
-        let purged: Vec<SessionId> = purged.into_iter().collect();
+        let purged: Vec<(SessionId, bool)> = purged
+            .into_iter()
+            .map(|id| {
+                let confirmed = self.is_confirmed(&id);
+                (id, confirmed)
+            })
+            .collect();
         for part in batch::split(&purged, batch::RECORDS_MAX, |_| 1) {
-            self.write_own(now, fx, |tx| part.iter().try_for_each(|id| tx.purge_session(id)));
+            self.write_own(now, fx, |tx| {
+                part.iter().try_for_each(|(id, confirmed)| tx.purge_session(id, *confirmed))
+            });
         }
     }
 
