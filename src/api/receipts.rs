@@ -45,10 +45,8 @@ pub(super) async fn show(
     let mut changes = shared.handle.receipts().subscribe();
     loop {
         changes.mark_unchanged();
-        let receipt = match shared.handle.command(Command::Receipt(id.clone())).await? {
-            Reply::Receipt(receipt) => receipt,
-            _ => return Err(Error::ForeignReply),
-        };
+        let reply = shared.handle.command(Command::Receipt(id.clone())).await?;
+        let Reply::Receipt(receipt) = reply else { return Err(Error::ForeignReply) };
         let ended = receipt.complete || *changes.borrow();
         if ended || timeout_at(until, changes.changed()).await.is_err() {
             return Ok(Json(*receipt));
