@@ -6,6 +6,7 @@
 
 pub mod body;
 pub mod events;
+mod explain;
 pub mod fleet;
 pub mod gate;
 pub mod list;

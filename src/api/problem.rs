@@ -111,6 +111,8 @@ pub enum Error {
     MethodNotAllowed { method: String, path: String },
     #[error("there are {subscribers_max} subscribers already")]
     TooManySubscribers { subscribers_max: usize },
+    #[error("the history can't be read")]
+    HistoryUnread,
     #[error("the loop gave an answer to another question")]
     ForeignReply,
 }
@@ -230,7 +232,7 @@ impl Error {
                 "too_many_subscribers",
                 "Close event streams that are not needed, or share one.",
             ),
-            Self::ForeignReply => (
+            Self::ForeignReply | Self::HistoryUnread => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "internal",
                 "This is a mistake in sessionmesh: report it with the daemon's log.",

@@ -6,6 +6,7 @@
 pub mod args;
 pub mod client;
 mod completions;
+mod explain;
 pub mod failure;
 mod import;
 mod invite;
@@ -67,6 +68,8 @@ enum Verb {
     /// List the other machines of the fleet, pause, resume and revoke them
     #[command(subcommand)]
     Peer(peer::Verb),
+    /// Tell which changes made a session or a workspace what it is
+    Explain(explain::Args),
     /// Show which machines have applied a delete, and whether the agent has carried it out
     Receipt(receipt::Args),
     /// Show every change as it comes
@@ -106,6 +109,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Session(verb) => session::run(verb, context).await,
         Verb::Workspace(verb) => workspace::run(verb, context).await,
         Verb::Peer(verb) => peer::run(verb, context).await,
+        Verb::Explain(args) => explain::run(args, context).await,
         Verb::Receipt(args) => receipt::run(args, context).await,
         Verb::Watch(args) => watch::run(args, context, &data_dir).await,
         Verb::Import(verb) => import::run(verb, context).await,
@@ -152,6 +156,7 @@ mod tests {
             "sessionmesh session delete s --wait",
             "sessionmesh session delete s --wait=1m",
             "sessionmesh receipt rcp_1 --wait 5s --json",
+            "sessionmesh explain ses_1@host --json",
             "sessionmesh session restore op_1",
             "sessionmesh workspace list --state vacated",
             "sessionmesh workspace show w",

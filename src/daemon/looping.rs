@@ -208,6 +208,9 @@ impl Loop {
             // Whoever asked may have hung up.
             Request::Status(answer) => drop(answer.send(self.status())),
             Request::Peers(answer) => drop(answer.send(self.peers())),
+            Request::Explain(target, answer) => {
+                drop(answer.send(self.engine.replica().explainable(&target).map(Box::new)));
+            }
             Request::AgentDue(server, answer) => {
                 drop(answer.send(self.engine.replica().agent_due(&server)));
             }

@@ -173,8 +173,7 @@ pub async fn run(
         .collect();
     let teardown = Arc::new(teardown);
     let receipts = handle.receipts().clone();
-    let shells =
-        Shells { hub, transport: transport.clone(), committer, store, teardown, receipts };
+    let shells = Shells { hub, transport: transport.clone(), committer, store, teardown, receipts };
     let looping = Loop::new(engine, effects, clock, shells);
     let stopping = CancellationToken::new();
     let mut looped = tokio::spawn(looping.run(requests, events, told, stopping.clone()));

@@ -33,6 +33,8 @@ pub struct RequestId(pub u64);
 pub enum TeardownOutcome {
     /// Nothing is left of it.
     Gone,
+    /// Nothing is left of it, and this was done, for a person.
+    Done(String),
     /// It is still there, for the reason given.
     Failed(String),
 }

@@ -11,6 +11,7 @@ pub mod diff;
 pub mod digest;
 pub mod document;
 pub mod effect;
+pub mod explain;
 pub mod fold;
 pub mod guard;
 pub mod ids;

@@ -23,8 +23,8 @@ use sessionmesh::{
 };
 
 use crate::fake::{
-    DESK, FLEET, World, deleted_session, diff, failed_workspace, peer, proper, receipt, restored,
-    session, session_deleted, status, workspace, workspace_deleted,
+    DESK, FLEET, World, deleted_session, diff, explanation, failed_workspace, peer, proper,
+    receipt, restored, session, session_deleted, status, workspace, workspace_deleted,
 };
 
 fn openapi() -> Value {
@@ -174,6 +174,10 @@ fn samples() -> Vec<(&'static str, Vec<Value>)> {
         ("Receipt", values(vec![receipt()])),
         ("ReceiptMember", values(receipt().members)),
         ("ReceiptSession", values(receipt().sessions)),
+        ("Explanation", values(vec![explanation()])),
+        ("TeardownTold", values(explanation().teardowns)),
+        ("ExplainedChange", values(explanation().changes)),
+        ("ExplainedWrite", values(explanation().changes.remove(0).writes)),
         ("Imported", values(vec![imported])),
         ("AgentStatus", values(status().agents)),
         ("Status", values(vec![status()])),
@@ -344,6 +348,7 @@ async fn what_the_reading_routes_answer_fits_the_schema_that_the_contract_names(
         ("/v1/sessions/{id}", "/v1/sessions/ses_3"),
         ("/v1/workspaces", "/v1/workspaces?limit=1"),
         ("/v1/workspaces/{id}", "/v1/workspaces/wrk_2"),
+        ("/v1/explain/{id}", "/v1/explain/ses_9"),
         ("/v1/receipts/{receipt}", "/v1/receipts/rcp_1?wait=5s"),
         ("/v1/peers", "/v1/peers"),
     ];

@@ -136,6 +136,11 @@ pub const ROOMS: &[Room] = &[
         why: "what goes in and comes out is data; the shells build on it without the machine",
     },
     Room {
+        path: "replica::explain",
+        may: &["replica::document", "replica::ids", "replica::record"],
+        why: "it puts history into the words of records, whoever asks and wherever it is shown",
+    },
+    Room {
         path: "replica::machine",
         may: &["replica", "wire"],
         why: "it puts the core together, and the core knows no shell",
@@ -197,6 +202,7 @@ pub const ROOMS: &[Room] = &[
             "replica::command",
             "replica::diff",
             "replica::effect",
+            "replica::explain",
             "replica::ids",
             "replica::invite",
             "replica::receipt",

@@ -5,6 +5,7 @@
 //! node is made under an actor that no other start of it has used.
 
 mod fleet;
+mod history;
 mod host;
 mod orphans;
 mod touched;
@@ -12,6 +13,7 @@ mod touched;
 use std::collections::BTreeSet;
 
 use automerge::{ActorId, Automerge, Change, transaction::CommitOptions};
+pub use history::{History, Outcome, Step as HistoryStep, Wrote};
 pub use host::{Done as Written, SessionFields, Writer as HostWriter};
 pub use touched::Touched;
 

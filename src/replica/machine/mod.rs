@@ -10,6 +10,7 @@ mod bridge;
 mod carry_out;
 mod deleting;
 mod execute;
+mod explain;
 mod fleet;
 mod links;
 mod names;

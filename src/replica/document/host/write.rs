@@ -14,7 +14,7 @@ use super::{
     super::super::{
         ids::{NodeId, OperationId, SessionId, WorkspaceId},
         record::{
-            Deletion, Extra, StoredSession, StoredWorkspace, Teardown, TeardownAction,
+            Deletion, Ended, Extra, StoredSession, StoredWorkspace, Teardown, TeardownAction,
             TeardownState,
         },
     },
@@ -230,9 +230,9 @@ impl<'tx, 'doc> Writer<'tx, 'doc> {
         Ok(())
     }
 
-    /// Removes a workspace for good; only its host may.
-    pub fn remove_workspace(&mut self, id: &WorkspaceId) -> Done {
-        self.tx.put(&self.places.workspaces, id.as_str(), GRAVE)
+    /// Removes a workspace for good, and leaves what was done; only its host may.
+    pub fn remove_workspace(&mut self, id: &WorkspaceId, ended: &Ended) -> Done {
+        self.tx.put(&self.places.workspaces, id.as_str(), ended.grave(GRAVE))
     }
 
     fn note(
