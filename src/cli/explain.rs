@@ -88,7 +88,7 @@ pub fn attempt(told: &TeardownTold) -> String {
         (None, Some(error)) => format!(": {error}"),
         (None, None) => String::new(),
     };
-    format!("{} {} at {}{forced}{came_to}", told.incarnation, told.state, utc(told.at))
+    format!("{}, at {}, {}{forced}{came_to}", told.incarnation, utc(told.at), told.state)
 }
 
 fn show(told: &Explanation, out: &mut Output) -> Result<(), Failure> {

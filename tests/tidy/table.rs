@@ -221,6 +221,7 @@ pub const ROOMS: &[Room] = &[
             "replica::command",
             "replica::diff",
             "replica::effect",
+            "replica::explain",
             "replica::fold",
             "replica::ids",
             "replica::invite",
