@@ -107,6 +107,11 @@ impl Trust {
         self.authors.get(fingerprint).map(|author| author.node)
     }
 
+    /// Lists the nodes that are or were members.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> {
+        self.authors.values().map(|author| author.node)
+    }
+
     /// Tells how an actor's changes to a document stand.
     pub fn standing(&self, document: &DocumentId, actor: &ActorBytes) -> Standing {
         match self.authors.get(&fingerprint(actor)) {

@@ -5,6 +5,7 @@
 //! node is made under an actor that no other start of it has used.
 
 mod fleet;
+mod history;
 mod host;
 mod intake;
 mod orphans;
@@ -13,6 +14,7 @@ mod touched;
 use std::collections::BTreeSet;
 
 use automerge::{ActorId, Automerge, Change, transaction::CommitOptions};
+pub use history::{History, Outcome, Step as HistoryStep, Wrote};
 pub use host::{Done as Written, SessionFields, Writer as HostWriter};
 pub use intake::{Coverage, LeftOut, Untrusted};
 pub use touched::Touched;
@@ -310,6 +312,12 @@ impl Document {
         let changes = self.automerge.get_changes(&heads);
         let vouchers = self.vouchers_for(&changes);
         (changes.iter().map(|change| change.raw_bytes().to_vec()).collect(), vouchers)
+    }
+
+    /// Returns the names of the changes that a replica with these heads lacks.
+    pub fn hashes_since(&self, heads: &[ChangeHash]) -> Vec<ChangeHash> {
+        let heads: Vec<_> = heads.iter().map(hash_out).collect();
+        self.automerge.get_changes(&heads).iter().map(|change| hash_in(&change.hash())).collect()
     }
 
     /// Returns how many changes the document is made of.
