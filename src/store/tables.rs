@@ -12,7 +12,7 @@ use crate::replica::{
 };
 
 /// The schema that this version writes; counted up when a table's meaning changes.
-pub(super) const SCHEMA: u32 = 2;
+pub(super) const SCHEMA: u32 = 1;
 
 /// (document, sequence) → the change as automerge encodes it.
 pub(super) const CHANGES: TableDefinition<(&[u8], u64), &[u8]> = TableDefinition::new("changes");

@@ -77,10 +77,12 @@ impl Replica {
             // Two that revoke each other, or leave, not knowing of each other: both count.
             tracing::error!(fleet = %self.fleet, "the fleet has no admin left");
         }
-        self.attest(now, fx);
         let connected: Vec<NodeId> = self.exchange.peers().collect();
         for peer in connected {
             let Some(member) = self.members.get(&peer) else { continue };
+            if fx.closes.iter().any(|(closed, ..)| *closed == peer) {
+                continue;
+            }
             if member.revoked.is_some() {
                 let reason = "revoked from the fleet".to_owned();
                 fx.closes.push((peer, CloseCode::Revoked, reason));
@@ -88,6 +90,7 @@ impl Replica {
                 fx.closes.push((peer, CloseCode::Left, "left the fleet".to_owned()));
             }
         }
+        self.attest(now, fx);
     }
 
     pub(super) fn read_members(&mut self) {
