@@ -293,6 +293,7 @@ impl Loop {
     fn status(&self) -> Status {
         let replica = &self.replica;
         let documents = replica.document_heads().into_iter();
+        let traffic = self.transport.traffic();
         Status {
             node: replica.node(),
             name: replica.name().to_owned(),
@@ -306,6 +307,8 @@ impl Loop {
             digest: replica.digest(),
             links: replica.link_count(),
             store_bytes: self.store.size_bytes().unwrap_or(0),
+            sent_bytes: traffic.sent_bytes,
+            received_bytes: traffic.received_bytes,
             sync_repairs_total: replica.sync_repairs_total(),
             // The bridges tell the handle, which fills it in.
             agents: Vec::new(),

@@ -4,7 +4,11 @@
 //! returns.
 
 use std::{
-    collections::BTreeSet, convert::Infallible, net::SocketAddr, path::PathBuf, sync::Arc,
+    collections::BTreeSet,
+    convert::Infallible,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -25,10 +29,11 @@ use crate::{
     identity::{NodeKey, Token, random, secret::SecretError, ticket},
     replica::{
         command::{Command, Refusal},
-        effect::Startup,
+        document::ApplyError,
+        effect::{Startup, StoredDocument},
         ids::{FleetId, NodeId, StartId},
         invite::Ticket,
-        machine::{OpenError as ReplicaError, Replica},
+        machine::{Loaded, OpenError as ReplicaError, Replica},
     },
     store::{self, Store},
     teardown,
@@ -38,6 +43,9 @@ use crate::{
 /// How often the interfaces are looked at: who dials a node that has moved waits that long.
 const ADDRESSES_EVERY: Duration = Duration::from_secs(30);
 
+/// How many threads read documents at the start at most: more wait for each other's memory.
+const LOADERS_MAX: usize = 8;
+
 /// What a daemon needs to know.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -45,6 +53,9 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// Where peers reach it, UDP.
     pub listen: SocketAddr,
+    /// Where peers are told to reach it, `IP:PORT`, in place of the interfaces' own addresses; those
+    /// if empty.
+    pub advertise: BTreeSet<String>,
     /// Where local programs reach it, TCP; loopback only.
     pub http: SocketAddr,
     /// What people call this machine.
@@ -110,19 +121,19 @@ pub enum Error {
     Join(Refusal),
 }
 
-/// Runs a daemon until `stop` is done; `ready` is called once it answers.
+/// Runs a daemon until `stop` is done; `ready` is called once it answers, with what reaches its loop.
 ///
 /// # Errors
 ///
 /// It could not start, or the store has failed and nothing may be acknowledged any more.
 pub async fn run(
     settings: Settings,
-    ready: impl FnOnce(&Ready),
+    ready: impl FnOnce(&Ready, &Handle),
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let join = settings.join.as_deref().map(ticket::decode).transpose()?;
     let store = Arc::new(Store::open(&settings.data_dir)?);
-    let stored = store.load()?;
+    let mut stored = store.load()?;
     // A node that has lost its key must not go on as another one with the same state.
     let key = Arc::new(match stored.fleet {
         Some(_) => NodeKey::load(&settings.data_dir)?,
@@ -140,9 +151,10 @@ pub async fn run(
         undo_window: settings.undo_window,
         servers: settings.opencode.iter().map(|client| client.address().to_string()).collect(),
     };
-    let (replica, effects) = Replica::open(startup, stored, clock.now()).map_err(|source| {
-        Error::Replica { path: settings.data_dir.join(store::FILE_NAME), source }
+    let loaded = load(&startup, std::mem::take(&mut stored.documents)).map_err(|source| {
+        Error::Replica { path: settings.data_dir.join(store::FILE_NAME), source: source.into() }
     })?;
+    let (replica, effects) = Replica::open_loaded(startup, stored, loaded, clock.now());
     let config = transport::Config {
         listen: settings.listen,
         key,
@@ -228,15 +240,32 @@ pub async fn run(
     lived.and(ended.expect("the loop does not panic").map_err(Error::from))
 }
 
+/// Reads the documents, several at once: that is nearly all that a start of a large fleet takes.
+fn load(startup: &Startup, documents: Vec<StoredDocument>) -> Result<Vec<Loaded>, ApplyError> {
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(LOADERS_MAX);
+    let waiting = Mutex::new(documents.into_iter());
+    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let read =
+        || std::iter::from_fn(next).map(|stored| Loaded::read(startup, stored)).collect::<Vec<_>>();
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..workers).map(|_| scope.spawn(read)).collect();
+        let mut loaded = read();
+        for other in others {
+            loaded.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        loaded.into_iter().collect()
+    })
+}
+
 /// Does what is to be done from the moment that everything is open; ends only by failing.
 async fn live(
     settings: &Settings,
     handle: &Handle,
     mut said: Ready,
     join: Option<Ticket>,
-    ready: impl FnOnce(&Ready),
+    ready: impl FnOnce(&Ready, &Handle),
 ) -> Result<Infallible, Error> {
-    let mut addresses = addresses::published(said.quic);
+    let mut addresses = published_addresses(settings, &said);
     announce(settings, handle, &addresses).await;
     if let Some(ticket) = join.filter(|ticket| ticket.fleet != said.fleet) {
         let fleet = ticket.fleet;
@@ -246,14 +275,23 @@ async fn live(
             Err(error) => tracing::error!(%error, "not joined"),
         }
     }
-    ready(&said);
+    ready(&said, handle);
     loop {
         tokio::time::sleep(ADDRESSES_EVERY).await;
-        let present = addresses::published(said.quic);
+        let present = published_addresses(settings, &said);
         if present != addresses {
             announce(settings, handle, &present).await;
             addresses = present;
         }
+    }
+}
+
+/// Returns where peers are told to reach this node.
+fn published_addresses(settings: &Settings, said: &Ready) -> BTreeSet<String> {
+    if settings.advertise.is_empty() {
+        addresses::published(said.quic)
+    } else {
+        settings.advertise.clone()
     }
 }
 

@@ -53,6 +53,8 @@ pub(super) struct Shared {
     /// Cancelled when nobody takes events any more.
     pub deaf: CancellationToken,
     peers: Mutex<BTreeMap<NodeId, Peer>>,
+    /// What went over links that have ended; changed only while `peers` is locked.
+    ended: Mutex<Traffic>,
     /// Changes whenever a link has come or gone.
     changes: watch::Sender<u64>,
 }
@@ -62,6 +64,23 @@ impl Deref for Shared {
 
     fn deref(&self) -> &Foundation {
         &self.foundation
+    }
+}
+
+/// How much went over links: datagrams' contents, all that QUIC adds included.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Bytes sent.
+    pub sent_bytes: u64,
+    /// Bytes received.
+    pub received_bytes: u64,
+}
+
+impl Traffic {
+    fn add(&mut self, link: &Link) {
+        let stats = link.connection.stats();
+        self.sent_bytes += stats.udp_tx.bytes;
+        self.received_bytes += stats.udp_rx.bytes;
     }
 }
 
@@ -92,6 +111,7 @@ impl Shared {
             closing: CancellationToken::new(),
             deaf: CancellationToken::new(),
             peers: Mutex::default(),
+            ended: Mutex::default(),
             changes: watch::Sender::new(0),
         }
     }
@@ -194,6 +214,7 @@ impl Shared {
             return;
         }
         peer.running = None;
+        self.ended().add(link);
         while let Some((next, streams)) = peer.waiting.pop() {
             if next.connection.close_reason().is_none() {
                 self.start_link(peer, next, streams);
@@ -223,6 +244,14 @@ impl Shared {
     /// Returns how many connections are, or wait to be, links.
     pub(super) fn count(&self) -> usize {
         self.peers().values().map(|it| usize::from(it.running.is_some()) + it.waiting.len()).sum()
+    }
+
+    /// Returns what went over all links since the start.
+    pub(super) fn traffic(&self) -> Traffic {
+        let peers = self.peers();
+        let mut traffic = *self.ended();
+        peers.values().filter_map(|peer| peer.running.as_ref()).for_each(|link| traffic.add(link));
+        traffic
     }
 
     /// Resolves when a peer has, or has not, a link.
@@ -257,6 +286,10 @@ impl Shared {
 
     fn changed(&self) {
         self.changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    fn ended(&self) -> MutexGuard<'_, Traffic> {
+        self.ended.lock().expect("nothing panics while it holds this lock")
     }
 
     fn peers(&self) -> MutexGuard<'_, BTreeMap<NodeId, Peer>> {

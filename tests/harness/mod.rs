@@ -100,6 +100,11 @@ impl Daemon {
         self.child.wait().expect("it can be waited for")
     }
 
+    /// Returns the number of its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Returns the key of the node.
     pub fn node(&self) -> String {
         self.ready["node"].as_str().expect("the ready line names it").to_owned()

@@ -90,9 +90,13 @@ pub struct Applied {
 #[derive(Debug, Clone)]
 pub struct Document {
     id: DocumentId,
+    /// The same as text, which goes into every frontier.
+    name: Box<str>,
     automerge: Automerge,
     orphans: Orphans,
     places: Places,
+    /// Where it stands, sorted; compared far more often than it changes.
+    heads: Vec<ChangeHash>,
 }
 
 /// A copy of a document, to be saved.
@@ -102,7 +106,7 @@ pub struct Copied(Automerge);
 impl Copied {
     /// Returns the heads, sorted.
     pub fn heads(&self) -> Vec<ChangeHash> {
-        self.0.get_heads().iter().map(hash_in).collect()
+        heads_of(&self.0)
     }
 
     /// Tells whether a change is part of the copy.
@@ -156,6 +160,10 @@ fn author(actor: &ActorId) -> Fingerprint {
         fingerprint.copy_from_slice(prefix);
     }
     fingerprint
+}
+
+fn heads_of(automerge: &Automerge) -> Vec<ChangeHash> {
+    automerge.get_heads().iter().map(hash_in).collect()
 }
 
 fn hash_in(hash: &automerge::ChangeHash) -> ChangeHash {
@@ -234,7 +242,9 @@ impl Document {
 
     fn place(id: DocumentId, automerge: Automerge) -> Option<Self> {
         let places = Places::find(id, &automerge)?;
-        Some(Self { id, automerge, orphans: Orphans::default(), places })
+        let heads = heads_of(&automerge);
+        let name = id.to_string().into();
+        Some(Self { id, name, automerge, orphans: Orphans::default(), places, heads })
     }
 
     /// Returns the document's name.
@@ -242,9 +252,14 @@ impl Document {
         self.id
     }
 
+    /// Returns the document's name as text.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Returns the heads, sorted.
-    pub fn heads(&self) -> Vec<ChangeHash> {
-        self.automerge.get_heads().iter().map(hash_in).collect()
+    pub fn heads(&self) -> &[ChangeHash] {
+        &self.heads
     }
 
     /// Tells whether a change is part of the document.
@@ -338,7 +353,10 @@ impl Document {
         let applied = guard::contained(|| automerge.apply_changes(ready.iter().cloned()))
             .map_err(|_| ApplyError::Panicked { document })?;
         match applied {
-            Ok(()) => Ok(self.describe(&ready)),
+            Ok(()) => {
+                self.heads = heads_of(&self.automerge);
+                Ok(self.describe(&ready))
+            }
             Err(error) if self.automerge.get_heads() == before => {
                 Err(ApplyError::Unreadable { document, reason: error.to_string() })
             }
@@ -428,6 +446,7 @@ impl Document {
         write(&mut tx).expect("the paths and values written are the schema's own");
         let (hash, _) = tx.commit_with(CommitOptions::default().with_time(wall_ms / 1_000));
         hash?;
+        self.heads = heads_of(&self.automerge);
         let change = self.automerge.get_last_local_change().expect("it was just committed");
         Some(self.describe(std::slice::from_ref(&change)))
     }

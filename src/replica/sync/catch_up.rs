@@ -48,21 +48,22 @@ impl Exchange {
             };
             let progress = link.documents.entry(id).or_default();
             let ours = document.heads();
-            if ours == heads {
-                progress.suspect = None;
+            if ours == &heads[..] {
+                link.suspects.remove(&id);
             } else if !document.has_all(&heads) {
                 if greeting {
+                    let ours = ours.to_vec();
                     progress.wanted = Some((ours.clone(), now));
                     out.push(to(peer, Frame::Want(DocumentHeads { document: id, heads: ours })));
                 } else {
                     // While what was suspected before is still not here, its time runs on: a peer
                     // that writes on and on would else put the repair off for ever.
                     let since =
-                        progress.suspect.take().filter(|(known, _)| !document.has_all(known));
-                    progress.suspect = Some((heads, since.map_or(now, |(_, since)| since)));
+                        link.suspects.remove(&id).filter(|(known, _)| !document.has_all(known));
+                    link.suspects.insert(id, (heads, since.map_or(now, |(_, since)| since)));
                 }
             } else if greeting {
-                progress.suspect = None;
+                link.suspects.remove(&id);
                 let missing = document.changes_since(&heads);
                 progress.answered = Some((heads, now));
                 link.traffic_at = Some(now);
@@ -106,7 +107,7 @@ impl Exchange {
         let (Some(link), Some(document)) = (self.links.get_mut(peer), documents.get(id)) else {
             return;
         };
-        let ours = document.heads();
+        let ours = document.heads().to_vec();
         link.documents.entry(*id).or_default().wanted = Some((ours.clone(), now));
         out.push(to(peer, Frame::Want(DocumentHeads { document: *id, heads: ours })));
     }
@@ -167,7 +168,7 @@ impl Exchange {
                 progress.repair = Some((state, now));
             }
         } else {
-            let ours = document.heads();
+            let ours = document.heads().to_vec();
             if !is_recent(progress.wanted.as_ref(), &ours, now) {
                 progress.wanted = Some((ours.clone(), now));
                 out.push(to(peer, Frame::Want(DocumentHeads { document: id, heads: ours })));
@@ -197,10 +198,9 @@ impl Exchange {
             return Ok(Applied::default());
         };
         let applied = document.apply(changes)?;
-        let progress = link.documents.entry(id).or_default();
         let missing = document.missing();
-        if !missing.is_empty() && progress.suspect.is_none() {
-            progress.suspect = Some((missing, now));
+        if !missing.is_empty() {
+            link.suspects.entry(id).or_insert((missing, now));
         }
         Ok(applied)
     }

@@ -312,7 +312,7 @@ mod tests {
     #[test]
     fn another_document_under_this_ones_name_is_refused_and_changes_nothing() {
         let (mut one, _) = replicas();
-        let before = one.heads();
+        let before = one.heads().to_vec();
         let actor = super::super::actor(&HOST, StartId([9; 8]));
         let (twin, _) = Document::create_host(HOST, 0, actor, 0);
         let refused = one.merge_saved(&twin.save());

@@ -1,0 +1,179 @@
+//! Measures how long a change takes from the command at A to the diff at B: two real daemons over
+//! loopback QUIC, at 1,000, 10,000 and 100,000 sessions on 100 hosts.
+//!
+//! The floor is what no such daemon can do without, measured between the samples, on the same
+//! state: the bare commit, one way over bare QUIC, the bare applying, and the own diff.
+//!
+//! `cargo bench --bench propagation [-- --quick]` prints a table and writes
+//! `target/bench/propagation.json`. It fails only if a change does not arrive.
+
+#![allow(clippy::print_stdout, reason = "a bench prints what it measured")]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{
+    floor::{Core, Kind, Quic},
+    node::{Node, free_address},
+    report::{Report, Samples, is_quick, rounded, say},
+    state::{self, Fleet},
+};
+use sessionmesh::replica::{
+    command::{Command, NewSession, SessionPatch, Target},
+    ids::{NodeId, SessionId, WorkspaceId},
+};
+
+/// How many samples of each kind are taken at each size, after a few that are not counted.
+const SAMPLES: usize = 300;
+const WARM_UP: usize = 30;
+/// How long both daemons are left alone between two samples: their disks have to settle, or the
+/// one before would be measured along.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// What was measured of one kind of change at one size.
+#[derive(Default)]
+struct Measured {
+    whole: Samples,
+    commit: Samples,
+    one_way: Samples,
+    apply: Samples,
+    diff: Samples,
+    bytes: usize,
+}
+
+impl Measured {
+    fn floor_us(&self) -> f64 {
+        [&self.commit, &self.one_way, &self.apply, &self.diff].iter().map(|part| part.us(50)).sum()
+    }
+}
+
+fn main() {
+    let mut report = Report::new("propagation");
+    let sizes: &[usize] = if is_quick() { &[1_000] } else { &[1_000, 10_000, 100_000] };
+    println!(
+        "{:<10} {:<8} {:>9} {:>9} | {:>9} {:>8} {:>8} {:>8} {:>8} {:>6}",
+        "sessions",
+        "change",
+        "p50 us",
+        "p99 us",
+        "floor us",
+        "commit",
+        "quinn",
+        "apply",
+        "diff",
+        "over"
+    );
+    let mut medians = Vec::new();
+    for &sessions in sizes {
+        let measured = measure(sessions);
+        let mut worst = 0.0_f64;
+        for (kind, it) in &measured {
+            let (name, p50, p99) = (kind.name(), it.whole.us(50), it.whole.us(99));
+            let over = p50 / it.floor_us();
+            worst = worst.max(over);
+            println!(
+                "{sessions:<10} {name:<8} {p50:>9} {p99:>9} | {:>9} {:>8} {:>8} {:>8} {:>8} {:>6}",
+                rounded(it.floor_us()),
+                it.commit.us(50),
+                it.one_way.us(50),
+                it.apply.us(50),
+                it.diff.us(50),
+                rounded(over),
+            );
+            report.note(format!("{name}_{sessions}_p50_us"), p50);
+            report.note(format!("{name}_{sessions}_p99_us"), p99);
+            report.note(format!("{name}_{sessions}_floor_p50_us"), rounded(it.floor_us()));
+            report.note(format!("{name}_{sessions}_bytes"), it.bytes);
+        }
+        if sessions == sizes[0] {
+            report.at_most("over_floor_p50", worst, 1.5);
+        } else {
+            report.note(format!("over_floor_p50_{sessions}"), rounded(worst));
+        }
+        medians.push(measured.iter().map(|(_, it)| it.whole.us(50)).collect::<Vec<_>>());
+    }
+    if let [small, .., large] = &medians[..] {
+        let growth = small.iter().zip(large).map(|(small, large)| large / small);
+        report.at_most("growth_100k_over_1k", growth.fold(0.0, f64::max), 1.3);
+    }
+    report.finish();
+}
+
+fn measure(sessions: usize) -> Vec<(Kind, Measured)> {
+    say(&format!("making {sessions} sessions on {} hosts", state::HOSTS));
+    let folder = tempfile::tempdir().expect("there is room for a folder");
+    let folders = ["a", "b"].map(|name| folder.path().join(name));
+    let keys = folders.each_ref().map(|folder| state::key(folder));
+    let fleet = Fleet::make(&keys.each_ref().map(|key| key.node()), state::HOSTS, sessions);
+    let addresses = [0, 1].map(|n: usize| (keys[n].node(), free_address()));
+    folders.iter().for_each(|folder| fleet.write(folder, &addresses));
+    let [a, b] = [0, 1].map(|n: usize| Node::start(&folders[n], &addresses[n].1));
+    a.until_in_sync(b.ready.node);
+    b.until_in_sync(a.ready.node);
+    let (mut core, quic) = (Core::of(&fleet), Quic::connect());
+    let mut arrivals = b.follow();
+
+    let host = a.ready.node;
+    let kept = sessions / state::HOSTS;
+    let count = if is_quick() { 20 } else { SAMPLES };
+    let mut measured = Kind::ALL.map(|kind| (kind, Measured::default()));
+    for n in 0..WARM_UP + count {
+        for (kind, it) in &mut measured {
+            let id = match kind {
+                Kind::Title => state::session_id(&host, n % kept),
+                // What was created is deleted next.
+                Kind::Create | Kind::Delete => format!("ses_new_{n}"),
+            };
+            let id: SessionId = id.parse().expect("it is an id");
+            let room: WorkspaceId = workspace_of(&host, 0);
+            let command = command(*kind, &id, &room, n);
+            let handle = a.handle.clone();
+            let begun = a.block_on(async move {
+                let begun = Instant::now();
+                handle.command(command).await.expect("it is carried out");
+                begun
+            });
+            let (arrived, body) = arrivals.blocking_recv().expect("the stream goes on");
+            assert!(body.contains(id.as_str()), "it is the diff of another change: {body}");
+            std::thread::sleep(PAUSE);
+            let bare = core.take(*kind, &id, &room);
+            std::thread::sleep(PAUSE);
+            // A frame's own bytes: its length, kind, document and the change's length.
+            let one_way = quic.one_way(bare.bytes + 44);
+            if n >= WARM_UP {
+                it.whole.push(arrived - begun);
+                it.commit.push(bare.commit);
+                it.one_way.push(one_way);
+                it.apply.push(bare.apply);
+                it.diff.push(bare.diff);
+                it.bytes = bare.bytes;
+            }
+        }
+    }
+    measured.into()
+}
+
+fn workspace_of(host: &NodeId, n: usize) -> WorkspaceId {
+    format!("wrk_{}{n:014}", host.short()).parse().expect("it is an id")
+}
+
+fn command(kind: Kind, id: &SessionId, room: &WorkspaceId, n: usize) -> Command {
+    match kind {
+        Kind::Title => Command::UpdateSession(
+            Target::new(id.clone()),
+            SessionPatch {
+                title: Some(Some(format!("title number {n} of a run"))),
+                ..SessionPatch::default()
+            },
+        ),
+        Kind::Create => Command::CreateSession(NewSession {
+            id: Some(id.clone()),
+            workspace_id: Some(room.to_string()),
+            directory: Some("/home/dev/work/feature".to_owned()),
+            title: Some(format!("session number {n}")),
+            ..NewSession::default()
+        }),
+        Kind::Delete => Command::DeleteSession { session: Target::new(id.clone()), dry_run: false },
+    }
+}
