@@ -4,10 +4,13 @@
 //! teardowns wait until the writes beside them are durable.
 
 mod commit;
-mod compact;
+pub mod compact;
+pub mod durable;
+pub mod engine;
 pub mod handle;
 pub mod hub;
 mod looping;
+mod reading;
 mod removal;
 mod run;
 

@@ -4,11 +4,7 @@
 //! returns.
 
 use std::{
-    collections::BTreeSet,
-    convert::Infallible,
-    net::SocketAddr,
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    collections::BTreeSet, convert::Infallible, net::SocketAddr, path::PathBuf, sync::Arc,
     time::Duration,
 };
 
@@ -16,10 +12,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     commit::Committer,
-    compact::Compaction,
+    compact,
+    engine::{self, Engine},
     handle::{Handle, RequestError},
-    hub::{Hub, Published},
+    hub::Hub,
     looping::{Loop, Shells},
+    reading,
     removal::ByOpencode,
 };
 use crate::{
@@ -29,11 +27,10 @@ use crate::{
     identity::{NodeKey, Token, random, secret::SecretError, ticket},
     replica::{
         command::{Command, Refusal},
-        document::ApplyError,
-        effect::{Startup, StoredDocument},
+        effect::Startup,
         ids::{FleetId, NodeId, StartId},
         invite::Ticket,
-        machine::{Loaded, OpenError as ReplicaError, Replica},
+        machine::OpenError as ReplicaError,
     },
     store::{self, Store},
     teardown,
@@ -42,9 +39,6 @@ use crate::{
 
 /// How often the interfaces are looked at: who dials a node that has moved waits that long.
 const ADDRESSES_EVERY: Duration = Duration::from_secs(30);
-
-/// How many threads read documents at the start at most: more wait for each other's memory.
-const LOADERS_MAX: usize = 8;
 
 /// What a daemon needs to know.
 #[derive(Debug, Clone)]
@@ -133,16 +127,14 @@ pub async fn run(
 ) -> Result<(), Error> {
     let join = settings.join.as_deref().map(ticket::decode).transpose()?;
     let store = Arc::new(Store::open(&settings.data_dir)?);
-    let mut stored = store.load()?;
     // A node that has lost its key must not go on as another one with the same state.
-    let key = Arc::new(match stored.fleet {
+    let key = Arc::new(match store.fleet()? {
         Some(_) => NodeKey::load(&settings.data_dir)?,
         None => NodeKey::load_or_create(&settings.data_dir)?,
     });
     let token = Token::load_or_create(&settings.data_dir)?;
     let start = StartId(random());
     let clock = Clock::new();
-    let journal = store.journal()?.into_iter().map(|entry| (entry.cursor, entry.body)).collect();
     let startup = Startup {
         node: key.node(),
         name: settings.name.clone(),
@@ -151,10 +143,19 @@ pub async fn run(
         undo_window: settings.undo_window,
         servers: settings.opencode.iter().map(|client| client.address().to_string()).collect(),
     };
-    let loaded = load(&startup, std::mem::take(&mut stored.documents)).map_err(|source| {
-        Error::Replica { path: settings.data_dir.join(store::FILE_NAME), source: source.into() }
+    let opened = Engine::open_with(
+        &store,
+        startup,
+        clock.now(),
+        compact::Limits::default(),
+        reading::at_once,
+    );
+    let engine::Opened { engine, effects, journal } = opened.map_err(|error| match error {
+        engine::OpenError::Store(error) => Error::Store(error),
+        engine::OpenError::Replica(source) => {
+            Error::Replica { path: settings.data_dir.join(store::FILE_NAME), source }
+        }
     })?;
-    let (replica, effects) = Replica::open_loaded(startup, stored, loaded, clock.now());
     let config = transport::Config {
         listen: settings.listen,
         key,
@@ -165,15 +166,13 @@ pub async fn run(
     };
     let (transport, events) = Transport::bind(config)?;
     let transport = Arc::new(transport);
-    let hub = Arc::new(Hub::new(published(&replica), journal));
+    let hub = Arc::new(Hub::new(engine.published(), journal));
     let (handle, requests) = Handle::new(hub.clone());
     let listeners = api::Listeners::bind(settings.http, &settings.data_dir).await?;
 
-    let (node, fleet) = (replica.node(), replica.fleet());
+    let (node, fleet) = (engine.replica().node(), engine.replica().fleet());
     let (told_sender, told) = tokio::sync::mpsc::unbounded_channel();
     let committer = Committer::start(store.clone(), transport.clone(), told_sender);
-    let mut compaction = Compaction::default();
-    compaction.note(store.backlogs()?);
     let quic = transport.local_addr().unwrap_or(settings.listen);
     let mut teardown = teardown::Config::new(settings.data_dir.clone());
     teardown.roots.clone_from(&settings.teardown_roots);
@@ -183,10 +182,8 @@ pub async fn run(
         .map(|client| Arc::new(ByOpencode::new(client.clone())) as Arc<dyn teardown::Remover>)
         .collect();
     let teardown = Arc::new(teardown);
-    let shells =
-        Shells { hub, transport: transport.clone(), committer, compaction, store, teardown };
-    let mut looping = Loop::new(replica, clock, shells);
-    looping.carry_out(effects);
+    let shells = Shells { hub, transport: transport.clone(), committer, store, teardown };
+    let looping = Loop::new(engine, effects, clock, shells);
     let stopping = CancellationToken::new();
     let mut looped = tokio::spawn(looping.run(requests, events, told, stopping.clone()));
 
@@ -240,23 +237,6 @@ pub async fn run(
     lived.and(ended.expect("the loop does not panic").map_err(Error::from))
 }
 
-/// Reads the documents, several at once: that is nearly all that a start of a large fleet takes.
-fn load(startup: &Startup, documents: Vec<StoredDocument>) -> Result<Vec<Loaded>, ApplyError> {
-    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(LOADERS_MAX);
-    let waiting = Mutex::new(documents.into_iter());
-    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
-    let read =
-        || std::iter::from_fn(next).map(|stored| Loaded::read(startup, stored)).collect::<Vec<_>>();
-    std::thread::scope(|scope| {
-        let others: Vec<_> = (1..workers).map(|_| scope.spawn(read)).collect();
-        let mut loaded = read();
-        for other in others {
-            loaded.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        }
-        loaded.into_iter().collect()
-    })
-}
-
 /// Does what is to be done from the moment that everything is open; ends only by failing.
 async fn live(
     settings: &Settings,
@@ -300,10 +280,4 @@ async fn announce(settings: &Settings, handle: &Handle, addresses: &BTreeSet<Str
     if let Err(error) = handle.command(Command::Announce { name, addresses }).await {
         tracing::debug!(%error, "name and addresses are not announced");
     }
-}
-
-/// Returns a replica's present view, to be published whole.
-pub(super) fn published(replica: &Replica) -> Published {
-    let (sessions, workspaces) = replica.records();
-    Published { cursor: replica.cursor(), digest: replica.digest(), sessions, workspaces }
 }

@@ -149,10 +149,7 @@ impl Store {
     pub fn load(&self) -> Result<Stored, Error> {
         self.read(|transaction| {
             let mut stored = Stored { documents: documents(transaction)?, ..Stored::default() };
-            if let Some(fleet) = transaction.open_table(SETTINGS)?.get(SETTING_FLEET)? {
-                let fleet = fleet.value().try_into().map_err(|_| Fault::Table("settings"))?;
-                stored.fleet = Some(FleetId(fleet));
-            }
+            stored.fleet = fleet(transaction)?;
             for entry in transaction.open_table(PAUSED)?.iter()? {
                 stored.paused.insert(NodeId(*entry?.0.value()));
             }
@@ -165,6 +162,11 @@ impl Store {
             (stored.cursor, stored.digest) = journal::read_last(transaction)?;
             Ok(stored)
         })
+    }
+
+    /// Reads which fleet the node belongs to; `None` before its first start has come to that.
+    pub fn fleet(&self) -> Result<Option<FleetId>, Error> {
+        self.read(fleet)
     }
 
     /// Reads the published diffs that are still kept, oldest first.
@@ -286,6 +288,13 @@ fn set_up(database: &Database) -> Result<(), Fault> {
     transaction.open_table(PAUSED)?;
     transaction.open_table(SETTINGS)?.insert(SETTING_SCHEMA, SCHEMA.to_be_bytes().as_slice())?;
     Ok(transaction.commit()?)
+}
+
+fn fleet(transaction: &ReadTransaction) -> Result<Option<FleetId>, Fault> {
+    let settings = transaction.open_table(SETTINGS)?;
+    let Some(fleet) = settings.get(SETTING_FLEET)? else { return Ok(None) };
+    let fleet = fleet.value().try_into().map_err(|_| Fault::Table("settings"))?;
+    Ok(Some(FleetId(fleet)))
 }
 
 fn documents(transaction: &ReadTransaction) -> Result<Vec<StoredDocument>, Fault> {

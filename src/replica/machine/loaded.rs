@@ -42,6 +42,14 @@ impl Loaded {
         Ok(Self { document, view, changes })
     }
 
+    /// Reads documents one after the other.
+    pub fn read_in_turn(
+        startup: &Startup,
+        documents: Vec<StoredDocument>,
+    ) -> Result<Vec<Self>, ApplyError> {
+        documents.into_iter().map(|document| Self::read(startup, document)).collect()
+    }
+
     /// Returns the document's name.
     pub fn id(&self) -> DocumentId {
         self.document.id()

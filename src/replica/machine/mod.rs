@@ -129,9 +129,8 @@ impl Replica {
         mut stored: Stored,
         now: Now,
     ) -> Result<(Self, Effects), OpenError> {
-        let documents = std::mem::take(&mut stored.documents).into_iter();
-        let loaded = documents.map(|document| Loaded::read(&startup, document));
-        let loaded = loaded.collect::<Result<_, _>>()?;
+        let documents = std::mem::take(&mut stored.documents);
+        let loaded = Loaded::read_in_turn(&startup, documents)?;
         Ok(Self::open_loaded(startup, stored, loaded, now))
     }
 
@@ -416,6 +415,12 @@ impl Replica {
     /// Returns what this node may do in its fleet.
     pub fn role(&self) -> Role {
         self.members.get(&self.node).map_or(Role::Reader, |member| member.role)
+    }
+
+    /// Returns how many admins the fleet has; with none, nobody can be let in or shut out any more.
+    pub fn admin_count(&self) -> u64 {
+        let admin = |member: &&Member| member.is_current() && member.role == Role::Admin;
+        self.members.values().filter(admin).count() as u64
     }
 
     /// Lists the documents with their heads and how many changes each is made of.
