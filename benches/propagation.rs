@@ -4,7 +4,10 @@
 //! The floor is what no such daemon can do without, measured between the samples, on the same
 //! state: the bare commit, one way over bare QUIC, the bare applying, and the own diff.
 //!
-//! `cargo bench --bench propagation [-- --quick]` prints a table and writes
+//! With the feature `compare`, samod 0.16 over TCP is measured in the same run with the same
+//! sessions: all in one document, as it would be used, and in the same documents as here.
+//!
+//! `cargo bench [--features compare] --bench propagation [-- --quick]` prints a table and writes
 //! `target/bench/propagation.json`. It fails only if a change does not arrive.
 
 #![allow(clippy::print_stdout, reason = "a bench prints what it measured")]
@@ -67,6 +70,8 @@ fn main() {
     let mut medians = Vec::new();
     for &sessions in sizes {
         let measured = measure(sessions);
+        #[cfg(feature = "compare")]
+        compare(&mut report, sessions, &measured);
         let mut worst = 0.0_f64;
         for (kind, it) in &measured {
             let (name, p50, p99) = (kind.name(), it.whole.us(50), it.whole.us(99));
@@ -152,6 +157,61 @@ fn measure(sessions: usize) -> Vec<(Kind, Measured)> {
         }
     }
     measured.into()
+}
+
+/// Measures the peer; the goals are those of where all sessions are in one document.
+#[cfg(feature = "compare")]
+fn compare(report: &mut Report, sessions: usize, ours: &[(Kind, Measured)]) {
+    use automerge::{Automerge, ROOT, ReadDoc as _};
+    use common::peer::{Samod, one_document};
+
+    let fleet = Fleet::make(&[NodeId([1; 32])], state::HOSTS, sessions);
+    let host = fleet.hosts[0].0.host().expect("it is a host's document");
+    let samples = if is_quick() { 5 } else { 40 };
+    let rounds = |mut samod: Samod| {
+        let mut taken = Kind::ALL.map(|kind| (kind, Samples::default(), Samples::default()));
+        for n in 0..samples {
+            for (kind, told, known) in &mut taken {
+                let it =
+                    samod.take(*kind, &state::session_id(&host, n % (sessions / state::HOSTS)));
+                told.push(it.told);
+                known.push(it.known);
+                std::thread::sleep(PAUSE);
+            }
+        }
+        taken
+    };
+    say(&format!("samod with {sessions} sessions in one document"));
+    let (document, map) = one_document(&fleet);
+    let one = rounds(Samod::share(vec![document], map));
+    say(&format!("samod with {sessions} sessions in {} documents", state::HOSTS));
+    let mut documents: Vec<Automerge> = fleet
+        .hosts
+        .iter()
+        .map(|(_, bytes)| Automerge::load(bytes).expect("it was just saved"))
+        .collect();
+    let buckets = documents[0].get(ROOT, "sessions").ok().flatten().expect("it is there").1;
+    let bucket = documents[0].keys(&buckets).next().expect("there are buckets");
+    let bucket = documents[0].get(&buckets, bucket).ok().flatten().expect("it is there").1;
+    let same = rounds(Samod::share(std::mem::take(&mut documents), bucket));
+    let short = format!("{}k", sessions / 1_000);
+    for (what, taken) in [("", &one), ("_same_documents", &same)] {
+        let mut least = f64::INFINITY;
+        for ((kind, told, known), (_, ours)) in taken.iter().zip(ours) {
+            let (told, known) = (told.us(50), known.us(50));
+            let over = known / ours.whole.us(50);
+            least = least.min(over);
+            println!("samod{what} {} at {sessions}: told {told} us, known {known} us", kind.name());
+            report.note(format!("samod{what}_{}_{sessions}_told_p50_us", kind.name()), told);
+            report.note(format!("samod{what}_{}_{sessions}_known_p50_us", kind.name()), known);
+        }
+        let key = format!("samod{what}_over_ours_{short}");
+        match (what, sessions) {
+            ("", 1_000) => report.at_least(key, least, 3.0),
+            ("", 100_000) => report.at_least(key, least, 25.0),
+            _ => report.note(key, rounded(least)),
+        }
+    }
 }
 
 fn workspace_of(host: &NodeId, n: usize) -> WorkspaceId {

@@ -8,5 +8,7 @@
 
 pub mod floor;
 pub mod node;
+#[cfg(feature = "compare")]
+pub mod peer;
 pub mod report;
 pub mod state;

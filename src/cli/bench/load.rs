@@ -128,7 +128,8 @@ impl Board {
         for (n, node) in nodes.iter().enumerate() {
             for m in 0..AT_A_TIME {
                 let (board, client) = (self.clone(), node.client.clone());
-                let workspace = node.workspace.clone();
+                // What a node that hosts nothing makes is made on the first that does.
+                let workspace = node.workspace.clone().or_else(|| nodes[0].workspace.clone());
                 // The writers take turns, so that the rate is even.
                 let offset =
                     every.unwrap_or_default() * (m * nodes.len() + n) as u32 / writers as u32;
