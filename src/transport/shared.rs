@@ -7,13 +7,14 @@ use std::{
     collections::BTreeMap,
     convert::Infallible,
     ops::Deref,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
 use tokio::sync::{
+    Notify,
     oneshot::{self, error::TryRecvError},
-    watch,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -52,8 +53,9 @@ pub(super) struct Shared {
     peers: Mutex<BTreeMap<NodeId, Peer>>,
     /// What went over links that have ended; changed only while `peers` is locked.
     ended: Mutex<Traffic>,
-    /// Changes whenever a link has come or gone.
-    changes: watch::Sender<u64>,
+    /// Told whenever a link has come or gone. It wakes in the order in which was waited; a `watch`
+    /// would in a random one, and no run of a simulation would be like another.
+    changes: Notify,
 }
 
 impl Deref for Shared {
@@ -132,7 +134,7 @@ impl Shared {
             deaf: CancellationToken::new(),
             peers: Mutex::default(),
             ended: Mutex::default(),
-            changes: watch::Sender::new(0),
+            changes: Notify::new(),
         }
     }
 
@@ -259,19 +261,23 @@ impl Shared {
 
     /// Resolves when a peer has, or has not, a link.
     pub(super) async fn until(&self, peer: NodeId, up: bool) {
-        let mut changes = self.changes.subscribe();
-        while self.is_up(peer) != up {
-            // The sender lives as long as `self`.
-            let _ = changes.changed().await;
-        }
+        self.wait_for(|| self.is_up(peer) == up).await;
     }
 
     /// Resolves when no peer has a link.
     pub(super) async fn until_none(&self) {
-        let mut changes = self.changes.subscribe();
-        while self.count() > 0 {
-            // The sender lives as long as `self`.
-            let _ = changes.changed().await;
+        self.wait_for(|| self.count() == 0).await;
+    }
+
+    async fn wait_for(&self, holds: impl Fn() -> bool) {
+        loop {
+            let mut changed = pin!(self.changes.notified());
+            // From here on no change is missed.
+            changed.as_mut().enable();
+            if holds() {
+                return;
+            }
+            changed.await;
         }
     }
 
@@ -288,7 +294,7 @@ impl Shared {
     }
 
     fn changed(&self) {
-        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+        self.changes.notify_waiters();
     }
 
     fn ended(&self) -> MutexGuard<'_, Traffic> {
