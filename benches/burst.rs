@@ -36,7 +36,7 @@ fn main() {
     let changes = if is_quick() { 500 } else { CHANGES };
     let fleet = Fleet::make(&[], 1, SESSIONS);
     let mut core = Core::of(&fleet);
-    let host = fleet.hosts[0].0.host().expect("it is a host's document");
+    let host = fleet.hosts[0].key.node();
     let room = format!("wrk_{}{:014}", host.short(), 0).parse().expect("it is an id");
     let bare: Duration = (0..changes)
         .map(|n| {
@@ -67,8 +67,9 @@ struct Measured {
 fn measure(count: usize, writers: usize, changes: usize) -> Measured {
     let folder = tempfile::tempdir().expect("there is room for a folder");
     let folders: Vec<_> = (0..count).map(|n| folder.path().join(format!("n{n}"))).collect();
-    let keys: Vec<_> = folders.iter().map(|folder| state::key(folder).node()).collect();
+    let keys: Vec<_> = folders.iter().map(|folder| state::key(folder)).collect();
     let fleet = Fleet::make(&keys, count, SESSIONS);
+    let keys: Vec<_> = keys.iter().map(|key| key.node()).collect();
     let addresses: Vec<_> = keys.iter().map(|key| (*key, free_address())).collect();
     folders.iter().for_each(|folder| fleet.write(folder, &addresses));
     let nodes: Vec<Node> = folders

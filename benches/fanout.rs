@@ -83,9 +83,9 @@ struct Measured {
 
 fn node(folder: &std::path::Path, peers: &[NodeId]) -> Node {
     let dir = folder.join("a");
-    let key = state::key(&dir).node();
+    let key = state::key(&dir);
     let address = free_address();
-    let mut members = vec![(key, address.clone())];
+    let mut members = vec![(key.node(), address.clone())];
     // Nobody dials them: they are members without an address.
     members.extend(peers.iter().map(|peer| (*peer, String::new())));
     Fleet::make(&[key], 1, SESSIONS).write(&dir, &members);

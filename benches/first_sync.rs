@@ -41,7 +41,7 @@ async fn measure() {
         say(&format!("making {sessions} sessions on {} hosts", state::HOSTS));
         let folder = tempfile::tempdir().expect("there is room for a folder");
         let dir = folder.path().join("a");
-        let fleet = Fleet::make(&[state::key(&dir).node()], state::HOSTS, sessions);
+        let fleet = Fleet::make(&[state::key(&dir)], state::HOSTS, sessions);
         fleet.write(&dir, &[]);
         let a = Daemon::start(&dir, "a", &["--undo-window", "1h"]);
         // It covers sessions and workspaces, which a new node brings none of.
@@ -53,7 +53,7 @@ async fn measure() {
             let documents: Vec<Automerge> = fleet
                 .hosts
                 .iter()
-                .map(|(_, bytes)| Automerge::load(bytes).expect("it was just saved"))
+                .map(|host| Automerge::load(&host.bytes).expect("it was just saved"))
                 .collect();
             loads.push(begun.elapsed());
             drop(documents);

@@ -12,6 +12,7 @@ mod common;
 
 use std::{
     collections::BTreeSet,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -20,6 +21,7 @@ use common::{
     state::Fleet,
 };
 use sessionmesh::{
+    identity::NodeKey,
     replica::{
         command::{Command, SessionPatch, Target},
         effect::{Effects, Input, Now, RequestId, Startup, Stored},
@@ -38,16 +40,17 @@ const GREETINGS: usize = 20;
 fn main() {
     let mut report = Report::new("greet");
     let quick = is_quick();
-    let nodes = [NodeId([1; 32]), NodeId([2; 32])];
-    let fleet = Fleet::make(&nodes, HOSTS, SESSIONS);
+    let keys = [0, 1].map(|_| Arc::new(NodeKey::generate()));
+    let fleet = Fleet::make(&keys, HOSTS, SESSIONS);
     let open = |n: usize| {
         let startup = Startup {
-            node: nodes[n],
+            node: keys[n].node(),
             name: ["a", "b"][n].to_owned(),
             start: StartId([n as u8 + 40; 8]),
             seed: n as u64,
             undo_window: Duration::from_secs(3_600),
             servers: BTreeSet::new(),
+            keyring: keys[n].clone(),
         };
         let stored: Stored = fleet.stored(&[]);
         Replica::open(startup, stored, now(0)).expect("it was just saved").0

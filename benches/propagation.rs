@@ -2,7 +2,8 @@
 //! loopback QUIC, at 1,000, 10,000 and 100,000 sessions on 100 hosts.
 //!
 //! The floor is what no such daemon can do without, measured between the samples, on the same
-//! state: the bare commit, one way over bare QUIC, the bare applying, and the own diff.
+//! state: the bare commit, one way over bare QUIC, the bare applying, and the own diff. What the
+//! author's signature and the checking of it take is told beside it, and is no part of it.
 //!
 //! With the feature `compare`, samod 0.16 over TCP is measured in the same run with the same
 //! sessions: all in one document, as it would be used, and in the same documents as here.
@@ -42,6 +43,8 @@ struct Measured {
     one_way: Samples,
     apply: Samples,
     diff: Samples,
+    sign: Samples,
+    verify: Samples,
     bytes: usize,
 }
 
@@ -90,6 +93,8 @@ fn main() {
             report.note(format!("{name}_{sessions}_p99_us"), p99);
             report.note(format!("{name}_{sessions}_floor_p50_us"), rounded(it.floor_us()));
             report.note(format!("{name}_{sessions}_bytes"), it.bytes);
+            let signature = rounded(it.sign.us(50) + it.verify.us(50));
+            report.note(format!("{name}_{sessions}_signature_p50_us"), signature);
         }
         if sessions == sizes[0] {
             report.at_most("over_floor_p50", worst, 1.5);
@@ -110,7 +115,7 @@ fn measure(sessions: usize) -> Vec<(Kind, Measured)> {
     let folder = tempfile::tempdir().expect("there is room for a folder");
     let folders = ["a", "b"].map(|name| folder.path().join(name));
     let keys = folders.each_ref().map(|folder| state::key(folder));
-    let fleet = Fleet::make(&keys.each_ref().map(|key| key.node()), state::HOSTS, sessions);
+    let fleet = Fleet::make(&keys, state::HOSTS, sessions);
     let addresses = [0, 1].map(|n: usize| (keys[n].node(), free_address()));
     folders.iter().for_each(|folder| fleet.write(folder, &addresses));
     let [a, b] = [0, 1].map(|n: usize| Node::start(&folders[n], &addresses[n].1));
@@ -152,6 +157,8 @@ fn measure(sessions: usize) -> Vec<(Kind, Measured)> {
                 it.one_way.push(one_way);
                 it.apply.push(bare.apply);
                 it.diff.push(bare.diff);
+                it.sign.push(bare.sign);
+                it.verify.push(bare.verify);
                 it.bytes = bare.bytes;
             }
         }
@@ -165,8 +172,8 @@ fn compare(report: &mut Report, sessions: usize, ours: &[(Kind, Measured)]) {
     use automerge::{Automerge, ROOT, ReadDoc as _};
     use common::peer::{Samod, one_document};
 
-    let fleet = Fleet::make(&[NodeId([1; 32])], state::HOSTS, sessions);
-    let host = fleet.hosts[0].0.host().expect("it is a host's document");
+    let fleet = Fleet::make(&[], state::HOSTS, sessions);
+    let host = fleet.hosts[0].key.node();
     let samples = if is_quick() { 5 } else { 40 };
     let rounds = |mut samod: Samod| {
         let mut taken = Kind::ALL.map(|kind| (kind, Samples::default(), Samples::default()));
@@ -188,7 +195,7 @@ fn compare(report: &mut Report, sessions: usize, ours: &[(Kind, Measured)]) {
     let mut documents: Vec<Automerge> = fleet
         .hosts
         .iter()
-        .map(|(_, bytes)| Automerge::load(bytes).expect("it was just saved"))
+        .map(|host| Automerge::load(&host.bytes).expect("it was just saved"))
         .collect();
     let buckets = documents[0].get(ROOT, "sessions").ok().flatten().expect("it is there").1;
     let bucket = documents[0].keys(&buckets).next().expect("there are buckets");

@@ -44,8 +44,9 @@ async fn measure() {
         say(&format!("making {sessions} sessions on {} hosts", state::HOSTS));
         let folder = tempfile::tempdir().expect("there is room for a folder");
         let dir = folder.path().join("a");
-        let node = state::key(&dir).node();
-        let fleet = Fleet::make(&[node], state::HOSTS, sessions);
+        let key = state::key(&dir);
+        let node = key.node();
+        let fleet = Fleet::make(&[key], state::HOSTS, sessions);
         fleet.write(&dir, &[]);
         report.note(format!("saved_mb_{sessions}"), fleet.saved_bytes() as f64 / 1e6);
 
@@ -55,7 +56,7 @@ async fn measure() {
             let documents: Vec<Automerge> = fleet
                 .hosts
                 .iter()
-                .map(|(_, bytes)| Automerge::load(bytes).expect("it was just saved"))
+                .map(|host| Automerge::load(&host.bytes).expect("it was just saved"))
                 .collect();
             loads.push(begun.elapsed());
             assert_eq!(documents.len(), state::HOSTS);

@@ -17,9 +17,11 @@ use sessionmesh::{
     replica::{
         diff,
         document::{self, Document, Touched},
-        ids::{DocumentId, NodeId, SessionId, StartId, WorkspaceId},
-        record::{SessionKey, WorkspaceKey},
+        ids::{ChangeHash, DocumentId, NodeId, SessionId, StartId, WorkspaceId},
+        record::{Member, Role, SessionKey, WorkspaceKey},
+        trust::Trust,
         view::{self, View},
+        voucher::Voucher,
     },
 };
 use sha2::{Digest as _, Sha256};
@@ -28,7 +30,7 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use super::state::Fleet;
+use super::state::{Fleet, Host};
 
 /// What one change took, bare.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +38,9 @@ pub struct Taken {
     pub commit: Duration,
     pub apply: Duration,
     pub diff: Duration,
+    /// Its author's signature, and the checking of it; no part of the floor.
+    pub sign: Duration,
+    pub verify: Duration,
     /// How long the change is.
     pub bytes: usize,
 }
@@ -63,6 +68,9 @@ impl Kind {
 /// One host's document at its author and at a reader, and the reader's view of the whole fleet.
 pub struct Core {
     host: NodeId,
+    id: DocumentId,
+    key: Arc<NodeKey>,
+    trust: Trust,
     author: Automerge,
     reader: Automerge,
     /// The reader's document once more, with the ways to read records.
@@ -75,16 +83,16 @@ pub struct Core {
 impl Core {
     /// Reads the whole fleet; the changes are to be the first host's.
     pub fn of(fleet: &Fleet) -> Self {
-        let (id, bytes) = &fleet.hosts[0];
-        let host = id.host().expect("it is a host's document");
+        let first = &fleet.hosts[0];
+        let (host, bytes) = (first.key.node(), &first.bytes);
         let actor = |start| document::actor(&host, StartId([start; 8]));
-        let load = |id: &DocumentId, bytes: &[u8]| {
-            Document::load(*id, actor(21), Some(bytes), &[]).expect("it was just saved")
+        let load = |of: &Host| {
+            let loaded = Document::load(of.id, actor(21), Some(&of.bytes), &[], &[of.voucher]);
+            loaded.expect("it was just saved")
         };
         let mut view = View::new();
-        for (id, bytes) in &fleet.hosts {
-            let document = load(id, bytes);
-            let host = id.host().expect("it is a host's document");
+        for of in &fleet.hosts {
+            let (document, host) = (load(of), of.key.node());
             let mut touched = view::Touched::default();
             for id in document.session_ids() {
                 let read = document.session(&id);
@@ -96,6 +104,18 @@ impl Core {
             }
             view.apply(touched);
         }
+        let mut trust = Trust::new(first.key.clone());
+        let member = Member {
+            node: host,
+            name: String::new(),
+            role: Role::Admin,
+            addresses: [].into(),
+            added_by: host,
+            added_at: 0,
+            revoked: None,
+            left: false,
+        };
+        trust.learn([&member], []);
         let author = Automerge::load(bytes).expect("it was just saved").with_actor(actor(20));
         let sessions = author.get(ROOT, "sessions").ok().flatten().expect("it is there").1;
         let buckets =
@@ -104,7 +124,10 @@ impl Core {
             host,
             reader: author.clone().with_actor(actor(22)),
             author,
-            mirror: load(id, bytes),
+            mirror: load(first),
+            id: first.id,
+            key: first.key.clone(),
+            trust,
             view,
             buckets,
             written: 0,
@@ -132,7 +155,17 @@ impl Core {
         let apply = begun.elapsed();
 
         let bytes = raw.len();
-        let applied = self.mirror.apply(&[raw]).expect("it was just made");
+        let made = self.author.get_last_local_change().expect("it was just made");
+        let actor = made.actor_id().to_bytes().try_into().expect("it has our form");
+        let begun = Instant::now();
+        let hash = ChangeHash(made.hash().0);
+        let voucher = Voucher::sign(&*self.key, &self.id, actor, made.seq(), hash);
+        let sign = begun.elapsed();
+        let begun = Instant::now();
+        assert!(voucher.is_by(&*self.key, &self.id, &self.host), "it was just signed");
+        let verify = begun.elapsed();
+        let applied = self.mirror.apply(&[raw], &[voucher], &self.trust);
+        let applied = applied.expect("it was just made");
         let begun = Instant::now();
         let mut touched = view::Touched::default();
         let host = self.host;
@@ -152,7 +185,7 @@ impl Core {
         let events = diff::between(&self.view.apply(touched));
         let diff = begun.elapsed();
         assert!(!events.is_empty(), "a change shows");
-        Taken { commit, apply, diff, bytes }
+        Taken { commit, apply, diff, sign, verify, bytes }
     }
 }
 

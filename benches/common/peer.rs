@@ -40,8 +40,8 @@ pub fn one_document(fleet: &Fleet) -> (Automerge, ObjId) {
     let mut document = Automerge::new();
     let mut tx = document.transaction();
     let sessions = tx.put_object(ROOT, "sessions", ObjType::Map).expect("it is empty");
-    for (_, bytes) in &fleet.hosts {
-        let host = Automerge::load(bytes).expect("it was just saved");
+    for host in &fleet.hosts {
+        let host = Automerge::load(&host.bytes).expect("it was just saved");
         let buckets = host.get(ROOT, "sessions").ok().flatten().expect("it is there").1;
         for bucket in host.map_range(&buckets, ..) {
             for session in host.map_range(bucket.id(), ..) {

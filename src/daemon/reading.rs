@@ -37,12 +37,13 @@ pub fn at_once(
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, time::Duration};
+    use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
     use super::*;
     use crate::replica::{
         document::{Document, actor},
         ids::{DocumentId, NodeId, StartId},
+        voucher::Trusting,
     };
 
     #[test]
@@ -54,12 +55,14 @@ mod tests {
             seed: 1,
             undo_window: Duration::ZERO,
             servers: BTreeSet::new(),
+            keyring: Arc::new(Trusting),
         };
         let stored = |n: u8| {
             let host = NodeId([n; 32]);
             let (document, _) = Document::create_host(host, 0, actor(&host, StartId([n; 8])), 0);
             let snapshot = Some(document.save());
-            StoredDocument { id: document.id(), snapshot, changes: Vec::new() }
+            let (changes, vouchers) = (Vec::new(), Vec::new());
+            StoredDocument { id: document.id(), snapshot, changes, vouchers }
         };
         let mut documents: Vec<_> = (1..20).map(stored).collect();
         let wanted: BTreeSet<DocumentId> = documents.iter().map(|document| document.id).collect();

@@ -24,9 +24,9 @@ pub struct Loaded {
 impl Loaded {
     /// Reads a document as the store has it; takes as long as the document is large.
     pub fn read(startup: &Startup, stored: StoredDocument) -> Result<Self, ApplyError> {
-        let StoredDocument { id, snapshot, changes } = stored;
+        let StoredDocument { id, snapshot, changes, vouchers } = stored;
         let actor = document::actor(&startup.node, startup.start);
-        let document = Document::load(id, actor, snapshot.as_deref(), &changes)?;
+        let document = Document::load(id, actor, snapshot.as_deref(), &changes, &vouchers)?;
         // Freed before the records are read, which take more memory than it.
         drop((snapshot, changes));
         let mut view = View::new();

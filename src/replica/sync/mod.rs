@@ -89,6 +89,8 @@ struct Progress {
     wanted: Option<(Vec<ChangeHash>, Duration)>,
     /// Automerge's sync protocol, and when its last message came or went.
     repair: Option<(automerge::sync::State, Duration)>,
+    /// How many of its messages in a row have brought nothing.
+    idle: u8,
 }
 
 /// Frames to be sent at once, in order.
@@ -291,9 +293,9 @@ impl Exchange {
                 let Some(document) = lacking else { return false };
                 *since = now;
                 let progress = link.documents.entry(*id).or_default();
-                progress.wanted = Some((document.heads().to_vec(), now));
+                progress.wanted = Some((document.heads(), now));
                 self.repairs_total += 1;
-                let stand = DocumentHeads { document: *id, heads: document.heads().to_vec() };
+                let stand = DocumentHeads { document: *id, heads: document.heads() };
                 out.push(to(peer, Frame::Want(stand)));
                 true
             });
@@ -361,7 +363,7 @@ fn frontier(documents: &Documents, unshared: &BTreeSet<NodeId>) -> [u8; 32] {
 
 fn all_heads(documents: &Documents, unshared: &BTreeSet<NodeId>) -> Vec<DocumentHeads> {
     shared(documents, unshared)
-        .map(|(id, document)| DocumentHeads { document: *id, heads: document.heads().to_vec() })
+        .map(|(id, document)| DocumentHeads { document: *id, heads: document.heads() })
         .collect()
 }
 
