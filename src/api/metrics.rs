@@ -61,8 +61,17 @@ fn write(out: &mut String, shared: &Shared, status: &Status) -> fmt::Result {
     let repairs = status.sync_repairs_total;
     single(out, "sync_repairs_total", "counter", "Replicas that differed for long.", repairs)?;
     single(out, "store_bytes", "gauge", "Bytes of the store on disk.", status.store_bytes)?;
+    let help = "Bytes sent over links, with all that QUIC adds.";
+    single(out, "sent_bytes_total", "counter", help, status.sent_bytes)?;
+    let help = "Bytes received over links, with all that QUIC adds.";
+    single(out, "received_bytes_total", "counter", help, status.received_bytes)?;
     let help = "Milliseconds since the start.";
     single(out, "uptime_milliseconds", "gauge", help, status.uptime_ms)?;
+    if let Some(bytes) = resident_bytes() {
+        // Named as every Prometheus client names it.
+        writeln!(out, "# TYPE process_resident_memory_bytes gauge")?;
+        writeln!(out, "process_resident_memory_bytes {bytes}")?;
+    }
     header_of(out, "http_requests_total", "counter", "Requests by route and status.")?;
     let requests = shared.counters.requests.lock().unwrap_or_else(PoisonError::into_inner);
     for ((route, method, status), count) in &*requests {
@@ -96,6 +105,13 @@ fn write_records(out: &mut String, hub: &Hub) -> fmt::Result {
         writeln!(out, r#"sessionmesh_workspaces{{state="{name}"}} {count}"#)?;
     }
     Ok(())
+}
+
+/// Returns how much memory the process has, where the system tells it as Linux does.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix(" kB"))?;
+    Some(kib.trim().parse::<u64>().ok()? * 1_024)
 }
 
 fn single(out: &mut String, name: &str, kind: &str, help: &str, value: u64) -> fmt::Result {

@@ -48,6 +48,8 @@ pub struct Client {
     http: reqwest::Client,
     authorization: header::HeaderValue,
     data_dir: PathBuf,
+    /// Whether waiting is shown by someone else.
+    quiet: bool,
 }
 
 impl Client {
@@ -78,7 +80,12 @@ impl Client {
             .no_proxy()
             .build()
             .map_err(|error| unreachable(error.to_string()))?;
-        Ok(Self { http, authorization, data_dir: data_dir.to_owned() })
+        Ok(Self { http, authorization, data_dir: data_dir.to_owned(), quiet: false })
+    }
+
+    /// Shows nothing while it waits, since someone else does.
+    pub fn quiet(self) -> Self {
+        Self { quiet: true, ..self }
     }
 
     /// Asks for something.
@@ -187,7 +194,7 @@ impl Client {
         query: &[(&str, &str)],
         body: Option<&impl Serialize>,
     ) -> Result<Answer, Failure> {
-        let _progress = Progress::start("waiting for the daemon");
+        let _progress = (!self.quiet).then(|| Progress::start("waiting for the daemon"));
         let mut request = self.http.request(method, url(path, query)).timeout(ANSWER_TIMEOUT);
         request = request.header(header::AUTHORIZATION, self.authorization.clone());
         if let Some(body) = body {

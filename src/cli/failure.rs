@@ -129,6 +129,9 @@ pub enum Failure {
         /// Why not.
         error: io::Error,
     },
+    /// A measured fleet did not do what it must.
+    #[error("bench: {0}")]
+    Bench(&'static str),
     /// The daemon was told twice to stop.
     #[error("stopped without waiting for what was under way")]
     Aborted,

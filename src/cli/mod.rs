@@ -4,6 +4,7 @@
 //! results go to stdout and everything else to stderr, so that results can be piped.
 
 pub mod args;
+mod bench;
 pub mod client;
 mod completions;
 mod explain;
@@ -77,6 +78,8 @@ enum Verb {
     /// Take in what a coding agent's server has, once
     #[command(subcommand)]
     Import(import::Verb),
+    /// Measure a fleet under load
+    Bench(Box<bench::Args>),
     /// Print a script that completes this command in a shell
     Completions(completions::Args),
 }
@@ -93,6 +96,9 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
     if let Verb::Completions(args) = cli.verb {
         return completions::run(&args, out);
     }
+    if let Verb::Bench(args) = cli.verb {
+        return bench::run(*args, out).await;
+    }
     let data_dir = config::data_dir(cli.data_dir.as_deref())?;
     if let Verb::Serve(args) = cli.verb {
         return serve::run(args, data_dir, out).await;
@@ -100,7 +106,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
     let context = Context { client: Client::open(&data_dir)?, out };
     match cli.verb {
         // Neither needs a daemon to be there already.
-        Verb::Serve(_) | Verb::Completions(_) => Ok(()),
+        Verb::Serve(_) | Verb::Completions(_) | Verb::Bench(_) => Ok(()),
         Verb::Invite(args) => invite::run(args, context).await,
         Verb::Join(args) => join::run(args, context).await,
         Verb::Leave(args) => leave::run(args, context).await,

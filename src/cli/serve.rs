@@ -17,7 +17,7 @@ use super::{failure::Failure, import, output::Output, printable::printable};
 use crate::{
     agent::opencode,
     api, config,
-    daemon::{self, Ready, Settings},
+    daemon::{self, Ready, Settings, handle::Handle},
     replica::ids::{FleetId, NodeId},
     telemetry::{self, Format},
 };
@@ -27,6 +27,10 @@ pub struct Args {
     /// Where other machines reach this one (QUIC, UDP); port 0 picks a free one
     #[arg(long, value_name = "IP:PORT", default_value = config::LISTEN_DEFAULT)]
     listen: SocketAddr,
+    /// Where other machines are told to reach this one, where a router passes that on; may be
+    /// repeated [default: this machine's addresses]
+    #[arg(long, value_name = "IP:PORT")]
+    advertise: Vec<SocketAddr>,
     /// Where programs on this machine reach the API; loopback only, port 0 picks a free one
     #[arg(long, value_name = "IP:PORT", default_value = config::HTTP_DEFAULT)]
     http: SocketAddr,
@@ -62,6 +66,7 @@ pub async fn run(args: Args, data_dir: PathBuf, mut out: Output) -> Result<(), F
     let settings = Settings {
         data_dir,
         listen: args.listen,
+        advertise: args.advertise.iter().map(SocketAddr::to_string).collect(),
         http: args.http,
         name: args.name.unwrap_or_else(config::host_name),
         join: args.join,
@@ -70,7 +75,7 @@ pub async fn run(args: Args, data_dir: PathBuf, mut out: Output) -> Result<(), F
         teardown_roots: args.teardown_roots,
     };
     let format = args.log_format;
-    let ready = |ready: &Ready| {
+    let ready = |ready: &Ready, _: &Handle| {
         // A daemon whose starter has stopped listening serves all the same.
         let said = match format {
             Format::Json => out.json(&Line::new(ready)),

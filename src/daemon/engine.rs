@@ -15,12 +15,13 @@ use super::{
 use crate::{
     replica::{
         command::Command,
-        document::Copied,
+        document::{ApplyError, Copied},
         effect::{
-            DialTarget, Effects, Input, Now, Outgoing, Publication, RequestId, Startup, TeardownDue,
+            DialTarget, Effects, Input, Now, Outgoing, Publication, RequestId, Startup,
+            StoredDocument, TeardownDue,
         },
         ids::{Cursor, NodeId},
-        machine::{OpenError as ReplicaError, Replica},
+        machine::{Loaded, OpenError as ReplicaError, Replica},
         record::SessionState,
     },
     store::{self, Store},
@@ -94,12 +95,29 @@ impl<A> Engine<A> {
         now: Now,
         limits: compact::Limits,
     ) -> Result<Opened<A>, OpenError> {
-        let stored = store.load()?;
+        Self::open_with(store, startup, now, limits, Loaded::read_in_turn)
+    }
+
+    /// Starts a node as [`Engine::open`] does, with another way to read its documents.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn open_with(
+        store: &Store,
+        startup: Startup,
+        now: Now,
+        limits: compact::Limits,
+        read: fn(&Startup, Vec<StoredDocument>) -> Result<Vec<Loaded>, ApplyError>,
+    ) -> Result<Opened<A>, OpenError> {
+        let mut stored = store.load()?;
+        let documents = std::mem::take(&mut stored.documents);
+        let loaded = read(&startup, documents).map_err(ReplicaError::from)?;
         let journal = store.journal()?.into_iter().map(|entry| (entry.cursor, entry.body));
         let journal = journal.collect();
         let mut compaction = Compaction::new(limits);
         compaction.note(store.backlogs()?);
-        let (replica, effects) = Replica::open(startup, stored, now)?;
+        let (replica, effects) = Replica::open_loaded(startup, stored, loaded, now);
         let (waiting, next_request) = (BTreeMap::new(), 0);
         let engine = Self { replica, compaction, waiting, next_request };
         Ok(Opened { engine, effects, journal })

@@ -118,6 +118,12 @@ pub struct Status {
     pub links: u64,
     /// Bytes on disk.
     pub store_bytes: u64,
+    /// Bytes sent over links since the start.
+    #[serde(default)]
+    pub sent_bytes: u64,
+    /// Bytes received over links since the start.
+    #[serde(default)]
+    pub received_bytes: u64,
     /// How often two replicas were found to differ with nothing on the way, and repaired.
     pub sync_repairs_total: u64,
     /// The agents' servers that are bridged, by address.

@@ -224,6 +224,7 @@ impl Loop {
     fn status(&self) -> Status {
         let replica = self.engine.replica();
         let documents = replica.document_heads().into_iter();
+        let traffic = self.hands.shells.transport.traffic();
         Status {
             node: replica.node(),
             name: replica.name().to_owned(),
@@ -238,6 +239,8 @@ impl Loop {
             digest: replica.digest(),
             links: replica.link_count(),
             store_bytes: self.hands.shells.store.size_bytes().unwrap_or(0),
+            sent_bytes: traffic.sent_bytes,
+            received_bytes: traffic.received_bytes,
             sync_repairs_total: replica.sync_repairs_total(),
             // The bridges tell the handle, which fills it in.
             agents: Vec::new(),

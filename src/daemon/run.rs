@@ -17,6 +17,7 @@ use super::{
     handle::{Handle, RequestError},
     hub::Hub,
     looping::{Loop, Shells},
+    reading,
     removal::ByOpencode,
     survey,
 };
@@ -47,6 +48,9 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// Where peers reach it, UDP.
     pub listen: SocketAddr,
+    /// Where peers are told to reach it, `IP:PORT`, in place of the interfaces' own addresses; those
+    /// if empty.
+    pub advertise: BTreeSet<String>,
     /// Where local programs reach it, TCP; loopback only.
     pub http: SocketAddr,
     /// What people call this machine.
@@ -112,14 +116,14 @@ pub enum Error {
     Join(Refusal),
 }
 
-/// Runs a daemon until `stop` is done; `ready` is called once it answers.
+/// Runs a daemon until `stop` is done; `ready` is called once it answers, with what reaches its loop.
 ///
 /// # Errors
 ///
 /// It could not start, or the store has failed and nothing may be acknowledged any more.
 pub async fn run(
     settings: Settings,
-    ready: impl FnOnce(&Ready),
+    ready: impl FnOnce(&Ready, &Handle),
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let join = settings.join.as_deref().map(ticket::decode).transpose()?;
@@ -141,7 +145,13 @@ pub async fn run(
         servers: settings.opencode.iter().map(|client| client.address().to_string()).collect(),
         keyring: key.clone(),
     };
-    let opened = Engine::open(&store, startup, clock.now(), compact::Limits::default());
+    let opened = Engine::open_with(
+        &store,
+        startup,
+        clock.now(),
+        compact::Limits::default(),
+        reading::at_once,
+    );
     let engine::Opened { engine, effects, journal } = opened.map_err(|error| match error {
         engine::OpenError::Store(error) => Error::Store(error),
         engine::OpenError::Replica(source) => {
@@ -247,9 +257,9 @@ async fn live(
     handle: &Handle,
     mut said: Ready,
     join: Option<Ticket>,
-    ready: impl FnOnce(&Ready),
+    ready: impl FnOnce(&Ready, &Handle),
 ) -> Result<Infallible, Error> {
-    let mut addresses = addresses::published(said.quic);
+    let mut addresses = published_addresses(settings, &said);
     announce(settings, handle, &addresses).await;
     if let Some(ticket) = join.filter(|ticket| ticket.fleet != said.fleet) {
         let fleet = ticket.fleet;
@@ -259,14 +269,23 @@ async fn live(
             Err(error) => tracing::error!(%error, "not joined"),
         }
     }
-    ready(&said);
+    ready(&said, handle);
     loop {
         tokio::time::sleep(ADDRESSES_EVERY).await;
-        let present = addresses::published(said.quic);
+        let present = published_addresses(settings, &said);
         if present != addresses {
             announce(settings, handle, &present).await;
             addresses = present;
         }
+    }
+}
+
+/// Returns where peers are told to reach this node.
+fn published_addresses(settings: &Settings, said: &Ready) -> BTreeSet<String> {
+    if settings.advertise.is_empty() {
+        addresses::published(said.quic)
+    } else {
+        settings.advertise.clone()
     }
 }
 

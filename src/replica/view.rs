@@ -119,6 +119,19 @@ impl View {
         changes
     }
 
+    /// Takes over all of a view of other hosts.
+    ///
+    /// # Panics
+    ///
+    /// If both have records of one host, which would have to be derived together.
+    pub fn join(&mut self, other: Self) {
+        for (host, view) in other.hosts {
+            let before = self.hosts.insert(host, view);
+            assert!(before.is_none(), "host {host} is in both views");
+        }
+        self.digest += other.digest;
+    }
+
     /// Removes all records of a host, as when its document is dropped, and returns them.
     pub fn remove_host(&mut self, host: NodeId) -> Vec<Change> {
         let removed = self.hosts.remove(&host).map(|view| view.dissolve(&mut self.digest));

@@ -19,7 +19,7 @@ use super::{
     dial::Dialer,
     event::{self, Events, Shown},
     link::{Ending, FLUSH_MAX},
-    shared::{Foundation, Shared},
+    shared::{Foundation, Shared, Traffic},
     wake,
 };
 use crate::{
@@ -131,8 +131,8 @@ pub struct LinkStatus {
 ///
 /// - For the loop: [`send`](Self::send), [`close`](Self::close),
 ///   [`set_targets`](Self::set_targets), [`redial`](Self::redial).
-/// - For status: [`links`](Self::links), [`rtt`](Self::rtt), [`local_addr`](Self::local_addr),
-///   [`connections`](Self::connections).
+/// - For status: [`links`](Self::links), [`rtt`](Self::rtt), [`traffic`](Self::traffic),
+///   [`local_addr`](Self::local_addr), [`connections`](Self::connections).
 pub struct Transport {
     shared: Arc<Shared>,
     dialers: Arc<Mutex<BTreeMap<NodeId, Dialer>>>,
@@ -268,6 +268,11 @@ impl Transport {
     /// Returns the round trip of a peer's link.
     pub fn rtt(&self, peer: NodeId) -> Option<Duration> {
         self.shared.shown.get(peer).map(|link| link.connection.rtt())
+    }
+
+    /// Returns how much went over links since the start.
+    pub fn traffic(&self) -> Traffic {
+        self.shared.traffic()
     }
 
     /// Returns the links that were shown, by peer.

@@ -22,3 +22,4 @@ pub mod wake;
 
 pub use endpoint::{BindError, Config, LinkStatus, Timing, Transport};
 pub use event::{Event, Events};
+pub use shared::Traffic;

@@ -51,6 +51,8 @@ pub(super) struct Shared {
     /// Cancelled when nobody takes events any more.
     pub deaf: CancellationToken,
     peers: Mutex<BTreeMap<NodeId, Peer>>,
+    /// What went over links that have ended; changed only while `peers` is locked.
+    ended: Mutex<Traffic>,
     /// Told whenever a link has come or gone. It wakes in the order in which was waited; a `watch`
     /// would in a random one, and no run of a simulation would be like another.
     changes: Notify,
@@ -61,6 +63,23 @@ impl Deref for Shared {
 
     fn deref(&self) -> &Foundation {
         &self.foundation
+    }
+}
+
+/// How much went over links: datagrams' contents, all that QUIC adds included.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Bytes sent.
+    pub sent_bytes: u64,
+    /// Bytes received.
+    pub received_bytes: u64,
+}
+
+impl Traffic {
+    fn add(&mut self, link: &Link) {
+        let stats = link.connection.stats();
+        self.sent_bytes += stats.udp_tx.bytes;
+        self.received_bytes += stats.udp_rx.bytes;
     }
 }
 
@@ -114,6 +133,7 @@ impl Shared {
             closing: CancellationToken::new(),
             deaf: CancellationToken::new(),
             peers: Mutex::default(),
+            ended: Mutex::default(),
             changes: Notify::new(),
         }
     }
@@ -197,6 +217,7 @@ impl Shared {
     /// Takes a link that has ended out of its place, and lets one that waits have it.
     fn stop_link(self: &Arc<Self>, link: &Arc<Link>) {
         let mut peers = self.peers();
+        self.ended().add(link);
         let Some(peer) = peers.get_mut(&link.peer) else { return };
         if peer.berths.running() != Some(&Contending(link.clone())) {
             return;
@@ -227,6 +248,15 @@ impl Shared {
     /// Returns how many connections are, or wait to be, links.
     pub(super) fn count(&self) -> usize {
         self.peers().values().map(|peer| peer.berths.count()).sum()
+    }
+
+    /// Returns what went over all links since the start.
+    pub(super) fn traffic(&self) -> Traffic {
+        let peers = self.peers();
+        let mut traffic = *self.ended();
+        let running = peers.values().filter_map(|peer| peer.berths.running());
+        running.for_each(|Contending(link)| traffic.add(link));
+        traffic
     }
 
     /// Resolves when a peer has, or has not, a link.
@@ -265,6 +295,10 @@ impl Shared {
 
     fn changed(&self) {
         self.changes.notify_waiters();
+    }
+
+    fn ended(&self) -> MutexGuard<'_, Traffic> {
+        self.ended.lock().expect("nothing panics while it holds this lock")
     }
 
     fn peers(&self) -> MutexGuard<'_, BTreeMap<NodeId, Peer>> {

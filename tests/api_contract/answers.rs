@@ -275,6 +275,8 @@ async fn the_metrics_count_records_by_state_and_requests_by_route_and_status() {
         "sessionmesh_subscribers 0",
         "sessionmesh_sync_repairs_total 2",
         "sessionmesh_store_bytes 4096",
+        "sessionmesh_sent_bytes_total 512",
+        "sessionmesh_received_bytes_total 256",
         "sessionmesh_uptime_milliseconds 5",
         r#"sessionmesh_http_requests_total{route="/v1/sessions/{id}",method="GET",status="200"} 1"#,
         r#"sessionmesh_http_requests_total{route="/v1/sessions/{id}",method="GET",status="404"} 1"#,

@@ -116,6 +116,8 @@ pub fn status() -> Status {
         digest: Digest(9),
         links: 1,
         store_bytes: 4_096,
+        sent_bytes: 512,
+        received_bytes: 256,
         sync_repairs_total: 2,
         agents: vec![handle::AgentStatus {
             url: "http://127.0.0.1:4096/".to_owned(),

@@ -100,6 +100,11 @@ impl Daemon {
         self.child.wait().expect("it can be waited for")
     }
 
+    /// Returns the number of its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits until it ends by itself, and returns how.
     pub async fn ended(mut self) -> std::process::ExitStatus {
         let deadline = Instant::now() + PATIENCE;

@@ -361,6 +361,11 @@ pub const FENCES: &[Fence] = &[
         why: "only the bridge and the command line are HTTP clients; nodes speak QUIC",
     },
     Fence {
+        path: "samod",
+        rooms: Rooms::Only(&[]),
+        why: "the benches measure it beside this; nothing is built on it",
+    },
+    Fence {
         path: "subtle",
         rooms: Rooms::Only(&["identity"]),
         why: "a secret is compared by the type that keeps it",

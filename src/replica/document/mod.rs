@@ -123,6 +123,8 @@ pub struct Applied {
 #[derive(Debug, Clone)]
 pub struct Document {
     id: DocumentId,
+    /// The same as text, which goes into every frontier.
+    name: Box<str>,
     automerge: Automerge,
     orphans: Orphans,
     vouchers: Vouchers,
@@ -282,12 +284,18 @@ impl Document {
 
     fn place(id: DocumentId, automerge: Automerge, vouchers: Vouchers) -> Option<Self> {
         let places = Places::find(id, &automerge)?;
-        Some(Self { id, automerge, orphans: Orphans::default(), vouchers, places })
+        let name = id.to_string().into();
+        Some(Self { id, name, automerge, orphans: Orphans::default(), vouchers, places })
     }
 
     /// Returns the document's name.
     pub fn id(&self) -> DocumentId {
         self.id
+    }
+
+    /// Returns the document's name as text.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Returns the heads, sorted.

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, time::Duration};
 use super::super::{
     command::{Refusal, Reply},
     document::Document,
-    effect::{DialTarget, Effects, Now, Outgoing, RequestId, Write},
+    effect::{Effects, Now, Outgoing, RequestId, Write},
     ids::{Cursor, DocumentId, FleetId, NodeId},
     invite::{StoredInvite, Ticket, secret_hash},
     record::{Member, Revocation, Role},
@@ -101,25 +101,21 @@ impl Replica {
         self.exchange.unshare(readers.map(|reader| reader.node).collect());
     }
 
-    /// Lists the nodes to be dialled for as long as they are not connected.
-    pub(super) fn dial_targets(&self) -> Vec<DialTarget> {
-        let mut targets: Vec<DialTarget> = self
-            .members
+    /// Lists the nodes to be dialled for as long as they are not connected, and where; copies
+    /// nothing, since it is compared at every input with what was told last.
+    pub(super) fn dialled(&self) -> impl Iterator<Item = (NodeId, &BTreeSet<String>)> {
+        let ticket = self.joining.as_ref().map(|joining| &joining.ticket);
+        self.members
             .values()
-            .filter(|member| {
+            .filter(move |member| {
                 member.node != self.node
                     && member.is_current()
                     && !self.paused.contains(&member.node)
                     && !member.addresses.is_empty()
+                    && ticket.is_none_or(|ticket| ticket.inviter != member.node)
             })
-            .map(|member| DialTarget { node: member.node, addresses: member.addresses.clone() })
-            .collect();
-        if let Some(Joining { ticket, .. }) = &self.joining {
-            targets.retain(|target| target.node != ticket.inviter);
-            let addresses = ticket.addresses.clone();
-            targets.push(DialTarget { node: ticket.inviter, addresses });
-        }
-        targets
+            .map(|member| (member.node, &member.addresses))
+            .chain(ticket.map(|ticket| (ticket.inviter, &ticket.addresses)))
     }
 
     fn put_member(&mut self, now: Now, member: &Member, fx: &mut Effects) {

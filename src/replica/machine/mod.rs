@@ -13,6 +13,7 @@ mod execute;
 mod explain;
 mod fleet;
 mod links;
+mod loaded;
 mod names;
 mod receipts;
 mod standing;
@@ -41,6 +42,7 @@ use super::{
 };
 use carry_out::HostWork;
 use fleet::Joining;
+pub use loaded::Loaded;
 use receipts::Receipts;
 
 /// The epoch in which a host begins; a rewrite of its document would count it up.
@@ -129,7 +131,29 @@ pub struct PeerView {
 
 impl Replica {
     /// Starts a replica from what was stored; on a first start, with a fleet of its own.
-    pub fn open(startup: Startup, stored: Stored, now: Now) -> Result<(Self, Effects), OpenError> {
+    pub fn open(
+        startup: Startup,
+        mut stored: Stored,
+        now: Now,
+    ) -> Result<(Self, Effects), OpenError> {
+        let documents = std::mem::take(&mut stored.documents);
+        let loaded = Loaded::read_in_turn(&startup, documents)?;
+        Ok(Self::open_loaded(startup, stored, loaded, now))
+    }
+
+    /// Starts a replica from what was stored, of which the documents were read already, each by
+    /// [`Loaded::read`].
+    ///
+    /// # Panics
+    ///
+    /// If `stored` has documents left.
+    pub fn open_loaded(
+        startup: Startup,
+        stored: Stored,
+        loaded: Vec<Loaded>,
+        now: Now,
+    ) -> (Self, Effects) {
+        assert!(stored.documents.is_empty(), "each document is read before");
         let actor = document::actor(&startup.node, startup.start);
         let cursor = stored.cursor.unwrap_or(Cursor { sequence: 0, start: startup.start });
         let mut replica = Self {
@@ -156,9 +180,10 @@ impl Replica {
             problems: BTreeMap::new(),
         };
         let mut fx = Effects::default();
-        let mut touched = view::Touched::default();
-        for document in stored.documents {
-            replica.load(document, &mut touched)?;
+        for Loaded { document, view, changes } in loaded {
+            replica.documents.insert(document.id(), document);
+            replica.view.join(view);
+            replica.host_work.note(now.monotonic, &replica.node, &changes);
         }
         match stored.fleet {
             Some(fleet) => replica.fleet = fleet,
@@ -175,8 +200,6 @@ impl Replica {
             replica.vouch(replica.own_document(), &mut applied);
             replica.record(replica.own_document(), &applied, &mut fx);
         }
-        let changes = replica.view.apply(touched);
-        replica.host_work.note(now.monotonic, &replica.node, &changes);
         if stored.cursor.is_none() || stored.digest.is_some_and(|d| d != replica.view.digest()) {
             // What the cursors given out before lead to is not this view: none of them may stay.
             replica.cursor.sequence += u64::from(stored.cursor.is_some());
@@ -186,7 +209,7 @@ impl Replica {
         replica.read_members();
         replica.attest(now, &mut fx);
         replica.settle(now, &mut fx);
-        Ok((replica, fx))
+        (replica, fx)
     }
 
     fn load(
@@ -241,10 +264,13 @@ impl Replica {
             self.exchange.lost(now.monotonic, peer, &mut fx.frames);
         }
         self.exchange.time_passed(now.monotonic, &self.documents, &mut fx.frames);
-        let dials = self.dial_targets();
-        if dials != self.dials {
-            fx.dials = Some(dials.clone());
-            self.dials = dials;
+        let known = self.dials.iter().map(|target| (target.node, &target.addresses));
+        if !self.dialled().eq(known) {
+            let targets = self.dialled();
+            let targets =
+                targets.map(|(node, addresses)| DialTarget { node, addresses: addresses.clone() });
+            self.dials = targets.collect();
+            fx.dials = Some(self.dials.clone());
         }
     }
 

@@ -68,7 +68,7 @@ impl Exchange {
             let progress = link.documents.entry(id).or_default();
             let ours = document.heads();
             if ours == heads {
-                progress.suspect = None;
+                link.suspects.remove(&id);
             } else if !document.has_all(&heads) {
                 if greeting {
                     progress.wanted = Some((ours.clone(), now));
@@ -77,11 +77,11 @@ impl Exchange {
                     // While what was suspected before is still not here, its time runs on: a peer
                     // that writes on and on would else put the repair off for ever.
                     let since =
-                        progress.suspect.take().filter(|(known, _)| !document.has_all(known));
-                    progress.suspect = Some((heads, since.map_or(now, |(_, since)| since)));
+                        link.suspects.remove(&id).filter(|(known, _)| !document.has_all(known));
+                    link.suspects.insert(id, (heads, since.map_or(now, |(_, since)| since)));
                 }
             } else if greeting {
-                progress.suspect = None;
+                link.suspects.remove(&id);
                 let missing = missing(document, &heads);
                 progress.answered = Some((heads, now));
                 link.traffic_at = Some(now);
@@ -216,10 +216,9 @@ impl Exchange {
             return Ok(Applied::default());
         };
         let applied = document.apply(changes, vouchers, trust)?;
-        let progress = link.documents.entry(id).or_default();
         let missing = document.missing();
-        if !missing.is_empty() && progress.suspect.is_none() {
-            progress.suspect = Some((missing, now));
+        if !missing.is_empty() {
+            link.suspects.entry(id).or_insert((missing, now));
         }
         Ok(applied)
     }

@@ -70,6 +70,9 @@ struct Link {
     their_frontier: Option<[u8; 32]>,
     their_links: BTreeSet<NodeId>,
     documents: BTreeMap<DocumentId, Progress>,
+    /// What the peer has of a document and we don't, and since when we know. Kept by itself: it is
+    /// looked through at every input, and nearly always empty.
+    suspects: BTreeMap<DocumentId, (Vec<ChangeHash>, Duration)>,
     /// Documents that the peer has and we don't.
     lacking: BTreeSet<DocumentId>,
     /// When something last went over the link that is not yet followed by a comparison.
@@ -84,8 +87,6 @@ struct Progress {
     answered: Option<(Vec<ChangeHash>, Duration)>,
     /// Our heads with which the rest was last asked for, and when.
     wanted: Option<(Vec<ChangeHash>, Duration)>,
-    /// What the peer has and we don't, and since when we know.
-    suspect: Option<(Vec<ChangeHash>, Duration)>,
     /// Automerge's sync protocol, and when its last message came or went.
     repair: Option<(automerge::sync::State, Duration)>,
     /// How many of its messages in a row have brought nothing.
@@ -252,7 +253,7 @@ impl Exchange {
         let Some(link) = self.links.get_mut(peer) else { return };
         link.their_frontier = Some(theirs);
         if theirs == frontier(documents, &self.unshared) {
-            link.documents.values_mut().for_each(|progress| progress.suspect = None);
+            link.suspects.clear();
         } else {
             out.push(to(
                 peer,
@@ -284,23 +285,20 @@ impl Exchange {
     pub fn time_passed(&mut self, now: Duration, documents: &Documents, out: &mut Out) {
         let mut ours = None;
         for (peer, link) in self.links.iter_mut().filter(|(_, link)| link.greeted) {
-            for (id, progress) in &mut link.documents {
-                let Some((heads, since)) = &progress.suspect else { continue };
+            link.suspects.retain(|id, (heads, since)| {
                 if *since + SUSPECT_AFTER > now {
-                    continue;
+                    return true;
                 }
                 let lacking = documents.get(id).filter(|document| !document.has_all(heads));
-                let Some(document) = lacking else {
-                    progress.suspect = None;
-                    continue;
-                };
-                let heads = heads.clone();
-                progress.suspect = Some((heads, now));
+                let Some(document) = lacking else { return false };
+                *since = now;
+                let progress = link.documents.entry(*id).or_default();
                 progress.wanted = Some((document.heads(), now));
                 self.repairs_total += 1;
                 let stand = DocumentHeads { document: *id, heads: document.heads() };
                 out.push(to(peer, Frame::Want(stand)));
-            }
+                true
+            });
             if now >= link.check_due() {
                 link.traffic_at = None;
                 link.checked_at = now;
@@ -325,9 +323,7 @@ impl Exchange {
         let silent = self.links.values().filter_map(Link::greet_due);
         let links = self.links.values().filter(|link| link.greeted);
         let links = links.flat_map(|link| {
-            let suspects = link.documents.values().filter_map(|progress| {
-                progress.suspect.as_ref().map(|(_, since)| *since + SUSPECT_AFTER)
-            });
+            let suspects = link.suspects.values().map(|(_, since)| *since + SUSPECT_AFTER);
             suspects.chain([link.check_due()])
         });
         let fetches = self.fetching.values().map(|(_, since)| *since + FETCH_WITHIN);
@@ -356,9 +352,9 @@ fn shared<'a>(
 
 fn frontier(documents: &Documents, unshared: &BTreeSet<NodeId>) -> [u8; 32] {
     let mut hasher = Sha256::new();
-    for (id, document) in shared(documents, unshared) {
+    for (_, document) in shared(documents, unshared) {
         let heads = document.heads();
-        hasher.update(id.to_string());
+        hasher.update(document.name());
         hasher.update((heads.len() as u64).to_le_bytes());
         heads.iter().for_each(|head| hasher.update(head.0));
     }

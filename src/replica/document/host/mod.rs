@@ -10,7 +10,7 @@ mod write;
 use std::sync::Arc;
 
 use automerge::{
-    Automerge, AutomergeError, ObjId, ObjType, ROOT, ReadDoc, Value,
+    Automerge, AutomergeError, ObjId, ObjType, ROOT, ReadDoc, Value, ValueRef,
     transaction::{Transactable, Transaction},
 };
 use sha2::{Digest as _, Sha256};
@@ -63,15 +63,28 @@ impl Places {
         let named = text_at(automerge, &meta, "host")? == host.to_string()
             && int_at(automerge, &meta, "epoch")? == i64::from(epoch);
         let sessions = map_at(automerge, &ROOT, "sessions")?;
-        let buckets = (0..BUCKETS)
-            .map(|bucket| map_at(automerge, &sessions, &bucket_key(bucket)))
-            .collect::<Option<_>>()?;
+        let buckets = buckets_in(automerge, &sessions)?;
         named.then_some(Self { workspaces: map_at(automerge, &ROOT, "workspaces")?, buckets })
     }
 
     fn bucket(&self, id: &SessionId) -> &ObjId {
         &self.buckets[usize::from(Sha256::digest(id.as_str())[0])]
     }
+}
+
+/// Finds the buckets in one walk: asking for each by its key takes longer than loading the document.
+fn buckets_in(automerge: &Automerge, sessions: &ObjId) -> Option<Arc<[ObjId]>> {
+    let mut buckets = Vec::with_capacity(BUCKETS);
+    for item in automerge.map_range(sessions, ..) {
+        // Keys come in their order, which is that of the buckets; others are of a newer version.
+        if *item.key == *bucket_key(buckets.len()) {
+            if !matches!(item.value, ValueRef::Object(ObjType::Map)) {
+                return None;
+            }
+            buckets.push(item.id());
+        }
+    }
+    (buckets.len() == BUCKETS).then(|| buckets.into())
 }
 
 fn bucket_key(bucket: usize) -> String {

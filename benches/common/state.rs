@@ -1,0 +1,188 @@
+//! Owns the fleets that are measured: host documents with sessions in workspaces, each session a
+//! change of its own as hosts write them, and data folders that hold them.
+//!
+//! Must not measure. Invariant: the same sizes give the same records, whatever the keys.
+
+use std::{path::Path, sync::Arc};
+
+use sessionmesh::{
+    identity::NodeKey,
+    replica::{
+        document::{Applied, Document},
+        effect::{Stored, StoredDocument, Write},
+        ids::{DocumentId, FleetId, NodeId, StartId},
+        record::{Extra, Member, Role, StoredSession, StoredWorkspace},
+        voucher::Voucher,
+    },
+    store::Store,
+};
+
+/// How many hosts a fleet has, however many sessions.
+pub const HOSTS: usize = 100;
+/// How many sessions share a workspace.
+const SESSIONS_PER_WORKSPACE: usize = 20;
+/// When it all began, milliseconds since the epoch.
+const WALL_MS: i64 = 1_795_379_110_867;
+
+/// A host with its document, saved, and its word for what is in it.
+#[derive(Debug, Clone)]
+pub struct Host {
+    pub key: Arc<NodeKey>,
+    pub id: DocumentId,
+    pub bytes: Vec<u8>,
+    pub voucher: Voucher,
+}
+
+/// A fleet as it lies in a store.
+#[derive(Debug, Clone)]
+pub struct Fleet {
+    pub id: FleetId,
+    pub hosts: Vec<Host>,
+    /// How many sessions there are in all.
+    pub sessions: usize,
+}
+
+impl Fleet {
+    /// Makes a fleet of so many hosts, of which the first have these keys.
+    pub fn make(keys: &[Arc<NodeKey>], hosts: usize, sessions: usize) -> Self {
+        let per_host = sessions / hosts;
+        let keys: Vec<Arc<NodeKey>> = (0..hosts)
+            .map(|n| keys.get(n).cloned().unwrap_or_else(|| Arc::new(NodeKey::generate())))
+            .collect();
+        let workers = std::thread::available_parallelism().map_or(1, usize::from);
+        let hosts = std::thread::scope(|scope| {
+            let parts: Vec<_> = keys
+                .chunks(hosts.div_ceil(workers))
+                .map(|part| {
+                    let host = |key: &Arc<NodeKey>| {
+                        let (document, last) = host_document(key.node(), per_host);
+                        let (id, bytes) = (document.id(), document.save());
+                        let voucher = vouch(key, id, &last);
+                        Host { key: key.clone(), id, bytes, voucher }
+                    };
+                    scope.spawn(move || part.iter().map(host).collect::<Vec<_>>())
+                })
+                .collect();
+            parts.into_iter().flat_map(|part| part.join().expect("nothing panics")).collect()
+        });
+        Self { id: FleetId([7; 16]), hosts, sessions: per_host * keys.len() }
+    }
+
+    /// Returns how many bytes the host documents have, saved.
+    pub fn saved_bytes(&self) -> usize {
+        self.hosts.iter().map(|host| host.bytes.len()).sum()
+    }
+
+    /// Returns the fleet's own document, written by the first host: all hosts are members, and so
+    /// are these, with an address unless it is empty.
+    fn members(&self, addresses: &[(NodeId, String)]) -> StoredDocument {
+        let founder = &self.hosts[0].key;
+        let actor = sessionmesh::replica::document::actor(&founder.node(), StartId([9; 8]));
+        let (mut document, mut last) = Document::create_fleet(self.id, actor, WALL_MS);
+        let hosts = self.hosts.iter().map(|host| host.key.node());
+        let members = hosts.chain(addresses.iter().map(|(node, _)| *node));
+        for node in members.collect::<std::collections::BTreeSet<_>>() {
+            let addresses = addresses.iter().filter(|(other, at)| *other == node && !at.is_empty());
+            let member = Member {
+                node,
+                name: format!("host-{}", node.short()),
+                role: Role::Admin,
+                addresses: addresses.map(|(_, address)| address.clone()).collect(),
+                added_by: founder.node(),
+                added_at: WALL_MS,
+                revoked: None,
+                left: false,
+            };
+            last = document.put_member(WALL_MS, &member).expect("each is new");
+        }
+        let id = document.id();
+        let vouchers = vec![vouch(founder, id, &last)];
+        StoredDocument { id, snapshot: Some(document.save()), changes: Vec::new(), vouchers }
+    }
+
+    /// Returns everything as a replica starts from it.
+    pub fn stored(&self, addresses: &[(NodeId, String)]) -> Stored {
+        let hosts = self.hosts.iter().map(|host| StoredDocument {
+            id: host.id,
+            snapshot: Some(host.bytes.clone()),
+            changes: Vec::new(),
+            vouchers: vec![host.voucher],
+        });
+        let documents = [self.members(addresses)].into_iter().chain(hosts).collect();
+        Stored { fleet: Some(self.id), documents, ..Stored::default() }
+    }
+
+    /// Writes it to a data folder that has a key already.
+    pub fn write(&self, folder: &Path, addresses: &[(NodeId, String)]) {
+        let store = Store::open(folder).expect("the folder is new");
+        let mut writes = vec![Write::Fleet(self.id)];
+        for StoredDocument { id: document, snapshot, vouchers, .. } in
+            self.stored(addresses).documents
+        {
+            writes.extend(snapshot.map(|bytes| Write::Snapshot { document, bytes }));
+            writes.extend(vouchers.into_iter().map(|voucher| Write::Voucher { document, voucher }));
+        }
+        store.commit(&writes).expect("there is room");
+    }
+}
+
+/// Has a key stand for the last of some changes.
+fn vouch(key: &NodeKey, document: DocumentId, applied: &Applied) -> Voucher {
+    let last = applied.changes.last().expect("something was written");
+    Voucher::sign(key, &document, last.actor, last.seq, last.hash)
+}
+
+/// Makes the key of a data folder.
+pub fn key(folder: &Path) -> Arc<NodeKey> {
+    Arc::new(NodeKey::load_or_create(folder).expect("the folder is new"))
+}
+
+/// Names the n-th session of a host.
+pub fn session_id(host: &NodeId, n: usize) -> String {
+    format!("ses_{}{n:014}", host.short())
+}
+
+/// Makes a host's document, each workspace and each session in a change of its own; returns the last
+/// change, too.
+pub fn host_document(host: NodeId, sessions: usize) -> (Document, Applied) {
+    let actor = sessionmesh::replica::document::actor(&host, StartId([1; 8]));
+    let (mut document, mut last) = Document::create_host(host, 0, actor, WALL_MS);
+    for n in 0..sessions {
+        let room = n / SESSIONS_PER_WORKSPACE;
+        let workspace = format!("wrk_{}{room:014}", host.short()).parse().expect("it is an id");
+        if n % SESSIONS_PER_WORKSPACE == 0 {
+            let record = StoredWorkspace {
+                name: format!("feature {room}"),
+                kind: "directory".to_owned(),
+                project_id: Some(format!("project {}", room % 7)),
+                directory: Some(format!("/home/dev/work/feature-{room}")),
+                branch: Some(format!("feature-{room}")),
+                created_at: WALL_MS,
+                keepers: [].into(),
+                used: true,
+                extra: Extra::new(),
+                teardown: None,
+                requests: [].into(),
+                dismissals: [].into(),
+            };
+            document.write(WALL_MS, |tx| tx.create_workspace(&workspace, &record));
+        }
+        let at = WALL_MS + n as i64 * 61_000;
+        let record = StoredSession {
+            workspace_id: Some(workspace),
+            parent_id: None,
+            project_id: Some(format!("project {}", room % 7)),
+            directory: Some(format!("/home/dev/work/feature-{room}")),
+            title: Some(format!("Look into why check {n} of the build is red")),
+            created_at: at,
+            updated_at: at,
+            archived_at: None,
+            extra: Extra::new(),
+            deleted: None,
+        };
+        let id = session_id(&host, n).parse().expect("it is an id");
+        let written = document.write(at, |tx| tx.create_session(&id, &record));
+        last = written.expect("the session is new");
+    }
+    (document, last)
+}

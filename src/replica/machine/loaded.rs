@@ -1,0 +1,57 @@
+//! Owns what can be done about one document by itself before the replica has it: reading it from
+//! its bytes, and deriving the view of its host.
+//!
+//! Must not know the replica, so that whoever has several processors can read several documents at
+//! once. Invariant: the parts, put together in any order, are the view that all documents give.
+
+use super::super::{
+    document::{self, ApplyError, Document},
+    effect::{Startup, StoredDocument},
+    ids::DocumentId,
+    view::{self, Change, View},
+};
+use super::read_all;
+
+/// A document that was read, with the view of its host.
+#[derive(Debug)]
+pub struct Loaded {
+    pub(super) document: Document,
+    pub(super) view: View,
+    /// What the view differs by from an empty one, where the node itself is the host.
+    pub(super) changes: Vec<Change>,
+}
+
+impl Loaded {
+    /// Reads a document as the store has it; takes as long as the document is large.
+    pub fn read(startup: &Startup, stored: StoredDocument) -> Result<Self, ApplyError> {
+        let StoredDocument { id, snapshot, changes, vouchers } = stored;
+        let actor = document::actor(&startup.node, startup.start);
+        let document = Document::load(id, actor, snapshot.as_deref(), &changes, &vouchers)?;
+        // Freed before the records are read, which take more memory than it.
+        drop((snapshot, changes));
+        let mut view = View::new();
+        let mut changes = Vec::new();
+        if let Some(host) = id.host() {
+            let mut touched = view::Touched::default();
+            read_all(&document, host, &mut touched);
+            changes = view.apply(touched);
+            if host != startup.node {
+                changes = Vec::new();
+            }
+        }
+        Ok(Self { document, view, changes })
+    }
+
+    /// Reads documents one after the other.
+    pub fn read_in_turn(
+        startup: &Startup,
+        documents: Vec<StoredDocument>,
+    ) -> Result<Vec<Self>, ApplyError> {
+        documents.into_iter().map(|document| Self::read(startup, document)).collect()
+    }
+
+    /// Returns the document's name.
+    pub fn id(&self) -> DocumentId {
+        self.document.id()
+    }
+}
