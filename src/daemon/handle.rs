@@ -10,7 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
-use super::hub::Hub;
+use super::{hub::Hub, pace::Pace};
 use crate::{
     clock,
     replica::{
@@ -152,6 +152,7 @@ pub struct Peer {
 pub struct Handle {
     requests: mpsc::Sender<Request>,
     hub: Arc<Hub>,
+    pace: Arc<Pace>,
     agents: Arc<Mutex<BTreeMap<String, AgentStatus>>>,
 }
 
@@ -159,12 +160,17 @@ impl Handle {
     /// Makes a handle and the end at which the loop receives.
     pub fn new(hub: Arc<Hub>) -> (Self, mpsc::Receiver<Request>) {
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
-        (Self { requests, hub, agents: Arc::default() }, receiver)
+        (Self { requests, hub, pace: Arc::default(), agents: Arc::default() }, receiver)
     }
 
     /// Returns the present view and the stream of diffs.
     pub fn hub(&self) -> &Arc<Hub> {
         &self.hub
+    }
+
+    /// Returns how long inputs keep the loop.
+    pub fn pace(&self) -> &Arc<Pace> {
+        &self.pace
     }
 
     /// Tells whether the loop has stopped taking requests.

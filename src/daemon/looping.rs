@@ -13,6 +13,7 @@ use super::{
     compact::{self, Compaction},
     handle::{Answer, DocumentStatus, Peer, Request, Status},
     hub::Hub,
+    pace::Pace,
     run::published,
 };
 use crate::{
@@ -44,6 +45,8 @@ pub struct Shells {
     pub store: Arc<Store>,
     /// What ending a workspace needs to know.
     pub teardown: Arc<teardown::Config>,
+    /// Where it is counted how long inputs take.
+    pub pace: Arc<Pace>,
 }
 
 /// Everything that the loop holds.
@@ -56,6 +59,7 @@ pub struct Loop {
     compaction: Compaction,
     store: Arc<Store>,
     teardown: Arc<teardown::Config>,
+    pace: Arc<Pace>,
     waiting: BTreeMap<RequestId, oneshot::Sender<Answer>>,
     next_request: u64,
     inputs: (mpsc::UnboundedSender<Input>, mpsc::UnboundedReceiver<Input>),
@@ -65,7 +69,7 @@ pub struct Loop {
 impl Loop {
     /// Makes the loop of a daemon that has everything open.
     pub fn new(replica: Replica, clock: Clock, shells: Shells) -> Self {
-        let Shells { hub, transport, committer, compaction, store, teardown } = shells;
+        let Shells { hub, transport, committer, compaction, store, teardown, pace } = shells;
         Self {
             replica,
             clock,
@@ -75,6 +79,7 @@ impl Loop {
             compaction,
             store,
             teardown,
+            pace,
             waiting: BTreeMap::new(),
             next_request: 0,
             // Bounded by what feeds them: one teardown a workspace, one compaction at a time.
@@ -179,8 +184,11 @@ impl Loop {
     }
 
     fn take(&mut self, input: Input) {
-        let effects = self.replica.handle(self.clock.now(), input);
-        self.carry_out(effects);
+        let pace = self.pace.clone();
+        pace.measure(|| {
+            let effects = self.replica.handle(self.clock.now(), input);
+            self.carry_out(effects);
+        });
     }
 
     /// Carries effects out, in the order that [`Effects`] asks for.

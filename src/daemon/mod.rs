@@ -8,6 +8,7 @@ mod compact;
 pub mod handle;
 pub mod hub;
 mod looping;
+pub mod pace;
 mod removal;
 mod run;
 

@@ -171,8 +171,9 @@ pub async fn run(
         .map(|client| Arc::new(ByOpencode::new(client.clone())) as Arc<dyn teardown::Remover>)
         .collect();
     let teardown = Arc::new(teardown);
-    let shells =
-        Shells { hub, transport: transport.clone(), committer, compaction, store, teardown };
+    let pace = handle.pace().clone();
+    let links = transport.clone();
+    let shells = Shells { hub, transport: links, committer, compaction, store, teardown, pace };
     let mut looping = Loop::new(replica, clock, shells);
     looping.carry_out(effects);
     let stopping = CancellationToken::new();
