@@ -39,7 +39,7 @@ impl Worker {
                 client.ok("POST", "/v1/sessions", Some(body)).await;
                 let path = format!("/v1/sessions/{id}");
                 client.ok("PATCH", &path, Some(json!({ "title": "renamed" }))).await;
-                let state = if number % 3 == 0 { "live" } else { "deleted" };
+                let state = if number.is_multiple_of(3) { "live" } else { "deleted" };
                 if state == "deleted" {
                     client.ok("DELETE", &path, None).await;
                 }
