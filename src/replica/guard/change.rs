@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::{
     ACTOR_BYTES, Budget, CHANGE_ACTORS_MAX, CHANGE_BYTES_MAX, CHANGE_OPS_FREE, CHANGE_OPS_MAX,
-    DEPENDENCIES_MAX, DEPTH_MAX, MESSAGE_BYTES_MAX, OPS_PER_BYTE_MAX, Refused, at_most,
+    DEPENDENCIES_MAX, DEPTH_MAX, MESSAGE_BYTES_MAX, OPS_PER_BYTE_MAX, Refused, TIME_MAX, at_most,
     chunk::{Chunk, Kind, inflate},
     column::{Listed, Spec, count_items},
     operation::{
@@ -137,6 +137,7 @@ fn check_contents(
     let seq = reader.unsigned("seq")?;
     let start_op = reader.unsigned("start_op")?;
     let time = reader.signed("time")?;
+    at_most("time", time.unsigned_abs(), TIME_MAX)?;
     let message_bytes = reader.count(MESSAGE_BYTES_MAX, 1, "message")?;
     if std::str::from_utf8(reader.take(message_bytes, "message")?).is_err() {
         return Err(Refused::Invalid { what: "message" });

@@ -47,6 +47,10 @@ pub const DEPENDENCIES_MAX: u64 = 256;
 /// Most actors that a change names: the authors of what it overwrites.
 pub const CHANGE_ACTORS_MAX: u64 = 4096;
 
+/// Furthest a change's time may be from the epoch, whichever way: automerge subtracts times from each
+/// other in 64 bits, and JSON readers take no greater numbers.
+pub const TIME_MAX: u64 = 1 << 53;
+
 /// Longest message of a change, in bytes: ours have none.
 pub const MESSAGE_BYTES_MAX: u64 = 1024;
 
