@@ -13,5 +13,6 @@ mod looping;
 pub mod pace;
 mod removal;
 mod run;
+mod survey;
 
 pub use run::{Error, Ready, Settings, run};

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::{
     ActorBytes, Budget, ChangeHeader, DEPENDENCIES_MAX, DEPTH_MAX, HEADS_MAX, MESSAGE_BYTES_MAX,
-    OPS_PER_BYTE_MAX, Refused, at_most,
+    OPS_PER_BYTE_MAX, Refused, TIME_MAX, at_most,
     change::check_chunk,
     chunk::{Chunk, Kind},
     column::{Columns, Deltas, Listed, Spec, count_items},
@@ -234,7 +234,7 @@ fn check_changes(
             return Err(Refused::Order { what: "changes of an actor" });
         }
         (*last_seq, *last_max_op) = (this_seq, this_max_op);
-        time.next()?;
+        at_most("time", time.next()?.unwrap_or(0).unsigned_abs(), TIME_MAX)?;
         let text = message.next()?.unwrap_or_default();
         at_most("bytes of a message", text.len() as u64, MESSAGE_BYTES_MAX)?;
         let count = dependencies.required()?;
