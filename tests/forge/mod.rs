@@ -31,10 +31,17 @@ pub fn chunk_of(kind: u8, stored: &[u8], hashed_kind: u8, hashed: &[u8]) -> Vec<
     [&[0x85, 0x6f, 0x4a, 0x83][..], &hash[..4], &[kind], &length(stored.len()), stored].concat()
 }
 
-/// Returns the contents of the one chunk that these bytes are.
-pub fn contents(bytes: &[u8]) -> &[u8] {
-    let length = 1 + bytes[9..].iter().position(|byte| byte & 0x80 == 0).unwrap();
-    &bytes[9 + length..]
+/// Returns the contents of the one chunk that these bytes are, if they have so much as its head.
+pub fn contents(bytes: &[u8]) -> Option<&[u8]> {
+    let length = 1 + bytes.get(9..)?.iter().position(|byte| byte & 0x80 == 0)?;
+    bytes.get(9 + length..)
+}
+
+/// Returns the hash by which a change with these contents is named.
+pub fn hash_of(change: &[u8]) -> [u8; 32] {
+    let mut length = Vec::new();
+    unsigned(&mut length, change.len() as u64);
+    Sha256::digest([&[1][..], &length, change].concat()).into()
 }
 
 /// Compresses as automerge does.

@@ -17,10 +17,10 @@ use sessionmesh::{
 };
 
 use super::{
-    forge::{bomb, chunk, chunk_of, contents, deflate, mutate},
+    forge::{bomb, chunk, chunk_of, contents, deflate, hash_of, mutate},
     puppet::Recording,
     rogue::Attack,
-    seal,
+    seal::Seal,
 };
 
 /// A document that is attacked, and what is known of it.
@@ -38,6 +38,7 @@ pub struct Arsenal {
     targets: Vec<Target>,
     frames: Vec<Frame>,
     messages: Vec<Vec<u8>>,
+    seal: Seal,
     /// What is sent once, before the mutations.
     fixed: Vec<Attack>,
     seed: u64,
@@ -61,6 +62,7 @@ impl Arsenal {
             targets,
             frames: recording.frames,
             messages,
+            seal: recording.seal,
             fixed: Vec::new(),
             seed,
         };
@@ -106,19 +108,19 @@ impl Arsenal {
         for target in &self.targets {
             let id = target.id;
             if is("t0") || is("t1") || unknown {
-                add("a snapshot", seal::snapshot(id, bytes.to_vec()));
-                add("a change", seal::changes(id, vec![bytes.to_vec()]));
+                add("a snapshot", self.seal.snapshot(id, bytes.to_vec()));
+                add("a change", self.seal.changes(id, vec![bytes.to_vec()]));
             }
             if is("t1") || unknown {
                 let appended = [&target.plain[..], bytes].concat();
-                add("an increment", seal::snapshot(id, appended));
+                add("an increment", self.seal.snapshot(id, appended));
                 let parts = chunks(bytes);
                 if parts.len() > 1 {
-                    add("changes", seal::changes(id, parts));
+                    add("changes", self.seal.changes(id, parts));
                 }
             }
             if is("t2") || unknown {
-                add("a sync message", seal::sync(id, bytes.to_vec()));
+                add("a sync message", self.seal.sync(id, bytes.to_vec()));
             }
         }
         if unknown && bytes.len() <= FRAME_BYTES_MAX {
@@ -164,7 +166,7 @@ impl Arsenal {
     fn mutated_change(&self, random: &mut fastrand::Rng) -> Attack {
         let target = self.target(random);
         let at = random.usize(..target.changes.len());
-        let mut bytes = contents(target.changes[at].raw_bytes()).to_vec();
+        let mut bytes = contents(target.changes[at].raw_bytes()).expect("a chunk").to_vec();
         mutate(&mut bytes, random);
         let mutated = if random.u8(..4) == 0 {
             chunk_of(2, &deflate(&bytes), 1, &bytes)
@@ -176,13 +178,13 @@ impl Arsenal {
             let mut renamed: BTreeMap<[u8; 32], [u8; 32]> = BTreeMap::new();
             renamed.insert(target.changes[at].hash().0, hash_of(&bytes));
             for change in target.changes.iter().skip(at + 1).take(random.usize(1..6)) {
-                let old = contents(change.raw_bytes());
+                let old = contents(change.raw_bytes()).expect("a chunk");
                 let new = replaced(old, &renamed);
                 renamed.insert(change.hash().0, hash_of(&new));
                 chain.push(chunk(1, &new));
             }
         }
-        Attack::frame("a mutated change", &seal::changes(target.id, chain))
+        Attack::frame("a mutated change", &self.seal.changes(target.id, chain))
     }
 
     /// Honest changes reordered, cut off, repeated, or in the wrong document.
@@ -208,22 +210,22 @@ impl Arsenal {
             }
             _ => {}
         }
-        Attack::frame("misplaced changes", &seal::changes(target.id, changes))
+        Attack::frame("misplaced changes", &self.seal.changes(target.id, changes))
     }
 
     fn mutated_document(&self, random: &mut fastrand::Rng) -> Attack {
         let source = self.target(random);
         let target = if random.u8(..8) == 0 { self.target(random) } else { source };
-        let mut bytes = contents(&source.plain).to_vec();
+        let mut bytes = contents(&source.plain).expect("a chunk").to_vec();
         mutate(&mut bytes, random);
         let mut saved = chunk(0, &bytes);
         if random.u8(..4) == 0 {
             let change = &source.changes[random.usize(..source.changes.len())];
-            let mut appended = contents(change.raw_bytes()).to_vec();
+            let mut appended = contents(change.raw_bytes()).expect("a chunk").to_vec();
             mutate(&mut appended, random);
             saved.extend(chunk(1, &appended));
         }
-        let frame = seal::snapshot(target.id, saved);
+        let frame = self.seal.snapshot(target.id, saved);
         Attack::frame("a mutated document", &frame)
     }
 
@@ -231,7 +233,7 @@ impl Arsenal {
         let target = self.target(random);
         let mut message = self.messages[random.usize(..self.messages.len())].clone();
         mutate(&mut message, random);
-        Attack::frame("a mutated sync message", &seal::sync(target.id, message))
+        Attack::frame("a mutated sync message", &self.seal.sync(target.id, message))
     }
 
     /// A frame as it was said, some of its bytes changed.
@@ -268,14 +270,14 @@ impl Arsenal {
         if random.u8(..3) == 0
             && let Some(last) = changes.last_mut()
         {
-            let mut bytes = contents(last).to_vec();
+            let mut bytes = contents(last).expect("a chunk").to_vec();
             mutate(&mut bytes, random);
             *last = chunk(1, &bytes);
         }
         let frame = if random.u8(..5) == 0 {
-            seal::snapshot(target.id, automerge.save())
+            self.seal.own(target.id, &automerge)
         } else {
-            seal::changes(target.id, changes)
+            self.seal.changes(target.id, changes)
         };
         Attack::frame("written at will", &frame)
     }
@@ -299,7 +301,7 @@ impl Arsenal {
         let mut attacks = streams();
         attacks.extend(self.out_of_turn());
         for target in &self.targets {
-            attacks.extend(bombs(target));
+            attacks.extend(bombs(target, &self.seal));
         }
         attacks
     }
@@ -345,10 +347,10 @@ impl Arsenal {
             ),
             ("links with everyone", Frame::Links { nodes: vec![self.node; 4_096] }),
             ("a frontier of nothing", Frame::Check { frontier: [0; 32] }),
-            ("changes of nowhere", seal::changes(nowhere, vec![vec![0; 100]])),
-            ("changes of no epoch", seal::changes(epoch, vec![vec![0; 100]])),
-            ("a snapshot of nowhere", seal::snapshot(nowhere, vec![0; 100])),
-            ("a snapshot of no epoch", seal::snapshot(epoch, vec![0; 100])),
+            ("changes of nowhere", self.seal.changes(nowhere, vec![vec![0; 100]])),
+            ("changes of no epoch", self.seal.changes(epoch, vec![vec![0; 100]])),
+            ("a snapshot of nowhere", self.seal.snapshot(nowhere, vec![0; 100])),
+            ("a snapshot of no epoch", self.seal.snapshot(epoch, vec![0; 100])),
             (
                 "heads of thousands of documents",
                 Frame::Heads {
@@ -369,13 +371,14 @@ impl Arsenal {
             frames.push(("a want of all", Frame::Want(DocumentHeads { document, heads: vec![] })));
             let documents = vec![heads];
             frames.push(("heads that nobody has", Frame::Heads { documents, answer: false }));
-            frames.push(("no changes", seal::changes(document, vec![])));
-            frames.push(("empty changes", seal::changes(document, vec![vec![]; 65_536])));
-            frames.push(("an empty snapshot", seal::snapshot(document, vec![])));
-            frames.push(("an empty message", seal::sync(document, vec![])));
-            frames.push(("zeros as changes", seal::changes(document, vec![vec![0; 8_000_000]])));
+            frames.push(("no changes", self.seal.changes(document, vec![])));
+            frames.push(("empty changes", self.seal.changes(document, vec![vec![]; 65_536])));
+            frames.push(("an empty snapshot", self.seal.snapshot(document, vec![])));
+            frames.push(("an empty message", self.seal.sync(document, vec![])));
+            frames
+                .push(("zeros as changes", self.seal.changes(document, vec![vec![0; 8_000_000]])));
             let chunks = vec![chunk(1, &vec![0; 4 << 20])];
-            frames.push(("zeros in a chunk", seal::changes(document, chunks)));
+            frames.push(("zeros in a chunk", self.seal.changes(document, chunks)));
         }
         frames.into_iter().map(|(name, frame)| Attack::frame(name, &frame)).collect()
     }
@@ -414,7 +417,7 @@ fn streams() -> Vec<Attack> {
 }
 
 /// Small bytes that ask for much.
-fn bombs(target: &Target) -> Vec<Attack> {
+fn bombs(target: &Target, seal: &Seal) -> Vec<Attack> {
     let id = target.id;
     let actor = target.changes[0].actor_id().to_bytes().to_vec();
     let mut attacks = Vec::new();
@@ -425,13 +428,13 @@ fn bombs(target: &Target) -> Vec<Attack> {
         [(1, 8_000), (1, 1_000_000), (1, 5_000_000), (1_000, 1), (1_000_000, 1), (5_000_000, 1)]
     {
         let document = bomb(&actor, changes, ops, 1);
-        add("a document of runs", seal::snapshot(id, document.clone()));
+        add("a document of runs", seal.snapshot(id, document.clone()));
         let appended = [&target.plain[..], &document].concat();
-        add("a document of runs behind another", seal::snapshot(id, appended));
+        add("a document of runs behind another", seal.snapshot(id, appended));
     }
     let zeros = deflate(&vec![0; 64 << 20]);
-    add("a deflate bomb", seal::changes(id, vec![chunk(2, &zeros)]));
-    add("deflate bombs", seal::changes(id, vec![chunk(2, &zeros); 100]));
+    add("a deflate bomb", seal.changes(id, vec![chunk(2, &zeros)]));
+    add("deflate bombs", seal.changes(id, vec![chunk(2, &zeros); 100]));
 
     let mut deep = Automerge::new().with_actor(ActorId::from(actor.clone()));
     let mut tx = deep.transaction();
@@ -440,9 +443,9 @@ fn bombs(target: &Target) -> Vec<Attack> {
         object = tx.put_object(&object, "d", ObjType::Map).expect("automerge lets one");
     }
     tx.commit();
-    add("a deep document", seal::snapshot(id, deep.save()));
+    add("a deep document", seal.snapshot(id, deep.save()));
     let changes = deep.get_changes(&[]);
-    add("a deep change", seal::changes(id, vec![changes[0].raw_bytes().to_vec()]));
+    add("a deep change", seal.changes(id, vec![changes[0].raw_bytes().to_vec()]));
 
     // Far more changes than fit, none of which can be applied yet.
     let mut other = target.automerge.clone();
@@ -455,7 +458,7 @@ fn bombs(target: &Target) -> Vec<Attack> {
     }
     let orphans: Vec<Vec<u8>> =
         other.get_changes(&before).iter().skip(1).map(|c| c.raw_bytes().to_vec()).collect();
-    add("orphans", seal::changes(id, orphans));
+    add("orphans", seal.changes(id, orphans));
     attacks
 }
 
@@ -556,14 +559,6 @@ fn chunks(bytes: &[u8]) -> Vec<Vec<u8>> {
         (0..bytes.len().saturating_sub(3)).filter(|at| bytes[*at..].starts_with(&MAGIC)).collect();
     starts.push(bytes.len());
     starts.windows(2).map(|pair| bytes[pair[0]..pair[1]].to_vec()).collect()
-}
-
-/// Returns the hash by which a change with these contents is named.
-fn hash_of(change: &[u8]) -> [u8; 32] {
-    use sha2::{Digest as _, Sha256};
-    let mut length = Vec::new();
-    super::forge::unsigned(&mut length, change.len() as u64);
-    Sha256::digest([&[1][..], &length, change].concat()).into()
 }
 
 /// Renames what a change depends on.

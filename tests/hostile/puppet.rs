@@ -14,14 +14,17 @@ use sessionmesh::{
     replica::{
         command::{Command, Refusal, Reply, SessionPatch, Target},
         effect::{Effects, Input, Now, RequestId, Startup, Stored, TeardownOutcome},
-        ids::{DocumentId, NodeId, StartId},
+        ids::{DocumentId, FleetId, NodeId, StartId},
         invite::Ticket,
         machine::Replica,
     },
     wire::Frame,
 };
 
-use super::rogue::{Line, PATIENCE, Rogue};
+use super::{
+    rogue::{Line, PATIENCE, Rogue},
+    seal::Seal,
+};
 
 /// How long nothing may have come before the two are taken to have no more to say.
 const QUIET: Duration = Duration::from_millis(150);
@@ -35,14 +38,18 @@ pub struct Recording {
     pub frames: Vec<Frame>,
     /// As automerge saves them.
     pub documents: BTreeMap<DocumentId, Vec<u8>>,
+    /// Its key, and the words of others that it was given.
+    pub seal: Seal,
 }
 
 struct Puppet<'a> {
     replica: Replica,
     peer: NodeId,
+    fleet: FleetId,
     line: &'a mut Line,
     began: Instant,
     frames: Vec<Frame>,
+    seal: Seal,
     replies: Vec<(RequestId, Result<Reply, Refusal>)>,
     requests: u64,
 }
@@ -61,6 +68,7 @@ pub async fn record(
         seed: 9,
         undo_window: Duration::from_millis(1),
         servers: BTreeSet::new(),
+        keyring: rogue.key.clone(),
     };
     let now = Now { monotonic: Duration::ZERO, wall_ms: 1_795_379_110_867 };
     let (replica, _) = Replica::open(startup, Stored::default(), now).expect("a first start");
@@ -69,9 +77,11 @@ pub async fn record(
     let mut puppet = Puppet {
         replica,
         peer,
+        fleet: ticket.fleet,
         line: &mut line,
         began: Instant::now(),
         frames: Vec::new(),
+        seal: Seal::new(rogue.key.clone()),
         replies: Vec::new(),
         requests: 0,
     };
@@ -85,7 +95,8 @@ pub async fn record(
     let held = puppet.replica.document_heads();
     let copy = |id: &DocumentId| puppet.replica.document_copy(id).expect("it is held").save();
     let documents = held.iter().map(|(id, ..)| (*id, copy(id))).collect();
-    Recording { node: rogue.node(), frames, documents }
+    let seal = puppet.seal;
+    Recording { node: rogue.node(), frames, documents, seal }
 }
 
 impl Puppet<'_> {
@@ -96,6 +107,13 @@ impl Puppet<'_> {
     }
 
     async fn input(&mut self, input: Input) {
+        match &input {
+            Input::FrameReceived { frame: Frame::Joined { vouchers, .. }, .. } => {
+                self.seal.note_all(DocumentId::Fleet(self.fleet), vouchers);
+            }
+            Input::FrameReceived { frame, .. } => self.seal.note(frame),
+            _ => {}
+        }
         let effects = self.replica.handle(self.now(), input);
         let Effects { frames, frames_durable, replies, closes, teardowns, .. } = effects;
         assert!(closes.is_empty(), "the puppet found fault with an honest daemon: {closes:?}");
@@ -103,6 +121,7 @@ impl Puppet<'_> {
         for outgoing in frames.into_iter().chain(frames_durable) {
             if outgoing.to.contains(&self.peer) {
                 self.line.say(&outgoing.frame).await.expect("an honest member keeps its link");
+                self.seal.note(&outgoing.frame);
                 self.frames.push(outgoing.frame);
             }
         }
