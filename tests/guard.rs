@@ -67,7 +67,7 @@ fn act(doc: &mut Automerge, random: &mut fastrand::Rng) {
             tx.put(&object, key.as_str(), value).unwrap();
         }
     }
-    tx.commit_with(CommitOptions::default().with_time(random.i64(..4_000_000_000)));
+    tx.commit_with(CommitOptions::default().with_time(random.i64(..4_000_000_000) >> 11));
 }
 
 /// Returns everything that a session of three replicas puts on the wire: changes, saved documents
