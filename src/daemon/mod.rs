@@ -11,6 +11,7 @@ pub mod handle;
 pub mod hub;
 mod looping;
 mod reading;
+pub mod pace;
 mod removal;
 mod run;
 mod survey;
