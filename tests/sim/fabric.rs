@@ -222,17 +222,16 @@ impl Fabric {
     pub fn transmit(&mut self, id: u64, side: usize, lane: Lane, bytes: &[u8]) {
         // As many for any length: the same program cuts at the same places whatever a time or an
         // id adds to a frame.
-        let pieces = self.random.usize(1..=4).min(bytes.len());
+        let pieces = self.random.usize(1..=4);
         let mut cuts = vec![0, bytes.len()];
         (1..pieces).for_each(|_| cuts.push((bytes.len() as f64 * self.random.f64()) as usize));
         cuts.sort_unstable();
-        cuts.dedup();
         let Some(link) = self.links.get_mut(&id) else { return };
         let (from, to) = (link.sides[side].node, link.sides[1 - side].node);
         let stream = link.sides[side].out(lane);
         let (number, offset) = (stream.number, stream.offset);
         stream.offset += bytes.len() as u64;
-        stream.in_flight += cuts.len() - 1;
+        stream.in_flight += cuts.windows(2).filter(|piece| piece[0] < piece[1]).count();
         let slow = self.slow.contains(&(from, to));
         let bandwidth = if slow { 500 } else { self.weather.bandwidth };
         let writing = Duration::from_micros(bytes.len() as u64 * 1_000_000 / bandwidth);
@@ -254,6 +253,9 @@ impl Fabric {
             }
             latest = latest.max(time);
             let copies = 1 + u64::from(self.chance(self.weather.duplication));
+            if piece[0] == piece[1] {
+                continue;
+            }
             for copy in 0..copies {
                 let again = if copy == 0 { Duration::ZERO } else { self.latency() };
                 if copy > 0 {

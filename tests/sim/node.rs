@@ -2,7 +2,7 @@
 //! links; and the hands that carry its effects out.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry},
     rc::Rc,
     time::Duration,
 };
@@ -126,7 +126,6 @@ pub struct Node {
     pub agent: Agent,
     pub backup: Option<Rc<Vec<u8>>>,
     pub revoked: bool,
-    pub member: bool,
     pub stalled_until: Duration,
     pub disk_slow: bool,
     pub disk_broken: bool,
@@ -263,9 +262,9 @@ impl Hands for Ports<'_> {
         let wanted: BTreeSet<NodeId> = targets.into_iter().map(|target| target.node).collect();
         self.out.dialers.retain(|peer, _| wanted.contains(peer));
         for peer in wanted {
-            if !self.out.dialers.contains_key(&peer) {
-                let dialer = Dialer { backoff: Backoff::default(), state: Dialing::Waits, turn: 0 };
-                self.out.dialers.insert(peer, dialer);
+            if let Entry::Vacant(place) = self.out.dialers.entry(peer) {
+                let (backoff, state) = (Backoff::default(), Dialing::Waits);
+                place.insert(Dialer { backoff, state, turn: 0 });
                 let (node, boot) = (self.out.number, self.out.boot);
                 self.fabric.after(Duration::ZERO, Event::Dial { node, boot, peer, turn: 0 });
             }

@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    rc::Rc,
     time::Duration,
 };
 
@@ -11,30 +10,27 @@ use sessionmesh::{
     daemon::{
         compact::{self, Limits as CompactLimits},
         durable::{self, JOBS_MAX, Job},
-        engine::{Engine, Opened},
-        hub::{self, stream::Stream},
+        hub,
     },
     replica::{
         command::{Command, Reply},
-        diff::Diff,
         digest::Digest,
         document::Copied,
-        effect::{Input, Now, Startup, TeardownDue, TeardownOutcome},
-        ids::{NodeId, OperationId, StartId},
+        effect::{Input, Now, TeardownDue, TeardownOutcome},
+        ids::{NodeId, OperationId},
     },
-    store::{self, OpenError, Store, compact::Plan},
-    transport::{Event as LinkEvent, wake},
-    wire::{CloseCode, Lane},
+    store::{self, compact::Plan},
+    transport::Event as LinkEvent,
+    wire::Lane,
 };
 
 use super::{
     agent::{Agent, SERVER},
-    common::watch::Watch,
     count::Seen,
     disk::{Disk, Fault},
     fabric::{Event, Fabric, Weather},
     follow::Read,
-    node::{Asker, Node, Out, Ports, Up, address, key},
+    node::{Asker, Node, Ports, Up, key},
 };
 
 /// How long a delete can be undone in this world.
@@ -42,11 +38,11 @@ pub const UNDO_WINDOW: Duration = Duration::from_secs(10);
 /// Midnight of some day, in milliseconds since the epoch.
 const WALL_MS: i64 = 1_795_000_000_000;
 /// How many diffs are kept for subscribers here: slow ones fall behind.
-const HUB: hub::Limits = hub::Limits { diffs_max: 12, bytes_max: 64 << 10 };
+pub const HUB: hub::Limits = hub::Limits { diffs_max: 12, bytes_max: 64 << 10 };
 /// How long a log gets before it is compacted here.
-const LOG: CompactLimits = CompactLimits { changes_min: 12 };
+pub const LOG: CompactLimits = CompactLimits { changes_min: 12 };
 /// How often the bridge looks at its agent.
-const BRIDGE_EVERY: Duration = Duration::from_millis(1_500);
+pub const BRIDGE_EVERY: Duration = Duration::from_millis(1_500);
 /// How many events of the links the loop takes before others get their turn, as in the daemon.
 const TURN_MAX: usize = 64;
 
@@ -119,7 +115,6 @@ impl World {
             agent: Agent::default(),
             backup: None,
             revoked: false,
-            member: true,
             stalled_until: Duration::ZERO,
             disk_slow: false,
             disk_broken: false,
@@ -133,74 +128,12 @@ impl World {
         usize::from(id.0[0]) - 1
     }
 
-    fn now_at(&self, node: usize) -> Now {
+    pub fn now_at(&self, node: usize) -> Now {
         let wall = self.fabric.now().as_millis() as i64;
         let wall_ms = WALL_MS + wall + self.nodes[node].skew_ms;
         let up = self.nodes[node].up.as_ref();
         let stood = up.map_or(Duration::ZERO, |up| up.out.born + up.out.slept);
         Now { monotonic: self.fabric.now().saturating_sub(stood), wall_ms }
-    }
-
-    /// Starts a node that is down.
-    pub fn start(&mut self, number: usize) {
-        if self.nodes[number].up.is_some() {
-            return;
-        }
-        let node = &mut self.nodes[number];
-        node.starts = node.starts.checked_add(1).expect("a life has few starts");
-        let struck = node.disk.struck();
-        let store = match Store::with_backend(node.disk.backend()) {
-            Ok(store) => store,
-            Err(OpenError::Io { .. }) if node.disk.struck() > struck => {
-                // It is tried again, as whoever supervises a daemon does.
-                return self.exit(number);
-            }
-            Err(error) => panic!("a store can't be opened again: {error}"),
-        };
-        let start = StartId([node.starts, number as u8, 0, 0, 0, 0, 0, 7]);
-        let startup = Startup {
-            node: node.id,
-            name: name_of(number),
-            start,
-            seed: u64::from_le_bytes(start.0),
-            undo_window: UNDO_WINDOW,
-            servers: BTreeSet::from([SERVER.to_owned()]),
-        };
-        let age = self.fabric.between(Duration::ZERO, Duration::from_secs(900));
-        let born = self.fabric.now().saturating_sub(age);
-        let wall_ms = self.now_at(number).wall_ms;
-        let now = Now { monotonic: self.fabric.now() - born, wall_ms };
-        let opened = Engine::open(&store, startup, now, LOG);
-        let Opened { mut engine, effects, journal } =
-            opened.unwrap_or_else(|error| panic!("what was durable can't be read: {error}"));
-        let node = &mut self.nodes[number];
-        let boot = node.boot;
-        let diffs: Vec<Diff> = journal
-            .iter()
-            .map(|(_, body)| serde_json::from_str(body).expect("a diff reads back"))
-            .collect();
-        let mut watch = node.watch.take().unwrap_or_else(|| Watch::new(engine.replica()));
-        watch.restarted(engine.replica(), &diffs);
-        let hub = Stream::new(engine.published(), journal, HUB);
-        let mut out = Out::new((number, boot, start), Rc::new(store), hub, watch, born);
-        engine.carry_out(effects, &mut Ports { fabric: &mut self.fabric, out: &mut out });
-        node.up = Some(Up { engine, out });
-        self.settle(number);
-        // A daemon tells where it can be reached.
-        let command =
-            Command::Announce { name: name_of(number), addresses: [address(number)].into() };
-        self.ask(number, command, Asked::Bridge);
-        self.fabric.after(BRIDGE_EVERY, Event::Bridge { node: number, boot });
-        for follower in 0..self.nodes[number].followers.len() {
-            let (node, up) = {
-                let node = &mut self.nodes[number];
-                (&mut node.followers[follower], node.up.as_ref().expect("it was just started"))
-            };
-            if node.cursor().is_some() {
-                node.come_back(&up.out.hub);
-            }
-            self.look(number, follower);
-        }
     }
 
     /// Asks a node for something.
@@ -224,7 +157,7 @@ impl World {
         self.wake_loop(node);
     }
 
-    fn wake_loop(&mut self, node: usize) {
+    pub fn wake_loop(&mut self, node: usize) {
         let stalled = self.nodes[node].stalled_until.saturating_sub(self.fabric.now());
         let Some(up) = &mut self.nodes[node].up else { return };
         if !std::mem::replace(&mut up.out.awake, true) {
@@ -235,7 +168,7 @@ impl World {
     }
 
     /// Looks after what a step of a node's loop has left: its disk, its timer, its checks.
-    fn settle(&mut self, number: usize) {
+    pub fn settle(&mut self, number: usize) {
         let node = &mut self.nodes[number];
         let slow = node.disk_slow;
         let Some(Up { engine, out }) = &mut node.up else { return };
@@ -315,7 +248,7 @@ impl World {
     }
 
     /// Lets a node's disk do what waits for it.
-    fn turn_disk(&mut self, node: usize) {
+    pub fn turn_disk(&mut self, node: usize) {
         let cut = self.cut_in_commit.remove(&node);
         let disk = self.nodes[node].disk.clone();
         let Some(Up { out, .. }) = &mut self.nodes[node].up else { return };
@@ -392,102 +325,11 @@ impl World {
                 (Reply::SessionDeleted(deleted), _) => self.operations.extend(deleted.operation),
                 (Reply::WorkspaceDeleted(deleted), _) => self.operations.extend(deleted.operation),
                 (Reply::Invited(ticket), Asked::Ticket { joiner }) => {
-                    if self.ask(joiner, Command::Join(ticket), Asked::Ticket { joiner }).is_none() {
-                        self.nodes[joiner].member = false;
-                    }
+                    self.ask(joiner, Command::Join(ticket), Asked::Ticket { joiner });
                 }
-                (Reply::Joined(_), Asked::Ticket { joiner }) => self.nodes[joiner].member = true,
                 _ => {}
             }
         }
-    }
-
-    /// Ends a node's process as its supervisor sees it, and has it started again.
-    fn exit(&mut self, node: usize) {
-        self.down(node);
-        self.nodes[node].disk.kill();
-        if self.nodes[node].disk_broken {
-            self.nodes[node].disk.fail(Fault::From(0));
-        }
-        self.fabric.after(Duration::from_millis(500), Event::Start { node });
-    }
-
-    /// Kills a node, or cuts its power.
-    pub fn crash(&mut self, node: usize, power: bool) {
-        let Some(up) = &self.nodes[node].up else { return };
-        if up.out.saving {
-            self.fabric.counts.add(Seen::CompactionAtCrash);
-        }
-        if up
-            .out
-            .jobs
-            .iter()
-            .any(|job| matches!(job, Job::Batch(batch) if !batch.writes.is_empty()))
-        {
-            self.fabric.counts.add(Seen::LostInCrash);
-        }
-        if !up.out.tearing_down.is_empty() {
-            self.fabric.counts.add(Seen::TeardownAtCrash);
-        }
-        let links = self.links_of(node);
-        let sending =
-            |id: &u64| self.fabric.links[id].sides.iter().any(|s| s.is_sending_snapshot());
-        if links.iter().any(sending) {
-            self.fabric.counts.add(Seen::SnapshotAtCrash);
-        }
-        self.fabric.log(|| format!("node {node} crashes, power {power}"));
-        self.down(node);
-        if power {
-            self.nodes[node].disk.cut_power();
-        } else {
-            self.nodes[node].disk.kill();
-        }
-        let time = self.fabric.between(Duration::from_millis(50), Duration::from_secs(12));
-        self.fabric.after(time, Event::Start { node });
-    }
-
-    /// Takes all from a node that it has in memory.
-    pub fn down(&mut self, node: usize) {
-        self.end_all(node, CloseCode::Internal, "", false);
-        self.nodes[node].boot += 1;
-        if let Some(Up { out, engine }) = self.nodes[node].up.take() {
-            self.nodes[node].watch = Some(out.watch);
-            drop((engine, out.store));
-        }
-        self.asked.retain(|_, (of, _)| *of != node);
-    }
-
-    /// Stops a node in good order: what was let in is made durable, links are closed with a word.
-    pub fn stop(&mut self, node: usize) {
-        for _ in 0..10_000 {
-            let Some(up) = &self.nodes[node].up else { return };
-            if up.out.jobs.is_empty() {
-                break;
-            }
-            self.turn_disk(node);
-        }
-        self.end_all(node, CloseCode::Shutdown, "the daemon is stopping", true);
-        self.down(node);
-        self.nodes[node].disk.kill();
-        let time = self.fabric.between(Duration::from_millis(50), Duration::from_secs(5));
-        self.fabric.after(time, Event::Start { node });
-    }
-
-    /// A machine wakes up.
-    fn wake(&mut self, node: usize, slept: Duration) {
-        self.nodes[node].asleep = false;
-        let Some(up) = &mut self.nodes[node].up else { return };
-        up.out.slept += slept;
-        up.out.due = None;
-        let wall_ms = slept.as_millis() as i64;
-        if let Some(gap) = wake::asleep(Duration::ZERO, wall_ms) {
-            if gap >= Duration::from_secs(10) {
-                self.end_all(node, CloseCode::Timeout, "this machine was asleep", true);
-            }
-            self.dial_at_once(node);
-        }
-        self.wake_loop(node);
-        self.settle(node);
     }
 
     pub fn look(&mut self, node: usize, follower: usize) {
@@ -636,12 +478,6 @@ impl World {
             _ => {}
         }
         Some(None)
-    }
-
-    pub fn heal_disk(&mut self, node: usize) {
-        self.nodes[node].disk_slow = false;
-        self.nodes[node].disk_broken = false;
-        self.nodes[node].disk.fail(Fault::None);
     }
 
     fn due(&mut self, node: usize) {
