@@ -8,10 +8,13 @@ mod agents;
 mod batch;
 mod bridge;
 mod carry_out;
+mod deleting;
 mod execute;
+mod explain;
 mod fleet;
 mod links;
 mod names;
+mod receipts;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,6 +39,7 @@ use super::{
 };
 use carry_out::HostWork;
 use fleet::Joining;
+use receipts::Receipts;
 
 /// The epoch in which a host begins; a rewrite of its document would count it up.
 const EPOCH_FIRST: u32 = 0;
@@ -73,6 +77,7 @@ pub struct Replica {
     exchange: Exchange,
     host_work: HostWork,
     joining: Option<Joining>,
+    receipts: Receipts,
     /// Documents that were thrown away and are awaited from the store; nothing is said of them.
     reloading: BTreeSet<DocumentId>,
     dials: Vec<DialTarget>,
@@ -143,6 +148,7 @@ impl Replica {
             exchange: Exchange::new(startup.node),
             host_work: HostWork::new(startup.undo_window, startup.servers),
             joining: None,
+            receipts: Receipts::new(stored.receipts),
             reloading: BTreeSet::new(),
             dials: Vec::new(),
             problems: BTreeMap::new(),
@@ -214,6 +220,7 @@ impl Replica {
             Input::TimePassed => {}
         }
         self.settle(now, &mut fx);
+        fx.receipts |= self.receipts.are_kept() && !fx.diffs.is_empty();
         fx
     }
 
