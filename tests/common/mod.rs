@@ -3,6 +3,7 @@
 pub mod asks;
 pub mod disk;
 pub mod ends;
+pub mod keys;
 pub mod network;
 pub mod program;
 pub mod scene;

@@ -14,7 +14,7 @@ use sessionmesh::{
 };
 
 use super::{
-    common::asks::Asks,
+    common::{asks::Asks, keys::key_of},
     count::Seen,
     disk::{Disk, Fault},
     fabric::Event,
@@ -384,6 +384,7 @@ fn replica_of(stored: Stored) -> Replica {
         seed: 0,
         undo_window: UNDO_WINDOW,
         servers: BTreeSet::new(),
+        keyring: key_of(super::node::key(99)),
     };
     let now = Now { monotonic: Duration::ZERO, wall_ms: 0 };
     Replica::open(startup, stored, now).expect("what is stored can be understood").0

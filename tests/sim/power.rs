@@ -21,7 +21,7 @@ use sessionmesh::{
 
 use super::{
     agent::SERVER,
-    common::watch::Watch,
+    common::{keys::key_of, watch::Watch},
     count::Seen,
     disk::Fault,
     fabric::Event,
@@ -54,6 +54,7 @@ impl World {
             seed: u64::from_le_bytes(start.0),
             undo_window: UNDO_WINDOW,
             servers: BTreeSet::from([SERVER.to_owned()]),
+            keyring: key_of(node.id),
         };
         let age = self.fabric.between(Duration::ZERO, Duration::from_secs(900));
         let born = self.fabric.now().saturating_sub(age);
