@@ -122,6 +122,25 @@ const WEIGHTS: &[(Kind, u32)] = &[
     (Kind::Revoke, 15),
 ];
 
+impl Kind {
+    /// Tells whether nothing goes wrong in it, and it fits the queues of links.
+    pub fn is_calm(self) -> bool {
+        matches!(
+            self,
+            Self::CreateSession
+                | Self::CreateWorkspace
+                | Self::DeleteSession
+                | Self::DeleteWorkspace
+                | Self::Restore
+                | Self::UpdateSession
+                | Self::UpdateWorkspace
+                | Self::GoOnWithTeardown
+                | Self::Agent
+                | Self::WindowPasses
+        )
+    }
+}
+
 impl Act {
     /// Draws the next thing.
     pub fn draw(random: &mut fastrand::Rng) -> Self {

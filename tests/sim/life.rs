@@ -8,7 +8,12 @@ use std::{
     time::Duration,
 };
 
-use sessionmesh::replica::{command::Command, record::Role};
+use sessionmesh::replica::{
+    command::Command,
+    ids::NodeId,
+    machine::Replica,
+    record::{Role, SessionState},
+};
 
 use super::{
     chaos::Act,
@@ -32,6 +37,8 @@ pub struct Scenario {
     /// The acts that are played, by number.
     pub only: Vec<usize>,
     pub weather: Weather,
+    /// Nothing goes wrong.
+    pub calm: bool,
     /// Added to the wall clocks from the start.
     pub skews_ms: [i64; 5],
 }
@@ -79,7 +86,16 @@ impl Scenario {
         };
         let acts: Vec<Act> = (0..acts).map(|_| Act::draw(&mut random)).collect();
         let only = (0..acts.len()).collect();
-        Self { seed, nodes, acts, only, weather, skews_ms: [0; 5] }
+        Self { seed, nodes, acts, only, weather, calm: false, skews_ms: [0; 5] }
+    }
+
+    /// Draws a scenario in which nothing goes wrong, on three nodes of which the first and the last
+    /// never meet.
+    pub fn calm(seed: u64, acts: usize) -> Self {
+        let mut scenario = Self::draw(seed, acts);
+        scenario.acts.retain(|act| act.kind.is_calm());
+        scenario.only = (0..scenario.acts.len()).collect();
+        Self { nodes: 3, weather: CALM, calm: true, ..scenario }
     }
 
     /// Plays it from beginning to end.
@@ -119,6 +135,9 @@ impl Scenario {
     }
 
     fn live(&self, world: &mut World) {
+        if self.calm {
+            world.fabric.cuts.extend([(0, 2), (2, 0)]);
+        }
         for (bytes, skew_ms) in formed(self.nodes).into_iter().zip(self.skews_ms) {
             let node = world.add(bytes, 1);
             world.nodes[node].skew_ms = skew_ms;
@@ -149,6 +168,16 @@ impl Scenario {
             }
         }
         world.check();
+        if self.calm {
+            // Less than it takes until frontiers are compared although nothing was said.
+            world.pass(Duration::from_secs(5));
+            let ups = world.nodes.iter().filter_map(|node| node.up.as_ref());
+            let replicas: Vec<_> = ups.map(|up| up.engine.replica()).collect();
+            for replica in &replicas {
+                assert_eq!(replica.sync_repairs_total(), 0, "nothing went wrong, and was repaired");
+                assert_eq!(replica.frontier(), replicas[0].frontier(), "all was passed on");
+            }
+        }
     }
 }
 
@@ -168,6 +197,11 @@ fn quiet() {
             }
         }));
     });
+}
+
+/// Has the fleet of so many nodes formed from which lives start.
+pub fn form(nodes: usize) {
+    drop(formed(nodes));
 }
 
 /// Returns the disks of a fleet of so many nodes that are linked to each other.
@@ -196,6 +230,12 @@ fn formed(nodes: usize) -> Vec<Vec<u8>> {
         world.nodes.iter().map(|node| node.disk.bytes()).collect()
     });
     disks.clone()
+}
+
+/// Tells whether an operation takes a delete back.
+fn restores(operation: &automerge::legacy::Op) -> bool {
+    let of_deleted = matches!(&operation.key, automerge::legacy::Key::Map(key) if key == "deleted");
+    of_deleted && matches!(operation.action, automerge::legacy::OpType::Delete)
 }
 
 impl World {
@@ -255,8 +295,7 @@ impl World {
         let [a, b] = [a, b].map(|node| self.nodes[node].up.as_ref());
         let (Some(a), Some(b)) = (a, b) else { return false };
         let (a, b) = (a.engine.replica(), b.engine.replica());
-        let shut_out = |a: &sessionmesh::replica::machine::Replica,
-                        b: sessionmesh::replica::ids::NodeId| {
+        let shut_out = |a: &Replica, b: NodeId| {
             let peers = a.peers();
             let known = peers.iter().find(|peer| peer.member.node == b);
             known.is_none_or(|peer| !peer.member.is_current())
@@ -336,6 +375,7 @@ impl World {
             assert_eq!(replica.view(), ups[0].engine.replica().view(), "all show the same");
             ends::nothing_is_due(replica.view(), |host| hosts.contains(host));
             ends::nothing_acknowledged_is_lost(replica, &acknowledged);
+            self.deleted_sessions_were_restored(replica);
         }
         for node in &mut self.nodes {
             let Some(up) = &node.up else { continue };
@@ -351,6 +391,28 @@ impl World {
                 let state = replica.view().sessions_of(&node.id).find(|s| s.id == *session);
                 assert!(state.is_some(), "the agent has session {session}, the node does not");
             }
+        }
+    }
+
+    /// Checks that a session which was deleted and is alive was restored by someone who knew.
+    fn deleted_sessions_were_restored(&self, replica: &Replica) {
+        for (key, (document, delete)) in &self.deletes {
+            let state = replica.view().session(key).map(|session| session.state);
+            let Some(copy) = replica.document_copy(document) else { continue };
+            if matches!(state, None | Some(SessionState::Deleted)) || !copy.has(delete) {
+                continue;
+            }
+            let loaded =
+                automerge::Automerge::load(&copy.save()).expect("what is held can be read");
+            let mut after = BTreeSet::from([automerge::ChangeHash(delete.0)]);
+            let knew = loaded.get_changes(&[]).iter().any(|change| {
+                let follows = change.deps().iter().any(|hash| after.contains(hash));
+                if follows {
+                    after.insert(change.hash());
+                }
+                follows && change.decode().operations.iter().any(restores)
+            });
+            assert!(knew, "session {} is alive after an acknowledged delete", key.id);
         }
     }
 

@@ -51,6 +51,8 @@ const REPLAYED: u64 = 40;
 /// How long a failing scenario is made shorter.
 const SHRINK_MAX: Duration = Duration::from_secs(60);
 
+/// How many lives are played in which nothing goes wrong.
+const CALM_LIVES: u64 = 8;
 /// How many lives are played with wrong clocks, too.
 const YEARS: u64 = 8;
 const YEAR_MS: i64 = 365 * 24 * 3_600 * 1_000;
@@ -117,6 +119,7 @@ struct Sum {
 
 /// Plays lives on two threads, one after the other, as long as `go_on` says so.
 fn play_many(first: u64, acts: usize, go_on: impl Fn(u64, u64) -> bool + Sync) -> Sum {
+    (2..=4).for_each(life::form);
     let sum = Mutex::new(Sum::default());
     let (next, faults) = (AtomicU64::new(first), AtomicU64::new(0));
     let failed = AtomicBool::new(false);
@@ -181,6 +184,11 @@ fn wall_clocks_that_are_a_year_apart_change_nothing_but_what_is_shown_of_time() 
         scenario.skews_ms = [YEAR_MS, -YEAR_MS, 0, YEAR_MS / 2, 0];
         assert_eq!(play(&scenario).outcome, right, "SIM_SEED={seed}");
     }
+}
+
+#[test]
+fn a_fleet_in_which_nothing_goes_wrong_has_nothing_to_repair() {
+    (0..CALM_LIVES).for_each(|seed| drop(play(&Scenario::calm(seed, ACTS_LONG))));
 }
 
 #[test]

@@ -17,7 +17,8 @@ use sessionmesh::{
         digest::Digest,
         document::Copied,
         effect::{Input, Now, TeardownDue, TeardownOutcome},
-        ids::{NodeId, OperationId},
+        ids::{ChangeHash, DocumentId, NodeId, OperationId},
+        record::SessionKey,
     },
     store::{self, compact::Plan},
     transport::Event as LinkEvent,
@@ -66,6 +67,8 @@ pub struct World {
     pub asked: BTreeMap<Asker, (usize, Asked)>,
     /// The deletes that can be undone.
     pub operations: Vec<OperationId>,
+    /// The sessions that were deleted, and the changes that did it; acknowledged.
+    pub deletes: Vec<(SessionKey, (DocumentId, ChangeHash))>,
     /// The views that were seen at each frontier.
     pub seen_at: BTreeMap<[u8; 32], Digest>,
     /// The next turn of a disk is cut off by a loss of power.
@@ -87,6 +90,7 @@ impl World {
             next_request: 0,
             asked: BTreeMap::new(),
             operations: Vec::new(),
+            deletes: Vec::new(),
             seen_at: BTreeMap::new(),
             cut_in_commit: BTreeSet::new(),
             garble: BTreeSet::new(),
@@ -263,6 +267,7 @@ impl World {
             }
             // Whatever comes of it: nobody hears of it any more.
             drop(self.commit(node, job));
+            self.answers(node);
             return self.crash(node, true);
         }
         let struck = disk.struck();
@@ -320,7 +325,14 @@ impl World {
                 }
             };
             self.fabric.counts.add(Seen::Acknowledged);
-            self.nodes[number].acknowledged.extend(changes.into_iter().flatten());
+            let changes = changes.unwrap_or_default();
+            if let Reply::SessionDeleted(deleted) = &reply
+                && !deleted.dry_run
+            {
+                let key = deleted.session.key();
+                self.deletes.extend(changes.iter().map(|change| (key.clone(), *change)));
+            }
+            self.nodes[number].acknowledged.extend(changes);
             match (reply, asked) {
                 (Reply::SessionDeleted(deleted), _) => self.operations.extend(deleted.operation),
                 (Reply::WorkspaceDeleted(deleted), _) => self.operations.extend(deleted.operation),
