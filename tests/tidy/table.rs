@@ -176,6 +176,11 @@ pub const ROOMS: &[Room] = &[
         why: "frames carry names, signatures and bytes; what the bytes mean is the replica's",
     },
     // The leaves.
+    Room {
+        path: "seeded",
+        may: &[],
+        why: "a leaf: a fault is planted by the tests alone, and asked for by `planted!` where it would be",
+    },
     Room { path: "config", may: &[], why: "a leaf: it is read before anything is built" },
     Room {
         path: "clock",

@@ -325,7 +325,9 @@ impl Replica {
     ) {
         let own_touched = touched.workspaces.keys().any(|key| key.host == self.node);
         let changes = self.view.apply(touched);
-        self.host_work.note(now.monotonic, &self.node, &changes);
+        if !planted!(RuleAtDelete) || matches!(origin, Origin::Here) {
+            self.host_work.note(now.monotonic, &self.node, &changes);
+        }
         if own_touched {
             // What people ask for after a failed teardown does not show in the record.
             self.host_work.look_again();
