@@ -15,6 +15,7 @@ pub mod output;
 mod peer;
 pub mod printable;
 mod progress;
+mod repair;
 mod resolve;
 mod serve;
 mod session;
@@ -71,6 +72,8 @@ enum Verb {
     /// Take in what a coding agent's server has, once
     #[command(subcommand)]
     Import(import::Verb),
+    /// Bring a damaged store back: keep what can be read, have the rest back from peers
+    Repair(repair::Args),
     /// Print a script that completes this command in a shell
     Completions(completions::Args),
 }
@@ -91,10 +94,13 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
     if let Verb::Serve(args) = cli.verb {
         return serve::run(args, data_dir, out).await;
     }
+    if let Verb::Repair(args) = cli.verb {
+        return repair::run(&args, &data_dir, out);
+    }
     let context = Context { client: Client::open(&data_dir)?, out };
     match cli.verb {
-        // Neither needs a daemon to be there already.
-        Verb::Serve(_) | Verb::Completions(_) => Ok(()),
+        // None of them needs a daemon to be there already.
+        Verb::Serve(_) | Verb::Completions(_) | Verb::Repair(_) => Ok(()),
         Verb::Invite(args) => invite::run(args, context).await,
         Verb::Join(args) => join::run(args, context).await,
         Verb::Leave(args) => leave::run(args, context).await,
@@ -161,6 +167,7 @@ mod tests {
             "sessionmesh peer revoke p --yes",
             "sessionmesh watch --json",
             "sessionmesh import opencode http://127.0.0.1:4096 --json",
+            "sessionmesh repair --json",
             "sessionmesh completions bash",
         ] {
             assert!(parses(line), "{line}");

@@ -11,6 +11,7 @@ pub mod handle;
 pub mod hub;
 mod looping;
 mod removal;
+pub mod repair;
 mod run;
 
 pub use run::{Error, Ready, Settings, run};

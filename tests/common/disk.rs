@@ -61,6 +61,7 @@ impl Disk {
                 Write::Invite { secret_hash, invite: None } => {
                     self.invites.remove(secret_hash);
                 }
+                Write::Recovering(recovering) => self.stored.recovering = *recovering,
             }
         }
     }

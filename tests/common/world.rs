@@ -250,6 +250,7 @@ impl World {
             writes,
             frames_durable,
             reloads,
+            unreadable: _,
             replies,
             teardowns,
         } = fx;

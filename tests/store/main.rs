@@ -76,6 +76,7 @@ fn each_kind_of_write_is_there_after_a_restart() {
             Write::Invite { secret_hash: [2; 32], invite: Some(invite) },
             Write::Invite { secret_hash: [1; 32], invite: Some(redeemed.clone()) },
             Write::Invite { secret_hash: [2; 32], invite: None },
+            Write::Recovering(true),
             entry(1, &body(1)),
             entry(2, &body(2)),
         ])
@@ -93,6 +94,7 @@ fn each_kind_of_write_is_there_after_a_restart() {
         cursor: Some(cursor(2)),
         digest: Some(format!("{:032x}", 62)),
         journal: vec![(cursor(1), body(1)), (cursor(2), body(2))],
+        recovering: true,
     };
     assert_eq!(Contents::of(&store).unwrap(), expected);
     let size_bytes = store.size_bytes().unwrap();
@@ -101,7 +103,8 @@ fn each_kind_of_write_is_there_after_a_restart() {
 
     let store = Store::open(folder.path()).unwrap();
     assert_eq!(Contents::of(&store).unwrap(), expected);
-    store.commit(&[change(epoch(0), b"a3")]).unwrap();
+    store.commit(&[change(epoch(0), b"a3"), Write::Recovering(false)]).unwrap();
+    assert!(!Contents::of(&store).unwrap().recovering);
     let changes = &Contents::of(&store).unwrap().documents[&epoch(0)].1;
     assert_eq!(changes, &[b"a1".to_vec(), b"a2".to_vec(), b"a3".to_vec()]);
 }

@@ -41,12 +41,14 @@ pub struct Contents {
     pub cursor: Option<Cursor>,
     pub digest: Option<String>,
     pub journal: Vec<(Cursor, String)>,
+    pub recovering: bool,
 }
 
 impl Contents {
     /// Reads everything.
     pub fn of(store: &Store) -> Result<Self, Error> {
-        let Stored { fleet, documents, paused, invites, cursor, digest } = store.load()?;
+        let Stored { fleet, documents, paused, invites, cursor, digest, recovering } =
+            store.load()?;
         let journal = store.journal()?;
         let documents = documents.into_iter();
         Ok(Self {
@@ -58,6 +60,7 @@ impl Contents {
             invites: invites.into_iter().collect(),
             cursor,
             digest: digest.map(|digest| digest.to_string()),
+            recovering,
             journal: journal
                 .into_iter()
                 .map(|entry| (entry.cursor, entry.body.to_string()))
@@ -110,6 +113,7 @@ impl Contents {
             Write::Invite { secret_hash, invite: None } => {
                 self.invites.remove(secret_hash);
             }
+            Write::Recovering(recovering) => self.recovering = *recovering,
         }
     }
 }

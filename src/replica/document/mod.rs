@@ -7,12 +7,14 @@
 mod fleet;
 mod host;
 mod orphans;
+mod salvage;
 mod touched;
 
 use std::collections::BTreeSet;
 
 use automerge::{ActorId, Automerge, Change, transaction::CommitOptions};
 pub use host::{Done as Written, SessionFields, Writer as HostWriter};
+pub use salvage::Salvaged;
 pub use touched::Touched;
 
 use self::orphans::Orphans;
