@@ -6,6 +6,8 @@
 pub mod args;
 pub mod client;
 mod completions;
+mod doctor;
+mod explain;
 pub mod failure;
 mod import;
 mod invite;
@@ -15,6 +17,7 @@ pub mod output;
 mod peer;
 pub mod printable;
 mod progress;
+mod receipt;
 mod repair;
 mod resolve;
 mod serve;
@@ -67,11 +70,17 @@ enum Verb {
     /// List the other machines of the fleet, pause, resume and revoke them
     #[command(subcommand)]
     Peer(peer::Verb),
+    /// Tell which changes made a session or a workspace what it is
+    Explain(explain::Args),
+    /// Show which machines have applied a delete, and whether the agent has carried it out
+    Receipt(receipt::Args),
     /// Show every change as it comes
     Watch(watch::Args),
     /// Take in what a coding agent's server has, once
     #[command(subcommand)]
     Import(import::Verb),
+    /// Look for what is wrong on this machine, and say what to do about it
+    Doctor(doctor::Args),
     /// Bring a damaged store back: keep what can be read, have the rest back from peers
     Repair(repair::Args),
     /// Print a script that completes this command in a shell
@@ -97,10 +106,13 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
     if let Verb::Repair(args) = cli.verb {
         return repair::run(&args, &data_dir, out);
     }
+    if let Verb::Doctor(args) = cli.verb {
+        return doctor::run(&args, &data_dir, out).await;
+    }
     let context = Context { client: Client::open(&data_dir)?, out };
     match cli.verb {
         // None of them needs a daemon to be there already.
-        Verb::Serve(_) | Verb::Completions(_) | Verb::Repair(_) => Ok(()),
+        Verb::Serve(_) | Verb::Completions(_) | Verb::Repair(_) | Verb::Doctor(_) => Ok(()),
         Verb::Invite(args) => invite::run(args, context).await,
         Verb::Join(args) => join::run(args, context).await,
         Verb::Leave(args) => leave::run(args, context).await,
@@ -109,6 +121,8 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Session(verb) => session::run(verb, context).await,
         Verb::Workspace(verb) => workspace::run(verb, context).await,
         Verb::Peer(verb) => peer::run(verb, context).await,
+        Verb::Explain(args) => explain::run(args, context).await,
+        Verb::Receipt(args) => receipt::run(args, context).await,
         Verb::Watch(args) => watch::run(args, context, &data_dir).await,
         Verb::Import(verb) => import::run(verb, context).await,
     }
@@ -151,6 +165,10 @@ mod tests {
             "sessionmesh session move s --out",
             "sessionmesh session archive s --undo",
             "sessionmesh session delete s@host --dry-run --json",
+            "sessionmesh session delete s --wait",
+            "sessionmesh session delete s --wait=1m",
+            "sessionmesh receipt rcp_1 --wait 5s --json",
+            "sessionmesh explain ses_1@host --json",
             "sessionmesh session restore op_1",
             "sessionmesh workspace list --state vacated",
             "sessionmesh workspace show w",
@@ -168,6 +186,7 @@ mod tests {
             "sessionmesh watch --json",
             "sessionmesh import opencode http://127.0.0.1:4096 --json",
             "sessionmesh repair --json",
+            "sessionmesh doctor --json --listen 0.0.0.0:0 --http 127.0.0.1:0",
             "sessionmesh completions bash",
         ] {
             assert!(parses(line), "{line}");
@@ -189,6 +208,8 @@ mod tests {
             "sessionmesh session list --state alive",
             "sessionmesh session list --all --state live",
             "sessionmesh session list --limit 0",
+            "sessionmesh session delete s --wait --dry-run",
+            "sessionmesh receipt rcp_1 --wait 5",
             "sessionmesh session create --extra novalue",
             "sessionmesh session create --id a/b",
             "sessionmesh session update s",

@@ -5,6 +5,7 @@
 
 mod commit;
 pub mod compact;
+pub mod doctor;
 pub mod durable;
 pub mod engine;
 pub mod handle;

@@ -56,6 +56,17 @@ pub fn repair(data_dir: &Path) -> Result<Report, Error> {
     Ok(report)
 }
 
+/// Looks at a store that no daemon has open, and changes nothing.
+///
+/// # Errors
+///
+/// As [`repair`], but for writing.
+pub fn look(data_dir: &Path) -> Result<Report, Error> {
+    let node = NodeKey::load(data_dir)?.node();
+    let Left { stored, problems } = Suspect::take(data_dir)?.look()?;
+    Ok(Found::judge(node, stored, problems).report())
+}
+
 /// What is left of a store.
 struct Found {
     node: NodeId,
@@ -120,10 +131,6 @@ impl Found {
         self.fleet_known || salvaged.document.id().host() == Some(self.node)
     }
 
-    fn from_peers(&self) -> bool {
-        !self.alone
-    }
-
     fn writes(&self) -> Vec<Write> {
         let mut writes = Vec::new();
         for salvaged in self.documents.iter().filter(|salvaged| self.keeps(salvaged)) {
@@ -142,10 +149,13 @@ impl Found {
                     invite: Some(invite),
                 }),
             );
+            let receipts = self.stored.receipts.iter().cloned();
+            writes
+                .extend(receipts.map(|it| Write::Receipt { id: it.id.clone(), receipt: Some(it) }));
         }
         let paused = self.stored.paused.iter();
         writes.extend(paused.map(|node| Write::Paused { node: *node, paused: true }));
-        writes.push(Write::Recovering(self.from_peers()));
+        writes.push(Write::Recovering(!self.alone));
         writes
     }
 
@@ -178,7 +188,7 @@ impl Found {
             } else {
                 next.push("start the daemon with `sessionmesh serve`".to_owned());
             }
-            if self.from_peers() {
+            if !self.alone {
                 next.push(
                     "it has back from its peers what they hold of this node; until it holds what one \
                      of them holds, nothing is purged and no workspace is ended here"
@@ -194,7 +204,7 @@ impl Found {
                 );
             }
         }
-        let from_peers = damaged && self.from_peers();
+        let from_peers = damaged && !self.alone;
         Report { damaged, kept, lost, aside: None, from_peers, next }
     }
 }

@@ -19,8 +19,8 @@ use std::{
 };
 
 use redb::{
-    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction,
-    backends::FileBackend,
+    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableHandle as _,
+    WriteTransaction, backends::FileBackend,
 };
 
 use self::{
@@ -29,7 +29,7 @@ use self::{
     folder::Folder,
     ledger::Ledger,
     tables::{
-        CHANGES, INVITES, JOURNAL, PAUSED, SCHEMA, SETTING_FLEET, SETTING_RECOVERING,
+        CHANGES, INVITES, JOURNAL, PAUSED, RECEIPTS, SCHEMA, SETTING_FLEET, SETTING_RECOVERING,
         SETTING_SCHEMA, SETTINGS, SNAPSHOTS,
     },
 };
@@ -162,6 +162,10 @@ impl Store {
             }
             let recovering = transaction.open_table(SETTINGS)?.get(SETTING_RECOVERING)?;
             stored.recovering = recovering.is_some();
+            for entry in transaction.open_table(RECEIPTS)?.iter()? {
+                let receipt = serde_json::from_slice(entry?.1.value());
+                stored.receipts.push(receipt.map_err(|_| Fault::Table("receipts"))?);
+            }
             (stored.cursor, stored.digest) = journal::read_last(transaction)?;
             Ok(stored)
         })
@@ -278,7 +282,7 @@ fn set_up(database: &Database) -> Result<(), Fault> {
         let schema = settings.get(SETTING_SCHEMA)?.ok_or(Fault::Table("settings"))?;
         let schema = schema.value().try_into().map_err(|_| Fault::Table("settings"))?;
         return match u32::from_be_bytes(schema) {
-            SCHEMA => Ok(()),
+            SCHEMA => add_tables(database, &transaction),
             found if found > SCHEMA => Err(Fault::Newer(found)),
             _ => Err(Fault::Table("settings")),
         };
@@ -288,8 +292,19 @@ fn set_up(database: &Database) -> Result<(), Fault> {
     transaction.open_table(SNAPSHOTS)?;
     transaction.open_table(JOURNAL)?;
     transaction.open_table(INVITES)?;
+    transaction.open_table(RECEIPTS)?;
     transaction.open_table(PAUSED)?;
     transaction.open_table(SETTINGS)?.insert(SETTING_SCHEMA, SCHEMA.to_be_bytes().as_slice())?;
+    Ok(transaction.commit()?)
+}
+
+/// Makes the tables that a store of an earlier version of the same schema lacks.
+fn add_tables(database: &Database, present: &ReadTransaction) -> Result<(), Fault> {
+    if present.list_tables()?.any(|table| table.name() == RECEIPTS.name()) {
+        return Ok(());
+    }
+    let transaction = database.begin_write()?;
+    transaction.open_table(RECEIPTS)?;
     Ok(transaction.commit()?)
 }
 
@@ -378,6 +393,13 @@ fn apply(transaction: &WriteTransaction, ledger: &mut Ledger, write: &Write) -> 
         }
         Write::Recovering(false) => {
             transaction.open_table(SETTINGS)?.remove(SETTING_RECOVERING)?;
+        }
+        Write::Receipt { id, receipt: Some(receipt) } => {
+            let json = serde_json::to_vec(receipt).expect("a receipt has a JSON form");
+            transaction.open_table(RECEIPTS)?.insert(id.as_str(), json.as_slice())?;
+        }
+        Write::Receipt { id, receipt: None } => {
+            transaction.open_table(RECEIPTS)?.remove(id.as_str())?;
         }
     }
     Ok(())

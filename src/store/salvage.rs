@@ -22,8 +22,8 @@ use super::{
     error::{Damage, Error, OpenError},
     folder::Folder,
     tables::{
-        self, CHANGES, INVITES, PAUSED, SCHEMA, SETTING_FLEET, SETTING_RECOVERING, SETTING_SCHEMA,
-        SETTINGS, SNAPSHOTS,
+        self, CHANGES, INVITES, PAUSED, RECEIPTS, SCHEMA, SETTING_FLEET, SETTING_RECOVERING,
+        SETTING_SCHEMA, SETTINGS, SNAPSHOTS,
     },
 };
 use crate::replica::{
@@ -147,6 +147,9 @@ impl Suspect {
                 .collect();
         stored.invites = rows(transaction, INVITES, problems, |hash: &[u8; 32], value: &[u8]| {
             Some((*hash, serde_json::from_slice(value).ok()?))
+        });
+        stored.receipts = rows(transaction, RECEIPTS, problems, |_: &str, value: &[u8]| {
+            serde_json::from_slice(value).ok()
         });
         Ok(())
     }

@@ -208,3 +208,49 @@ async fn a_sound_store_is_left_as_it_is_and_one_in_use_alone() {
     assert_eq!(report["damaged"], false, "{report}");
     assert!(fs::read(store(&dir)).unwrap() == before);
 }
+
+/// Runs `doctor` on free ports; returns whether all is well, and its checks.
+fn doctor(dir: &Path) -> (bool, Value) {
+    let out = command(dir)
+        .args(["doctor", "--json", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"])
+        .output()
+        .expect("the command runs");
+    assert!(matches!(out.status.code(), Some(0 | 1)), "{:?}", out.status);
+    (out.status.success(), serde_json::from_slice(&out.stdout).expect("the checks are JSON"))
+}
+
+fn state<'a>(checks: &'a Value, name: &str) -> &'a str {
+    let all = checks.as_array().expect("it is a list");
+    let check = all.iter().find(|check| check["name"] == name);
+    check.unwrap_or_else(|| panic!("no {name} in {checks}"))["state"].as_str().expect("it has one")
+}
+
+#[tokio::test]
+async fn the_doctor_finds_what_is_wrong_with_and_without_a_daemon_and_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut daemons = admins(folder.path(), &UNDO).await;
+    create(&daemons[0], session("s")).await;
+    until_equal(&[&daemons[0], &daemons[1]]).await;
+    linked(&daemons).await;
+    let (b, a) = (daemons.pop().unwrap(), daemons.pop().unwrap());
+    let dir = a.dir().to_owned();
+    let (well, checks) = doctor(&dir);
+    assert!(well, "{checks}");
+    for name in ["data folder", "store", "daemon", "peer", "clocks"] {
+        assert_eq!(state(&checks, name), "ok", "{checks}");
+    }
+    b.stop();
+    a.until("/v1/peers", "the peer is lost", |peers| peers[0]["connected"] == false).await;
+    let (well, checks) = doctor(&dir);
+    assert_eq!((well, state(&checks, "peer")), (true, "warning"), "{checks}");
+    a.stop();
+    let (well, checks) = doctor(&dir);
+    assert!(well, "{checks}");
+    assert_eq!((state(&checks, "daemon"), state(&checks, "store")), ("warning", "ok"));
+    let sound = fs::read(store(&dir)).unwrap();
+    fs::write(store(&dir), &sound[..sound.len() / 3]).unwrap();
+    let (well, checks) = doctor(&dir);
+    assert_eq!((well, state(&checks, "store")), (false, "failed"), "{checks}");
+    assert!(checks.to_string().contains("sessionmesh repair"), "{checks}");
+    assert!(fs::read(store(&dir)).unwrap() == sound[..sound.len() / 3], "nothing was changed");
+}

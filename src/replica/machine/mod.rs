@@ -8,10 +8,13 @@ mod agents;
 mod batch;
 mod bridge;
 mod carry_out;
+mod deleting;
 mod execute;
+mod explain;
 mod fleet;
 mod links;
 mod names;
+mod receipts;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,6 +39,7 @@ use super::{
 };
 use carry_out::HostWork;
 use fleet::Joining;
+use receipts::Receipts;
 
 /// The epoch in which a host begins; a rewrite of its document would count it up.
 const EPOCH_FIRST: u32 = 0;
@@ -73,6 +77,7 @@ pub struct Replica {
     exchange: Exchange,
     host_work: HostWork,
     joining: Option<Joining>,
+    receipts: Receipts,
     /// Documents that were thrown away and are awaited from the store; nothing is said of them.
     reloading: BTreeSet<DocumentId>,
     dials: Vec<DialTarget>,
@@ -145,6 +150,7 @@ impl Replica {
             exchange: Exchange::new(startup.node),
             host_work: HostWork::new(startup.undo_window, startup.servers),
             joining: None,
+            receipts: Receipts::new(stored.receipts),
             reloading: BTreeSet::new(),
             dials: Vec::new(),
             problems: BTreeMap::new(),
@@ -217,6 +223,7 @@ impl Replica {
             Input::TimePassed => {}
         }
         self.settle(now, &mut fx);
+        fx.receipts |= self.receipts.are_kept() && !fx.diffs.is_empty();
         fx
     }
 
@@ -259,8 +266,8 @@ impl Replica {
         }
         let frontier = self.frontier();
         let writes = |peer: &NodeId| self.members.get(peer).is_some_and(|m| m.role != Role::Reader);
-        let peers = self.exchange.greeted().into_iter().filter(writes);
-        let equal = peers.filter(|peer| self.exchange.is_in_sync(peer, &frontier)).next();
+        let mut peers = self.exchange.greeted().into_iter().filter(writes);
+        let equal = peers.find(|peer| self.exchange.is_in_sync(peer, &frontier));
         if let Some(peer) = equal {
             tracing::info!(%peer, "has back what a damaged store had lost");
             self.recovering = false;
