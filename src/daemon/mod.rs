@@ -14,5 +14,6 @@ mod looping;
 mod removal;
 pub mod repair;
 mod run;
+mod survey;
 
 pub use run::{Error, Ready, Settings, run};

@@ -13,8 +13,9 @@ use crate::{
     identity::NodeKey,
     replica::{
         document::{Document, Salvaged},
-        effect::{Stored, Write},
-        ids::{DocumentId, NodeId},
+        effect::{Stored, StoredDocument, Write},
+        ids::{self, ActorBytes, DocumentId, NodeId},
+        voucher::Voucher,
     },
     store::salvage::{Left, SalvageError, Suspect},
 };
@@ -42,10 +43,10 @@ pub struct Report {
 ///
 /// A daemon has it open, the key is missing, or the new store can't be written.
 pub fn repair(data_dir: &Path) -> Result<Report, Error> {
-    let node = NodeKey::load(data_dir)?.node();
+    let key = NodeKey::load(data_dir)?;
     let suspect = Suspect::take(data_dir)?;
     let Left { stored, problems } = suspect.look()?;
-    let found = Found::judge(node, stored, problems);
+    let found = Found::judge(&key, stored, problems);
     let mut report = found.report();
     if report.damaged {
         report.aside = suspect.replace(&found.writes()).map_err(|error| match error {
@@ -62,9 +63,9 @@ pub fn repair(data_dir: &Path) -> Result<Report, Error> {
 ///
 /// As [`repair`], but for writing.
 pub fn look(data_dir: &Path) -> Result<Report, Error> {
-    let node = NodeKey::load(data_dir)?.node();
+    let key = NodeKey::load(data_dir)?;
     let Left { stored, problems } = Suspect::take(data_dir)?.look()?;
-    Ok(Found::judge(node, stored, problems).report())
+    Ok(Found::judge(&key, stored, problems).report())
 }
 
 /// What is left of a store.
@@ -80,11 +81,19 @@ struct Found {
 }
 
 impl Found {
-    fn judge(node: NodeId, mut stored: Stored, mut lost: Vec<String>) -> Self {
+    fn judge(key: &NodeKey, mut stored: Stored, mut lost: Vec<String>) -> Self {
+        let node = key.node();
         let mut documents = Vec::new();
         for document in std::mem::take(&mut stored.documents) {
             let name = told(&document.id, node);
-            match Document::salvage(document.id, document.snapshot, document.changes) {
+            let id = document.id;
+            let own = node.fingerprint();
+            let vouch = |actor: ActorBytes, seq, hash| {
+                let is_own = ids::fingerprint(&actor) == own;
+                is_own.then(|| Voucher::sign(key, &id, actor, seq, hash))
+            };
+            let StoredDocument { snapshot, changes, vouchers, .. } = document;
+            match Document::salvage(id, snapshot, changes, &vouchers, vouch) {
                 Some(salvaged) => {
                     if salvaged.lost > 0 {
                         let (lacks, has) = (salvaged.lost, salvaged.document.change_count());
@@ -139,6 +148,8 @@ impl Found {
             writes.extend(snapshot.map(|bytes| Write::Snapshot { document, bytes }));
             let changes = salvaged.changes.iter().cloned();
             writes.extend(changes.map(|bytes| Write::Change { document, bytes }));
+            let vouchers = salvaged.document.vouchers();
+            writes.extend(vouchers.map(|voucher| Write::Voucher { document, voucher: *voucher }));
         }
         if let Some(fleet) = self.stored.fleet {
             writes.push(Write::Fleet(fleet));

@@ -23,12 +23,12 @@ use super::{
     folder::Folder,
     tables::{
         self, CHANGES, INVITES, PAUSED, RECEIPTS, SCHEMA, SETTING_FLEET, SETTING_RECOVERING,
-        SETTING_SCHEMA, SETTINGS, SNAPSHOTS,
+        SETTING_SCHEMA, SETTINGS, SNAPSHOTS, VOUCHERS,
     },
 };
 use crate::replica::{
     effect::{Stored, StoredDocument, Write},
-    ids::{FleetId, NodeId},
+    ids::{ACTOR_BYTES, FleetId, NodeId},
 };
 
 /// How much is read at once, in bytes: where a disk can't read, so much is taken for zeroes.
@@ -127,7 +127,8 @@ impl Suspect {
         stored.fleet = fleet.map(FleetId);
         stored.recovering = settings.contains_key(SETTING_RECOVERING);
         let mut documents = BTreeMap::new();
-        let empty = |id| StoredDocument { id, snapshot: None, changes: Vec::new() };
+        let empty =
+            |id| StoredDocument { id, snapshot: None, changes: Vec::new(), vouchers: Vec::new() };
         for (id, snapshot) in rows(transaction, SNAPSHOTS, problems, |key: &[u8], value: &[u8]| {
             Some((tables::document(key, "snapshots").ok()?, value.to_vec()))
         }) {
@@ -139,6 +140,15 @@ impl Suspect {
             })
         {
             documents.entry(id).or_insert_with(|| empty(id)).changes.push(change);
+        }
+        type Vouching<'a> = (&'a [u8], &'a [u8; ACTOR_BYTES]);
+        let vouchers =
+            rows(transaction, VOUCHERS, problems, |(key, actor): Vouching<'_>, value: &[u8]| {
+                let document = tables::document(key, "vouchers").ok()?;
+                Some((document, tables::voucher(*actor, value).ok()?))
+            });
+        for (id, voucher) in vouchers {
+            documents.entry(id).or_insert_with(|| empty(id)).vouchers.push(voucher);
         }
         stored.documents = documents.into_values().collect();
         stored.paused =

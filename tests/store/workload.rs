@@ -9,10 +9,11 @@ use fastrand::Rng;
 use sessionmesh::{
     replica::{
         effect::{Stored, Write},
-        ids::{ChangeHash, Cursor, DocumentId, FleetId, NodeId, ReceiptId, StartId},
+        ids::{ActorBytes, ChangeHash, Cursor, DocumentId, FleetId, NodeId, ReceiptId, StartId},
         invite::StoredInvite,
         receipt::StoredReceipt,
         record::Role,
+        voucher::Voucher,
     },
     store::{Error, Store, compact},
 };
@@ -37,6 +38,7 @@ type Document = (Option<Vec<u8>>, Vec<Vec<u8>>);
 pub struct Contents {
     pub fleet: Option<FleetId>,
     pub documents: BTreeMap<DocumentId, Document>,
+    pub vouchers: BTreeMap<(DocumentId, ActorBytes), Voucher>,
     pub paused: BTreeSet<NodeId>,
     pub invites: BTreeMap<[u8; 32], StoredInvite>,
     pub receipts: BTreeMap<ReceiptId, StoredReceipt>,
@@ -52,10 +54,14 @@ impl Contents {
         let Stored { fleet, documents, paused, invites, receipts, cursor, digest, recovering } =
             store.load()?;
         let journal = store.journal()?;
-        let documents = documents.into_iter();
+        let vouchers = documents.iter().flat_map(|stored| {
+            stored.vouchers.iter().map(|voucher| ((stored.id, voucher.actor), *voucher))
+        });
         Ok(Self {
             fleet,
+            vouchers: vouchers.collect(),
             documents: documents
+                .into_iter()
                 .map(|stored| (stored.id, (stored.snapshot, stored.changes)))
                 .collect(),
             paused,
@@ -86,11 +92,16 @@ impl Contents {
             Write::Change { document, bytes } => {
                 self.documents.entry(*document).or_default().1.push(bytes.clone());
             }
+            Write::Voucher { document, voucher } => {
+                self.vouchers.insert((*document, voucher.actor), *voucher);
+            }
             Write::Snapshot { document, bytes } => {
                 self.documents.insert(*document, (Some(bytes.clone()), Vec::new()));
+                self.vouchers.retain(|(of, _), _| of != document);
             }
             Write::Forget { document } => {
                 self.documents.remove(document);
+                self.vouchers.retain(|(of, _), _| of != document);
             }
             Write::Journal { cursor, body } => {
                 self.journal.push((*cursor, body.to_string()));
@@ -151,6 +162,7 @@ pub fn program(seed: u64, steps: usize) -> Vec<Step> {
     let mut program = Vec::new();
     while program.len() < steps {
         let mut writes = vec![real_change(&mut real, &mut rng)];
+        writes.push(Write::Voucher { document: REAL, voucher: voucher(rng.u8(..3), rng.u64(..)) });
         for _ in 0..rng.usize(0..4) {
             writes.push(random_write(&mut rng, &mut sequence));
         }
@@ -161,6 +173,12 @@ pub fn program(seed: u64, steps: usize) -> Vec<Step> {
         }
     }
     program
+}
+
+/// A voucher whose signature the store has no need to understand.
+pub fn voucher(actor: u8, seq: u64) -> Voucher {
+    let bytes = [seq as u8; 32];
+    Voucher { actor: [actor; 20], seq, hash: ChangeHash(bytes), signature: [actor; 64] }
 }
 
 fn real_change(real: &mut AutoCommit, rng: &mut Rng) -> Write {

@@ -413,8 +413,8 @@ impl Replica {
     ) -> Result<Option<ChangeHash>, Refusal> {
         let id = self.host_document_id(host).ok_or(Refusal::HostNotReady(host))?;
         let document = self.documents.get_mut(&id).ok_or(Refusal::HostNotReady(host))?;
-        let Some(applied) = document.write(now.wall_ms, write) else { return Ok(None) };
-        self.absorb(now, id, &applied, None, fx);
+        let Some(mut applied) = document.write(now.wall_ms, write) else { return Ok(None) };
+        self.absorb(now, id, &mut applied, None, fx);
         Ok(applied.changes.first().map(|change| change.hash))
     }
 

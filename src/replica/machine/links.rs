@@ -12,9 +12,14 @@ use super::super::{
     ids::{DocumentId, NodeId},
     record::Role,
     view,
+    voucher::Voucher,
 };
 use super::{EPOCH_FIRST, Origin, Replica, read_all};
 use crate::wire::{CloseCode, Frame, Hello, PROTOCOL, PROTOCOL_MIN, ProtocolRange};
+
+/// How often what a peer sent of the fleet document is looked at again, because it let in those who
+/// wrote the rest: each time lets in members that others just let in have invited.
+const ADMISSIONS_MAX: usize = 8;
 
 impl Replica {
     pub(super) fn peer_connected(&mut self, now: Now, peer: NodeId, fx: &mut Effects) {
@@ -158,8 +163,8 @@ impl Replica {
         let frame = match frame {
             Frame::Hello(hello) => return self.hello_said(now, peer, hello, fx),
             Frame::Join(join) => return self.join_asked(now, peer, join, fx),
-            Frame::Joined { fleet_document } => {
-                return self.joined(now, peer, &fleet_document, fx);
+            Frame::Joined { fleet_document, vouchers } => {
+                return self.joined(now, peer, &fleet_document, &vouchers, fx);
             }
             frame => frame,
         };
@@ -190,10 +195,10 @@ impl Replica {
                 self.frontier_told(peer, &frontier, fx);
                 self.exchange.checked(&peer, frontier, &self.documents, &mut fx.frames);
             }
-            Frame::Changes { document, changes } => {
-                self.changes_sent(now, peer, document, &changes, fx);
+            Frame::Changes { document, changes, vouchers } => {
+                self.changes_sent(now, peer, document, (&changes, &vouchers), fx);
             }
-            Frame::Sync { document, message } => {
+            Frame::Sync { document, message, vouchers } => {
                 if !self.may_write_to(&peer, &document) {
                     return;
                 }
@@ -201,14 +206,14 @@ impl Replica {
                     at,
                     &peer,
                     document,
-                    &message,
-                    &mut self.documents,
+                    (&message, &vouchers),
+                    (&mut self.documents, &self.trust),
                     &mut fx.frames,
                 );
                 self.merged(now, peer, document, applied, fx);
             }
-            Frame::Snapshot { document, bytes } => {
-                self.snapshot_sent(now, peer, document, bytes, fx);
+            Frame::Snapshot { document, bytes, vouchers } => {
+                self.snapshot_sent(now, peer, document, bytes, &vouchers, fx);
             }
             Frame::Open { .. } | Frame::Hello(_) | Frame::Join(_) | Frame::Joined { .. } => {
                 let reason = "a frame came out of turn".to_owned();
@@ -249,21 +254,30 @@ impl Replica {
         now: Now,
         peer: NodeId,
         document: DocumentId,
-        changes: &[Vec<u8>],
+        sent: (&[Vec<u8>], &[Voucher]),
         fx: &mut Effects,
     ) {
         if !self.may_write_to(&peer, &document) {
             return;
         }
-        let applied = self.exchange.changes_sent(
-            now.monotonic,
-            &peer,
-            document,
-            changes,
-            &mut self.documents,
-            &mut fx.frames,
-        );
-        self.merged(now, peer, document, applied, fx);
+        // What is let in of the fleet document may say who the authors of the rest are.
+        for _ in 0..ADMISSIONS_MAX {
+            let applied = self.exchange.changes_sent(
+                now.monotonic,
+                &peer,
+                document,
+                sent,
+                (&mut self.documents, &self.trust),
+                &mut fx.frames,
+            );
+            let is_news =
+                |applied: &Applied| !applied.changes.is_empty() && applied.left_out.unknown > 0;
+            let again = document.host().is_none() && applied.as_ref().is_ok_and(is_news);
+            self.merged(now, peer, document, applied, fx);
+            if !again {
+                return;
+            }
+        }
     }
 
     fn merged(
@@ -275,7 +289,10 @@ impl Replica {
         fx: &mut Effects,
     ) {
         match applied {
-            Ok(applied) => self.absorb(now, document, &applied, Some(peer), fx),
+            Ok(mut applied) => {
+                self.left_out(peer, document, &applied.left_out, fx);
+                self.absorb(now, document, &mut applied, Some(peer), fx);
+            }
             Err(error) => self.contain(peer, document, &error, fx),
         }
     }
@@ -292,6 +309,8 @@ impl Replica {
         match error {
             // The peer is far ahead; the comparison of frontiers asks for what is missing.
             ApplyError::TooManyOrphans { .. } => return,
+            // It may know more members than this node: it is asked again.
+            ApplyError::NotYet { .. } => return,
             ApplyError::Panicked { .. } => {
                 if self.documents.remove(&document).is_some() {
                     self.reloading.insert(document);
@@ -299,6 +318,7 @@ impl Replica {
                 }
             }
             ApplyError::Refused { .. }
+            | ApplyError::Untrusted { .. }
             | ApplyError::Unreadable { .. }
             | ApplyError::Misnamed { .. } => {}
         }
@@ -311,18 +331,19 @@ impl Replica {
         peer: NodeId,
         id: DocumentId,
         bytes: Vec<u8>,
+        vouchers: &[Voucher],
         fx: &mut Effects,
     ) {
         let at = now.monotonic;
-        if !self.may_write_to(&peer, &id) || (id == self.own_document() && !self.recovering) {
+        if !self.may_write_to(&peer, &id) {
             self.exchange.fetched(at, &id, &mut fx.frames);
             return;
         }
         if let Some(document) = self.documents.get_mut(&id) {
-            let merged = document.merge_saved(&bytes);
+            let merged = document.merge_saved(&bytes, vouchers, &self.trust);
             self.merged(now, peer, id, merged, fx);
         } else {
-            match Document::adopt(id, self.actor.clone(), &bytes) {
+            match Document::adopt(id, self.actor.clone(), &bytes, vouchers, &self.trust) {
                 Ok(document) => self.adopted(now, peer, document, bytes, fx),
                 // Closing the link frees the place: another peer is asked.
                 Err(error) => return self.contain(peer, id, &error, fx),
@@ -348,6 +369,7 @@ impl Replica {
         }
         self.documents.insert(id, document);
         fx.writes.push(Write::Snapshot { document: id, bytes });
+        self.record_vouchers(id, fx);
         let authors = id.host().map(|host| host.fingerprint()).into_iter().collect();
         self.publish(now, touched, Origin::Peer(peer), authors, fx);
         self.exchange.adopted(now.monotonic, &peer, &self.documents, &mut fx.frames);
@@ -371,7 +393,7 @@ impl Replica {
         match self.load(stored, &mut touched) {
             Ok(()) => {
                 tracing::info!(document = %id, "rebuilt the document from the store");
-                self.members_changed(fx);
+                self.members_changed(now, fx);
                 self.publish(now, touched, Origin::Store, BTreeSet::new(), fx);
                 self.host_work.look_again();
             }
@@ -391,7 +413,7 @@ impl Replica {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{sync::Arc, time::Duration};
 
     use super::*;
     use crate::replica::{
@@ -399,6 +421,7 @@ mod tests {
         diff::{CauseKind, Event},
         effect::{Input, RequestId, Startup, Stored},
         ids::StartId,
+        voucher::Trusting,
     };
 
     const WINDOW: Duration = Duration::from_secs(10);
@@ -438,6 +461,7 @@ mod tests {
             seed: 0,
             undo_window: WINDOW,
             servers: BTreeSet::new(),
+            keyring: Arc::new(Trusting),
         };
         let (mut replica, fx) = Replica::open(startup, Stored::default(), at(0)).unwrap();
         let id = replica.own_document();
@@ -461,7 +485,7 @@ mod tests {
         assert!(fx.writes.is_empty());
         assert_eq!(replica.due(), None);
 
-        let stored = StoredDocument { id, snapshot: None, changes };
+        let stored = StoredDocument { id, snapshot: None, changes, vouchers: Vec::new() };
         let fx = replica.handle(at(61), Input::DocumentReloaded(stored));
         let [reloaded, purged] = &fx.diffs[..] else { panic!("{:?}", fx.diffs) };
         assert_eq!(reloaded.diff.cause.kind, CauseKind::Load);
@@ -486,6 +510,7 @@ mod tests {
             seed: 1,
             undo_window: Duration::from_secs(10),
             servers: BTreeSet::new(),
+            keyring: Arc::new(Trusting),
         };
         Replica::open(startup, Stored::default(), NOW).unwrap().0
     }
@@ -512,7 +537,12 @@ mod tests {
         let id = replica.own_document();
         replica.documents.remove(&id);
         replica.reloading.insert(id);
-        let stored = StoredDocument { id, snapshot: Some(vec![1, 2, 3]), changes: Vec::new() };
+        let stored = StoredDocument {
+            id,
+            snapshot: Some(vec![1, 2, 3]),
+            changes: Vec::new(),
+            vouchers: Vec::new(),
+        };
         let fx = replica.handle(NOW, Input::DocumentReloaded(stored));
         assert_eq!(fx.diffs.len(), 1);
         assert_eq!(replica.view().sessions().count(), 0);

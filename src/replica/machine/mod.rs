@@ -15,6 +15,7 @@ mod fleet;
 mod links;
 mod names;
 mod receipts;
+mod standing;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,7 +28,7 @@ use automerge::ActorId;
 use super::{
     diff::{self, Cause, CauseKind, Diff},
     digest::Digest,
-    document::{self, Applied, ApplyError, Copied, Document, Touched},
+    document::{self, Applied, AppliedChange, ApplyError, Copied, Document, Touched},
     effect::{
         DialTarget, Effects, Input, Now, Publication, Startup, Stored, StoredDocument, Write,
     },
@@ -35,6 +36,7 @@ use super::{
     invite::StoredInvite,
     record::{Member, Role, Session, Workspace},
     sync::{Documents, Exchange},
+    trust::Trust,
     view::{self, View},
 };
 use carry_out::HostWork;
@@ -70,7 +72,7 @@ pub struct Replica {
     documents: Documents,
     view: View,
     members: BTreeMap<NodeId, Member>,
-    authors: BTreeMap<Fingerprint, NodeId>,
+    trust: Trust,
     paused: BTreeSet<NodeId>,
     invites: BTreeMap<[u8; 32], StoredInvite>,
     cursor: Cursor,
@@ -143,7 +145,7 @@ impl Replica {
             documents: Documents::new(),
             view: View::new(),
             members: BTreeMap::new(),
-            authors: BTreeMap::new(),
+            trust: Trust::new(startup.keyring),
             paused: stored.paused,
             invites: stored.invites.into_iter().collect(),
             cursor,
@@ -166,13 +168,14 @@ impl Replica {
             None => replica.found_fleet(now, &mut fx),
         }
         if !replica.documents.contains_key(&replica.own_document()) && !replica.recovering {
-            let (document, applied) = Document::create_host(
+            let (document, mut applied) = Document::create_host(
                 replica.node,
                 EPOCH_FIRST,
                 replica.actor.clone(),
                 now.wall_ms,
             );
             replica.documents.insert(document.id(), document);
+            replica.vouch(replica.own_document(), &mut applied);
             replica.record(replica.own_document(), &applied, &mut fx);
         }
         let changes = replica.view.apply(touched);
@@ -184,6 +187,7 @@ impl Replica {
             fx.writes.push(Write::ResetJournal { cursor: replica.cursor });
         }
         replica.read_members();
+        replica.attest(now, &mut fx);
         replica.settle(now, &mut fx);
         Ok((replica, fx))
     }
@@ -193,8 +197,9 @@ impl Replica {
         stored: StoredDocument,
         touched: &mut view::Touched,
     ) -> Result<(), ApplyError> {
-        let StoredDocument { id, snapshot, changes } = stored;
-        let document = Document::load(id, self.actor.clone(), snapshot.as_deref(), &changes)?;
+        let StoredDocument { id, snapshot, changes, vouchers } = stored;
+        let actor = self.actor.clone();
+        let document = Document::load(id, actor, snapshot.as_deref(), &changes, &vouchers)?;
         if let Some(host) = id.host() {
             read_all(&document, host, touched);
         }
@@ -282,23 +287,26 @@ impl Replica {
         &mut self,
         now: Now,
         id: DocumentId,
-        applied: &Applied,
+        applied: &mut Applied,
         from: Option<NodeId>,
         fx: &mut Effects,
     ) {
         if applied.changes.is_empty() {
             return;
         }
+        if from.is_none() {
+            self.vouch(id, applied);
+        }
         self.record(id, applied, fx);
         if self.exchange.is_shared(&id) {
             let out = &mut fx.frames;
-            self.exchange.push(now.monotonic, id, &applied.changes, from, &self.authors, out);
+            self.exchange.push(now.monotonic, id, applied, from, &self.trust, out);
         }
         match id {
-            DocumentId::Fleet(_) => self.members_changed(fx),
+            DocumentId::Fleet(_) => self.members_changed(now, fx),
             DocumentId::Host { host, .. } => {
                 let touched = self.read_touched(id, host, &applied.touched);
-                let authors = applied.changes.iter().map(|change| change.author);
+                let authors = applied.changes.iter().map(AppliedChange::author);
                 let origin = from.map_or(Origin::Here, Origin::Peer);
                 self.publish(now, touched, origin, authors.collect(), fx);
             }
@@ -325,7 +333,7 @@ impl Replica {
         if events.is_empty() {
             return;
         }
-        let authors = authors.iter().filter_map(|author| self.authors.get(author).copied());
+        let authors = authors.iter().filter_map(|author| self.trust.node(author));
         let previous = self.cursor;
         self.cursor = Cursor { sequence: previous.sequence + 1, start: self.start };
         let diff = Diff {
@@ -346,6 +354,17 @@ impl Replica {
         fx.diffs.push(Publication { diff, body });
     }
 
+    /// Stands, by this node's key, for what it has just written.
+    fn vouch(&mut self, id: DocumentId, applied: &mut Applied) {
+        let (Some(last), Some(document)) = (applied.changes.last(), self.documents.get_mut(&id))
+        else {
+            return;
+        };
+        let voucher = self.trust.vouch(&id, last.actor, last.seq, last.hash);
+        document.vouch(voucher);
+        applied.vouchers.push(voucher);
+    }
+
     fn record(&self, document: DocumentId, applied: &Applied, fx: &mut Effects) {
         fx.writes.extend(
             applied
@@ -353,6 +372,8 @@ impl Replica {
                 .iter()
                 .map(|change| Write::Change { document, bytes: change.bytes.clone() }),
         );
+        let vouchers = applied.vouchers.iter();
+        fx.writes.extend(vouchers.map(|voucher| Write::Voucher { document, voucher: *voucher }));
     }
 
     fn read_touched(
