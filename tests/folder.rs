@@ -195,7 +195,7 @@ async fn a_damaged_store_is_named() {
     ];
     for (what, bytes) in cases {
         fs::write(&store, &bytes).unwrap();
-        refuses(&dir, &[store.to_str().unwrap(), "damaged", "put a copy in its place"]);
+        refuses(&dir, &[store.to_str().unwrap(), "damaged", "sessionmesh repair"]);
         assert!(fs::read(&store).unwrap() == bytes, "the store that is {what} was changed");
     }
     fs::write(&store, &sound).unwrap();

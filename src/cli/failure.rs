@@ -135,6 +135,9 @@ pub enum Failure {
     /// The daemon was told twice to stop.
     #[error("stopped without waiting for what was under way")]
     Aborted,
+    /// Something on this machine is not as it has to be.
+    #[error("{0} of these are not as they have to be")]
+    Unwell(usize),
     /// The person said no.
     #[error("{0} is left as it is")]
     Declined(String),

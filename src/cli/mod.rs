@@ -7,6 +7,7 @@ pub mod args;
 mod bench;
 pub mod client;
 mod completions;
+mod doctor;
 mod explain;
 pub mod failure;
 mod import;
@@ -18,6 +19,7 @@ mod peer;
 pub mod printable;
 mod progress;
 mod receipt;
+mod repair;
 mod resolve;
 mod serve;
 mod session;
@@ -80,6 +82,10 @@ enum Verb {
     Import(import::Verb),
     /// Measure a fleet under load
     Bench(Box<bench::Args>),
+    /// Look for what is wrong on this machine, and say what to do about it
+    Doctor(doctor::Args),
+    /// Bring a damaged store back: keep what can be read, have the rest back from peers
+    Repair(repair::Args),
     /// Print a script that completes this command in a shell
     Completions(completions::Args),
 }
@@ -103,10 +109,20 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
     if let Verb::Serve(args) = cli.verb {
         return serve::run(args, data_dir, out).await;
     }
+    if let Verb::Repair(args) = cli.verb {
+        return repair::run(&args, &data_dir, out);
+    }
+    if let Verb::Doctor(args) = cli.verb {
+        return doctor::run(&args, &data_dir, out).await;
+    }
     let context = Context { client: Client::open(&data_dir)?, out };
     match cli.verb {
-        // Neither needs a daemon to be there already.
-        Verb::Serve(_) | Verb::Completions(_) | Verb::Bench(_) => Ok(()),
+        // None of them needs a daemon to be there already.
+        Verb::Serve(_)
+        | Verb::Completions(_)
+        | Verb::Bench(_)
+        | Verb::Repair(_)
+        | Verb::Doctor(_) => Ok(()),
         Verb::Invite(args) => invite::run(args, context).await,
         Verb::Join(args) => join::run(args, context).await,
         Verb::Leave(args) => leave::run(args, context).await,
@@ -179,6 +195,8 @@ mod tests {
             "sessionmesh peer revoke p --yes",
             "sessionmesh watch --json",
             "sessionmesh import opencode http://127.0.0.1:4096 --json",
+            "sessionmesh repair --json",
+            "sessionmesh doctor --json --listen 0.0.0.0:0 --http 127.0.0.1:0",
             "sessionmesh completions bash",
         ] {
             assert!(parses(line), "{line}");

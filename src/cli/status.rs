@@ -44,6 +44,10 @@ pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
             count(usize::try_from(status.sync_repairs_total).unwrap_or(usize::MAX), "time"),
         ),
     ];
+    if status.recovering {
+        let what = "what a damaged store had lost is not back yet; nothing is purged or ended here";
+        facts.push(("recovery", what.to_owned()));
+    }
     facts.extend(agents);
     out.facts(&facts)
 }

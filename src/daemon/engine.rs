@@ -5,7 +5,7 @@
 //! daemon those of its shells and a simulation its own. Invariants: frames and diffs of an input
 //! leave at once; everything else of it waits for the disk; one document at a time is compacted.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use super::{
     compact::{self, Compaction},
@@ -81,6 +81,10 @@ pub struct Engine<A> {
     compaction: Compaction,
     waiting: BTreeMap<RequestId, A>,
     next_request: u64,
+    /// Where the store is, to be named.
+    path: PathBuf,
+    /// Why nothing may go on, where the store is damaged.
+    unreadable: Option<String>,
 }
 
 impl<A> Engine<A> {
@@ -119,7 +123,8 @@ impl<A> Engine<A> {
         compaction.note(store.backlogs()?);
         let (replica, effects) = Replica::open_loaded(startup, stored, loaded, now);
         let (waiting, next_request) = (BTreeMap::new(), 0);
-        let engine = Self { replica, compaction, waiting, next_request };
+        let path = store.path().to_owned();
+        let engine = Self { replica, compaction, waiting, next_request, path, unreadable: None };
         Ok(Opened { engine, effects, journal })
     }
 
@@ -165,6 +170,7 @@ impl<A> Engine<A> {
             writes,
             frames_durable,
             reloads,
+            unreadable,
             replies,
             mut teardowns,
             receipts,
@@ -175,6 +181,7 @@ impl<A> Engine<A> {
                 hands.tear_down(due, occupants);
             }
         }
+        self.unreadable = self.unreadable.take().or(unreadable);
         for outgoing in &frames {
             hands.send(outgoing);
         }
@@ -210,7 +217,7 @@ impl<A> Engine<A> {
     ///
     /// # Errors
     ///
-    /// The disk has failed: what is in memory may never become durable, and nothing may go on.
+    /// The disk has failed, or what it gives back is damaged: nothing may go on.
     pub fn told(
         &mut self,
         now: Now,
@@ -226,7 +233,12 @@ impl<A> Engine<A> {
                 let occupants = self.occupants(&due);
                 hands.tear_down(due, occupants);
             }
-            Told::Reloaded(document) => self.take(now, Input::DocumentReloaded(document), hands),
+            Told::Reloaded(document) => {
+                self.take(now, Input::DocumentReloaded(document), hands);
+                if let Some(reason) = self.unreadable.take() {
+                    return Err(store::Error::Document { path: self.path.clone(), reason });
+                }
+            }
             Told::Planned(plan) => match self.replica.document_copy(&plan.document()) {
                 Some(copy) => hands.save(plan, copy),
                 None => self.compaction.ended(plan.document()),

@@ -126,6 +126,10 @@ pub struct Status {
     pub received_bytes: u64,
     /// How often two replicas were found to differ with nothing on the way, and repaired.
     pub sync_repairs_total: u64,
+    /// Whether what a damaged store had lost is still to be had back from peers: until then nothing
+    /// is purged and no workspace ended here.
+    #[serde(default)]
+    pub recovering: bool,
     /// The agents' servers that are bridged, by address.
     #[serde(default)]
     pub agents: Vec<AgentStatus>,

@@ -250,6 +250,7 @@ impl Loop {
             sent_bytes: traffic.sent_bytes,
             received_bytes: traffic.received_bytes,
             sync_repairs_total: replica.sync_repairs_total(),
+            recovering: replica.is_recovering(),
             // The bridges tell the handle, which fills it in.
             agents: Vec::new(),
         }

@@ -5,6 +5,7 @@
 
 mod commit;
 pub mod compact;
+pub mod doctor;
 pub mod durable;
 pub mod engine;
 pub mod handle;
@@ -13,6 +14,7 @@ mod looping;
 mod reading;
 pub mod pace;
 mod removal;
+pub mod repair;
 mod run;
 mod survey;
 

@@ -25,7 +25,7 @@ use crate::{
     agent::{bridge, opencode},
     api,
     clock::{self, Clock},
-    identity::{NodeKey, Token, random, secret::SecretError, ticket},
+    identity::{NodeKey, Token, key, random, secret::SecretError, ticket},
     replica::{
         command::{Command, Refusal},
         effect::Startup,
@@ -95,12 +95,28 @@ pub enum Error {
     #[error(transparent)]
     Store(#[from] store::Error),
     /// A document in the store can't be read.
-    #[error("{}: {source}", path.display())]
+    #[error(
+        "{} is damaged ({source}): run `sessionmesh repair`, which keeps what can be read and has \
+         the rest back from peers, or put a copy in its place",
+        path.display()
+    )]
     Replica {
         /// The store.
         path: PathBuf,
         /// What is wrong with it.
         source: ReplicaError,
+    },
+    /// The key of a node is there and its store is not: a new one would stand against what the
+    /// peers hold of this node.
+    #[error(
+        "{} is missing, but the folder holds the key of a node: put it back, run `sessionmesh \
+         repair` to have back what its peers hold of it, or move the folder away to begin as a new \
+         node",
+        path.display()
+    )]
+    StoreMissing {
+        /// The store.
+        path: PathBuf,
     },
     /// Peers can't reach it.
     #[error(transparent)]
@@ -127,6 +143,12 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let join = settings.join.as_deref().map(ticket::decode).transpose()?;
+    let path = settings.data_dir.join(store::FILE_NAME);
+    // A first start makes the store before the key.
+    let has_key = settings.data_dir.join(key::FILE).exists();
+    if has_key && !path.exists() {
+        return Err(Error::StoreMissing { path });
+    }
     let store = Arc::new(Store::open(&settings.data_dir)?);
     // A node that has lost its key must not go on as another one with the same state.
     let key = Arc::new(match store.fleet()? {
@@ -154,9 +176,7 @@ pub async fn run(
     );
     let engine::Opened { engine, effects, journal } = opened.map_err(|error| match error {
         engine::OpenError::Store(error) => Error::Store(error),
-        engine::OpenError::Replica(source) => {
-            Error::Replica { path: settings.data_dir.join(store::FILE_NAME), source }
-        }
+        engine::OpenError::Replica(source) => Error::Replica { path, source },
     })?;
     let config = transport::Config {
         listen: settings.listen,

@@ -164,6 +164,9 @@ pub enum Write {
         /// `None` removes it.
         invite: Option<StoredInvite>,
     },
+    /// What was stored was damaged and is to be had back from peers, or is back; see
+    /// [`Stored::recovering`].
+    Recovering(bool),
     /// A delete was asked for here, a member has told that it holds it, or it is long ago.
     Receipt {
         /// Its name.
@@ -221,6 +224,8 @@ pub struct Effects {
     pub frames_durable: Vec<Outgoing>,
     /// Documents to be loaded from the store, once the writes are durable, and given back.
     pub reloads: Vec<DocumentId>,
+    /// Why the node can't go on: the store can't give back a document that it can't do without.
+    pub unreadable: Option<String>,
     /// To be given once the writes are durable.
     pub replies: Vec<(RequestId, Result<Reply, Refusal>)>,
     /// To be started once the writes are durable.
@@ -259,6 +264,10 @@ pub struct Stored {
     pub cursor: Option<Cursor>,
     /// The digest that that diff ended with.
     pub digest: Option<super::diff::Digest>,
+    /// Whether the store was damaged, and what it lost is still to be had back from peers: the node
+    /// begins no host document of its own, for its peers hold another, and carries nothing out, for
+    /// it may not know what was restored.
+    pub recovering: bool,
 }
 
 /// What a replica is given when it starts.

@@ -50,8 +50,8 @@ pub enum OpenError {
     },
     /// It holds something else than was written.
     #[error(
-        "{path} is damaged ({source}): put a copy in its place, or move it away and join the fleet \
-         again"
+        "{path} is damaged ({source}): run `sessionmesh repair`, which keeps what can be read and \
+         has the rest back from peers, or put a copy in its place"
     )]
     Damaged {
         /// The store's file.
@@ -110,14 +110,25 @@ pub enum Error {
     },
     /// It holds something else than was written.
     #[error(
-        "{path} is damaged ({source}): put a copy in its place, or move it away and join the fleet \
-         again"
+        "{path} is damaged ({source}): run `sessionmesh repair`, which keeps what can be read and \
+         has the rest back from peers, or put a copy in its place"
     )]
     Damaged {
         /// The store's file.
         path: PathBuf,
         /// What is wrong.
         source: Damage,
+    },
+    /// A document that the node can't do without can't be rebuilt from what is stored of it.
+    #[error(
+        "{path} is damaged ({reason}): run `sessionmesh repair`, which keeps what can be read and \
+         has the rest back from peers"
+    )]
+    Document {
+        /// The store's file.
+        path: PathBuf,
+        /// What is wrong, and with which document.
+        reason: String,
     },
     /// redb refused for a reason that is neither the disk nor damage.
     #[error("{path} refused a request ({source}): restart")]

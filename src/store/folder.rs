@@ -16,6 +16,8 @@ use super::error::OpenError;
 pub const FILE_NAME: &str = "state.redb";
 /// What it is called until it has been set up; holds nothing that anyone was promised.
 const NEW_FILE_NAME: &str = "state.redb.new";
+/// What follows its name once it was damaged, before a number.
+pub const ASIDE: &str = ".damaged-";
 const FOLDER_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 /// Permission bits of group and others.
@@ -51,6 +53,13 @@ impl Folder {
         Ok(Self(path.to_owned()))
     }
 
+    /// Takes a folder that is there, and refuses one that is open to others.
+    pub(super) fn existing(path: &Path) -> Result<Self, OpenError> {
+        let refused = |source| OpenError::NotWritable { path: path.to_owned(), source };
+        refuse_loose(path, &fs::metadata(path).map_err(refused)?, FOLDER_MODE)?;
+        Ok(Self(path.to_owned()))
+    }
+
     /// Returns where the store is.
     pub(super) fn file_path(&self) -> PathBuf {
         self.0.join(FILE_NAME)
@@ -80,18 +89,54 @@ impl Folder {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE);
         let file = checked(options.open(&path).map_err(refused)?, &path)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(OpenError::InUse { path: self.file_path() });
-            }
-            Err(TryLockError::Error(source)) => return Err(refused(source)),
-        }
+        self.lock(&file, &path)?;
         if self.file_path().try_exists().map_err(refused)? {
             return Ok(None);
         }
         file.set_len(0).map_err(refused)?;
         Ok(Some(file))
+    }
+
+    /// Locks a file of this folder, as whoever has the store open does.
+    pub(super) fn lock(&self, file: &File, path: &Path) -> Result<(), OpenError> {
+        match file.try_lock() {
+            Ok(()) => Ok(()),
+            Err(TryLockError::WouldBlock) => Err(OpenError::InUse { path: self.file_path() }),
+            Err(TryLockError::Error(source)) => {
+                Err(OpenError::NotWritable { path: path.to_owned(), source })
+            }
+        }
+    }
+
+    /// Locks and empties the file that is to take the place of a damaged store.
+    pub(super) fn replacement_file(&self) -> Result<File, OpenError> {
+        let path = self.0.join(NEW_FILE_NAME);
+        let refused = |source| OpenError::NotWritable { path: path.clone(), source };
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE);
+        let file = checked(options.open(&path).map_err(refused)?, &path)?;
+        self.lock(&file, &path)?;
+        file.set_len(0).map_err(refused)?;
+        Ok(file)
+    }
+
+    /// Gives the replacement the store's name, durably; keeps the store that was there, if one was,
+    /// under another name, which it returns.
+    pub(super) fn replace_file(&self, keep: bool) -> Result<Option<PathBuf>, OpenError> {
+        let path = self.file_path();
+        let refused = |source| OpenError::NotWritable { path: path.clone(), source };
+        let mut aside = None;
+        if keep {
+            let mut free = (1_u32..).map(|n| self.0.join(format!("{FILE_NAME}{ASIDE}{n}")));
+            let kept = free.find(|name| !name.exists()).expect("a folder has a free name");
+            // A second name first, so that at no moment there is no store. Some filesystems have
+            // no links.
+            fs::hard_link(&path, &kept).or_else(|_| copy(&path, &kept)).map_err(refused)?;
+            aside = Some(kept);
+        }
+        fs::rename(self.0.join(NEW_FILE_NAME), &path).map_err(refused)?;
+        sync_folder(&self.0).map_err(refused)?;
+        Ok(aside)
     }
 
     /// Gives the claimed file, which is still locked, the store's name, durably.
@@ -114,6 +159,11 @@ fn forget_cached(file: &File) {
     }
     #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
     let _ = file;
+}
+
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    fs::copy(from, to)?;
+    File::open(to)?.sync_all()
 }
 
 fn checked(file: File, path: &Path) -> Result<File, OpenError> {

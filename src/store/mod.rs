@@ -8,6 +8,7 @@ mod error;
 mod folder;
 mod journal;
 mod ledger;
+pub mod salvage;
 mod tables;
 
 use std::{
@@ -28,8 +29,8 @@ use self::{
     folder::Folder,
     ledger::Ledger,
     tables::{
-        CHANGES, INVITES, JOURNAL, PAUSED, RECEIPTS, SCHEMA, SETTING_FLEET, SETTING_SCHEMA,
-        SETTINGS, SNAPSHOTS, VOUCHERS,
+        CHANGES, INVITES, JOURNAL, PAUSED, RECEIPTS, SCHEMA, SETTING_FLEET, SETTING_RECOVERING,
+        SETTING_SCHEMA, SETTINGS, SNAPSHOTS, VOUCHERS,
     },
 };
 pub use self::{
@@ -41,7 +42,7 @@ use crate::replica::{
     effect::{Stored, StoredDocument, Write},
     ids::{ACTOR_BYTES, DocumentId, FleetId, NodeId},
 };
-pub use folder::FILE_NAME;
+pub use folder::{ASIDE, FILE_NAME};
 pub use redb::{StorageBackend, backends::InMemoryBackend};
 
 /// How much of the file redb may keep in memory: it is read once, at the start, and then written.
@@ -159,6 +160,8 @@ impl Store {
                 let invite = invite.map_err(|_| Fault::Table("invites"))?;
                 stored.invites.push((*secret_hash.value(), invite));
             }
+            let recovering = transaction.open_table(SETTINGS)?.get(SETTING_RECOVERING)?;
+            stored.recovering = recovering.is_some();
             for entry in transaction.open_table(RECEIPTS)?.iter()? {
                 let receipt = serde_json::from_slice(entry?.1.value());
                 stored.receipts.push(receipt.map_err(|_| Fault::Table("receipts"))?);
@@ -402,6 +405,12 @@ fn apply(transaction: &WriteTransaction, ledger: &mut Ledger, write: &Write) -> 
         }
         Write::Invite { secret_hash, invite: None } => {
             transaction.open_table(INVITES)?.remove(secret_hash)?;
+        }
+        Write::Recovering(true) => {
+            transaction.open_table(SETTINGS)?.insert(SETTING_RECOVERING, [1].as_slice())?;
+        }
+        Write::Recovering(false) => {
+            transaction.open_table(SETTINGS)?.remove(SETTING_RECOVERING)?;
         }
         Write::Receipt { id, receipt: Some(receipt) } => {
             let json = serde_json::to_vec(receipt).expect("a receipt has a JSON form");

@@ -37,6 +37,8 @@ pub(super) const SETTINGS: TableDefinition<&str, &[u8]> = TableDefinition::new("
 pub(super) const SETTING_SCHEMA: &str = "schema";
 /// The fleet that the node belongs to.
 pub(super) const SETTING_FLEET: &str = "fleet";
+/// Present while what a damaged store has lost is still to be had back from peers.
+pub(super) const SETTING_RECOVERING: &str = "recovering";
 /// The cursor from which the journal counts while it is empty.
 pub(super) const SETTING_JOURNAL_BASE: &str = "journal_base";
 

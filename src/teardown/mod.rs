@@ -27,6 +27,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use hook::FILE_NAME as HOOKS_FILE_NAME;
 use ledger::{Entry, Ledger, Step};
 
 use crate::replica::{

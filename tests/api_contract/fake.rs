@@ -119,6 +119,7 @@ pub fn status() -> Status {
         sent_bytes: 512,
         received_bytes: 256,
         sync_repairs_total: 2,
+        recovering: false,
         agents: vec![handle::AgentStatus {
             url: "http://127.0.0.1:4096/".to_owned(),
             state: handle::AgentState::Failed,

@@ -69,6 +69,7 @@ impl Disk {
                 Write::Invite { secret_hash, invite: None } => {
                     self.invites.remove(secret_hash);
                 }
+                Write::Recovering(recovering) => self.stored.recovering = *recovering,
                 Write::Receipt { id, receipt: Some(receipt) } => {
                     self.receipts.insert(id.clone(), receipt.clone());
                 }

@@ -251,6 +251,7 @@ impl World {
             writes,
             frames_durable,
             reloads,
+            unreadable: _,
             replies,
             teardowns,
             receipts: _,

@@ -174,7 +174,7 @@ impl Explorer<'_> {
     fn visit(&mut self, path: &Path) -> Vec<Path> {
         self.end(path);
         let mut children = Vec::new();
-        for node in 0..self.plan.replicas {
+        for node in (0..self.plan.replicas).filter(|node| path.is_turn_of(*node)) {
             for known in path.world.knowable(node) {
                 if path.is_least(node, known) {
                     self.step(path, node, known, &mut children);
@@ -333,6 +333,16 @@ impl Path {
     fn script(&self, next: &str) -> String {
         let steps = self.steps.iter().map(|step| step.text.as_str());
         steps.chain([next]).collect::<Vec<_>>().join("; ")
+    }
+
+    /// Tells whether a node may be the next to act: those that don't host anything are alike, so
+    /// each comes in only after the one before it has.
+    ///
+    /// Nothing is lost: where, in the order that is played, a later one acts first, all that the
+    /// earlier one does follows from that, so with the two exchanged the same is played.
+    fn is_turn_of(&self, node: usize) -> bool {
+        let has_acted = |node: usize| self.steps.iter().any(|step| step.node == node);
+        node <= HOST + 1 || has_acted(node) || has_acted(node - 1)
     }
 
     /// Tells whether the next step can't be written down before one of a higher node.

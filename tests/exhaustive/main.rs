@@ -6,7 +6,8 @@
 //! passes (it purges and seals), its teardowns end well or badly. Before each step its node learns
 //! *any* set of changes that peers could have passed on to it, directly or through others: merges
 //! in any order and any direction. Steps of different nodes that don't know of each other commute,
-//! so of all their orders one is played; nothing else is left out (see `explore`).
+//! so of all their orders one is played; and of two ways that differ only in which of the nodes that
+//! host nothing does what, one is. Nothing else is left out (see `explore`).
 //!
 //! In each state what the node shows is held against its documents read anew, against the diffs
 //! folded so far, and against a second, slow reading of the contract (`model`). Then, from each
@@ -15,7 +16,7 @@
 //! Not played: half an undo window, a crash that loses what was written, how frames travel (the
 //! programs do), and the same with nodes' keys in another order.
 //!
-//! - `cargo test --test exhaustive` plays what takes some 30 s without optimisation.
+//! - `cargo test --test exhaustive` plays what takes some 15 s without optimisation.
 //! - `EXHAUSTIVE_COMMANDS=4 cargo test --release --test exhaustive -- --nocapture` plays more steps
 //!   from each scene; `EXHAUSTIVE_SCENE=room` only one scene; `EXHAUSTIVE_REPLICAS=2` fewer nodes.
 //! - `EXHAUSTIVE_PATH='…' cargo test --test exhaustive` plays the one path that a failure printed.

@@ -12,6 +12,7 @@ mod kills;
 mod links;
 mod members;
 mod power;
+mod repair;
 mod story;
 mod tickets;
 

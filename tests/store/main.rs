@@ -87,6 +87,7 @@ fn each_kind_of_write_is_there_after_a_restart() {
             Write::Invite { secret_hash: [2; 32], invite: Some(invite) },
             Write::Invite { secret_hash: [1; 32], invite: Some(redeemed.clone()) },
             Write::Invite { secret_hash: [2; 32], invite: None },
+            Write::Recovering(true),
             Write::Receipt { id: first.id.clone(), receipt: Some(first.clone()) },
             Write::Receipt { id: second.id.clone(), receipt: Some(second.clone()) },
             Write::Receipt { id: second.id.clone(), receipt: None },
@@ -111,6 +112,7 @@ fn each_kind_of_write_is_there_after_a_restart() {
         cursor: Some(cursor(2)),
         digest: Some(format!("{:032x}", 62)),
         journal: vec![(cursor(1), body(1)), (cursor(2), body(2))],
+        recovering: true,
     };
     assert_eq!(Contents::of(&store).unwrap(), expected);
     let size_bytes = store.size_bytes().unwrap();
@@ -119,7 +121,8 @@ fn each_kind_of_write_is_there_after_a_restart() {
 
     let store = Store::open(folder.path()).unwrap();
     assert_eq!(Contents::of(&store).unwrap(), expected);
-    store.commit(&[change(epoch(0), b"a3")]).unwrap();
+    store.commit(&[change(epoch(0), b"a3"), Write::Recovering(false)]).unwrap();
+    assert!(!Contents::of(&store).unwrap().recovering);
     let changes = &Contents::of(&store).unwrap().documents[&epoch(0)].1;
     assert_eq!(changes, &[b"a1".to_vec(), b"a2".to_vec(), b"a3".to_vec()]);
 }

@@ -45,12 +45,13 @@ pub struct Contents {
     pub cursor: Option<Cursor>,
     pub digest: Option<String>,
     pub journal: Vec<(Cursor, String)>,
+    pub recovering: bool,
 }
 
 impl Contents {
     /// Reads everything.
     pub fn of(store: &Store) -> Result<Self, Error> {
-        let Stored { fleet, documents, paused, invites, receipts, cursor, digest } =
+        let Stored { fleet, documents, paused, invites, receipts, cursor, digest, recovering } =
             store.load()?;
         let journal = store.journal()?;
         let vouchers = documents.iter().flat_map(|stored| {
@@ -68,6 +69,7 @@ impl Contents {
             receipts: receipts.into_iter().map(|receipt| (receipt.id.clone(), receipt)).collect(),
             cursor,
             digest: digest.map(|digest| digest.to_string()),
+            recovering,
             journal: journal
                 .into_iter()
                 .map(|entry| (entry.cursor, entry.body.to_string()))
@@ -125,6 +127,7 @@ impl Contents {
             Write::Invite { secret_hash, invite: None } => {
                 self.invites.remove(secret_hash);
             }
+            Write::Recovering(recovering) => self.recovering = *recovering,
             Write::Receipt { id, receipt: Some(receipt) } => {
                 self.receipts.insert(id.clone(), receipt.clone());
             }

@@ -9,6 +9,7 @@ mod history;
 mod host;
 mod intake;
 mod orphans;
+mod salvage;
 mod touched;
 
 use std::collections::BTreeSet;
@@ -17,6 +18,7 @@ use automerge::{ActorId, Automerge, Change, transaction::CommitOptions};
 pub use history::{History, Outcome, Step as HistoryStep, Wrote};
 pub use host::{Done as Written, SessionFields, Writer as HostWriter};
 pub use intake::{Coverage, LeftOut, Untrusted};
+pub use salvage::Salvaged;
 pub use touched::Touched;
 
 use self::{intake::Vouchers, orphans::Orphans};

@@ -402,6 +402,10 @@ impl Replica {
                 // A peer's copy takes its place; until then nothing of it is shown, or what that
                 // copy lacks would stay for ever.
                 self.publish(now, touched, Origin::Store, BTreeSet::new(), fx);
+                if id == self.own_document() {
+                    // Nothing can be written any more, and no peer is asked for what is one's own.
+                    fx.unreadable = Some(error.to_string());
+                }
             }
         }
     }
@@ -542,5 +546,6 @@ mod tests {
         let fx = replica.handle(NOW, Input::DocumentReloaded(stored));
         assert_eq!(fx.diffs.len(), 1);
         assert_eq!(replica.view().sessions().count(), 0);
+        assert!(fx.unreadable.is_some(), "a node can't go on without its own document");
     }
 }

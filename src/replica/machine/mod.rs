@@ -87,6 +87,8 @@ pub struct Replica {
     dials: Vec<DialTarget>,
     /// Why there is no link to a peer, where that is known.
     problems: BTreeMap<NodeId, String>,
+    /// See [`Stored::recovering`].
+    recovering: bool,
 }
 
 /// Where what is published came from.
@@ -178,6 +180,7 @@ impl Replica {
             reloading: BTreeSet::new(),
             dials: Vec::new(),
             problems: BTreeMap::new(),
+            recovering: stored.recovering,
         };
         let mut fx = Effects::default();
         for Loaded { document, view, changes } in loaded {
@@ -189,7 +192,7 @@ impl Replica {
             Some(fleet) => replica.fleet = fleet,
             None => replica.found_fleet(now, &mut fx),
         }
-        if !replica.documents.contains_key(&replica.own_document()) {
+        if !replica.documents.contains_key(&replica.own_document()) && !replica.recovering {
             let (document, mut applied) = Document::create_host(
                 replica.node,
                 EPOCH_FIRST,
@@ -254,7 +257,8 @@ impl Replica {
 
     /// Does everything that has become due; cheap when nothing has.
     fn settle(&mut self, now: Now, fx: &mut Effects) {
-        if self.documents.contains_key(&self.own_document()) {
+        self.recover(fx);
+        if self.may_carry_out() {
             self.carry_out(now, fx);
         }
         self.join_timed_out(now, fx);
@@ -277,9 +281,30 @@ impl Replica {
     /// Returns when [`Input::TimePassed`] has something to do next, by the monotonic clock.
     pub fn due(&self) -> Option<Duration> {
         let joining = self.joining.as_ref().map(|joining| joining.until);
-        let own = self.documents.contains_key(&self.own_document());
-        let host_work = self.host_work.due().filter(|_| own);
+        let host_work = self.host_work.due().filter(|_| self.may_carry_out());
         [self.exchange.due(), host_work, joining].into_iter().flatten().min()
+    }
+
+    /// Tells whether this node knows enough to purge and to seal what it hosts.
+    fn may_carry_out(&self) -> bool {
+        self.documents.contains_key(&self.own_document()) && !self.recovering
+    }
+
+    /// Ends the recovery from a damaged store once a peer is known to hold no more than this node.
+    fn recover(&mut self, fx: &mut Effects) {
+        if !self.recovering || !self.documents.contains_key(&self.own_document()) {
+            return;
+        }
+        let frontier = self.frontier();
+        let writes = |peer: &NodeId| self.members.get(peer).is_some_and(|m| m.role != Role::Reader);
+        let mut peers = self.exchange.greeted().into_iter().filter(writes);
+        let equal = peers.find(|peer| self.exchange.is_in_sync(peer, &frontier));
+        if let Some(peer) = equal {
+            tracing::info!(%peer, "has back what a damaged store had lost");
+            self.recovering = false;
+            fx.writes.push(Write::Recovering(false));
+            self.host_work.look_again();
+        }
     }
 
     /// Takes what a document has gained through the view to the subscribers, the store and the
@@ -435,6 +460,11 @@ impl Replica {
     /// Returns what people call this machine.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Tells whether what a damaged store had lost is still to be had back from peers.
+    pub fn is_recovering(&self) -> bool {
+        self.recovering
     }
 
     /// Returns how many peers have greeted.

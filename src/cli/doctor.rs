@@ -1,0 +1,170 @@
+//! Owns `sessionmesh doctor`.
+//!
+//! Must not know how the machine is looked at. Invariant: it changes nothing, and fails exactly if
+//! something is not as it has to be.
+
+use std::{net::SocketAddr, path::Path};
+
+use super::{args::Json, client::Client, failure::Failure, output::Output, printable::printable};
+use crate::{
+    clock, config,
+    daemon::{
+        doctor::{self, Check, State},
+        handle::{AgentState, Peer, Status},
+    },
+    replica::fold::Snapshot,
+};
+
+/// How far ahead a time may be before a clock is wrong, in milliseconds: five minutes.
+const AHEAD_MS_MAX: i64 = 5 * 60 * 1_000;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Where the daemon is to be reached by other machines
+    #[arg(long, value_name = "IP:PORT", default_value = config::LISTEN_DEFAULT)]
+    listen: SocketAddr,
+    /// Where the daemon is to offer its API
+    #[arg(long, value_name = "IP:PORT", default_value = config::HTTP_DEFAULT)]
+    http: SocketAddr,
+    #[command(flatten)]
+    json: Json,
+}
+
+pub async fn run(args: &Args, data_dir: &Path, mut out: Output) -> Result<(), Failure> {
+    let mut checks = doctor::look(data_dir, args.listen, args.http);
+    checks.extend(asked(data_dir).await);
+    if args.json.json {
+        out.json(&checks)?;
+    } else {
+        out.write(&text(&checks))?;
+    }
+    match checks.iter().filter(|check| check.state == State::Failed).count() {
+        0 => Ok(()),
+        failed => Err(Failure::Unwell(failed)),
+    }
+}
+
+/// Asks the daemon, if one answers, about what only it knows.
+async fn asked(data_dir: &Path) -> Vec<Check> {
+    let answer = async {
+        let client = Client::open(data_dir)?;
+        let status: Status = client.get(&["v1", "status"], &[]).await?.read()?;
+        let peers: Vec<Peer> = client.get(&["v1", "peers"], &[]).await?.read()?;
+        let view: Snapshot = client.get(&["v1", "view"], &[]).await?.read()?;
+        Ok::<_, Failure>((status, peers, view))
+    };
+    match answer.await {
+        Ok((status, peers, view)) => {
+            let mut checks = daemon(&status);
+            checks.extend(peers.iter().filter(|peer| !peer.revoked).map(peer_check));
+            if !peers.is_empty() && status.admins < 2 {
+                checks.push(Check::warning(
+                    "admins",
+                    format!("the fleet has {}", status.admins),
+                    "invite one more with --role admin: the only one can't be let in again by \
+                     another if it loses its disk",
+                ));
+            }
+            checks.push(clocks(&view, clock::wall_ms()));
+            checks
+        }
+        Err(failure @ Failure::Unreachable { .. }) => {
+            vec![Check::warning("daemon", failure.to_string(), &failure.hint().unwrap_or_default())]
+        }
+        Err(failure) => vec![Check::failed(
+            "daemon",
+            failure.to_string(),
+            &failure.hint().unwrap_or_else(|| "see its log".to_owned()),
+        )],
+    }
+}
+
+fn daemon(status: &Status) -> Vec<Check> {
+    let (theirs, ours) = (&status.version, env!("CARGO_PKG_VERSION"));
+    let mut checks = vec![if theirs == ours {
+        Check::ok("daemon", format!("version {theirs}, {} links", status.links))
+    } else {
+        let found = format!("it is of version {theirs}, this command of {ours}");
+        Check::warning("daemon", found, "restart it with the same program as this one")
+    }];
+    if status.recovering {
+        checks.push(Check::warning(
+            "recovery",
+            "what a damaged store had lost is not back yet; nothing is purged or ended here",
+            "start a peer that has been in the fleet for long, and let both connect",
+        ));
+    }
+    checks.extend(status.agents.iter().map(|agent| match agent.state {
+        AgentState::Connected => Check::ok("agent", format!("{} is followed", agent.url)),
+        AgentState::Connecting => {
+            Check::warning("agent", format!("{} is being reached", agent.url), "look again")
+        }
+        AgentState::Failed => {
+            let why = agent.problem.as_deref().unwrap_or("it can't be read");
+            let found = format!("{}: {why}", agent.url);
+            Check::warning("agent", found, "start it at that address, or restart without it")
+        }
+    }));
+    checks
+}
+
+fn peer_check(peer: &Peer) -> Check {
+    let name = &peer.name;
+    if peer.paused {
+        let remedy = format!("sessionmesh peer resume {name}");
+        return Check::warning("peer", format!("{name} is paused"), &remedy);
+    }
+    if !peer.connected {
+        let why = peer.problem.as_deref().unwrap_or("it has not been reached");
+        let found = format!("{name} is not connected: {why}");
+        let remedy = "start its daemon, and let one of the two reach the other's UDP port";
+        return Check::warning("peer", found, remedy);
+    }
+    if !peer.in_sync {
+        let remedy = "look again; if it lasts, see both logs";
+        return Check::warning("peer", format!("{name} does not hold the same yet"), remedy);
+    }
+    Check::ok("peer", format!("{name} is connected and holds the same"))
+}
+
+/// Looks for records from the future: this clock, or that of who wrote them, is wrong.
+fn clocks(view: &Snapshot, now_ms: i64) -> Check {
+    let sessions = view.sessions.iter().map(|it| it.created_at.max(it.updated_at));
+    let times = sessions.chain(view.workspaces.iter().map(|it| it.created_at));
+    let ahead_ms = times.max().unwrap_or(0).saturating_sub(now_ms);
+    if ahead_ms > AHEAD_MS_MAX {
+        let found = format!("a record is {} s ahead of this machine's clock", ahead_ms / 1_000);
+        return Check::warning("clocks", found, "set the clocks; only what is shown is wrong");
+    }
+    Check::ok("clocks", "no record is from the future")
+}
+
+fn text(checks: &[Check]) -> String {
+    let mut text = String::new();
+    for Check { name, state, found, remedy } in checks {
+        let state = match state {
+            State::Ok => "ok     ",
+            State::Warning => "warning",
+            State::Failed => "FAILED ",
+        };
+        text += &format!("{state}  {name}: {}\n", printable(found));
+        if let Some(remedy) = remedy {
+            text += &format!("         → {}\n", printable(remedy));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_remedy_stands_below_what_it_is_for() {
+        let checks = [Check::ok("git", "2.0"), Check::failed("store", "damaged", "repair it")];
+        assert_eq!(
+            text(&checks),
+            "ok       git: 2.0\nFAILED   store: damaged\n         → repair it\n"
+        );
+    }
+}

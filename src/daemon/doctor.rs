@@ -1,0 +1,215 @@
+//! Owns looking at what a daemon needs on its machine, whether it runs or not.
+//!
+//! Must not change anything, nor know how it is shown. Invariant: what is not as it has to be comes
+//! with what to do about it.
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpListener, UdpSocket},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use serde::Serialize;
+
+use super::{Error, repair};
+use crate::{
+    clock,
+    identity::{key, token},
+    store::{self, OpenError},
+    teardown,
+};
+
+/// Free space below which a store soon can't be written, in bytes.
+const SPACE_BYTES_MIN: u64 = 16 << 20;
+/// The first of January 2025, in milliseconds since the epoch: no clock is right that is before.
+const WALL_MS_MIN: i64 = 1_735_689_600_000;
+/// The files that nobody else may read.
+const PRIVATE: [&str; 4] = [store::FILE_NAME, key::FILE, token::FILE, teardown::HOOKS_FILE_NAME];
+
+/// How something stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// As it has to be.
+    Ok,
+    /// Good enough to run.
+    Warning,
+    /// Not as it has to be.
+    Failed,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What.
+    pub name: &'static str,
+    /// How it stands.
+    pub state: State,
+    /// What was found.
+    pub found: String,
+    /// What to do about it.
+    pub remedy: Option<String>,
+}
+
+impl Check {
+    /// Says that something is as it has to be.
+    pub fn ok(name: &'static str, found: impl Into<String>) -> Self {
+        Self { name, state: State::Ok, found: found.into(), remedy: None }
+    }
+
+    /// Says that something could be better.
+    pub fn warning(name: &'static str, found: impl Into<String>, remedy: &str) -> Self {
+        let (state, remedy) = (State::Warning, Some(remedy.to_owned()));
+        Self { name, state, found: found.into(), remedy }
+    }
+
+    /// Says that something is not as it has to be.
+    pub fn failed(name: &'static str, found: impl Into<String>, remedy: &str) -> Self {
+        let (state, remedy) = (State::Failed, Some(remedy.to_owned()));
+        Self { name, state, found: found.into(), remedy }
+    }
+}
+
+/// Looks at the folder and what is in it, at the machine, and, where no daemon has the store open,
+/// at the store and the ports.
+pub fn look(data_dir: &Path, listen: SocketAddr, http: SocketAddr) -> Vec<Check> {
+    let mut checks = vec![folder(data_dir)];
+    let in_use = if data_dir.join(key::FILE).exists() {
+        let (check, in_use) = store(data_dir);
+        checks.push(check);
+        in_use
+    } else {
+        false
+    };
+    if !in_use {
+        checks.push(port("peers' port", listen, "udp", UdpSocket::bind(listen).err()));
+        checks.push(port("API's port", http, "tcp", TcpListener::bind(http).err()));
+    }
+    checks.extend(space(data_dir));
+    checks.push(git());
+    checks.push(wall_clock());
+    checks
+}
+
+fn folder(data_dir: &Path) -> Check {
+    const NAME: &str = "data folder";
+    let shown = data_dir.display();
+    let mode = |path: &Path| fs::metadata(path).map(|it| it.permissions().mode() & 0o7777);
+    let Ok(folder) = mode(data_dir) else {
+        let remedy = "start a daemon with `sessionmesh serve`, which makes it";
+        return Check::warning(NAME, format!("{shown} is not there yet"), remedy);
+    };
+    if folder & 0o077 != 0 {
+        let found = format!("{shown} has mode {folder:04o}: others on this machine can open it");
+        return Check::failed(NAME, found, &format!("chmod 700 '{shown}'"));
+    }
+    for name in PRIVATE {
+        let path = data_dir.join(name);
+        if let Ok(mode) = mode(&path)
+            && mode & 0o077 != 0
+        {
+            let shown = path.display();
+            let found = format!("{shown} has mode {mode:04o}: others on this machine can open it");
+            return Check::failed(NAME, found, &format!("chmod 600 '{shown}'"));
+        }
+    }
+    let mut aside: Vec<_> = fs::read_dir(data_dir).into_iter().flatten().flatten().collect();
+    let is_aside = format!("{}{}", store::FILE_NAME, store::ASIDE);
+    aside.retain(|entry| entry.file_name().to_string_lossy().starts_with(&is_aside));
+    match aside.len() {
+        0 => Check::ok(NAME, format!("{shown}, closed to others")),
+        kept => Check::warning(
+            NAME,
+            format!("{shown} still holds {kept} damaged stores that were repaired"),
+            &format!("once nothing is missed: rm '{shown}'/{is_aside}*"),
+        ),
+    }
+}
+
+/// Looks at the store; tells whether a daemon has it open.
+fn store(data_dir: &Path) -> (Check, bool) {
+    const NAME: &str = "store";
+    match repair::look(data_dir) {
+        Ok(report) if report.damaged => {
+            let found = format!("damaged: {}", report.lost.join("; "));
+            (Check::failed(NAME, found, "sessionmesh repair"), false)
+        }
+        Ok(report) => (Check::ok(NAME, format!("sound: {}", report.kept.join("; "))), false),
+        Err(Error::Open(OpenError::InUse { .. })) => {
+            (Check::ok(NAME, "open in a daemon, which has verified it at its start"), true)
+        }
+        Err(error) => {
+            (Check::failed(NAME, error.to_string(), "do what the line before says"), false)
+        }
+    }
+}
+
+fn port(name: &'static str, at: SocketAddr, kind: &str, error: Option<std::io::Error>) -> Check {
+    match error {
+        None => Check::ok(name, format!("{at}/{kind} is free")),
+        Some(error) => Check::failed(
+            name,
+            format!("{at}/{kind} can't be had: {error}"),
+            "stop the program that has it, or start the daemon with another --listen or --http",
+        ),
+    }
+}
+
+fn space(data_dir: &Path) -> Option<Check> {
+    const NAME: &str = "space";
+    let found = rustix::fs::statvfs(data_dir).ok()?;
+    let free = found.f_bavail.saturating_mul(found.f_frsize);
+    let told = format!("{} MiB free", free >> 20);
+    Some(if free < SPACE_BYTES_MIN {
+        Check::failed(NAME, told, "make room: a daemon that can't write stops")
+    } else {
+        Check::ok(NAME, told)
+    })
+}
+
+fn git() -> Check {
+    const NAME: &str = "git";
+    let out = Command::new("git").arg("--version").stdin(Stdio::null()).output();
+    match out {
+        Ok(out) if out.status.success() => {
+            Check::ok(NAME, String::from_utf8_lossy(&out.stdout).trim().to_owned())
+        }
+        _ => Check::warning(
+            NAME,
+            "it can't be run: no workspace of kind `worktree` can be ended here",
+            "install git where the daemon's PATH finds it",
+        ),
+    }
+}
+
+fn wall_clock() -> Check {
+    const NAME: &str = "clock";
+    if clock::wall_ms() < WALL_MS_MIN {
+        let found = "this machine's clock is years behind: times that are shown are wrong";
+        return Check::warning(NAME, found, "set it; nothing else depends on it");
+    }
+    Check::ok(NAME, "plausible; nothing but what is shown of time depends on it")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_is_wrong_comes_with_what_to_do_about_it() {
+        let outer = tempfile::tempdir().unwrap();
+        let dir = outer.path().join("data");
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let free = "127.0.0.1:0".parse().unwrap();
+        let looked = look(&dir, free, taken.local_addr().unwrap());
+        let state = |name| looked.iter().find(|check| check.name == name).unwrap().state;
+        assert_eq!(state("data folder"), State::Warning);
+        assert_eq!(state("peers' port"), State::Ok);
+        assert_eq!(state("API's port"), State::Failed);
+        for check in &looked {
+            assert_eq!(check.remedy.is_none(), check.state == State::Ok, "{check:?}");
+        }
+    }
+}
