@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 
 pub use self::write::{SessionFields, Writer};
 use super::{
-    super::ids::{NodeId, SessionId, WorkspaceId},
+    super::ids::{Fingerprint, NodeId, SessionId, WorkspaceId},
     Applied, Document, Places as AllPlaces,
 };
 
@@ -36,6 +36,7 @@ pub type Done = Result<(), AutomergeError>;
 /// Where things are in a host document; cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Places {
+    host: Fingerprint,
     workspaces: ObjId,
     buckets: Arc<[ObjId]>,
 }
@@ -57,14 +58,20 @@ pub fn genesis(tx: &mut Transaction<'_>, host: NodeId, epoch: u32) -> Done {
 impl Places {
     /// Finds them; `None` if this is not the named host's document.
     pub fn find(automerge: &Automerge, host: NodeId, epoch: u32) -> Option<Self> {
-        let meta = map_at(automerge, &ROOT, "meta")?;
+        let meta = only_map_at(automerge, &ROOT, "meta")?;
         let named = text_at(automerge, &meta, "host")? == host.to_string()
             && int_at(automerge, &meta, "epoch")? == i64::from(epoch);
-        let sessions = map_at(automerge, &ROOT, "sessions")?;
+        let sessions = only_map_at(automerge, &ROOT, "sessions")?;
         let buckets = (0..BUCKETS)
-            .map(|bucket| map_at(automerge, &sessions, &bucket_key(bucket)))
+            .map(|bucket| only_map_at(automerge, &sessions, &bucket_key(bucket)))
             .collect::<Option<_>>()?;
-        named.then_some(Self { workspaces: map_at(automerge, &ROOT, "workspaces")?, buckets })
+        let workspaces = only_map_at(automerge, &ROOT, "workspaces")?;
+        named.then_some(Self { host: host.fingerprint(), workspaces, buckets })
+    }
+
+    /// Returns the fingerprint of the host.
+    pub fn host(&self) -> Fingerprint {
+        self.host
     }
 
     fn bucket(&self, id: &SessionId) -> &ObjId {
@@ -149,6 +156,14 @@ pub fn map_at(automerge: &impl ReadDoc, object: &ObjId, key: &str) -> Option<Obj
         (Value::Object(ObjType::Map), id) => Some(id),
         _ => None,
     }
+}
+
+/// Returns the map at a key where nothing else is.
+pub fn only_map_at(automerge: &impl ReadDoc, object: &ObjId, key: &str) -> Option<ObjId> {
+    let [(Value::Object(ObjType::Map), id)] = &automerge.get_all(object, key).ok()?[..] else {
+        return None;
+    };
+    Some(id.clone())
 }
 
 /// Returns all maps at a key, ascending: several, where nodes made one at once.
