@@ -4,11 +4,14 @@
 //! teardowns wait until the writes beside them are durable.
 
 mod commit;
-mod compact;
+pub mod compact;
+pub mod durable;
+pub mod engine;
 pub mod handle;
 pub mod hub;
 mod looping;
 mod removal;
 mod run;
+mod survey;
 
 pub use run::{Error, Ready, Settings, run};

@@ -12,11 +12,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     commit::Committer,
-    compact::Compaction,
+    compact,
+    engine::{self, Engine},
     handle::{Handle, RequestError},
-    hub::{Hub, Published},
+    hub::Hub,
     looping::{Loop, Shells},
     removal::ByOpencode,
+    survey,
 };
 use crate::{
     agent::{bridge, opencode},
@@ -28,7 +30,7 @@ use crate::{
         effect::Startup,
         ids::{FleetId, NodeId, StartId},
         invite::Ticket,
-        machine::{OpenError as ReplicaError, Replica},
+        machine::OpenError as ReplicaError,
     },
     store::{self, Store},
     teardown,
@@ -122,16 +124,14 @@ pub async fn run(
 ) -> Result<(), Error> {
     let join = settings.join.as_deref().map(ticket::decode).transpose()?;
     let store = Arc::new(Store::open(&settings.data_dir)?);
-    let stored = store.load()?;
     // A node that has lost its key must not go on as another one with the same state.
-    let key = Arc::new(match stored.fleet {
+    let key = Arc::new(match store.fleet()? {
         Some(_) => NodeKey::load(&settings.data_dir)?,
         None => NodeKey::load_or_create(&settings.data_dir)?,
     });
     let token = Token::load_or_create(&settings.data_dir)?;
     let start = StartId(random());
     let clock = Clock::new();
-    let journal = store.journal()?.into_iter().map(|entry| (entry.cursor, entry.body)).collect();
     let startup = Startup {
         node: key.node(),
         name: settings.name.clone(),
@@ -141,8 +141,12 @@ pub async fn run(
         servers: settings.opencode.iter().map(|client| client.address().to_string()).collect(),
         keyring: key.clone(),
     };
-    let (replica, effects) = Replica::open(startup, stored, clock.now()).map_err(|source| {
-        Error::Replica { path: settings.data_dir.join(store::FILE_NAME), source }
+    let opened = Engine::open(&store, startup, clock.now(), compact::Limits::default());
+    let engine::Opened { engine, effects, journal } = opened.map_err(|error| match error {
+        engine::OpenError::Store(error) => Error::Store(error),
+        engine::OpenError::Replica(source) => {
+            Error::Replica { path: settings.data_dir.join(store::FILE_NAME), source }
+        }
     })?;
     let config = transport::Config {
         listen: settings.listen,
@@ -154,15 +158,13 @@ pub async fn run(
     };
     let (transport, events) = Transport::bind(config)?;
     let transport = Arc::new(transport);
-    let hub = Arc::new(Hub::new(published(&replica), journal));
+    let hub = Arc::new(Hub::new(engine.published(), journal));
     let (handle, requests) = Handle::new(hub.clone());
     let listeners = api::Listeners::bind(settings.http, &settings.data_dir).await?;
 
-    let (node, fleet) = (replica.node(), replica.fleet());
+    let (node, fleet) = (engine.replica().node(), engine.replica().fleet());
     let (told_sender, told) = tokio::sync::mpsc::unbounded_channel();
     let committer = Committer::start(store.clone(), transport.clone(), told_sender);
-    let mut compaction = Compaction::default();
-    compaction.note(store.backlogs()?);
     let quic = transport.local_addr().unwrap_or(settings.listen);
     let mut teardown = teardown::Config::new(settings.data_dir.clone());
     teardown.roots.clone_from(&settings.teardown_roots);
@@ -172,10 +174,10 @@ pub async fn run(
         .map(|client| Arc::new(ByOpencode::new(client.clone())) as Arc<dyn teardown::Remover>)
         .collect();
     let teardown = Arc::new(teardown);
-    let shells =
-        Shells { hub, transport: transport.clone(), committer, compaction, store, teardown };
-    let mut looping = Loop::new(replica, clock, shells);
-    looping.carry_out(effects);
+    let ending = teardown.clone();
+    let receipts = handle.receipts().clone();
+    let shells = Shells { hub, transport: transport.clone(), committer, store, teardown, receipts };
+    let looping = Loop::new(engine, effects, clock, shells);
     let stopping = CancellationToken::new();
     let mut looped = tokio::spawn(looping.run(requests, events, told, stopping.clone()));
 
@@ -193,14 +195,17 @@ pub async fn run(
         let stop = no_more_requests.clone();
         tokio::spawn(async move { api.serve(listeners, stop).await })
     };
+    let anchors = Arc::new(bridge::Anchors::new(&settings.data_dir));
     let bridges: Vec<tokio::task::JoinHandle<()>> = settings
         .opencode
         .iter()
         .map(|client| {
             let stop = no_more_requests.clone();
-            tokio::spawn(bridge::run(client.clone(), handle.clone(), node, stop))
+            let (client, handle, anchors) = (client.clone(), handle.clone(), anchors.clone());
+            tokio::spawn(bridge::run(client, handle, node, anchors, stop))
         })
         .collect();
+    let surveying = tokio::spawn(survey::run(handle.clone(), node, no_more_requests.clone()));
     let mut ended = None;
     let lived = tokio::select! {
         biased;
@@ -212,10 +217,14 @@ pub async fn run(
         Err(error) = live(&settings, &handle, said, join, ready) => Err(error),
     };
     no_more_requests.cancel();
+    handle.receipts().send_replace(true);
     for bridge in bridges {
         if let Err(error) = bridge.await {
             tracing::error!(%error, "a bridge has panicked");
         }
+    }
+    if let Err(error) = surveying.await {
+        tracing::error!(%error, "the survey of worktrees has panicked");
     }
     if let Err(error) = serving.await {
         tracing::error!(%error, "the local API has panicked");
@@ -225,6 +234,9 @@ pub async fn run(
         Some(ended) => ended,
         None => looped.await,
     };
+    if let Err(error) = tokio::task::spawn_blocking(move || ending.stop()).await {
+        tracing::error!(%error, "the hooks are not stopped");
+    }
     transport.shutdown().await;
     lived.and(ended.expect("the loop does not panic").map_err(Error::from))
 }
@@ -263,10 +275,4 @@ async fn announce(settings: &Settings, handle: &Handle, addresses: &BTreeSet<Str
     if let Err(error) = handle.command(Command::Announce { name, addresses }).await {
         tracing::debug!(%error, "name and addresses are not announced");
     }
-}
-
-/// Returns a replica's present view, to be published whole.
-pub(super) fn published(replica: &Replica) -> Published {
-    let (sessions, workspaces) = replica.records();
-    Published { cursor: replica.cursor(), digest: replica.digest(), sessions, workspaces }
 }

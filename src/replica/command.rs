@@ -6,8 +6,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ids::{NodeId, OperationId, SessionId, WorkspaceId},
-    record::{Extra, Role, Session, TeardownAction, Workspace},
+    ids::{NodeId, OperationId, ReceiptId, SessionId, WorkspaceId},
+    receipt::Receipt,
+    record::{Extra, GitState, Role, Session, TeardownAction, Workspace},
 };
 
 /// Names a record the way a person does: an id and, where two hosts have it, the host.
@@ -217,6 +218,8 @@ pub enum Command {
     /// Tells that an agent has these sessions of this host no more; said of a session that is not
     /// deleted here, it means nothing.
     AgentGone(Vec<SessionId>),
+    /// Asks how far a delete has come that was asked for here; those who have not told are asked.
+    Receipt(ReceiptId),
     /// Makes a one-time ticket for a new member.
     Invite {
         /// What the new member may do.
@@ -251,13 +254,18 @@ pub struct SessionDeleted {
     /// The act, by which it can be undone; `null` when dry.
     pub operation: Option<OperationId>,
     /// What tells who has applied it; `null` when nothing was written.
-    pub receipt: Option<String>,
+    pub receipt: Option<ReceiptId>,
     /// The session afterwards.
     pub session: Session,
     /// It and the children that were alive until now.
     pub sessions_deleted: Vec<Session>,
     /// Whether its workspace has gone with it.
     pub workspace_vacated: bool,
+    /// The workspace that has gone with it; `null` where none has.
+    pub workspace: Option<Workspace>,
+    /// How that workspace's git worktree stands, as its host last reported; `null` where it is
+    /// none.
+    pub git_state: Option<GitState>,
     /// Whether it had been deleted before.
     pub already_deleted: bool,
     /// Whether nothing was changed on purpose.
@@ -270,9 +278,11 @@ pub struct WorkspaceDeleted {
     /// The act, by which it can be undone; `null` when nothing was written.
     pub operation: Option<OperationId>,
     /// What tells who has applied it; `null` when nothing was written.
-    pub receipt: Option<String>,
+    pub receipt: Option<ReceiptId>,
     /// The workspace afterwards.
     pub workspace: Workspace,
+    /// How its git worktree stands, as its host last reported; `null` where it is none.
+    pub git_state: Option<GitState>,
     /// The sessions that were alive in it, and their children.
     pub sessions_deleted: Vec<Session>,
     /// Whether it had been deleted before.
@@ -305,6 +315,8 @@ pub enum Reply {
     WorkspaceDeleted(Box<WorkspaceDeleted>),
     /// A delete was undone.
     Restored(Restored),
+    /// How far a delete has come.
+    Receipt(Box<Receipt>),
     /// A list was taken in.
     Imported(Imported),
     /// A ticket was made.
@@ -329,6 +341,9 @@ pub enum Refusal {
     /// No delete of that name has left anything to restore.
     #[error("operation {0} has nothing to restore")]
     OperationNotFound(OperationId),
+    /// No delete was asked for here under that receipt, or too long ago.
+    #[error("receipt {0} is not known here")]
+    ReceiptNotFound(ReceiptId),
     /// The id exists on several hosts.
     #[error("{id} exists on several hosts: {}", hosts.join(", "))]
     AmbiguousId {
@@ -443,6 +458,7 @@ impl Refusal {
             Self::SessionNotFound(_) => "session_not_found",
             Self::WorkspaceNotFound(_) => "workspace_not_found",
             Self::OperationNotFound(_) => "operation_not_found",
+            Self::ReceiptNotFound(_) => "receipt_not_found",
             Self::AmbiguousId { .. } => "ambiguous_id",
             Self::IdTaken { .. } => "id_taken",
             Self::IdSpent { .. } => "id_spent",

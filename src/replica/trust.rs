@@ -107,13 +107,21 @@ impl Trust {
         self.authors.get(fingerprint).map(|author| author.node)
     }
 
+    /// Lists the nodes that are or were members.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> {
+        self.authors.values().map(|author| author.node)
+    }
+
     /// Tells how an actor's changes to a document stand.
     pub fn standing(&self, document: &DocumentId, actor: &ActorBytes) -> Standing {
         match self.authors.get(&fingerprint(actor)) {
             Some(author) if !author.writes => Standing::Reader,
             Some(author) => {
                 let extent = || self.attested.get(&(*document, *actor)).copied();
-                Standing::Writer(author.node, author.revoked.then(extent))
+                // Of admins that revoke each other, not knowing of each other, both count: so what
+                // a revoked node writes of members is taken, or the fleet would fall in two.
+                let is_bounded = author.revoked && document.host().is_some();
+                Standing::Writer(author.node, is_bounded.then(extent))
             }
             None => match self.attested_by_host.get(&(*document, *actor)) {
                 Some(extent) => Standing::Attested(*extent),

@@ -18,8 +18,8 @@ use std::{
 };
 
 use redb::{
-    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction,
-    backends::FileBackend,
+    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableHandle as _,
+    WriteTransaction, backends::FileBackend,
 };
 
 use self::{
@@ -28,8 +28,8 @@ use self::{
     folder::Folder,
     ledger::Ledger,
     tables::{
-        CHANGES, INVITES, JOURNAL, PAUSED, SCHEMA, SETTING_FLEET, SETTING_SCHEMA, SETTINGS,
-        SNAPSHOTS, VOUCHERS,
+        CHANGES, INVITES, JOURNAL, PAUSED, RECEIPTS, SCHEMA, SETTING_FLEET, SETTING_SCHEMA,
+        SETTINGS, SNAPSHOTS, VOUCHERS,
     },
 };
 pub use self::{
@@ -149,10 +149,7 @@ impl Store {
     pub fn load(&self) -> Result<Stored, Error> {
         self.read(|transaction| {
             let mut stored = Stored { documents: documents(transaction)?, ..Stored::default() };
-            if let Some(fleet) = transaction.open_table(SETTINGS)?.get(SETTING_FLEET)? {
-                let fleet = fleet.value().try_into().map_err(|_| Fault::Table("settings"))?;
-                stored.fleet = Some(FleetId(fleet));
-            }
+            stored.fleet = fleet(transaction)?;
             for entry in transaction.open_table(PAUSED)?.iter()? {
                 stored.paused.insert(NodeId(*entry?.0.value()));
             }
@@ -162,9 +159,18 @@ impl Store {
                 let invite = invite.map_err(|_| Fault::Table("invites"))?;
                 stored.invites.push((*secret_hash.value(), invite));
             }
+            for entry in transaction.open_table(RECEIPTS)?.iter()? {
+                let receipt = serde_json::from_slice(entry?.1.value());
+                stored.receipts.push(receipt.map_err(|_| Fault::Table("receipts"))?);
+            }
             (stored.cursor, stored.digest) = journal::read_last(transaction)?;
             Ok(stored)
         })
+    }
+
+    /// Reads which fleet the node belongs to; `None` before its first start has come to that.
+    pub fn fleet(&self) -> Result<Option<FleetId>, Error> {
+        self.read(fleet)
     }
 
     /// Reads the published diffs that are still kept, oldest first.
@@ -273,7 +279,7 @@ fn set_up(database: &Database) -> Result<(), Fault> {
         let schema = settings.get(SETTING_SCHEMA)?.ok_or(Fault::Table("settings"))?;
         let schema = schema.value().try_into().map_err(|_| Fault::Table("settings"))?;
         return match u32::from_be_bytes(schema) {
-            SCHEMA => Ok(()),
+            SCHEMA => add_tables(database, &transaction),
             found if found > SCHEMA => Err(Fault::Newer(found)),
             _ => Err(Fault::Table("settings")),
         };
@@ -284,9 +290,27 @@ fn set_up(database: &Database) -> Result<(), Fault> {
     transaction.open_table(VOUCHERS)?;
     transaction.open_table(JOURNAL)?;
     transaction.open_table(INVITES)?;
+    transaction.open_table(RECEIPTS)?;
     transaction.open_table(PAUSED)?;
     transaction.open_table(SETTINGS)?.insert(SETTING_SCHEMA, SCHEMA.to_be_bytes().as_slice())?;
     Ok(transaction.commit()?)
+}
+
+/// Makes the tables that a store of an earlier version of the same schema lacks.
+fn add_tables(database: &Database, present: &ReadTransaction) -> Result<(), Fault> {
+    if present.list_tables()?.any(|table| table.name() == RECEIPTS.name()) {
+        return Ok(());
+    }
+    let transaction = database.begin_write()?;
+    transaction.open_table(RECEIPTS)?;
+    Ok(transaction.commit()?)
+}
+
+fn fleet(transaction: &ReadTransaction) -> Result<Option<FleetId>, Fault> {
+    let settings = transaction.open_table(SETTINGS)?;
+    let Some(fleet) = settings.get(SETTING_FLEET)? else { return Ok(None) };
+    let fleet = fleet.value().try_into().map_err(|_| Fault::Table("settings"))?;
+    Ok(Some(FleetId(fleet)))
 }
 
 fn documents(transaction: &ReadTransaction) -> Result<Vec<StoredDocument>, Fault> {
@@ -373,6 +397,13 @@ fn apply(transaction: &WriteTransaction, ledger: &mut Ledger, write: &Write) -> 
         }
         Write::Invite { secret_hash, invite: None } => {
             transaction.open_table(INVITES)?.remove(secret_hash)?;
+        }
+        Write::Receipt { id, receipt: Some(receipt) } => {
+            let json = serde_json::to_vec(receipt).expect("a receipt has a JSON form");
+            transaction.open_table(RECEIPTS)?.insert(id.as_str(), json.as_slice())?;
+        }
+        Write::Receipt { id, receipt: None } => {
+            transaction.open_table(RECEIPTS)?.remove(id.as_str())?;
         }
     }
     Ok(())

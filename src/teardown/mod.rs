@@ -11,6 +11,8 @@ mod git;
 mod hook;
 mod place;
 mod problem;
+mod running;
+pub mod survey;
 #[cfg(test)]
 mod testing;
 mod worktree;
@@ -18,20 +20,26 @@ mod worktree;
 use std::{
     fmt::Debug,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use ledger::{Entry, Ledger, Step};
 
 use crate::replica::{
     effect::{TeardownDue, TeardownOutcome},
-    record::Workspace,
+    record::{KIND_WORKTREE, Workspace},
 };
 
+/// How long the daemon's stop waits for hooks: the grace that a program has, and a little.
+const STOP_WITHIN: Duration = Duration::from_secs(3);
+/// How often it is seen whether they have ended.
+const STOP_POLL: Duration = Duration::from_millis(10);
 /// The kind of workspaces that are folders somebody else looks after.
 const KIND_DIRECTORY: &str = "directory";
-/// The kind of workspaces that are git worktrees.
-const KIND_WORKTREE: &str = "worktree";
 
 /// Someone else who removes some workspaces, and must be asked to: the agent that made them.
 pub trait Remover: Debug + Send + Sync {
@@ -59,6 +67,9 @@ pub struct Config {
     /// Asked in order; the first that claims a worktree removes it.
     pub removers: Vec<Arc<dyn Remover>>,
     ledger: Ledger,
+    stopping: AtomicBool,
+    /// How many hooks run.
+    hooks: AtomicUsize,
 }
 
 impl Config {
@@ -71,7 +82,23 @@ impl Config {
             home: std::env::home_dir().filter(|home| home.is_absolute()),
             removers: Vec::new(),
             ledger,
+            stopping: AtomicBool::new(false),
+            hooks: AtomicUsize::new(0),
         }
+    }
+
+    /// Ends the hooks that run: what they were to end is ended at the next start. Blocks for as
+    /// long as a program may take that is told to stop, no longer.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        let until = Instant::now() + STOP_WITHIN;
+        while self.hooks.load(Ordering::SeqCst) > 0 && Instant::now() < until {
+            std::thread::sleep(STOP_POLL);
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
     }
 
     fn remover(&self, workspace: &Workspace) -> Option<&dyn Remover> {
@@ -108,7 +135,8 @@ pub fn end(due: &TeardownDue, occupants: &[Occupant], config: &Config) -> Teardo
                 workspace = %id, incarnation, action = ?due.action, kind = ?workspace.kind,
                 ?directory, ?branch, ?commit, "workspace was ended",
             );
-            (entry, TeardownOutcome::Gone)
+            let done = done(&entry);
+            (entry, TeardownOutcome::Done(done))
         }
         Err(problem) => {
             let reason = problem.reason();
@@ -124,6 +152,25 @@ pub fn end(due: &TeardownDue, occupants: &[Occupant], config: &Config) -> Teardo
     outcome
 }
 
+/// Says what was done, to those who look at it from elsewhere.
+fn done(entry: &Entry) -> String {
+    let Some(directory) = &entry.directory else { return "there was nothing to remove".to_owned() };
+    match entry.kind.as_str() {
+        KIND_DIRECTORY => format!("forgot it; the files in {directory} stay"),
+        KIND_WORKTREE => {
+            let of = entry.repository.as_ref();
+            let of = of.map(|path| format!(" of {}", path.display())).unwrap_or_default();
+            let kept = match (&entry.branch, &entry.commit) {
+                (Some(branch), Some(commit)) => format!("; branch {branch} stays, at {commit}"),
+                (None, Some(commit)) => format!("; it was at {commit}, on no branch"),
+                _ => String::new(),
+            };
+            format!("removed the worktree {directory}{of}{kept}")
+        }
+        kind => format!("the hook for {kind} has ended {directory}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,7 +184,9 @@ mod tests {
         let repository = Repository::new();
         let directory = repository.path("w");
         let due = due(KIND_DIRECTORY, directory.to_str(), TeardownAction::Force);
-        assert_eq!(end(&due, &[], &repository.config), TeardownOutcome::Gone);
+        let outcome = end(&due, &[], &repository.config);
+        let TeardownOutcome::Done(done) = outcome else { panic!("{outcome:?}") };
+        assert!(done.starts_with("forgot it"), "{done}");
         assert!(directory.join("file").exists() && repository.lists("w"));
     }
 
@@ -145,7 +194,8 @@ mod tests {
     fn a_worktree_that_is_nowhere_is_gone() {
         let repository = Repository::new();
         let due = due(KIND_WORKTREE, None, TeardownAction::Retry);
-        assert_eq!(end(&due, &[], &repository.config), TeardownOutcome::Gone);
+        let done = "there was nothing to remove".to_owned();
+        assert_eq!(end(&due, &[], &repository.config), TeardownOutcome::Done(done));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use sessionmesh::{
         command::{Command, NewWorkspace, Refusal, Reply},
         diff::{CauseKind, Event as Told},
         effect::{Effects, Input, Now, RequestId, Startup, TeardownDue, Write},
-        ids::{DocumentId, NodeId, StartId},
+        ids::{ChangeHash, DocumentId, NodeId, StartId},
         machine::Replica,
         voucher::Voucher,
     },
@@ -79,7 +79,11 @@ impl World {
         }
         linked.agree();
         let founded = WORKSPACES.map(|id| Event::Founded(id.to_owned())).into();
-        let founding = Change { bytes: Vec::new(), author: HOST, knew: 1, events: founded };
+        // All know it from the beginning, so that nobody is ever sent it.
+        let voucher =
+            Voucher { actor: [0; 20], seq: 1, hash: ChangeHash([0; 32]), signature: [0; 64] };
+        let founding =
+            Change { bytes: Vec::new(), voucher, author: HOST, knew: 1, events: founded };
         let nodes = linked.nodes.into_iter().map(|node| {
             Arc::new(Node {
                 replica: node.replica,

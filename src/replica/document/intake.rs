@@ -251,12 +251,9 @@ impl Document {
         self.vouchers
             .pending
             .extend(checked.into_iter().map(|voucher| ((voucher.actor, voucher.seq), voucher)));
-        let ready = match admitted {
-            Ok(ready) => ready,
-            Err(_) => {
-                self.vouchers.pending.clear();
-                return Err(ApplyError::TooManyOrphans { document });
-            }
+        let Ok(ready) = admitted else {
+            self.vouchers.pending.clear();
+            return Err(ApplyError::TooManyOrphans { document });
         };
         let judged = guard::contained(|| self.judge(&ready, &reached, trust, &mut left_out));
         let judged = judged.map_err(|_| ApplyError::Panicked { document })?;
@@ -269,6 +266,25 @@ impl Document {
         let ready = self.complete(ready, refused);
         let applied = self.apply_ready(&ready, &decoded)?;
         Ok(Applied { left_out, ..applied })
+    }
+
+    /// Returns the change of an actor that waits at a place.
+    fn waiting(&self, actor: &ActorBytes, seq: u64) -> Option<&Change> {
+        self.orphans
+            .iter()
+            .find(|change| change.seq() == seq && actor_in(change.actor_id()) == *actor)
+    }
+
+    /// Lists what the sync protocol is to ask for by name: what is missing, and not what waits for it.
+    pub(super) fn needs(&self, heads: &[ChangeHash]) -> Vec<ChangeHash> {
+        let waits: BTreeSet<_> = self.orphans.iter().map(Change::hash).collect();
+        let missing: BTreeSet<_> = heads
+            .iter()
+            .chain(self.orphans.missing())
+            .copied()
+            .filter(|hash| !waits.contains(hash))
+            .collect();
+        missing.into_iter().collect()
     }
 
     /// Finds which changes a voucher reaches, and checks the vouchers; one for each actor.
@@ -293,42 +309,58 @@ impl Document {
             let Some((&seq, last)) = of_actor.last_key_value() else { continue };
             let count = of_actor.len() as u64;
             let hash = hash_in(&last.hash());
-            let voucher = vouchers
-                .iter()
-                .find(|voucher| (voucher.actor, voucher.seq, voucher.hash) == (actor, seq, hash));
             let standing = trust.standing(&self.id, &actor);
-            match standing {
-                Standing::Unknown => left_out.unknown += count,
-                Standing::Reader => left_out.reader += count,
+            let by = match standing {
+                Standing::Unknown => {
+                    left_out.unknown += count;
+                    continue;
+                }
+                Standing::Reader => {
+                    left_out.reader += count;
+                    continue;
+                }
                 Standing::Writer(_, Some(extent)) if extent.is_none_or(|e| e.seq < seq) => {
                     left_out.revoked += count;
+                    continue;
                 }
                 Standing::Attested(extent) if extent.seq != seq || extent.hash != hash => {
                     left_out.unknown += count;
+                    continue;
                 }
-                Standing::Writer(..) | Standing::Attested(_) => {
-                    let Some(voucher) = voucher else {
-                        if coverage == Coverage::Whole {
-                            return Err(Untrusted::Unvouched);
-                        }
-                        left_out.unvouched += count;
-                        continue;
-                    };
-                    if let Standing::Writer(node, _) = standing
-                        && !self.vouchers.is_known(voucher)
-                        && !trust.is_by(voucher, &self.id, &node)
-                    {
-                        return Err(Untrusted::Forged);
-                    }
-                    checked.push(*voucher);
-                    let chain = chain(&of_actor);
-                    if (chain.len() as u64) < count && coverage == Coverage::Whole {
-                        return Err(Untrusted::Unlinked);
-                    }
-                    left_out.unvouched += count - chain.len() as u64;
-                    reached.extend(chain);
+                Standing::Writer(node, _) => Some(node),
+                Standing::Attested(_) => None,
+            };
+            let of_this = vouchers.iter().filter(|voucher| voucher.actor == actor);
+            let names = |voucher: &&Voucher| {
+                let change = of_actor.get(&voucher.seq);
+                change.is_some_and(|change| hash_in(&change.hash()) == voucher.hash)
+            };
+            let mut words: BTreeMap<u64, &Voucher> = BTreeMap::new();
+            for voucher in of_this.filter(names) {
+                if let Some(node) = by
+                    && !self.vouchers.is_known(voucher)
+                    && !trust.is_by(voucher, &self.id, &node)
+                {
+                    return Err(Untrusted::Forged);
                 }
+                words.insert(voucher.seq, voucher);
             }
+            if coverage == Coverage::Whole && !words.contains_key(&seq) {
+                return Err(Untrusted::Unvouched);
+            }
+            let waiting = |seq: u64| match coverage {
+                Coverage::Whole => None,
+                Coverage::Gaps => self.waiting(&actor, seq),
+            };
+            let here = follow(&of_actor, &words, waiting);
+            if (here.len() as u64) < count {
+                if coverage == Coverage::Whole {
+                    return Err(Untrusted::Unlinked);
+                }
+                left_out.unvouched += count - here.len() as u64;
+            }
+            checked.extend(words.into_values().copied());
+            reached.extend(here);
         }
         Ok((reached, checked))
     }
@@ -481,18 +513,23 @@ impl Document {
     }
 }
 
-/// Follows an actor's changes back from the last, for as long as each names the one before it.
-fn chain(of_actor: &BTreeMap<u64, &Change>) -> Vec<ChangeHash> {
-    let mut chain: Vec<ChangeHash> = Vec::new();
-    let mut next: Option<&Change> = None;
+/// Follows an actor's changes back from those that are vouched for, by themselves or since one that
+/// waits names them, for as long as each names the one before it.
+fn follow<'a>(
+    of_actor: &BTreeMap<u64, &'a Change>,
+    words: &BTreeMap<u64, &Voucher>,
+    waiting: impl Fn(u64) -> Option<&'a Change>,
+) -> BTreeSet<ChangeHash> {
+    let mut reached = BTreeSet::new();
     for (seq, change) in of_actor.iter().rev() {
-        let follows =
-            next.is_none_or(|next| next.seq() == seq + 1 && next.deps().contains(&change.hash()));
-        if !follows {
-            break;
+        let names = |next: &Change| next.deps().contains(&change.hash());
+        let next = of_actor.get(&(seq + 1)).filter(|next| reached.contains(&next.hash()));
+        let is_reached = words.contains_key(seq)
+            || next.is_some_and(|next| names(next))
+            || waiting(seq + 1).is_some_and(names);
+        if is_reached {
+            reached.insert(change.hash());
         }
-        chain.push(change.hash());
-        next = Some(change);
     }
-    chain
+    reached
 }

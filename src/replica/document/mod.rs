@@ -6,6 +6,7 @@
 
 mod authority;
 mod fleet;
+mod history;
 mod host;
 mod intake;
 mod orphans;
@@ -14,8 +15,9 @@ mod touched;
 use std::collections::BTreeSet;
 
 use automerge::{ActorId, Automerge, Change, ExpandedChange, transaction::CommitOptions};
-pub use host::{Done as Written, SessionFields, Writer as HostWriter};
 pub use authority::Overreach;
+pub use history::{History, Outcome, Step as HistoryStep, Wrote};
+pub use host::{Done as Written, SessionFields, Writer as HostWriter};
 pub use intake::{Coverage, LeftOut, Untrusted};
 pub use touched::Touched;
 
@@ -315,6 +317,12 @@ impl Document {
         (changes.iter().map(|change| change.raw_bytes().to_vec()).collect(), vouchers)
     }
 
+    /// Returns the names of the changes that a replica with these heads lacks.
+    pub fn hashes_since(&self, heads: &[ChangeHash]) -> Vec<ChangeHash> {
+        let heads: Vec<_> = heads.iter().map(hash_out).collect();
+        self.automerge.get_changes(&heads).iter().map(|change| hash_in(&change.hash())).collect()
+    }
+
     /// Returns how many changes the document is made of.
     pub fn change_count(&self) -> u64 {
         automerge::ReadDoc::stats(&self.automerge).num_changes
@@ -414,7 +422,10 @@ impl Document {
         &self,
         state: &mut automerge::sync::State,
     ) -> Option<(Vec<u8>, Vec<Voucher>)> {
-        let message = automerge::sync::SyncDoc::generate_sync_message(&self.automerge, state)?;
+        let mut message = automerge::sync::SyncDoc::generate_sync_message(&self.automerge, state)?;
+        // Automerge does not know of what waits: it would ask for that again and again, and never
+        // for what it waits for, where the Bloom filter has a gap.
+        message.need = self.needs(&message.need);
         let mut actors = BTreeSet::new();
         let mut is_whole = false;
         for part in message.changes.iter().flat_map(|chunk| guard::parts(chunk).unwrap_or_default())

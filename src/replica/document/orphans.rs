@@ -34,6 +34,11 @@ impl Orphans {
         self.waiters.keys().filter(|hash| !self.waiting.contains_key(hash))
     }
 
+    /// Returns all that wait.
+    pub fn iter(&self) -> impl Iterator<Item = &Change> {
+        self.waiting.values().chain(&self.held)
+    }
+
     /// Takes changes in and returns all that can be applied now, in order.
     ///
     /// If too many would wait, all that wait are dropped: they come again with the repair.

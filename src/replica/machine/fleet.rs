@@ -71,11 +71,18 @@ impl Replica {
 
     /// Takes over what the fleet document now says, and cuts off who no longer belongs.
     pub(super) fn members_changed(&mut self, now: Now, fx: &mut Effects) {
+        let had_admin = self.admin_count() > 0;
         self.read_members();
-        self.attest(now, fx);
+        if had_admin && self.admin_count() == 0 {
+            // Two that revoke each other, or leave, not knowing of each other: both count.
+            tracing::error!(fleet = %self.fleet, "the fleet has no admin left");
+        }
         let connected: Vec<NodeId> = self.exchange.peers().collect();
         for peer in connected {
             let Some(member) = self.members.get(&peer) else { continue };
+            if fx.closes.iter().any(|(closed, ..)| *closed == peer) {
+                continue;
+            }
             if member.revoked.is_some() {
                 let reason = "revoked from the fleet".to_owned();
                 fx.closes.push((peer, CloseCode::Revoked, reason));
@@ -83,6 +90,7 @@ impl Replica {
                 fx.closes.push((peer, CloseCode::Left, "left the fleet".to_owned()));
             }
         }
+        self.attest(now, fx);
     }
 
     pub(super) fn read_members(&mut self) {
@@ -439,6 +447,7 @@ impl Replica {
             fx.writes.push(Write::Paused { node, paused: false });
         }
         self.forget_invites(fx);
+        self.receipts.forget(fx);
         self.problems.clear();
         self.found_fleet(now, fx);
         tracing::info!(fleet = %self.fleet, "left the fleet; this node is alone in a new one");

@@ -24,6 +24,7 @@ const ADMISSIONS_MAX: usize = 8;
 impl Replica {
     pub(super) fn peer_connected(&mut self, now: Now, peer: NodeId, fx: &mut Effects) {
         self.exchange.connected(now.monotonic, peer);
+        self.receipts.link_changed(fx);
         if self.ask_to_join(peer, fx) {
             return;
         }
@@ -52,6 +53,7 @@ impl Replica {
         fx: &mut Effects,
     ) {
         self.exchange.lost(now.monotonic, &peer, &mut fx.frames);
+        self.receipts.link_changed(fx);
         self.join_failed(peer, code, &reason, fx);
         if let Some(code) = code.filter(|code| code.is_refusal()) {
             tracing::warn!(%peer, code = code.name(), %reason, "the peer refused the link");
@@ -138,6 +140,7 @@ impl Replica {
         }
         self.problems.remove(&peer);
         tracing::info!(%peer, name = ?hello.name, version = ?hello.version, "peer greeted");
+        self.frontier_told(peer, &hello.frontier, fx);
         let documents = &self.documents;
         self.exchange.accept(now.monotonic, &peer, hello.frontier, documents, &mut fx.frames);
     }
@@ -174,7 +177,8 @@ impl Replica {
             Frame::Links { nodes } => self.exchange.links_told(at, &peer, nodes),
             Frame::Heads { documents, answer } => {
                 let known = |document: &DocumentId| self.is_of_fleet(document);
-                let theirs = documents.into_iter().filter(|d| known(&d.document)).collect();
+                let theirs: Vec<_> = documents.into_iter().filter(|d| known(&d.document)).collect();
+                self.heads_told(peer, &theirs, fx);
                 self.exchange.heads_told(
                     at,
                     &peer,
@@ -188,6 +192,7 @@ impl Replica {
                 self.exchange.wanted(at, &peer, want, &self.documents, &mut fx.frames);
             }
             Frame::Check { frontier } => {
+                self.frontier_told(peer, &frontier, fx);
                 self.exchange.checked(&peer, frontier, &self.documents, &mut fx.frames);
             }
             Frame::Changes { document, changes, vouchers } => {

@@ -8,10 +8,13 @@ mod agents;
 mod batch;
 mod bridge;
 mod carry_out;
+mod deleting;
 mod execute;
+mod explain;
 mod fleet;
 mod links;
 mod names;
+mod receipts;
 mod standing;
 
 use std::{
@@ -39,6 +42,7 @@ use super::{
 };
 use carry_out::HostWork;
 use fleet::Joining;
+use receipts::Receipts;
 
 /// The epoch in which a host begins; a rewrite of its document would count it up.
 const EPOCH_FIRST: u32 = 0;
@@ -76,6 +80,7 @@ pub struct Replica {
     exchange: Exchange,
     host_work: HostWork,
     joining: Option<Joining>,
+    receipts: Receipts,
     /// Documents that were thrown away and are awaited from the store; nothing is said of them.
     reloading: BTreeSet<DocumentId>,
     dials: Vec<DialTarget>,
@@ -146,6 +151,7 @@ impl Replica {
             exchange: Exchange::new(startup.node),
             host_work: HostWork::new(startup.undo_window, startup.servers),
             joining: None,
+            receipts: Receipts::new(stored.receipts),
             reloading: BTreeSet::new(),
             dials: Vec::new(),
             problems: BTreeMap::new(),
@@ -220,6 +226,7 @@ impl Replica {
             Input::TimePassed => {}
         }
         self.settle(now, &mut fx);
+        fx.receipts |= self.receipts.are_kept() && !fx.diffs.is_empty();
         fx
     }
 
@@ -411,6 +418,12 @@ impl Replica {
     /// Returns what this node may do in its fleet.
     pub fn role(&self) -> Role {
         self.members.get(&self.node).map_or(Role::Reader, |member| member.role)
+    }
+
+    /// Returns how many admins the fleet has; with none, nobody can be let in or shut out any more.
+    pub fn admin_count(&self) -> u64 {
+        let admin = |member: &&Member| member.is_current() && member.role == Role::Admin;
+        self.members.values().filter(admin).count() as u64
     }
 
     /// Lists the documents with their heads and how many changes each is made of.

@@ -18,6 +18,10 @@ use super::{
 };
 use crate::wire::{DocumentHeads, Frame};
 
+/// How many messages of automerge's sync protocol may bring nothing, one after the other: an exchange
+/// begins with one or two, and one asks for what the Bloom filter left out.
+const IDLE_MAX: u8 = 6;
+
 /// Tells whether the same was said so lately that its effect may be on its way.
 fn is_recent(
     said: Option<&(Vec<ChangeHash>, Duration)>,
@@ -236,20 +240,26 @@ impl Exchange {
             return Ok(Applied::default());
         };
         let Some(document) = documents.get_mut(&id) else { return Ok(Applied::default()) };
-        let Progress { repair, .. } = link.documents.entry(id).or_default();
+        let Progress { repair, idle, .. } = link.documents.entry(id).or_default();
         let begins = repair.is_none();
+        if begins {
+            *idle = 0;
+        }
         let (mut state, _) = repair.take().unwrap_or_else(|| (automerge::sync::State::new(), now));
         let applied = document.receive_sync_message(&mut state, message, vouchers, trust)?;
         let theirs = state.their_heads.as_deref().unwrap_or_default();
         let done = theirs.len() == document.heads().len()
             && theirs.iter().zip(document.heads()).all(|(theirs, ours)| theirs.0 == ours.0);
+        *idle = if applied.changes.is_empty() { *idle + 1 } else { 0 };
+        // What is not taken may be offered without end; the comparison begins anew, later.
+        let in_vain = *idle > IDLE_MAX;
         // The last word of an exchange that has ended here would begin another one, without end.
-        if !(begins && done)
+        if !(begins && done || in_vain)
             && let Some((message, vouchers)) = document.next_sync_message(&mut state)
         {
             out.push(to(peer, Frame::Sync { document: id, message, vouchers }));
         }
-        *repair = (!done).then_some((state, now));
+        *repair = (!done && !in_vain).then_some((state, now));
         link.traffic_at = Some(now);
         Ok(applied)
     }

@@ -29,6 +29,8 @@ const BUCKETS: usize = 256;
 
 /// The scalar that stands where a record was.
 const GRAVE: &str = "gone";
+/// The one that stands where a session was that its agent's server has confirmed to have no more.
+const GRAVE_CONFIRMED: &str = "gone there too";
 
 /// What a write to a document gives.
 pub type Done = Result<(), AutomergeError>;
@@ -116,6 +118,13 @@ impl Document {
     pub fn is_session_spent(&self, id: &SessionId) -> bool {
         let bucket = self.host_places().bucket(id);
         matches!(standing(&self.automerge, bucket, id.as_str()), Standing::Grave)
+    }
+
+    /// Tells whether the agent's server of a purged session had confirmed that it is gone there.
+    pub fn is_confirmed(&self, id: &SessionId) -> bool {
+        let bucket = self.host_places().bucket(id);
+        let all = self.automerge.get_all(bucket, id.as_str()).unwrap_or_default();
+        all.iter().any(|(value, _)| value.as_str() == Some(GRAVE_CONFIRMED))
     }
 
     /// Tells whether a workspace of this id was here and is gone.
@@ -294,7 +303,7 @@ mod tests {
         let (mut one, mut other) = replicas();
         let id: SessionId = "s".parse().unwrap();
         write(&mut one, |tx| tx.create_session(&id, &session("one")));
-        write(&mut one, |tx| tx.purge_session(&id));
+        write(&mut one, |tx| tx.purge_session(&id, false));
         write(&mut other, |tx| tx.create_session(&id, &session("other")));
         meet(&mut one, &mut other);
         for document in [&one, &other] {
@@ -356,7 +365,7 @@ mod tests {
         // Also what is written deep inside of it, and beside a purge that takes it away.
         let deep = write(&mut other, |tx| tx.delete_session(&s, &deletion()));
         assert_eq!(deep.touched, [Touched::Session(s.clone())].into());
-        write(&mut one, |tx| tx.purge_session(&s));
+        write(&mut one, |tx| tx.purge_session(&s, true));
         let bytes: Vec<_> = deep.changes.into_iter().map(|change| change.bytes).collect();
         let applied = one.apply(&bytes, &vouchers(&other), &trust()).unwrap();
         assert_eq!(applied.touched, [Touched::Session(s.clone())].into());
