@@ -186,10 +186,7 @@ impl Document {
     }
 
     /// Checks that all that is in a whole document may be there, of authors that stand for it.
-    pub(super) fn check_authority(
-        &self,
-        header: &guard::DocumentHeader,
-    ) -> Result<(), ApplyError> {
+    pub(super) fn check_authority(&self, header: &guard::DocumentHeader) -> Result<(), ApplyError> {
         let document = self.id;
         // A host may do anything in its document but change how that is laid out, which would show.
         let host = document.host().map(|host| host.fingerprint());
@@ -376,8 +373,7 @@ impl Document {
     ) -> Result<(BTreeSet<ChangeHash>, Decoded), Untrusted> {
         let (mut refused, mut decoded) = (BTreeSet::new(), Decoded::new());
         // What an author of a fleet document was allowed to, shows only in what it built on.
-        let mut scratch =
-            matches!(self.places, Places::Fleet(_)).then(|| self.automerge.clone());
+        let mut scratch = matches!(self.places, Places::Fleet(_)).then(|| self.automerge.clone());
         let mut judge = authority::Judge::new(self);
         let mut last: BTreeMap<ActorBytes, (u64, Option<ChangeHash>)> = BTreeMap::new();
         let mut max_ops: BTreeMap<ChangeHash, u64> = BTreeMap::new();
@@ -469,11 +465,7 @@ impl Document {
         ready
     }
 
-    fn apply_ready(
-        &mut self,
-        ready: &[Change],
-        decoded: &Decoded,
-    ) -> Result<Applied, ApplyError> {
+    fn apply_ready(&mut self, ready: &[Change], decoded: &Decoded) -> Result<Applied, ApplyError> {
         let document = self.id;
         let automerge = &mut self.automerge;
         let before = automerge.get_heads();

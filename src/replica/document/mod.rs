@@ -14,8 +14,8 @@ mod touched;
 
 use std::collections::BTreeSet;
 
-use automerge::{ActorId, Automerge, Change, ExpandedChange, transaction::CommitOptions};
 pub use authority::Overreach;
+use automerge::{ActorId, Automerge, Change, ExpandedChange, transaction::CommitOptions};
 pub use history::{History, Outcome, Step as HistoryStep, Wrote};
 pub use host::{Done as Written, SessionFields, Writer as HostWriter};
 pub use intake::{Coverage, LeftOut, Untrusted};

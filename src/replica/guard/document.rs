@@ -366,7 +366,8 @@ impl Places {
         self.all.sort_unstable();
         self.deletes.sort_unstable();
         let is_operation = |(id, _): &(OpId, u32)| self.all.binary_search(id).is_ok();
-        let at_two_keys = self.deletes.windows(2).any(|two| two[0].0 == two[1].0 && two[0] != two[1]);
+        let at_two_keys =
+            self.deletes.windows(2).any(|two| two[0].0 == two[1].0 && two[0] != two[1]);
         if at_two_keys || self.deletes.iter().any(is_operation) {
             return Err(Refused::Dangling { what: "a successor" });
         }

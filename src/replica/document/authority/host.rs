@@ -19,7 +19,8 @@ pub(super) fn check(places: &Places, author: &Author<'_>, act: &Act<'_>) -> Resu
     let path: Vec<&str> = act.path.iter().map(String::as_str).collect();
     let is_host = author.fingerprint == places.host();
     // The layout is written once, with the first change, which nobody takes later.
-    if matches!(path[..], [] | ["meta" | "sessions", ..]) && !matches!(path[..], ["sessions", _, ..])
+    if matches!(path[..], [] | ["meta" | "sessions", ..])
+        && !matches!(path[..], ["sessions", _, ..])
     {
         return refuse("changes how the document is laid out");
     }

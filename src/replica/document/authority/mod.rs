@@ -7,7 +7,7 @@
 mod fleet;
 mod host;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use automerge::{
     ActorId, Automerge, ChangeHash, ExpandedChange, ObjId, ObjType, Prop, ROOT, ReadDoc,
@@ -108,8 +108,7 @@ impl<'a> Judge<'a> {
     pub(super) fn check(&mut self, change: &ExpandedChange) -> Result<(), Overreach> {
         let actor = actor_in(&change.actor_id);
         let author = Author { fingerprint: fingerprint(&actor), heads: &change.deps };
-        let made_here = self.made.len();
-        let mut fresh: BTreeMap<Made, ()> = BTreeMap::new();
+        let mut fresh: BTreeSet<Made> = BTreeSet::new();
         for (number, operation) in (change.start_op.get()..).zip(&change.operations) {
             let id = (number, actor);
             let legacy::Key::Map(key) = &operation.key else { return refuse("writes to a list") };
@@ -141,7 +140,7 @@ impl<'a> Judge<'a> {
             let act = Act {
                 path,
                 object: &object,
-                fresh: fresh.contains_key(&made),
+                fresh: fresh.contains(&made),
                 key,
                 action,
                 overwrites,
@@ -153,13 +152,12 @@ impl<'a> Judge<'a> {
             if matches!(action, Action::Map) {
                 let path = path.iter().cloned().chain([key.to_string()]).collect();
                 self.made.insert(id, path);
-                fresh.insert(id, ());
+                fresh.insert(id);
             }
             if !matches!(action, Action::Delete) {
                 self.written.entry((made, key.to_string())).or_default().push(id);
             }
         }
-        debug_assert!(self.made.len() >= made_here);
         Ok(())
     }
 
