@@ -90,6 +90,8 @@ pub(super) struct Judge<'a> {
     made: BTreeMap<Made, Vec<String>>,
     /// What it writes to each key of a map.
     written: BTreeMap<(Made, String), Vec<Made>>,
+    /// For each change of the batch, what it builds on in the document.
+    built_on: BTreeMap<ChangeHash, BTreeSet<ChangeHash>>,
 }
 
 impl<'a> Judge<'a> {
@@ -99,7 +101,13 @@ impl<'a> Judge<'a> {
     }
 
     pub(super) fn of(automerge: &'a Automerge, places: &'a Places) -> Self {
-        Self { automerge, places, made: BTreeMap::new(), written: BTreeMap::new() }
+        Self {
+            automerge,
+            places,
+            made: BTreeMap::new(),
+            written: BTreeMap::new(),
+            built_on: BTreeMap::new(),
+        }
     }
 
     /// Judges a change; all that it builds on is in the document, or was judged before.
@@ -107,7 +115,16 @@ impl<'a> Judge<'a> {
     /// For a fleet document all of it must be in the document.
     pub(super) fn check(&mut self, change: &ExpandedChange) -> Result<(), Overreach> {
         let actor = actor_in(&change.actor_id);
-        let author = Author { fingerprint: fingerprint(&actor), heads: &change.deps };
+        let mut built_on = BTreeSet::new();
+        for dep in &change.deps {
+            match self.built_on.get(dep) {
+                Some(before) => built_on.extend(before),
+                None => drop(built_on.insert(*dep)),
+            }
+        }
+        let heads: Vec<ChangeHash> = built_on.iter().copied().collect();
+        self.built_on.extend(change.hash.map(|hash| (hash, built_on)));
+        let author = Author { fingerprint: fingerprint(&actor), heads: &heads };
         let mut fresh: BTreeSet<Made> = BTreeSet::new();
         for (number, operation) in (change.start_op.get()..).zip(&change.operations) {
             let id = (number, actor);
