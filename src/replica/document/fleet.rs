@@ -16,7 +16,7 @@ use super::{
         trust::{Attested, Extent},
     },
     Applied, Document, Places as AllPlaces,
-    host::{Done, int_at, map_at, maps_at, text_at, texts_at},
+    host::{Done, int_at, map_at, maps_at, only_map_at, text_at, texts_at},
 };
 
 /// The version of the document's shape.
@@ -40,9 +40,14 @@ pub fn genesis(tx: &mut Transaction<'_>, fleet: FleetId) -> Done {
 impl Places {
     /// Finds them; `None` if this is not the named fleet's document.
     pub fn find(automerge: &Automerge, fleet: FleetId) -> Option<Self> {
-        let meta = map_at(automerge, &ROOT, "meta")?;
+        let meta = only_map_at(automerge, &ROOT, "meta")?;
         let named = text_at(automerge, &meta, "fleet")? == fleet.to_string();
-        named.then_some(Self { members: map_at(automerge, &ROOT, "members")? })
+        named.then_some(Self { members: only_map_at(automerge, &ROOT, "members")? })
+    }
+
+    /// Returns the map of the members.
+    pub fn members(&self) -> &ObjId {
+        &self.members
     }
 }
 
@@ -135,7 +140,20 @@ impl Document {
         })
     }
 
-    /// Writes a member's entry anew, in one change; a revocation stays.
+    /// Writes what a member says of itself, in one change.
+    pub fn put_own(&mut self, wall_ms: i64, member: &Member) -> Option<Applied> {
+        let members = self.members_place().clone();
+        self.commit(wall_ms, |tx| {
+            let records = maps_at(tx, &members, &member.node.to_string());
+            records.iter().try_for_each(|record| {
+                write_own(tx, record, member)?;
+                if member.left { tx.put(record, "left", true) } else { Ok(()) }
+            })
+        })
+    }
+
+    /// Writes a member's entry anew, in one change, as an admin; a revocation stays, and a role is
+    /// only raised.
     pub fn put_member(&mut self, wall_ms: i64, member: &Member) -> Option<Applied> {
         let members = self.members_place().clone();
         let key = member.node.to_string();
@@ -166,7 +184,8 @@ fn read_attested(key: &str, hash: &str) -> Option<((DocumentId, ActorBytes), Ext
     Some(((document, actor), extent))
 }
 
-fn role_named(name: &str) -> Role {
+/// Returns the role of a name; one that is not known may do least.
+pub fn role_named(name: &str) -> Role {
     match name {
         "admin" => Role::Admin,
         "member" => Role::Member,
@@ -180,10 +199,28 @@ fn write_member(tx: &mut Transaction<'_>, record: &ObjId, member: &Member) -> Do
         Role::Member => "member",
         Role::Reader => "reader",
     };
-    tx.put(record, "name", member.name.as_str())?;
-    tx.put(record, "role", role)?;
+    let known = texts_at(tx, record, "role").iter().map(|name| role_named(name)).max();
+    if known.is_none_or(|known| known < member.role) {
+        tx.put(record, "role", role)?;
+    }
     tx.put(record, "added_by", member.added_by.to_string())?;
     tx.put(record, "added_at", member.added_at)?;
+    write_own(tx, record, member)?;
+    if let Some(revoked) = &member.revoked
+        && map_at(tx, record, "revoked").is_none()
+    {
+        let object = tx.put_object(record, "revoked", ObjType::Map)?;
+        tx.put(&object, "by", revoked.by.to_string())?;
+        tx.put(&object, "at", revoked.at)?;
+    }
+    match (member.left, tx.get(record, "left")?.is_some()) {
+        (false, true) => tx.delete(record, "left"),
+        _ => Ok(()),
+    }
+}
+
+fn write_own(tx: &mut Transaction<'_>, record: &ObjId, member: &Member) -> Done {
+    tx.put(record, "name", member.name.as_str())?;
     let known = map_at(tx, record, "addresses");
     let known_addresses: BTreeSet<String> =
         known.as_ref().map(|object| tx.keys(object).collect()).unwrap_or_default();
@@ -193,16 +230,5 @@ fn write_member(tx: &mut Transaction<'_>, record: &ObjId, member: &Member) -> Do
             tx.put(&addresses, address, true)?;
         }
     }
-    if let Some(revoked) = &member.revoked
-        && map_at(tx, record, "revoked").is_none()
-    {
-        let object = tx.put_object(record, "revoked", ObjType::Map)?;
-        tx.put(&object, "by", revoked.by.to_string())?;
-        tx.put(&object, "at", revoked.at)?;
-    }
-    match (member.left, tx.get(record, "left")?.is_some()) {
-        (true, false) => tx.put(record, "left", true),
-        (false, true) => tx.delete(record, "left"),
-        _ => Ok(()),
-    }
+    Ok(())
 }

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use automerge::{Change, ChangeHash};
+use automerge::{Change, ChangeHash, ExpandedChange};
 
 use super::{
     super::{
@@ -15,7 +15,9 @@ use super::{
         trust::{Standing, Trust},
         voucher::Voucher,
     },
-    Applied, ApplyError, Document, LOAD_BATCH_CHANGES, actor_in, hash_in,
+    Applied, ApplyError, Document, LOAD_BATCH_CHANGES, Places, actor_in,
+    authority::{self, Overreach},
+    hash_in,
     orphans::ORPHANS_MAX,
 };
 
@@ -38,6 +40,9 @@ pub enum Untrusted {
     /// Its counters are not those that follow from what it depends on.
     #[error("a change does not count its operations on from those before it")]
     Counter,
+    /// It does what its author must not.
+    #[error("a change {0}")]
+    Overreach(Overreach),
     /// Its author writes under more names than any honest node.
     #[error("a node writes under too many actors")]
     TooManyActors,
@@ -51,6 +56,7 @@ impl Untrusted {
             Self::Forged => "forged",
             Self::Unlinked => "unlinked",
             Self::Counter => "counter",
+            Self::Overreach(_) => "overreach",
             Self::TooManyActors => "too_many_actors",
         }
     }
@@ -80,6 +86,9 @@ pub enum Coverage {
     /// As `Whole`, but what automerge's sync protocol picked may have gaps.
     Gaps,
 }
+
+/// What changes say, by their names.
+type Decoded = BTreeMap<ChangeHash, ExpandedChange>;
 
 /// The vouchers that a document holds.
 #[derive(Debug, Clone, Default)]
@@ -176,6 +185,48 @@ impl Document {
         Ok(newest)
     }
 
+    /// Checks that all that is in a whole document may be there, of authors that stand for it.
+    pub(super) fn check_authority(&self, header: &guard::DocumentHeader) -> Result<(), ApplyError> {
+        let document = self.id;
+        // A host may do anything in its document but change how that is laid out, which would show.
+        let host = document.host().map(|host| host.fingerprint());
+        let is_host = |actor: &ActorBytes| Some(ids::fingerprint(actor)) == host;
+        if header.actors.iter().all(is_host) {
+            return Ok(());
+        }
+        let judged = guard::contained(|| {
+            let mut is_laid_out = false;
+            for change in self.automerge.get_changes(&[]) {
+                if change.deps().is_empty() && !is_laid_out {
+                    is_laid_out = true;
+                    if host.is_none() || is_host(&actor_in(change.actor_id())) {
+                        continue;
+                    }
+                }
+                if is_host(&actor_in(change.actor_id())) {
+                    continue;
+                }
+                if change.start_op().get() != self.max_op(&change, &BTreeMap::new()) + 1 {
+                    return Err(Untrusted::Counter);
+                }
+                let mut judge = authority::Judge::new(self);
+                judge.check(&change.decode()).map_err(Untrusted::Overreach)?;
+            }
+            Ok(())
+        });
+        let judged = judged.map_err(|_| ApplyError::Panicked { document })?;
+        judged.map_err(|source| ApplyError::Untrusted { document, source })
+    }
+
+    /// Returns the greatest counter of what a change depends on.
+    fn max_op(&self, change: &Change, batch: &BTreeMap<ChangeHash, u64>) -> u64 {
+        let before = change.deps().iter().filter_map(|dep| {
+            let here = || self.automerge.get_change_meta_by_hash(dep).map(|meta| meta.max_op);
+            batch.get(dep).copied().or_else(here)
+        });
+        before.max().unwrap_or(0)
+    }
+
     /// Applies what a peer sent, as far as its authors stand for it and what it depends on is here;
     /// the rest waits, or is left out.
     pub(super) fn take_in(
@@ -201,15 +252,16 @@ impl Document {
             self.vouchers.pending.clear();
             return Err(ApplyError::TooManyOrphans { document });
         };
-        let judged = self.judge(&ready, &reached, trust, &mut left_out);
-        let refused = judged.map_err(|source| {
+        let judged = guard::contained(|| self.judge(&ready, &reached, trust, &mut left_out));
+        let judged = judged.map_err(|_| ApplyError::Panicked { document })?;
+        let (refused, decoded) = judged.map_err(|source| {
             // Nothing of it is kept: what else waited comes again with the repair.
             self.orphans.clear();
             self.vouchers.pending.clear();
             untrusted(source)
         })?;
         let ready = self.complete(ready, refused);
-        let applied = self.apply_ready(&ready)?;
+        let applied = self.apply_ready(&ready, &decoded)?;
         Ok(Applied { left_out, ..applied })
     }
 
@@ -310,16 +362,19 @@ impl Document {
         Ok((reached, checked))
     }
 
-    /// Judges changes that can be applied one after the other, and returns those that must not be
-    /// and that the peer is not to blame for: it did not send them now.
+    /// Judges changes that can be applied one after the other; returns those that must not be and
+    /// that the peer is not to blame for, since it did not send them now, and what the others say.
     fn judge(
         &self,
         ready: &[Change],
         sent: &BTreeSet<ChangeHash>,
         trust: &Trust,
         left_out: &mut LeftOut,
-    ) -> Result<BTreeSet<ChangeHash>, Untrusted> {
-        let mut refused = BTreeSet::new();
+    ) -> Result<(BTreeSet<ChangeHash>, Decoded), Untrusted> {
+        let (mut refused, mut decoded) = (BTreeSet::new(), Decoded::new());
+        // What an author of a fleet document was allowed to, shows only in what it built on.
+        let mut scratch = matches!(self.places, Places::Fleet(_)).then(|| self.automerge.clone());
+        let mut judge = authority::Judge::new(self);
         let mut last: BTreeMap<ActorBytes, (u64, Option<ChangeHash>)> = BTreeMap::new();
         let mut max_ops: BTreeMap<ChangeHash, u64> = BTreeMap::new();
         for change in ready {
@@ -336,18 +391,25 @@ impl Document {
             }
             let is_next =
                 change.seq() == seq + 1 && hash.is_none_or(|hash| change.deps().contains(&hash));
-            let before = change.deps().iter().filter_map(|dep| {
-                let here = || self.automerge.get_change_meta_by_hash(dep).map(|meta| meta.max_op);
-                max_ops.get(dep).copied().or_else(here)
-            });
             let wrong = if !is_next {
                 Some(Untrusted::Unlinked)
-            } else if change.start_op().get() != before.max().unwrap_or(0) + 1 {
+            } else if change.start_op().get() != self.max_op(change, &max_ops) + 1 {
                 Some(Untrusted::Counter)
             } else if seq == 0 && self.vouchers.actors_of(&actor) >= ACTORS_PER_NODE_MAX {
                 Some(Untrusted::TooManyActors)
             } else {
-                None
+                let expanded = decoded.entry(change.hash()).or_insert_with(|| change.decode());
+                let judged = match &mut scratch {
+                    None => judge.check(expanded),
+                    Some(scratch) => {
+                        let judged = authority::Judge::of(scratch, &self.places).check(expanded);
+                        judged.and_then(|()| {
+                            let applied = scratch.apply_changes([change.clone()]);
+                            applied.map_err(|_| Overreach { what: "can't be applied" })
+                        })
+                    }
+                };
+                judged.err().map(Untrusted::Overreach)
             };
             match wrong {
                 Some(wrong) if sent.contains(&change.hash()) => return Err(wrong),
@@ -361,7 +423,7 @@ impl Document {
                 }
             }
         }
-        Ok(refused)
+        Ok((refused, decoded))
     }
 
     /// Returns those of the changes after which the last of each actor is vouched for; has the
@@ -403,7 +465,7 @@ impl Document {
         ready
     }
 
-    fn apply_ready(&mut self, ready: &[Change]) -> Result<Applied, ApplyError> {
+    fn apply_ready(&mut self, ready: &[Change], decoded: &Decoded) -> Result<Applied, ApplyError> {
         let document = self.id;
         let automerge = &mut self.automerge;
         let before = automerge.get_heads();
@@ -436,7 +498,8 @@ impl Document {
         if self.orphans.is_empty() {
             self.vouchers.pending.clear();
         }
-        let mut applied = self.describe(ready);
+        let expanded = ready.iter().filter_map(|change| decoded.get(&change.hash()));
+        let mut applied = self.describe(ready, expanded);
         applied.vouchers = vouchers.into_values().collect();
         Ok(applied)
     }

@@ -4,6 +4,7 @@
 //! handed to automerge, so that what was applied is exactly what is reported; every write of this
 //! node is made under an actor that no other start of it has used.
 
+mod authority;
 mod fleet;
 mod history;
 mod host;
@@ -14,7 +15,8 @@ mod touched;
 
 use std::collections::BTreeSet;
 
-use automerge::{ActorId, Automerge, Change, transaction::CommitOptions};
+pub use authority::Overreach;
+use automerge::{ActorId, Automerge, Change, ExpandedChange, transaction::CommitOptions};
 pub use history::{History, Outcome, Step as HistoryStep, Wrote};
 pub use host::{Done as Written, SessionFields, Writer as HostWriter};
 pub use intake::{Coverage, LeftOut, Untrusted};
@@ -226,7 +228,7 @@ impl Document {
         let change = automerge.get_last_local_change().expect("the genesis has operations");
         let document =
             Self::place(id, automerge, Vouchers::default()).expect("the genesis is complete");
-        let applied = document.describe(std::slice::from_ref(&change));
+        let applied = document.describe_own(&change);
         (document, applied)
     }
 
@@ -282,6 +284,7 @@ impl Document {
             }
         };
         document.vouchers = Self::check_whole(&document.automerge, id, &header, vouchers, trust)?;
+        document.check_authority(&header)?;
         Ok(document)
     }
 
@@ -400,9 +403,17 @@ impl Document {
         self.orphans.missing().map(hash_in).collect()
     }
 
-    fn describe(&self, changes: &[Change]) -> Applied {
+    fn describe_own(&self, change: &Change) -> Applied {
+        self.describe(std::slice::from_ref(change), [&change.decode()])
+    }
+
+    fn describe<'a>(
+        &self,
+        changes: &[Change],
+        decoded: impl IntoIterator<Item = &'a ExpandedChange>,
+    ) -> Applied {
         Applied {
-            touched: touched::by(&self.automerge, changes),
+            touched: touched::by(&self.automerge, decoded),
             changes: changes
                 .iter()
                 .map(|change| AppliedChange {
@@ -502,7 +513,7 @@ impl Document {
         let (hash, _) = tx.commit_with(CommitOptions::default().with_time(wall_ms / 1_000));
         hash?;
         let change = self.automerge.get_last_local_change().expect("it was just committed");
-        Some(self.describe(std::slice::from_ref(&change)))
+        Some(self.describe_own(&change))
     }
 }
 

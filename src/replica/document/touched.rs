@@ -5,9 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use automerge::{Automerge, Change, ObjId, Prop, ReadDoc, legacy};
+use automerge::{Automerge, ExpandedChange, ObjId, legacy};
 
-use super::super::ids::{NodeId, SessionId, WorkspaceId};
+use super::{
+    super::ids::{NodeId, SessionId, WorkspaceId},
+    authority::path_of,
+};
 
 /// A record that a change touched.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,17 +24,20 @@ pub enum Touched {
 }
 
 /// Returns the records that the changes touched; paths that a newer version has added are none.
-pub fn by(automerge: &Automerge, changes: &[Change]) -> BTreeSet<Touched> {
+pub fn by<'a>(
+    automerge: &Automerge,
+    changes: impl IntoIterator<Item = &'a ExpandedChange>,
+) -> BTreeSet<Touched> {
     let mut paths: BTreeMap<(u64, Vec<u8>), Option<Vec<String>>> = BTreeMap::new();
     let mut touched = BTreeSet::new();
     for change in changes {
-        for operation in &change.decode().operations {
+        for operation in &change.operations {
             let legacy::ObjectId::Id(legacy::OpId(counter, actor)) = &operation.obj else {
                 continue;
             };
             let path = paths
                 .entry((*counter, actor.to_bytes().to_vec()))
-                .or_insert_with(|| path_of(automerge, ObjId::Id(*counter, actor.clone(), 0)));
+                .or_insert_with(|| path_of(automerge, &ObjId::Id(*counter, actor.clone(), 0)));
             let Some(path) = path else { continue };
             let key = match &operation.key {
                 legacy::Key::Map(key) => Some(key.as_str()),
@@ -41,18 +47,6 @@ pub fn by(automerge: &Automerge, changes: &[Change]) -> BTreeSet<Touched> {
         }
     }
     touched
-}
-
-fn path_of(automerge: &Automerge, object: ObjId) -> Option<Vec<String>> {
-    let mut path = Vec::new();
-    for parent in automerge.parents(&object).ok()? {
-        match parent.prop {
-            Prop::Map(key) => path.push(key),
-            Prop::Seq(_) => return None,
-        }
-    }
-    path.reverse();
-    Some(path)
 }
 
 fn record_at(path: &[String], key: Option<&str>) -> Option<Touched> {

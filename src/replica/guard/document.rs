@@ -302,6 +302,7 @@ fn check_operations(
     let mut depths: BTreeMap<OpId, u8> = BTreeMap::new();
     let mut last: Option<(Option<OpId>, &str, OpId)> = None;
     let mut depth = 0;
+    let mut places = Places::default();
     for _ in 0..count {
         let actor = id_actor.required()?;
         let id = OpId {
@@ -324,6 +325,10 @@ fn check_operations(
                 }
             };
         }
+        if last.is_none_or(|(object, key, _)| (object, key) != (operation.object, operation.key)) {
+            places.next();
+        }
+        places.add(id, operation.related);
         last = Some(place);
         if operation.object.is_some_and(|object| object >= id) {
             return Err(Refused::Dangling { what: "an object" });
@@ -341,7 +346,52 @@ fn check_operations(
             return Err(Refused::Dangling { what: "a successor" });
         }
     }
+    places.next();
+    places.end()?;
     id_actor.end()?;
     id_counter.end()?;
     operations.end()
+}
+
+/// Sees to it that an operation is only overwritten by one at the same key of the same map:
+/// automerge would take the others for overwriting it or not, depending on what else it reads.
+#[derive(Debug, Default)]
+struct Places {
+    /// How many keys came before.
+    key: u32,
+    here: Vec<OpId>,
+    successors_here: Vec<OpId>,
+    all: Vec<OpId>,
+    /// Successors that are no operation at the key, so deletes, and the key.
+    deletes: Vec<(OpId, u32)>,
+}
+
+impl Places {
+    fn add(&mut self, id: OpId, successors: &[OpId]) {
+        self.here.push(id);
+        self.successors_here.extend(successors);
+    }
+
+    fn next(&mut self) {
+        // They came in order.
+        let is_here = |id: &OpId| self.here.binary_search(id).is_ok();
+        let key = self.key;
+        let elsewhere = self.successors_here.iter().filter(|id| !is_here(id));
+        self.deletes.extend(elsewhere.map(|id| (*id, key)));
+        self.all.append(&mut self.here);
+        self.successors_here.clear();
+        self.key += 1;
+    }
+
+    fn end(mut self) -> Result<(), Refused> {
+        self.all.sort_unstable();
+        self.deletes.sort_unstable();
+        let is_operation = |(id, _): &(OpId, u32)| self.all.binary_search(id).is_ok();
+        let at_two_keys =
+            self.deletes.windows(2).any(|two| two[0].0 == two[1].0 && two[0] != two[1]);
+        if at_two_keys || self.deletes.iter().any(is_operation) {
+            return Err(Refused::Dangling { what: "a successor" });
+        }
+        Ok(())
+    }
 }

@@ -121,7 +121,13 @@ impl Replica {
     fn put_member(&mut self, now: Now, member: &Member, fx: &mut Effects) {
         let id = DocumentId::Fleet(self.fleet);
         let Some(document) = self.documents.get_mut(&id) else { return };
-        if let Some(mut applied) = document.put_member(now.wall_ms, member) {
+        // Of itself, each writes only what anyone may: it need not be an admin.
+        let written = if member.node == self.node {
+            document.put_own(now.wall_ms, member)
+        } else {
+            document.put_member(now.wall_ms, member)
+        };
+        if let Some(mut applied) = written {
             self.absorb(now, id, &mut applied, None, fx);
         }
     }

@@ -39,6 +39,7 @@ use super::{
     sync::{Documents, Exchange},
     trust::Trust,
     view::{self, View},
+    voucher::Voucher,
 };
 use carry_out::HostWork;
 use fleet::Joining;
@@ -500,6 +501,11 @@ impl Replica {
     /// Returns a copy of a document to be saved, and verified, elsewhere than on the loop.
     pub fn document_copy(&self, id: &DocumentId) -> Option<Copied> {
         self.documents.get(id).map(Document::copy)
+    }
+
+    /// Returns the vouchers for the authors of a document.
+    pub fn document_vouchers(&self, id: &DocumentId) -> Vec<Voucher> {
+        self.documents.get(id).into_iter().flat_map(Document::vouchers).copied().collect()
     }
 
     /// Reads every record of every document anew: what the view must equal.

@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 
 pub use self::write::{SessionFields, Writer};
 use super::{
-    super::ids::{NodeId, SessionId, WorkspaceId},
+    super::ids::{Fingerprint, NodeId, SessionId, WorkspaceId},
     Applied, Document, Places as AllPlaces,
 };
 
@@ -38,6 +38,7 @@ pub type Done = Result<(), AutomergeError>;
 /// Where things are in a host document; cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Places {
+    host: Fingerprint,
     workspaces: ObjId,
     buckets: Arc<[ObjId]>,
 }
@@ -59,12 +60,18 @@ pub fn genesis(tx: &mut Transaction<'_>, host: NodeId, epoch: u32) -> Done {
 impl Places {
     /// Finds them; `None` if this is not the named host's document.
     pub fn find(automerge: &Automerge, host: NodeId, epoch: u32) -> Option<Self> {
-        let meta = map_at(automerge, &ROOT, "meta")?;
+        let meta = only_map_at(automerge, &ROOT, "meta")?;
         let named = text_at(automerge, &meta, "host")? == host.to_string()
             && int_at(automerge, &meta, "epoch")? == i64::from(epoch);
-        let sessions = map_at(automerge, &ROOT, "sessions")?;
+        let sessions = only_map_at(automerge, &ROOT, "sessions")?;
         let buckets = buckets_in(automerge, &sessions)?;
-        named.then_some(Self { workspaces: map_at(automerge, &ROOT, "workspaces")?, buckets })
+        let workspaces = only_map_at(automerge, &ROOT, "workspaces")?;
+        named.then_some(Self { host: host.fingerprint(), workspaces, buckets })
+    }
+
+    /// Returns the fingerprint of the host.
+    pub fn host(&self) -> Fingerprint {
+        self.host
     }
 
     fn bucket(&self, id: &SessionId) -> &ObjId {
@@ -72,13 +79,14 @@ impl Places {
     }
 }
 
-/// Finds the buckets in one walk: asking for each by its key takes longer than loading the document.
+/// Finds the buckets, beside each of which nothing else may be, in one walk: asking for each by its
+/// key takes longer than loading the document.
 fn buckets_in(automerge: &Automerge, sessions: &ObjId) -> Option<Arc<[ObjId]>> {
     let mut buckets = Vec::with_capacity(BUCKETS);
     for item in automerge.map_range(sessions, ..) {
         // Keys come in their order, which is that of the buckets; others are of a newer version.
         if *item.key == *bucket_key(buckets.len()) {
-            if !matches!(item.value, ValueRef::Object(ObjType::Map)) {
+            if item.conflict || !matches!(item.value, ValueRef::Object(ObjType::Map)) {
                 return None;
             }
             buckets.push(item.id());
@@ -171,6 +179,14 @@ pub fn map_at(automerge: &impl ReadDoc, object: &ObjId, key: &str) -> Option<Obj
         (Value::Object(ObjType::Map), id) => Some(id),
         _ => None,
     }
+}
+
+/// Returns the map at a key where nothing else is.
+pub fn only_map_at(automerge: &impl ReadDoc, object: &ObjId, key: &str) -> Option<ObjId> {
+    let [(Value::Object(ObjType::Map), id)] = &automerge.get_all(object, key).ok()?[..] else {
+        return None;
+    };
+    Some(id.clone())
 }
 
 /// Returns all maps at a key, ascending: several, where nodes made one at once.

@@ -1,0 +1,131 @@
+//! Owns who may write what in a host document.
+//!
+//! Must not know how records are read. Invariant: only the host purges, seals, ends and makes
+//! workspaces, and lays the document out; nobody brings back what it has ended, nor what was deleted,
+//! but by a restore.
+
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    super::{
+        super::ids::{NodeId, OperationId, SessionId},
+        host::Places,
+    },
+    Act, Action, Author, Overreach, refuse,
+};
+
+/// Judges one operation.
+pub(super) fn check(places: &Places, author: &Author<'_>, act: &Act<'_>) -> Result<(), Overreach> {
+    let path: Vec<&str> = act.path.iter().map(String::as_str).collect();
+    let is_host = author.fingerprint == places.host();
+    // The layout is written once, with the first change, which nobody takes later.
+    if matches!(path[..], [] | ["meta" | "sessions", ..])
+        && !matches!(path[..], ["sessions", _, ..])
+    {
+        return refuse("changes how the document is laid out");
+    }
+    if is_host {
+        return Ok(());
+    }
+    match path[..] {
+        ["workspaces"] => refuse("makes, or removes, a workspace of another host"),
+        ["sessions", bucket] => session_made(bucket, act),
+        ["sessions", _, _] => session(act),
+        ["sessions", _, _, "extra"] | ["workspaces", _, "extra"] => extra(act),
+        ["sessions", _, _, "deleted", ..] => deleted(act),
+        ["workspaces", _] => workspace(act),
+        ["workspaces", _, "keepers"] => keeper(author, act),
+        ["workspaces", _, "dismissals"] => dismissal(act),
+        ["workspaces", _, "requests"] => request(act),
+        ["workspaces", _, "teardown", ..] => refuse("says how the end of a workspace stands"),
+        ["sessions", _, _, _, ..] | ["workspaces", _, _, ..] => Ok(()),
+        _ => refuse("writes to a place that is not known"),
+    }
+}
+
+/// A record is made where there is none, as far as its author knows: over an ended one it would
+/// bring it back.
+fn session_made(bucket: &str, act: &Act<'_>) -> Result<(), Overreach> {
+    let is_id = act.key.parse::<SessionId>().is_ok();
+    let is_there = bucket == format!("{:02x}", Sha256::digest(act.key)[0]);
+    match act.action {
+        Action::Map if !act.overwrites && is_id && is_there => Ok(()),
+        Action::Map => refuse("makes a session over another, or in a wrong place"),
+        Action::Value(_) | Action::Delete => refuse("purges a session of another host"),
+    }
+}
+
+fn session(act: &Act<'_>) -> Result<(), Overreach> {
+    let fits = match (act.key, act.action) {
+        ("title" | "workspace_id" | "project_id" | "directory", Action::Delete) => true,
+        ("title" | "workspace_id" | "project_id" | "directory", action) => action.text().is_some(),
+        ("parent_id", action) => act.fresh && action.text().is_some(),
+        ("created_at", action) => act.fresh && action.is_int(),
+        ("archived_at", Action::Delete) => true,
+        ("archived_at" | "updated_at", action) => action.is_int(),
+        ("deleted", action) => matches!(action, Action::Map | Action::Delete),
+        ("extra", action) => matches!(action, Action::Map) && !act.overwrites,
+        // What newer versions may add.
+        _ => true,
+    };
+    if fits { Ok(()) } else { refuse("writes to a field of a session what it never holds") }
+}
+
+fn extra(act: &Act<'_>) -> Result<(), Overreach> {
+    let fits = act.action.text().is_some() || matches!(act.action, Action::Delete);
+    if fits { Ok(()) } else { refuse("writes other things than text to the free fields") }
+}
+
+fn deleted(act: &Act<'_>) -> Result<(), Overreach> {
+    let fits = match (act.key, act.action) {
+        _ if !act.fresh => false,
+        ("by" | "operation", action) => action.text().is_some(),
+        ("at", action) => action.is_int(),
+        _ => true,
+    };
+    if fits { Ok(()) } else { refuse("changes what was said of a delete") }
+}
+
+fn workspace(act: &Act<'_>) -> Result<(), Overreach> {
+    let fits = match (act.key, act.action) {
+        ("name", action) => action.text().is_some(),
+        ("branch", Action::Delete) => true,
+        ("branch", action) => action.text().is_some(),
+        ("used", action) => {
+            matches!(action, Action::Value(automerge::ScalarValue::Boolean(true)))
+        }
+        ("keepers" | "dismissals" | "requests" | "extra", action) => {
+            matches!(action, Action::Map) && !act.overwrites
+        }
+        ("kind" | "project_id" | "directory" | "created_at" | "teardown", _) => false,
+        // What newer versions may add.
+        _ => true,
+    };
+    if fits { Ok(()) } else { refuse("writes to a field of a workspace what only its host may") }
+}
+
+/// A keep is its author's own; anyone may let go.
+fn keeper(author: &Author<'_>, act: &Act<'_>) -> Result<(), Overreach> {
+    let by_author = act
+        .action
+        .text()
+        .and_then(|node| node.parse::<NodeId>().ok())
+        .is_some_and(|node| node.fingerprint() == author.fingerprint);
+    let fits = matches!(act.action, Action::Delete) || by_author && is_operation(act);
+    if fits { Ok(()) } else { refuse("keeps a workspace in another's name") }
+}
+
+fn dismissal(act: &Act<'_>) -> Result<(), Overreach> {
+    let noted = matches!(act.action, Action::Value(automerge::ScalarValue::Boolean(_)));
+    let fits = matches!(act.action, Action::Delete) || noted && is_operation(act);
+    if fits { Ok(()) } else { refuse("writes to a workspace's deletes what is none") }
+}
+
+fn request(act: &Act<'_>) -> Result<(), Overreach> {
+    let asked = matches!(act.action.text(), Some("retry" | "force"));
+    if asked && is_operation(act) { Ok(()) } else { refuse("takes up a request as the host does") }
+}
+
+fn is_operation(act: &Act<'_>) -> bool {
+    act.key.parse::<OperationId>().is_ok()
+}

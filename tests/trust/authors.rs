@@ -1,0 +1,201 @@
+//! In whose name a change is taken, and in which order.
+
+use std::time::Duration;
+
+use automerge::{ActorId, Change, transaction::Transactable as _};
+use sessionmesh::replica::{ids::DocumentId, record::Role};
+
+use crate::{
+    Rogue, actor_of, closes, common::world::World, copy, crafted, create, host_document, refused,
+    scene, send, session_at, title,
+};
+
+#[test]
+fn what_a_member_writes_within_its_rights_is_taken() {
+    let mut world = scene();
+    let rogue = Rogue::new(&world, 1);
+    let (document, change) = title(&world, &rogue, "mine to write");
+    rogue.send(&mut world, 0, document, &[&change]);
+    world.agree();
+    assert_eq!(world.closes, []);
+    for node in 0..3 {
+        let session = world.session(node, 0, "s0").unwrap();
+        assert_eq!(session.title.as_deref(), Some("mine to write"));
+    }
+}
+
+#[test]
+fn a_change_that_nobody_vouches_for_is_refused() {
+    refused(&mut scene(), "nobody vouches", |world, rogue| {
+        let (document, change) = title(world, rogue, "unsigned");
+        send(world, 1, 0, document, &[&change], Vec::new());
+    });
+}
+
+#[test]
+fn a_change_in_anothers_name_is_refused() {
+    refused(&mut scene(), "not by the node", |world, rogue| {
+        let document = host_document(world, 0);
+        let mut doc = copy(world, 1, &document);
+        doc.set_actor(ActorId::from(actor_of(world.nodes[2].id, 0x77)));
+        let record = session_at(&doc, "s0");
+        doc.put(&record, "title", "not from node 2").unwrap();
+        doc.commit();
+        let change = doc.get_last_local_change().unwrap();
+        rogue.send(world, 0, document, &[&change]);
+    });
+}
+
+#[test]
+fn a_change_that_a_relay_signs_for_its_author_is_refused() {
+    let mut world = scene();
+    world.cut(0, 2);
+    world.deliver();
+    create(&mut world, 2, 2, "s3");
+    // Node 1 has it, and gives its own word for it in place of the author's.
+    world.deliver_one();
+    let document = host_document(&world, 2);
+    let changes = copy(&world, 2, &document).get_changes(&[]);
+    let change = changes.last().unwrap().clone();
+    let mut other = scene();
+    refused(&mut other, "not by the node", |world, rogue| {
+        let document = host_document(world, 2);
+        rogue.send(world, 0, document, &[&change]);
+    });
+}
+
+#[test]
+fn a_voucher_for_another_document_is_no_voucher() {
+    refused(&mut scene(), "not by the node", |world, rogue| {
+        let (document, change) = title(world, rogue, "elsewhere");
+        let elsewhere = rogue.vouch(&host_document(world, 2), &change);
+        send(world, 1, 0, document, &[&change], vec![elsewhere]);
+    });
+}
+
+/// Two changes of one author, the second on top of the first.
+fn two(world: &World, rogue: &Rogue) -> (DocumentId, [Change; 2]) {
+    let document = host_document(world, 0);
+    let mut doc = copy(world, rogue.node, &document);
+    doc.set_actor(ActorId::from(actor_of(rogue.id, 0x77)));
+    let record = session_at(&doc, "s0");
+    let changes = ["one", "two"].map(|text| {
+        doc.put(&record, "title", text).unwrap();
+        doc.commit();
+        doc.get_last_local_change().unwrap()
+    });
+    (document, changes)
+}
+
+#[test]
+fn a_voucher_does_not_reach_beyond_its_change() {
+    refused(&mut scene(), "nobody vouches", |world, rogue| {
+        let (document, [one, two]) = two(world, rogue);
+        let vouchers = vec![rogue.vouch(&document, &one)];
+        send(world, 1, 0, document, &[&one, &two], vouchers);
+    });
+}
+
+#[test]
+fn one_voucher_stands_for_all_changes_before_it() {
+    let mut world = scene();
+    let rogue = Rogue::new(&world, 1);
+    let (document, [one, two]) = two(&world, &rogue);
+    let vouchers = vec![rogue.vouch(&document, &two)];
+    send(&mut world, 1, 0, document, &[&one, &two], vouchers);
+    world.agree();
+    assert_eq!(world.closes, []);
+    assert_eq!(world.session(2, 0, "s0").unwrap().title.as_deref(), Some("two"));
+}
+
+#[test]
+fn changes_that_come_in_another_order_wait_and_end_the_same() {
+    let mut world = scene();
+    let rogue = Rogue::new(&world, 1);
+    let before = world.nodes[0].replica.frontier();
+    let (document, [one, two]) = two(&world, &rogue);
+    rogue.send(&mut world, 0, document, &[&two]);
+    assert_eq!(world.nodes[0].replica.frontier(), before, "what comes too early waits");
+    rogue.send(&mut world, 0, document, &[&one]);
+    world.agree();
+    assert_eq!(world.closes, []);
+    assert_eq!(world.session(2, 0, "s0").unwrap().title.as_deref(), Some("two"));
+}
+
+#[test]
+fn a_change_that_leaves_its_authors_previous_one_out_is_refused() {
+    refused(&mut scene(), "does not follow", |world, rogue| {
+        let (document, [one, _]) = two(world, rogue);
+        let skips = crafted(&one, |change| change.seq = 3);
+        rogue.send(world, 0, document, &[&skips]);
+    });
+    refused(&mut scene(), "does not follow", |world, rogue| {
+        let (document, [one, two]) = two(world, rogue);
+        let unlinked = crafted(&two, |change| change.deps.clone_from(&one.decode().deps));
+        let vouchers = vec![rogue.vouch(&document, &unlinked)];
+        send(world, 1, 0, document, &[&one, &unlinked], vouchers);
+    });
+}
+
+#[test]
+fn counters_that_leave_no_room_for_others_are_refused() {
+    refused(&mut scene(), "does not count", |world, rogue| {
+        let (document, change) = title(world, rogue, "far ahead");
+        let far = crafted(&change, |change| change.start_op = (1 << 31).try_into().unwrap());
+        rogue.send(world, 0, document, &[&far]);
+    });
+}
+
+#[test]
+fn a_second_change_for_a_place_that_is_taken_is_refused() {
+    let mut world = scene();
+    let rogue = Rogue::new(&world, 1);
+    let (document, one) = title(&world, &rogue, "one");
+    let (_, other) = title(&world, &rogue, "other");
+    rogue.send(&mut world, 0, document, &[&one]);
+    world.agree();
+    refused(&mut world, "two changes for one place", |world, rogue| {
+        rogue.send(world, 0, document, &[&other]);
+    });
+    assert_eq!(world.session(2, 0, "s0").unwrap().title.as_deref(), Some("one"));
+}
+
+/// Nobody else is to blame for it: honest nodes that were told different things stay linked.
+#[test]
+fn a_relay_is_not_cut_off_for_an_author_that_signed_two_changes_for_one_place() {
+    let mut world = scene();
+    let rogue = Rogue::new(&world, 1);
+    let (document, one) = title(&world, &rogue, "one");
+    let (_, other) = title(&world, &rogue, "other");
+    world.cut(0, 2);
+    world.deliver();
+    rogue.send(&mut world, 0, document, &[&one]);
+    rogue.send(&mut world, 2, document, &[&other]);
+    world.pass(Duration::from_secs(1));
+    world.closes.clear();
+    world.cut(0, 1);
+    world.cut(1, 2);
+    world.plug(0, 2);
+    world.pass(Duration::from_secs(30));
+    assert!(world.is_linked(0, 2), "{:?}", world.closes);
+    create(&mut world, 0, 2, "goes_on");
+    world.deliver();
+    assert!(world.session(2, 2, "goes_on").is_some(), "other documents are not touched");
+}
+
+#[test]
+fn what_a_reader_writes_is_not_taken_from_anyone() {
+    let mut world = scene();
+    world.add(Default::default(), 0);
+    world.join(3, 0, Role::Reader);
+    world.agree();
+    world.closes.clear();
+    let reader = Rogue::new(&world, 3);
+    let before = world.nodes[0].replica.frontier();
+    let (document, change) = title(&world, &reader, "by a reader");
+    let vouchers = vec![reader.vouch(&document, &change)];
+    send(&mut world, 3, 0, document, &[&change], vouchers.clone());
+    send(&mut world, 1, 0, document, &[&change], vouchers);
+    assert_eq!(world.nodes[0].replica.frontier(), before);
+    assert_eq!(world.closes, [], "whoever relays it may know it as something else");
+}

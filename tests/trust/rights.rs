@@ -1,0 +1,262 @@
+//! What a change may do, whoever signed it.
+
+use automerge::{
+    ActorId, AutoCommit, ObjId, ObjType, ROOT, ReadDoc as _, transaction::Transactable as _,
+};
+use sessionmesh::{
+    replica::{
+        command::Command,
+        document::Document,
+        ids::NodeId,
+        record::{Member, Role},
+        trust::Trust,
+    },
+    wire::CloseCode,
+};
+
+use crate::{
+    Rogue, actor_of, at, closes,
+    common::{
+        keys::key_of,
+        world::{World, name_of},
+    },
+    copy, crafted, create, fleet_document, host_document, map, refused, scene, session_at,
+    session_path, title,
+};
+
+/// Returns what the others know of a node.
+fn member(world: &World, node: usize) -> Member {
+    let other = usize::from(node == 0);
+    let peers = world.nodes[other].replica.peers();
+    peers.into_iter().find(|peer| peer.member.node == world.nodes[node].id).unwrap().member
+}
+
+/// Each is written by node 1, a member, to what node 0 hosts.
+#[test]
+fn what_only_a_host_may_write_is_refused_from_others() {
+    type Write = fn(&mut AutoCommit);
+    let writes: [(&str, Write); 14] = [
+        ("purges", |doc| {
+            let path = session_path("s0");
+            let bucket = at(doc, &[&path[0], &path[1]]);
+            doc.put(&bucket, "s0", "gone").unwrap();
+        }),
+        ("purges", |doc| {
+            let path = session_path("s0");
+            let bucket = at(doc, &[&path[0], &path[1]]);
+            doc.delete(&bucket, "s0").unwrap();
+        }),
+        ("over another", |doc| {
+            let path = session_path("s0");
+            let bucket = at(doc, &[&path[0], &path[1]]);
+            doc.put_object(&bucket, "s0", ObjType::Map).unwrap();
+        }),
+        ("wrong place", |doc| {
+            let buckets = at(doc, &["sessions"]);
+            let path = session_path("s9");
+            let key = if path[1] == "00" { "01" } else { "00" };
+            let bucket = map(doc, &buckets, key);
+            doc.put_object(&bucket, "s9", ObjType::Map).unwrap();
+        }),
+        ("a workspace of another host", |doc| {
+            let workspaces = at(doc, &["workspaces"]);
+            doc.put_object(&workspaces, "w9", ObjType::Map).unwrap();
+        }),
+        ("a workspace of another host", |doc| {
+            let workspaces = at(doc, &["workspaces"]);
+            doc.put(&workspaces, "w0", "gone").unwrap();
+        }),
+        ("only its host", |doc| {
+            let workspace = at(doc, &["workspaces", "w0"]);
+            doc.put_object(&workspace, "teardown", ObjType::Map).unwrap();
+        }),
+        ("only its host", |doc| {
+            let workspace = at(doc, &["workspaces", "w0"]);
+            doc.put(&workspace, "directory", "/home/somebody/else").unwrap();
+        }),
+        ("only its host", |doc| {
+            let workspace = at(doc, &["workspaces", "w0"]);
+            doc.put(&workspace, "used", ()).unwrap();
+        }),
+        ("in another's name", |doc| {
+            let keepers = at(doc, &["workspaces", "w0", "keepers"]);
+            doc.put(&keepers, "op_9", NodeId([1; 32]).to_string()).unwrap();
+        }),
+        ("laid out", |doc| {
+            doc.put_object(ROOT, "sessions", ObjType::Map).unwrap();
+        }),
+        ("laid out", |doc| {
+            let buckets = at(doc, &["sessions"]);
+            doc.put_object(&buckets, "zz", ObjType::Map).unwrap();
+        }),
+        ("laid out", |doc| {
+            let meta = at(doc, &["meta"]);
+            doc.put(&meta, "epoch", 7).unwrap();
+        }),
+        ("what it never holds", |doc| {
+            let record = session_at(doc, "s0");
+            doc.put(&record, "deleted", true).unwrap();
+        }),
+    ];
+    for (reason, write) in writes {
+        refused(&mut scene(), reason, |world, rogue| {
+            let document = host_document(world, 0);
+            let change = rogue.write(world, &document, write);
+            rogue.send(world, 0, document, &[&change]);
+        });
+    }
+}
+
+/// Automerge marks as overwritten whatever an operation names, where it comes across it: a purged
+/// session would come back, on some replicas.
+#[test]
+fn a_change_that_overwrites_what_stands_elsewhere_is_refused() {
+    refused(&mut scene(), "overwrites what is not there", |world, rogue| {
+        let (document, change) = title(world, rogue, "takes another away");
+        let doc = copy(world, 1, &document);
+        let keepers = at(&doc, &["workspaces", "w0", "keepers"]);
+        let ObjId::Id(counter, actor, _) = keepers else { panic!("a map") };
+        let crafted = crafted(&change, |change| {
+            change.operations[0].pred = vec![automerge::legacy::OpId(counter, actor)].into();
+        });
+        rogue.send(world, 0, document, &[&crafted]);
+    });
+}
+
+#[test]
+fn fields_that_a_newer_version_may_add_are_taken_and_passed_on() {
+    let mut world = scene();
+    let rogue = Rogue::new(&world, 1);
+    let document = host_document(&world, 0);
+    let change = rogue.write(&world, &document, |doc| {
+        for record in [session_at(doc, "s0"), at(doc, &["workspaces", "w0"])] {
+            doc.put(&record, "mood", "good").unwrap();
+            let deep = doc.put_object(&record, "later", ObjType::Map).unwrap();
+            doc.put(&deep, "n", 1.5).unwrap();
+        }
+    });
+    rogue.send(&mut world, 0, document, &[&change]);
+    world.agree();
+    assert_eq!(world.closes, []);
+    let doc = copy(&world, 2, &document);
+    assert!(doc.get(session_at(&doc, "s0"), "mood").unwrap().is_some());
+}
+
+/// A fleet of an admin, a member and another admin.
+fn with_member() -> World {
+    let mut world = World::strangers(3, 1);
+    world.join(1, 0, Role::Member);
+    world.join(2, 0, Role::Admin);
+    world.plug_all();
+    (0..3).for_each(|node| create(&mut world, node, node, &format!("s{node}")));
+    world.agree();
+    world.closes.clear();
+    world
+}
+
+/// Each is written by node 1, a member and no admin.
+#[test]
+fn what_only_an_admin_may_write_is_refused_from_members() {
+    type Write = fn(&mut AutoCommit, NodeId);
+    let writes: [(&str, Write); 9] = [
+        ("a member without being an admin", |doc, _| {
+            let members = at(doc, &["members"]);
+            let stranger = NodeId([0x55; 32]).to_string();
+            let record = doc.put_object(&members, stranger, ObjType::Map).unwrap();
+            doc.put(&record, "role", "admin").unwrap();
+        }),
+        ("a member without being an admin", |doc, own| {
+            let members = at(doc, &["members"]);
+            doc.delete(&members, own.to_string()).unwrap();
+        }),
+        ("what it may not", |doc, own| {
+            let record = at(doc, &["members", &own.to_string()]);
+            doc.put(&record, "role", "admin").unwrap();
+        }),
+        ("what it may not", |doc, _| {
+            let record = at(doc, &["members", &NodeId([1; 32]).to_string()]);
+            doc.put_object(&record, "revoked", ObjType::Map).unwrap();
+        }),
+        ("what it may not", |doc, _| {
+            let record = at(doc, &["members", &NodeId([1; 32]).to_string()]);
+            doc.put(&record, "name", "renamed").unwrap();
+        }),
+        ("what it may not", |doc, own| {
+            let record = at(doc, &["members", &own.to_string()]);
+            doc.put(&record, "attested", "all of it").unwrap();
+        }),
+        ("where it is", |doc, _| {
+            let addresses = at(doc, &["members", &NodeId([1; 32]).to_string(), "addresses"]);
+            doc.put(&addresses, "192.0.2.1:1", true).unwrap();
+        }),
+        ("laid out", |doc, _| {
+            let meta = at(doc, &["meta"]);
+            doc.put(&meta, "schema", 9).unwrap();
+        }),
+        ("not known", |doc, own| {
+            // A map beside the members that nobody reads, made by whoever may write there.
+            let record = at(doc, &["members", &own.to_string()]);
+            let deep = doc.put_object(&record, "later", ObjType::Map).unwrap();
+            doc.put(&deep, "x", 1).unwrap();
+            doc.put_object(ROOT, "elsewhere", ObjType::Map).unwrap();
+        }),
+    ];
+    for (reason, write) in writes {
+        let reason = if reason == "not known" { "laid out" } else { reason };
+        refused(&mut with_member(), reason, |world, rogue| {
+            let document = fleet_document(world);
+            let own = rogue.id;
+            let change = rogue.write(world, &document, |doc| write(doc, own));
+            rogue.send(world, 0, document, &[&change]);
+        });
+    }
+}
+
+#[test]
+fn an_admin_can_not_take_a_revocation_or_an_attestation_back() {
+    for key in ["revoked", "attested"] {
+        let mut world = with_member();
+        world.ask(0, Command::Revoke(name_of(1))).expect("an admin revokes");
+        world.agree();
+        world.closes.clear();
+        let rogue = Rogue::new(&world, 2);
+        let document = fleet_document(&world);
+        let of = if key == "revoked" { world.nodes[1].id } else { world.nodes[0].id };
+        let change = rogue.write(&world, &document, |doc| {
+            let record = at(doc, &["members", &of.to_string()]);
+            doc.delete(&record, key).unwrap();
+        });
+        rogue.send(&mut world, 0, document, &[&change]);
+        assert_eq!(closes(&world), [(0, 2, CloseCode::Hostile)], "{key}");
+    }
+}
+
+#[test]
+fn a_whole_document_with_what_its_author_must_not_write_is_not_adopted() {
+    let mut world = scene();
+    let rogue = Rogue::new(&world, 1);
+    let document = host_document(&world, 0);
+    let mut doc = copy(&world, 1, &document);
+    doc.set_actor(ActorId::from(actor_of(rogue.id, 0x77)));
+    let workspace = at(&doc, &["workspaces", "w0"]);
+    doc.put_object(&workspace, "teardown", ObjType::Map).unwrap();
+    doc.commit();
+    let last = doc.get_last_local_change().unwrap();
+    let bytes = doc.save();
+    let mut vouchers = world.nodes[1].replica.document_vouchers(&document);
+    vouchers.push(rogue.vouch(&document, &last));
+    let members: Vec<_> = (0..3).map(|node| member(&world, node)).collect();
+    let mut trust = Trust::new(key_of(rogue.id));
+    trust.learn(&members, []);
+    let actor = || ActorId::from(actor_of(rogue.id, 0x78));
+    let adopted = Document::adopt(document, actor(), &bytes, &vouchers, &trust);
+    let refused = adopted.expect_err("it ends what another hosts").to_string();
+    assert!(refused.contains("only its host"), "{refused}");
+    // Without the last change it is taken, and not without the word of each author.
+    let honest = copy(&world, 1, &document).save();
+    let mut vouchers = world.nodes[1].replica.document_vouchers(&document);
+    assert!(Document::adopt(document, actor(), &honest, &vouchers, &trust).is_ok());
+    vouchers.pop();
+    let refused = Document::adopt(document, actor(), &honest, &vouchers, &trust).unwrap_err();
+    assert!(refused.to_string().contains("nobody vouches"), "{refused}");
+}
