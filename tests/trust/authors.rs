@@ -6,8 +6,8 @@ use automerge::{ActorId, Change, transaction::Transactable as _};
 use sessionmesh::replica::{ids::DocumentId, record::Role};
 
 use crate::{
-    Rogue, actor_of, closes, common::world::World, copy, crafted, create, host_document, refused,
-    scene, send, session_at, title,
+    Rogue, actor_of, common::world::World, copy, crafted, create, host_document, refused, scene,
+    send, session_at, title,
 };
 
 #[test]

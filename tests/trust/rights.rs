@@ -233,7 +233,7 @@ fn an_admin_can_not_take_a_revocation_or_an_attestation_back() {
 
 #[test]
 fn a_whole_document_with_what_its_author_must_not_write_is_not_adopted() {
-    let mut world = scene();
+    let world = scene();
     let rogue = Rogue::new(&world, 1);
     let document = host_document(&world, 0);
     let mut doc = copy(&world, 1, &document);
