@@ -152,8 +152,8 @@ impl Document {
         })
     }
 
-    /// Writes a member's entry anew, in one change, as an admin; a revocation stays, and a role is
-    /// only raised.
+    /// Writes a member's entry anew, in one change, as an admin; a revocation stays, and who may
+    /// write goes on to.
     pub fn put_member(&mut self, wall_ms: i64, member: &Member) -> Option<Applied> {
         let members = self.members_place().clone();
         let key = member.node.to_string();
@@ -200,7 +200,9 @@ fn write_member(tx: &mut Transaction<'_>, record: &ObjId, member: &Member) -> Do
         Role::Reader => "reader",
     };
     let known = texts_at(tx, record, "role").iter().map(|name| role_named(name)).max();
-    if known.is_none_or(|known| known < member.role) {
+    // What a node wrote while it could must be taken by all, for ever.
+    let takes_writing = known > Some(Role::Reader) && member.role == Role::Reader;
+    if !takes_writing {
         tx.put(record, "role", role)?;
     }
     tx.put(record, "added_by", member.added_by.to_string())?;

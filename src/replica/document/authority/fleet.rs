@@ -1,7 +1,7 @@
 //! Owns who may write what in a fleet document.
 //!
 //! Must not know how a member is let in. Invariants: only an admin, as what a change builds on has
-//! it, makes members, raises their roles and revokes; nobody takes a revocation or an attestation
+//! it, makes members, changes their roles and revokes; nobody takes a revocation or an attestation
 //! back; a member writes of itself where it is and what it has.
 
 use automerge::{Automerge, ChangeHash, ObjId, ObjType, ReadDoc, Value};
@@ -30,6 +30,11 @@ pub(super) fn check(
         is_by(places.members(), &author.fingerprint)
             || role_at(automerge, places, author) == Some(Role::Admin)
     };
+    // Where two wrote at once and a third writes what already stands, automerge deletes what does not.
+    let resolves = || {
+        let there = automerge.get_all_at(act.object, act.key, author.heads).unwrap_or_default();
+        matches!(act.action, Action::Delete) && there.len() > act.overwritten
+    };
     let is_own = |node: &str| {
         node.parse::<NodeId>().is_ok_and(|node| node.fingerprint() == author.fingerprint)
     };
@@ -37,23 +42,25 @@ pub(super) fn check(
         [] | ["meta", ..] => (false, "changes how the document is laid out"),
         ["members"] => {
             let is_node = act.key.parse::<NodeId>().is_ok();
-            let makes = matches!(act.action, Action::Map) && !act.overwrites && is_node;
+            let makes = matches!(act.action, Action::Map) && !act.overwrites() && is_node;
             (makes && is_admin(), "makes, or removes, a member without being an admin")
         }
         ["members", node] => {
             let fits = match (act.key, act.action) {
+                ("name" | "left", Action::Delete) if resolves() => is_own(node) || is_admin(),
+                ("role" | "added_by" | "added_at", Action::Delete) if resolves() => is_admin(),
                 ("name", action) => action.text().is_some() && (is_own(node) || is_admin()),
                 ("addresses", Action::Map) => is_own(node) || is_admin(),
                 ("left", Action::Value(_)) => is_own(node),
                 ("left", Action::Delete) => is_admin(),
-                ("attested", Action::Map) => is_own(node) && !act.overwrites,
+                ("attested", Action::Map) => is_own(node) && !act.overwrites(),
                 ("role", action) => {
                     let role = action.text().map(role_named);
-                    role.is_some_and(|role| raises(automerge, act, author, role)) && is_admin()
+                    role.is_some_and(|role| keeps(automerge, act, author, role)) && is_admin()
                 }
                 ("added_by", action) => action.text().is_some() && is_admin(),
                 ("added_at", action) => action.is_int() && is_admin(),
-                ("revoked", Action::Map) => !act.overwrites && is_admin(),
+                ("revoked", Action::Map) => !act.overwrites() && is_admin(),
                 ("addresses" | "attested" | "revoked", _) | ("left", Action::Map) => false,
                 // What newer versions may add.
                 _ => is_own(node) || is_admin(),
@@ -65,7 +72,7 @@ pub(super) fn check(
             (fits, "writes of a member where it is")
         }
         ["members", node, "attested"] => {
-            let fits = act.action.text().is_some() && !act.overwrites && is_own(node);
+            let fits = act.action.text().is_some() && !act.overwrites() && is_own(node);
             (fits, "attests in another's name, or takes it back")
         }
         ["members", _, "revoked", ..] => (act.fresh && is_admin(), "changes a revocation"),
@@ -75,10 +82,11 @@ pub(super) fn check(
     if fits { Ok(()) } else { refuse(what) }
 }
 
-/// Tells whether no role that is overwritten is greater.
-fn raises(automerge: &Automerge, act: &Act<'_>, author: &Author<'_>, role: Role) -> bool {
+/// Tells whether who could write still can: what it wrote must be taken by all, for ever.
+fn keeps(automerge: &Automerge, act: &Act<'_>, author: &Author<'_>, role: Role) -> bool {
     let there = automerge.get_all_at(act.object, act.key, author.heads).unwrap_or_default();
-    there.iter().all(|(value, _)| value.as_str().is_none_or(|name| role_named(name) <= role))
+    let wrote = |name: &str| role_named(name) > Role::Reader;
+    role > Role::Reader || !there.iter().any(|(value, _)| value.as_str().is_some_and(wrote))
 }
 
 /// Returns the author's role as its change builds on it.

@@ -2,7 +2,8 @@
 //!
 //! Must not know how records are read. Invariant: only the host purges, seals, ends and makes
 //! workspaces, and lays the document out; nobody brings back what it has ended, nor what was deleted,
-//! but by a restore.
+//! but by a restore. Where two wrote a field at once and a third writes what already stands, automerge
+//! deletes what does not: so who may write a field may delete it.
 
 use sha2::{Digest as _, Sha256};
 
@@ -49,7 +50,7 @@ fn session_made(bucket: &str, act: &Act<'_>) -> Result<(), Overreach> {
     let is_id = act.key.parse::<SessionId>().is_ok();
     let is_there = bucket == format!("{:02x}", Sha256::digest(act.key)[0]);
     match act.action {
-        Action::Map if !act.overwrites && is_id && is_there => Ok(()),
+        Action::Map if !act.overwrites() && is_id && is_there => Ok(()),
         Action::Map => refuse("makes a session over another, or in a wrong place"),
         Action::Value(_) | Action::Delete => refuse("purges a session of another host"),
     }
@@ -61,10 +62,10 @@ fn session(act: &Act<'_>) -> Result<(), Overreach> {
         ("title" | "workspace_id" | "project_id" | "directory", action) => action.text().is_some(),
         ("parent_id", action) => act.fresh && action.text().is_some(),
         ("created_at", action) => act.fresh && action.is_int(),
-        ("archived_at", Action::Delete) => true,
+        ("archived_at" | "updated_at", Action::Delete) => true,
         ("archived_at" | "updated_at", action) => action.is_int(),
         ("deleted", action) => matches!(action, Action::Map | Action::Delete),
-        ("extra", action) => matches!(action, Action::Map) && !act.overwrites,
+        ("extra", action) => matches!(action, Action::Map) && !act.overwrites(),
         // What newer versions may add.
         _ => true,
     };
@@ -88,14 +89,14 @@ fn deleted(act: &Act<'_>) -> Result<(), Overreach> {
 
 fn workspace(act: &Act<'_>) -> Result<(), Overreach> {
     let fits = match (act.key, act.action) {
+        ("name" | "branch" | "used", Action::Delete) => true,
         ("name", action) => action.text().is_some(),
-        ("branch", Action::Delete) => true,
         ("branch", action) => action.text().is_some(),
         ("used", action) => {
             matches!(action, Action::Value(automerge::ScalarValue::Boolean(true)))
         }
         ("keepers" | "dismissals" | "requests" | "extra", action) => {
-            matches!(action, Action::Map) && !act.overwrites
+            matches!(action, Action::Map) && !act.overwrites()
         }
         ("kind" | "project_id" | "directory" | "created_at" | "teardown", _) => false,
         // What newer versions may add.
@@ -123,7 +124,8 @@ fn dismissal(act: &Act<'_>) -> Result<(), Overreach> {
 
 fn request(act: &Act<'_>) -> Result<(), Overreach> {
     let asked = matches!(act.action.text(), Some("retry" | "force"));
-    if asked && is_operation(act) { Ok(()) } else { refuse("takes up a request as the host does") }
+    let fits = matches!(act.action, Action::Delete) || asked && is_operation(act);
+    if fits { Ok(()) } else { refuse("asks for what a host does not know") }
 }
 
 fn is_operation(act: &Act<'_>) -> bool {

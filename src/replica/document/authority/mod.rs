@@ -42,6 +42,12 @@ enum Action<'a> {
     Delete,
 }
 
+impl Act<'_> {
+    fn overwrites(&self) -> bool {
+        self.overwritten > 0
+    }
+}
+
 impl Action<'_> {
     fn text(&self) -> Option<&str> {
         match self {
@@ -66,8 +72,8 @@ struct Act<'a> {
     fresh: bool,
     key: &'a str,
     action: Action<'a>,
-    /// Whether something that stood there is overwritten.
-    overwrites: bool,
+    /// How many of the values that stood there are overwritten.
+    overwritten: usize,
 }
 
 /// Who writes, and what it knew.
@@ -141,8 +147,8 @@ impl<'a> Judge<'a> {
                     (ObjId::Id(*counter, by.clone(), 0), (*counter, actor_in(by)))
                 }
             };
-            let overwrites = operation.pred.iter().next().is_some();
-            if overwrites {
+            let overwritten = operation.pred.iter().count();
+            if overwritten > 0 {
                 self.check_overwritten(&object, made, key, operation, author.heads)?;
             }
             let known;
@@ -160,7 +166,7 @@ impl<'a> Judge<'a> {
                 fresh: fresh.contains(&made),
                 key,
                 action,
-                overwrites,
+                overwritten,
             };
             match self.places {
                 Places::Host(places) => host::check(places, &author, &act)?,
