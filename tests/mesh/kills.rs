@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use sessionmesh::replica::record::SessionState;
 use tokio::sync::{mpsc, watch};
 
-use crate::harness::{Client, Daemon, Message, Subscriber, fleet, linked};
+use crate::harness::{Client, Daemon, Followed, Message, Subscriber, fleet, linked};
 
 const NAMES: [&str; 3] = ["A", "B", "C"];
 const KILLS_DEFAULT: u32 = 50;
@@ -201,11 +201,10 @@ struct Fared {
 async fn follow(
     mut runs: watch::Receiver<Client>,
     mut done: mpsc::Receiver<()>,
+    mut stream: Followed,
+    mut subscriber: Subscriber,
 ) -> (Subscriber, Fared) {
     let mut fared = Fared::default();
-    let client = runs.borrow().clone();
-    let mut stream = client.follow(None).await;
-    let mut subscriber = Subscriber::begin(&mut stream).await;
     loop {
         while let Some(message) = tokio::select! {
             message = stream.next() => message,
@@ -255,7 +254,11 @@ async fn fifty_kills_lose_nothing_acknowledged_and_every_cursor_resumes() {
     let mut followers = Vec::new();
     for run in &runs {
         let (done, is_done) = mpsc::channel(1);
-        followers.push((done, tokio::spawn(follow(run.clone(), is_done))));
+        // Each has its snapshot before the first kill, which could else come before that.
+        let client = run.borrow().clone();
+        let mut stream = client.follow(None).await;
+        let subscriber = Subscriber::begin(&mut stream).await;
+        followers.push((done, tokio::spawn(follow(run.clone(), is_done, stream, subscriber))));
     }
     let stop = Arc::new(AtomicBool::new(false));
     let workers: Vec<_> = (0..WORKERS)
