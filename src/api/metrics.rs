@@ -65,6 +65,11 @@ fn write(out: &mut String, shared: &Shared, status: &Status) -> fmt::Result {
     single(out, "sent_bytes_total", "counter", help, status.sent_bytes)?;
     let help = "Bytes received over links, with all that QUIC adds.";
     single(out, "received_bytes_total", "counter", help, status.received_bytes)?;
+    let pace = shared.handle.pace();
+    let help = "The most processor time that one input has taken the loop.";
+    single(out, "longest_input_microseconds", "gauge", help, pace.longest_us())?;
+    let help = "Inputs that took the loop more than 250 ms of processor time.";
+    single(out, "slow_inputs_total", "counter", help, pace.slow())?;
     let help = "Milliseconds since the start.";
     single(out, "uptime_milliseconds", "gauge", help, status.uptime_ms)?;
     if let Some(bytes) = resident_bytes() {

@@ -105,6 +105,11 @@ impl Daemon {
         self.child.id()
     }
 
+    /// Tells whether the process has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("it can be waited for").is_some()
+    }
+
     /// Waits until it ends by itself, and returns how.
     pub async fn ended(mut self) -> std::process::ExitStatus {
         let deadline = Instant::now() + PATIENCE;
