@@ -184,7 +184,6 @@ impl Places {
 /// What reached a peer but not the disk comes back from the peer; were the actor used again, its
 /// sequence numbers would name two different changes.
 pub fn actor(node: &NodeId, start: StartId) -> ActorId {
-    let start = if planted!(ActorReused) { StartId([0; 8]) } else { start };
     let mut bytes = node.fingerprint().to_vec();
     bytes.extend(start.0);
     ActorId::from(bytes)

@@ -5,12 +5,12 @@
 //! once. Invariant: the parts, put together in any order, are the view that all documents give.
 
 use super::super::{
-    document::{self, ApplyError, Document},
+    document::{ApplyError, Document},
     effect::{Startup, StoredDocument},
     ids::DocumentId,
     view::{self, Change, View},
 };
-use super::read_all;
+use super::{actor_of, read_all};
 
 /// A document that was read, with the view of its host.
 #[derive(Debug)]
@@ -25,8 +25,8 @@ impl Loaded {
     /// Reads a document as the store has it; takes as long as the document is large.
     pub fn read(startup: &Startup, stored: StoredDocument) -> Result<Self, ApplyError> {
         let StoredDocument { id, snapshot, changes, vouchers } = stored;
-        let actor = document::actor(&startup.node, startup.start);
-        let document = Document::load(id, actor, snapshot.as_deref(), &changes, &vouchers)?;
+        let document =
+            Document::load(id, actor_of(startup), snapshot.as_deref(), &changes, &vouchers)?;
         // Freed before the records are read, which take more memory than it.
         drop((snapshot, changes));
         let mut view = View::new();

@@ -157,7 +157,7 @@ impl Replica {
         now: Now,
     ) -> (Self, Effects) {
         assert!(stored.documents.is_empty(), "each document is read before");
-        let actor = document::actor(&startup.node, startup.start);
+        let actor = actor_of(&startup);
         let cursor = stored.cursor.unwrap_or(Cursor { sequence: 0, start: startup.start });
         let mut replica = Self {
             node: startup.node,
@@ -545,6 +545,12 @@ impl Replica {
     fn own_document(&self) -> DocumentId {
         DocumentId::Host { host: self.node, epoch: EPOCH_FIRST }
     }
+}
+
+/// Returns under whom this start of the node writes.
+fn actor_of(startup: &Startup) -> ActorId {
+    let start = if planted!(ActorReused) { StartId([0; 8]) } else { startup.start };
+    document::actor(&startup.node, start)
 }
 
 fn read_all(document: &Document, host: NodeId, touched: &mut view::Touched) {
