@@ -236,7 +236,8 @@ pub async fn run(
             tokio::spawn(bridge::run(client, handle, node, anchors, stop))
         })
         .collect();
-    let surveying = tokio::spawn(survey::run(handle.clone(), node, no_more_requests.clone()));
+    let surveying =
+        tokio::spawn(survey::run(handle.clone(), node, ending.clone(), no_more_requests.clone()));
     let mut ended = None;
     let lived = tokio::select! {
         biased;

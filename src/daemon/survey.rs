@@ -38,7 +38,12 @@ struct Seen {
 }
 
 /// Reports until it is told to stop.
-pub async fn run(handle: Handle, node: NodeId, stop: CancellationToken) {
+pub async fn run(
+    handle: Handle,
+    node: NodeId,
+    config: Arc<teardown::Config>,
+    stop: CancellationToken,
+) {
     let mut seen = BTreeMap::new();
     let mut ticks = interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -49,7 +54,7 @@ pub async fn run(handle: Handle, node: NodeId, stop: CancellationToken) {
         }
         let looked = tokio::select! {
             () = stop.cancelled() => return,
-            looked = look_around(&handle, node, &mut seen) => looked,
+            looked = look_around(&handle, node, &config, &mut seen) => looked,
         };
         if matches!(looked, Err(RequestError::Stopping)) {
             return;
@@ -61,6 +66,7 @@ pub async fn run(handle: Handle, node: NodeId, stop: CancellationToken) {
 async fn look_around(
     handle: &Handle,
     node: NodeId,
+    config: &Arc<teardown::Config>,
     seen: &mut BTreeMap<WorkspaceId, Seen>,
 ) -> Result<(), RequestError> {
     let view = handle.hub().view();
@@ -80,8 +86,9 @@ async fn look_around(
         if !is_due {
             continue;
         }
-        let record = workspace.clone();
-        let state = tokio::task::spawn_blocking(move || teardown::survey::look(&record)).await;
+        let (record, config) = (workspace.clone(), config.clone());
+        let look = move || teardown::survey::look(&record, &config);
+        let state = tokio::task::spawn_blocking(look).await;
         let Ok(Some(state)) = state else { continue };
         let now = Instant::now();
         let next = now + STALE_AFTER.max((now - began) * REST_FACTOR);

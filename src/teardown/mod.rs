@@ -21,7 +21,7 @@ use std::{
     fmt::Debug,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -68,6 +68,9 @@ pub struct Config {
     /// Asked in order; the first that claims a worktree removes it.
     pub removers: Vec<Arc<dyn Remover>>,
     ledger: Ledger,
+    /// Held while one is being ended, and alone while one is only looked at: git's own process in
+    /// a worktree must not be taken for somebody who works there.
+    looking: RwLock<()>,
     stopping: AtomicBool,
     /// How many hooks run.
     hooks: AtomicUsize,
@@ -83,6 +86,7 @@ impl Config {
             home: std::env::home_dir().filter(|home| home.is_absolute()),
             removers: Vec::new(),
             ledger,
+            looking: RwLock::default(),
             stopping: AtomicBool::new(false),
             hooks: AtomicUsize::new(0),
         }
@@ -121,6 +125,7 @@ pub struct Occupant {
 pub fn end(due: &TeardownDue, occupants: &[Occupant], config: &Config) -> TeardownOutcome {
     let workspace = &due.workspace;
     let (id, incarnation) = (&workspace.id, due.incarnation);
+    let _ending = config.looking.read().unwrap_or_else(PoisonError::into_inner);
     let ended = match &workspace.directory {
         _ if workspace.kind == KIND_DIRECTORY => Ok(Entry::new(due, Step::Gone)),
         Some(directory) if worktree::is_worktree(workspace) => {

@@ -3,14 +3,16 @@
 //! Must not change anything, nor take a lock in the repository. Invariant: what can't be looked at
 //! is not called clean.
 
-use super::{git, place, problem::Problem};
+use super::{Config, git, place, problem::Problem};
 use crate::replica::record::{GitState, Workspace};
 
-/// Looks at a workspace's worktree; `None` for other kinds, and where there is no directory.
-pub fn look(workspace: &Workspace) -> Option<GitState> {
+/// Looks at a workspace's worktree; `None` for other kinds, where there is no directory, and while
+/// any workspace is being ended.
+pub fn look(workspace: &Workspace, config: &Config) -> Option<GitState> {
     if workspace.kind != super::KIND_WORKTREE {
         return None;
     }
+    let _alone = config.looking.try_write().ok()?;
     let seen = of(workspace.directory.as_deref()?);
     Some(seen.unwrap_or_else(|problem| {
         tracing::debug!(workspace = %workspace.id, %problem, "can't look at the worktree");
@@ -51,7 +53,8 @@ mod tests {
     #[test]
     fn a_worktree_is_clean_until_it_holds_what_is_nowhere_else() {
         let repository = Repository::new();
-        let look = || look(&repository.due("w", TeardownAction::Retry).workspace);
+        let look =
+            || look(&repository.due("w", TeardownAction::Retry).workspace, &repository.config);
         assert_eq!(look(), Some(GitState::Clean));
         repository.write("w/ignored", "x");
         assert_eq!(look(), Some(GitState::Clean));
@@ -67,13 +70,24 @@ mod tests {
 
     #[test]
     fn what_can_not_be_looked_at_is_unknown_and_other_kinds_have_no_state() {
+        let repository = Repository::new();
         let folder = tempfile::tempdir().unwrap();
         let here = folder.path().to_str();
-        assert_eq!(
-            look(&due("worktree", here, TeardownAction::Retry).workspace),
-            Some(GitState::Unknown)
-        );
-        assert_eq!(look(&due("directory", here, TeardownAction::Retry).workspace), None);
-        assert_eq!(look(&due("worktree", None, TeardownAction::Retry).workspace), None);
+        let look = |kind, directory| {
+            look(&due(kind, directory, TeardownAction::Retry).workspace, &repository.config)
+        };
+        assert_eq!(look("worktree", here), Some(GitState::Unknown));
+        assert_eq!(look("directory", here), None);
+        assert_eq!(look("worktree", None), None);
+    }
+
+    #[test]
+    fn nothing_is_looked_at_while_a_workspace_is_being_ended() {
+        let repository = Repository::new();
+        let workspace = repository.due("w", TeardownAction::Retry).workspace;
+        let ending = repository.config.looking.read().unwrap();
+        assert_eq!(look(&workspace, &repository.config), None);
+        drop(ending);
+        assert_eq!(look(&workspace, &repository.config), Some(GitState::Clean));
     }
 }
