@@ -18,7 +18,7 @@ use super::{
             TeardownState,
         },
     },
-    Done, GRAVE, GRAVE_CONFIRMED, Places, Standing, map_at, maps_at, standing,
+    Done, GRAVE, GRAVE_CONFIRMED, Places, Standing, int_at, map_at, maps_at, standing,
 };
 
 /// The fields of a session that can be written later than at its creation.
@@ -109,6 +109,9 @@ impl<'tx, 'doc> Writer<'tx, 'doc> {
     /// Takes back every delete of a session that this replica has seen.
     pub fn restore_session(&mut self, id: &SessionId) -> Done {
         for record in self.session_objects(id) {
+            if planted!(RestoreBeatsDelete) {
+                self.tx.put(&record, "restored", true)?;
+            }
             delete_key(self.tx, &record, "deleted")?;
         }
         Ok(())
@@ -117,6 +120,13 @@ impl<'tx, 'doc> Writer<'tx, 'doc> {
     /// Removes a session for good, and notes whether its agent's server has confirmed that it is
     /// gone there; only its host may.
     pub fn purge_session(&mut self, id: &SessionId, confirmed: bool) -> Done {
+        if planted!(PurgeUndone) {
+            for record in self.session_objects(id) {
+                let edited = int_at(self.tx, &record, "updated_at").unwrap_or(0);
+                self.tx.put(&record, "purged_at", edited)?;
+            }
+            return Ok(());
+        }
         let grave = if confirmed { GRAVE_CONFIRMED } else { GRAVE };
         self.tx.put(self.places.bucket(id), id.as_str(), grave)
     }
