@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, body::Body};
+use axum::{Router, body::Body, response::IntoResponse as _};
 use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use sha2::{Digest as _, Sha256};
@@ -25,7 +25,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
-use super::{Api, Via};
+use super::{Api, Via, patience::Patient, problem::Error};
 
 /// The name of the socket in the data folder.
 pub const SOCKET_NAME: &str = "sessionmesh.sock";
@@ -34,6 +34,10 @@ pub const SOCKET_PATH_BYTES_MAX: usize = 100;
 /// Most connections at a time on each of the two listeners: with a file descriptor each, both leave
 /// a good part of the common 1,024 to peers and the store.
 pub const CONNECTIONS_MAX: usize = 384;
+/// Most connections at a time on each listener, beyond those, that are told that there are too many.
+const TURNED_AWAY_MAX: usize = 16;
+/// How long one of them may take to ask for what it won't get.
+const TURN_AWAY_WITHIN: Duration = Duration::from_secs(2);
 /// How long a client may take over a request's head, or keep a connection without one.
 pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// Most bytes of a request's head, and of what is read ahead.
@@ -193,6 +197,36 @@ impl Api {
     }
 }
 
+/// How many connections a listener has, and how many it turns away.
+struct Places {
+    served: Arc<Semaphore>,
+    turned_away: Arc<Semaphore>,
+}
+
+/// Is one connection of a listener.
+struct Place {
+    crowded: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Places {
+    fn new() -> Self {
+        Self {
+            served: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            turned_away: Arc::new(Semaphore::new(TURNED_AWAY_MAX)),
+        }
+    }
+
+    /// Takes a place, or one where it is said that there is none; `None` if those are taken, too.
+    fn take(&self) -> Option<Place> {
+        let take = |places: &Arc<Semaphore>, crowded| {
+            let permit = places.clone().try_acquire_owned().ok()?;
+            Some(Place { crowded, _permit: permit })
+        };
+        take(&self.served, false).or_else(|| take(&self.turned_away, true))
+    }
+}
+
 struct Server {
     router: Router,
     stop: CancellationToken,
@@ -201,10 +235,11 @@ struct Server {
 
 impl Server {
     async fn accept_tcp(&self, listener: TcpListener) {
-        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        while let Some((place, accepted)) = self.next(&places, listener.accept()).await {
+        let places = Places::new();
+        while let Some(accepted) = self.stop.run_until_cancelled(listener.accept()).await {
             match accepted {
                 Ok((stream, _)) => {
+                    let Some(place) = places.take() else { continue };
                     // A diff is small and is to leave at once.
                     if let Err(error) = stream.set_nodelay(true) {
                         tracing::debug!(%error, "could not switch Nagle's algorithm off");
@@ -217,12 +252,13 @@ impl Server {
     }
 
     async fn accept_unix(&self, listener: UnixListener) {
-        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let places = Places::new();
         let own = rustix::process::geteuid().as_raw();
-        while let Some((place, accepted)) = self.next(&places, listener.accept()).await {
+        while let Some(accepted) = self.stop.run_until_cancelled(listener.accept()).await {
             match accepted {
                 Ok((stream, _)) => match stream.peer_cred() {
                     Ok(peer) if peer.uid() == own || peer.uid() == 0 => {
+                        let Some(place) = places.take() else { continue };
                         self.serve(stream, Via::Unix, place);
                     }
                     Ok(peer) => tracing::warn!(uid = peer.uid(), "refused another user"),
@@ -233,36 +269,33 @@ impl Server {
         }
     }
 
-    /// Waits for a place and then for a client; `None` once a stop is asked for.
-    async fn next<T>(
-        &self,
-        places: &Arc<Semaphore>,
-        accepting: impl Future<Output = io::Result<T>>,
-    ) -> Option<(OwnedSemaphorePermit, io::Result<T>)> {
-        let next = async {
-            let place = places.clone().acquire_owned().await.ok()?;
-            Some((place, accepting.await))
-        };
-        self.stop.run_until_cancelled(next).await.flatten()
-    }
-
-    fn serve<S>(&self, stream: S, via: Via, place: OwnedSemaphorePermit)
+    fn serve<S>(&self, stream: S, via: Via, place: Place)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let (router, stop) = (self.router.clone(), self.stop.clone());
+        let crowded = place.crowded;
         let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(via);
-            router.clone().oneshot(request)
+            let answer = (!crowded).then(|| router.clone().oneshot(request));
+            async move {
+                match answer {
+                    Some(answer) => answer.await,
+                    // Whoever it is: that this machine is busy is no secret.
+                    None => Ok(Error::TooManyConnections.into_response()),
+                }
+            }
         });
         self.connections.spawn(async move {
             let _place = place;
+            let patience = if crowded { TURN_AWAY_WITHIN } else { HEADER_READ_TIMEOUT };
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
-                .header_read_timeout(HEADER_READ_TIMEOUT)
+                .header_read_timeout(patience)
+                .keep_alive(!crowded)
                 .max_buf_size(READ_BUFFER_BYTES)
-                .serve_connection(TokioIo::new(stream), service);
+                .serve_connection(TokioIo::new(Patient::new(stream)), service);
             let mut connection = pin!(connection);
             let ended = match stop.run_until_cancelled(connection.as_mut()).await {
                 Some(ended) => ended,

@@ -13,6 +13,7 @@ pub mod list;
 pub mod listen;
 pub mod metrics;
 pub mod names;
+mod patience;
 pub mod problem;
 mod receipts;
 pub mod routes;

@@ -111,6 +111,8 @@ pub enum Error {
     MethodNotAllowed { method: String, path: String },
     #[error("there are {subscribers_max} subscribers already")]
     TooManySubscribers { subscribers_max: usize },
+    #[error("there are {} connections already", super::listen::CONNECTIONS_MAX)]
+    TooManyConnections,
     #[error("the history can't be read")]
     HistoryUnread,
     #[error("the loop gave an answer to another question")]
@@ -231,6 +233,11 @@ impl Error {
                 StatusCode::SERVICE_UNAVAILABLE,
                 "too_many_subscribers",
                 "Close event streams that are not needed, or share one.",
+            ),
+            Self::TooManyConnections => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too_many_connections",
+                "Close connections that are not needed, or use fewer for more.",
             ),
             Self::ForeignReply | Self::HistoryUnread => (
                 StatusCode::INTERNAL_SERVER_ERROR,

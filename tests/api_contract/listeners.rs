@@ -7,7 +7,7 @@ use std::{
 };
 
 use sessionmesh::{
-    api::{BindError, Listeners, socket_path},
+    api::{BindError, Listeners, listen::CONNECTIONS_MAX, socket_path},
     replica::diff::Event,
 };
 use tokio::{
@@ -160,4 +160,46 @@ async fn a_data_folder_with_a_long_path_has_its_socket_in_a_folder_of_the_user_a
     serving.stop.cancel();
     serving.task.await.unwrap();
     assert!(!serving.socket.exists());
+}
+
+/// Both ends of each connection are in this process.
+fn allow_many_files() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
+}
+
+#[tokio::test]
+async fn who_comes_when_all_places_are_taken_is_told_so_and_a_place_that_is_left_is_free() {
+    allow_many_files();
+    let folder = tempfile::tempdir().unwrap();
+    let serving = serve(folder.path()).await;
+    let mut held = Vec::new();
+    for _ in 0..CONNECTIONS_MAX {
+        let mut stream = UnixStream::connect(&serving.socket).await.unwrap();
+        // It has its place once it was answered.
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+        read_until(&mut stream, "ok\n").await;
+        held.push(stream);
+    }
+    let stream = UnixStream::connect(&serving.socket).await.unwrap();
+    let answer = exchange(stream, &view_request("")).await;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert!(answer.contains("too_many_connections"), "{answer}");
+    // The other listener has places of its own.
+    let stream = TcpStream::connect(serving.http).await.unwrap();
+    let answer = exchange(stream, &view_request("Host: localhost\r\n")).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    held.pop();
+    loop {
+        let stream = UnixStream::connect(&serving.socket).await.unwrap();
+        let answer = exchange(stream, &view_request("")).await;
+        if answer.starts_with("HTTP/1.1 200") {
+            break;
+        }
+        assert!(answer.contains("too_many_connections"), "{answer}");
+    }
+    serving.stop.cancel();
+    drop(held);
+    serving.task.await.unwrap();
 }
