@@ -16,7 +16,7 @@
 //! Not played: half an undo window, a crash that loses what was written, how frames travel (the
 //! programs do), and the same with nodes' keys in another order.
 //!
-//! - `cargo test --test exhaustive` plays what takes some 15 s without optimisation.
+//! - `cargo test --test exhaustive` plays what takes some 30 s without optimisation.
 //! - `EXHAUSTIVE_COMMANDS=4 cargo test --release --test exhaustive -- --nocapture` plays more steps
 //!   from each scene; `EXHAUSTIVE_SCENE=room` only one scene; `EXHAUSTIVE_REPLICAS=2` fewer nodes.
 //! - `EXHAUSTIVE_PATH='…' cargo test --test exhaustive` plays the one path that a failure printed.
