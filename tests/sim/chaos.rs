@@ -4,11 +4,11 @@ use std::{collections::BTreeSet, rc::Rc, time::Duration};
 
 use sessionmesh::{
     replica::{
-        command::Command,
+        command::{Command, NewSession, Target},
         effect::{Now, Startup, Stored},
         ids::{ChangeHash, DocumentId, StartId},
         machine::Replica,
-        record::Role,
+        record::{Role, WorkspaceState},
     },
     store::Store,
 };
@@ -31,6 +31,8 @@ pub struct Act {
     /// How long after the one before.
     pub after: Duration,
     pub kind: Kind,
+    /// To whom; drawn where it is `None`.
+    pub node: Option<usize>,
     /// What is left open is drawn from this.
     pub salt: u64,
 }
@@ -76,6 +78,10 @@ pub enum Kind {
     Resume,
     Join,
     JoinAndCrash,
+    CrashInTeardown,
+    CrashInCompaction,
+    /// A workspace is ended by its host and entered elsewhere.
+    Apart,
     Revoke,
 }
 
@@ -93,7 +99,7 @@ const WEIGHTS: &[(Kind, u32)] = &[
     (Kind::Agent, 60),
     (Kind::AgentAway, 20),
     (Kind::Burst, 30),
-    (Kind::WindowPasses, 45),
+    (Kind::WindowPasses, 60),
     (Kind::Cut, 20),
     (Kind::OneWay, 20),
     (Kind::Part, 20),
@@ -119,7 +125,10 @@ const WEIGHTS: &[(Kind, u32)] = &[
     (Kind::Resume, 20),
     (Kind::Join, 10),
     (Kind::JoinAndCrash, 25),
-    (Kind::Revoke, 15),
+    (Kind::CrashInTeardown, 20),
+    (Kind::CrashInCompaction, 20),
+    (Kind::Apart, 30),
+    (Kind::Revoke, 20),
 ];
 
 impl Kind {
@@ -157,7 +166,7 @@ impl Act {
             _ => Duration::from_millis(random.u64(1..4_000)),
         };
         let (kind, _) = *kind.expect("the weights add up");
-        Self { after, kind, salt: random.u64(..) }
+        Self { after, kind, node: None, salt: random.u64(..) }
     }
 }
 
@@ -165,7 +174,8 @@ impl World {
     /// Lets one thing of the scenario happen.
     pub fn act(&mut self, act: Act) {
         let mut random = fastrand::Rng::with_seed(act.salt);
-        let node = random.usize(..self.nodes.len());
+        let drawn = random.usize(..self.nodes.len());
+        let node = act.node.unwrap_or(drawn);
         let other = (node + random.usize(1..self.nodes.len())) % self.nodes.len();
         let short = Duration::from_millis(random.u64(50..3_000));
         let long = Duration::from_millis(random.u64(500..25_000));
@@ -248,10 +258,10 @@ impl World {
                 self.fabric.after(long, Event::DiskHeals { node });
             }
             Kind::Garble => drop(self.garble.insert(node)),
-            Kind::TakeBackup => {
-                let bytes = self.nodes[node].disk.synced_bytes();
-                self.nodes[node].backup = Some(Rc::new(bytes));
-            }
+            Kind::TakeBackup => self.take_backup(node),
+            Kind::CrashInTeardown => self.fabric.crash_in_teardown = true,
+            Kind::CrashInCompaction => self.fabric.crash_in_compaction = true,
+            Kind::Apart => self.end_and_enter(node, other, &mut random),
             Kind::RestoreBackup => self.restore_backup(node),
             Kind::Restart => {
                 if self.nodes[node].is_here() {
@@ -331,6 +341,39 @@ impl World {
     fn cut(&mut self, from: usize, to: usize, time: Duration) {
         self.fabric.cuts.insert((from, to));
         self.fabric.after(time, Event::Mend { from, to });
+    }
+
+    /// Keeps a copy of a node's disk, to be put back later.
+    pub fn take_backup(&mut self, node: usize) {
+        let bytes = self.nodes[node].disk.synced_bytes();
+        self.nodes[node].backup = Some(Rc::new(bytes));
+    }
+
+    /// Has a host delete a workspace, and another node put a session into it, until the host has
+    /// sealed it, without the one knowing of the other.
+    fn end_and_enter(&mut self, host: usize, other: usize, random: &mut fastrand::Rng) {
+        let Some(up) = &self.nodes[host].up else { return };
+        let own = up.engine.replica().view().workspaces_of(&self.nodes[host].id);
+        let own = own.filter(|entry| entry.record.state == WorkspaceState::Live);
+        let Some(id) = random.choice(own.map(|entry| entry.record.id.clone()).collect::<Vec<_>>())
+        else {
+            return;
+        };
+        self.fabric.counts.add(Seen::Apart);
+        for node in (0..self.nodes.len()).filter(|node| *node != other) {
+            self.cut(node, other, UNDO_WINDOW + Duration::from_secs(4));
+            self.cut(other, node, UNDO_WINDOW + Duration::from_secs(4));
+        }
+        let at = self.nodes[host].id.to_string();
+        let new = NewSession {
+            id: Some(format!("e{}", random.usize(..6)).parse().expect("a valid id")),
+            workspace_id: Some(format!("{id}@{at}")),
+            ..NewSession::default()
+        };
+        let workspace = Target { id, host: Some(at) };
+        let delete = Command::DeleteWorkspace { workspace, dry_run: false };
+        self.ask(host, delete, Asked::Person);
+        self.ask(other, Command::CreateSession(new), Asked::Person);
     }
 
     fn count_and_crash(&mut self, seen: Seen, node: usize, power: bool) {

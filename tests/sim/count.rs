@@ -53,13 +53,13 @@ kinds! {
         Paused = "peer paused",
         Joined = "node joined",
         Revoked = "node revoked",
+        Apart = "used while it is ended elsewhere",
     }
     states {
         Acknowledged = "acknowledged",
         Refused = "refused",
         Overflowed = "send queue overflowed",
         SyncProtocol = "repair by sync protocol",
-        Repaired = "difference found and repaired",
         Conflict = "two links at once",
         SnapshotAtCrash = "snapshot under way at a crash",
         CompactionAtCrash = "compaction at a crash",

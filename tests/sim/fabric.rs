@@ -104,6 +104,10 @@ pub struct Fabric {
     pub counts: Counts,
     /// One end of the next snapshot that is sent crashes while it is on its way.
     pub crash_in_snapshot: bool,
+    /// The next host that ends a workspace crashes over it.
+    pub crash_in_teardown: bool,
+    /// The next node that compacts a log crashes over it.
+    pub crash_in_compaction: bool,
     trace: DefaultHasher,
     /// What happened, while it is `Some`.
     pub log: Option<String>,
@@ -123,6 +127,8 @@ impl Fabric {
             random: fastrand::Rng::with_seed(seed),
             counts: Counts::default(),
             crash_in_snapshot: false,
+            crash_in_teardown: false,
+            crash_in_compaction: false,
             trace: DefaultHasher::new(),
             log: None,
         }
@@ -222,7 +228,7 @@ impl Fabric {
     pub fn transmit(&mut self, id: u64, side: usize, lane: Lane, bytes: &[u8]) {
         // As many for any length: the same program cuts at the same places whatever a time or an
         // id adds to a frame.
-        let pieces = self.random.usize(1..=4);
+        let pieces = self.random.usize(1..=3);
         let mut cuts = vec![0, bytes.len()];
         (1..pieces).for_each(|_| cuts.push((bytes.len() as f64 * self.random.f64()) as usize));
         cuts.sort_unstable();

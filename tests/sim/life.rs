@@ -59,7 +59,7 @@ pub struct Failure {
     pub log: String,
 }
 
-const CALM: Weather = Weather {
+pub const CALM: Weather = Weather {
     loss: 0.0,
     duplication: 0.0,
     lateness: 0.0,
@@ -78,10 +78,10 @@ impl Scenario {
         };
         let latency = Duration::from_micros(random.u64(100..40_000));
         let weather = Weather {
-            loss: share(&mut random, 0.4),
-            duplication: share(&mut random, 0.3),
-            lateness: share(&mut random, 0.2),
-            latency: (latency / 4, latency),
+            loss: share(&mut random, 0.12),
+            duplication: share(&mut random, 0.06),
+            lateness: share(&mut random, 0.05),
+            latency: (latency / 2, latency),
             bandwidth: random.u64(20_000..2_000_000),
         };
         let acts: Vec<Act> = (0..acts).map(|_| Act::draw(&mut random)).collect();
@@ -141,6 +141,7 @@ impl Scenario {
         for (bytes, skew_ms) in formed(self.nodes).into_iter().zip(self.skews_ms) {
             let node = world.add(bytes, 1);
             world.nodes[node].skew_ms = skew_ms;
+            world.take_backup(node);
             for pace in [1, 20] {
                 let follower = Follower::new(Duration::from_millis(pace));
                 world.nodes[node].followers.push(follower);
@@ -244,6 +245,8 @@ impl World {
         self.fabric.log(|| "all is healed".to_owned());
         self.healed = true;
         self.fabric.crash_in_snapshot = false;
+        self.fabric.crash_in_teardown = false;
+        self.fabric.crash_in_compaction = false;
         self.cut_in_commit.clear();
         self.garble.clear();
         self.fabric.cuts.clear();

@@ -24,6 +24,7 @@ mod life;
 mod link;
 mod links;
 mod node;
+mod past;
 mod power;
 mod world;
 

@@ -300,6 +300,9 @@ impl Hands for Ports<'_> {
     fn save(&mut self, plan: Plan, copy: Copied) {
         let (node, boot) = (self.out.number, self.out.boot);
         self.out.saving = true;
+        if std::mem::take(&mut self.fabric.crash_in_compaction) {
+            self.fabric.after(Duration::ZERO, Event::Crash { node });
+        }
         let time = self.fabric.between(Duration::from_millis(1), Duration::from_millis(800));
         let copy = Box::new(copy);
         self.fabric.after(time, Event::Save { node, boot, plan, copy });
@@ -310,6 +313,9 @@ impl Hands for Ports<'_> {
         self.out.watch.teardown_started(stored, &due);
         let (node, boot) = (self.out.number, self.out.boot);
         self.out.tearing_down.insert(due.workspace.id.to_string());
+        if std::mem::take(&mut self.fabric.crash_in_teardown) {
+            self.fabric.after(Duration::from_millis(1), Event::Crash { node });
+        }
         let time = self.fabric.between(Duration::from_millis(10), Duration::from_secs(4));
         self.fabric.after(time, Event::TeardownEnds { node, boot, due: Box::new(due) });
     }

@@ -260,6 +260,7 @@ impl World {
         let Some(job) = out.jobs.pop_front() else { return };
         if cut && matches!(job, Job::Batch(_) | Job::Replace(_)) {
             let replacing = matches!(job, Job::Replace(_));
+            self.fabric.counts.add(Seen::LostInCrash);
             disk.fail(Fault::NextSync);
             self.fabric.counts.add(Seen::TornCommit);
             if replacing {
@@ -391,7 +392,7 @@ impl World {
     }
 
     fn teardown_ends(&mut self, node: usize, due: &TeardownDue) {
-        let fails = !self.healed && self.fabric.chance(0.35);
+        let fails = !self.healed && self.fabric.chance(0.5);
         let Some(up) = &mut self.nodes[node].up else { return };
         up.out.tearing_down.remove(due.workspace.id.as_str());
         let outcome = if fails {
