@@ -30,3 +30,19 @@ fn what_a_failed_sync_has_lost_is_not_built_on() {
         happens(&kinds);
     }
 }
+
+/// A node slept while an admin let another in, which revoked a third. The admin's newest voucher was
+/// then for a change that built on one of the new node's, so that the sleeper took neither the
+/// change that made the new node a member, nor what that node wrote, and stayed behind for good.
+#[test]
+fn who_let_a_node_in_may_vouch_for_that_by_a_change_that_builds_on_the_nodes_own() {
+    for salt in 0..6 {
+        let act = |kind, node, after_s| {
+            let after = Duration::from_secs(after_s);
+            Act { after, kind, node: Some(node), salt }
+        };
+        let acts = vec![act(Kind::Sleep, 1, 7), act(Kind::Join, 0, 1), act(Kind::Revoke, 4, 8)];
+        let (weather, calm, skews_ms) = (CALM, false, [0; 5]);
+        play(&Scenario { seed: 1, nodes: 4, acts, only: vec![0, 1, 2], weather, calm, skews_ms });
+    }
+}
