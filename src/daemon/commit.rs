@@ -229,11 +229,8 @@ fn commit(
             tell(told, Told::Teardown(due));
         }
         if !batch.reloads.is_empty() {
-            let stored = store.load()?;
-            for document in stored.documents {
-                if batch.reloads.contains(&document.id) {
-                    tell(told, Told::Reloaded(document));
-                }
+            for document in store.reload(&batch.reloads)? {
+                tell(told, Told::Reloaded(document));
             }
         }
     }

@@ -11,6 +11,7 @@ mod ledger;
 mod tables;
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
@@ -18,8 +19,8 @@ use std::{
 };
 
 use redb::{
-    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction,
-    backends::FileBackend,
+    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableHandle,
+    WriteTransaction, backends::FileBackend,
 };
 
 use self::{
@@ -28,7 +29,7 @@ use self::{
     folder::Folder,
     ledger::Ledger,
     tables::{
-        CHANGES, INVITES, JOURNAL, PAUSED, SCHEMA, SETTING_FLEET, SETTING_SCHEMA, SETTINGS,
+        ARCHIVED, CHANGES, INVITES, JOURNAL, PAUSED, SCHEMA, SETTING_FLEET, SETTING_SCHEMA, SETTINGS,
         SNAPSHOTS,
     },
 };
@@ -148,7 +149,9 @@ impl Store {
     /// Reads all that a replica starts from.
     pub fn load(&self) -> Result<Stored, Error> {
         self.read(|transaction| {
-            let mut stored = Stored { documents: documents(transaction)?, ..Stored::default() };
+            let archived = archived(transaction)?;
+            let documents = documents(transaction, |id| !archived.contains(id))?;
+            let mut stored = Stored { documents, ..Stored::default() };
             if let Some(fleet) = transaction.open_table(SETTINGS)?.get(SETTING_FLEET)? {
                 let fleet = fleet.value().try_into().map_err(|_| Fault::Table("settings"))?;
                 stored.fleet = Some(FleetId(fleet));
@@ -165,6 +168,11 @@ impl Store {
             (stored.cursor, stored.digest) = journal::read_last(transaction)?;
             Ok(stored)
         })
+    }
+
+    /// Reads some documents, archived ones too.
+    pub fn reload(&self, wanted: &[DocumentId]) -> Result<Vec<StoredDocument>, Error> {
+        self.read(|transaction| documents(transaction, |id| wanted.contains(id)))
     }
 
     /// Reads the published diffs that are still kept, oldest first.
@@ -184,7 +192,7 @@ impl Store {
         self.transact(&mut state, |transaction, ledger| {
             writes.iter().try_for_each(|write| apply(transaction, ledger, write))
         })?;
-        let touched: std::collections::BTreeSet<_> = writes.iter().filter_map(touched).collect();
+        let touched: BTreeSet<_> = writes.iter().filter_map(touched).collect();
         Ok(Committed { backlogs: state.ledger.backlogs(|document| touched.contains(document)) })
     }
 
@@ -273,7 +281,7 @@ fn set_up(database: &Database) -> Result<(), Fault> {
         let schema = settings.get(SETTING_SCHEMA)?.ok_or(Fault::Table("settings"))?;
         let schema = schema.value().try_into().map_err(|_| Fault::Table("settings"))?;
         return match u32::from_be_bytes(schema) {
-            SCHEMA => Ok(()),
+            SCHEMA => add_tables(database, &transaction),
             found if found > SCHEMA => Err(Fault::Newer(found)),
             _ => Err(Fault::Table("settings")),
         };
@@ -281,6 +289,7 @@ fn set_up(database: &Database) -> Result<(), Fault> {
     let transaction = database.begin_write()?;
     transaction.open_table(CHANGES)?;
     transaction.open_table(SNAPSHOTS)?;
+    transaction.open_table(ARCHIVED)?;
     transaction.open_table(JOURNAL)?;
     transaction.open_table(INVITES)?;
     transaction.open_table(PAUSED)?;
@@ -288,17 +297,44 @@ fn set_up(database: &Database) -> Result<(), Fault> {
     Ok(transaction.commit()?)
 }
 
-fn documents(transaction: &ReadTransaction) -> Result<Vec<StoredDocument>, Fault> {
+/// Makes the tables that an older version did not know; a store that has them is not written to.
+fn add_tables(database: &Database, known: &ReadTransaction) -> Result<(), Fault> {
+    if known.list_tables()?.any(|table| table.name() == ARCHIVED.name()) {
+        return Ok(());
+    }
+    let transaction = database.begin_write()?;
+    transaction.open_table(ARCHIVED)?;
+    Ok(transaction.commit()?)
+}
+
+fn archived(transaction: &ReadTransaction) -> Result<BTreeSet<DocumentId>, Fault> {
+    let mut archived = BTreeSet::new();
+    for entry in transaction.open_table(ARCHIVED)?.iter()? {
+        archived.insert(tables::document(entry?.0.value(), "archived")?);
+    }
+    Ok(archived)
+}
+
+fn documents(
+    transaction: &ReadTransaction,
+    wanted: impl Fn(&DocumentId) -> bool,
+) -> Result<Vec<StoredDocument>, Fault> {
     let mut documents = std::collections::BTreeMap::new();
     for entry in transaction.open_table(SNAPSHOTS)?.iter()? {
         let (key, snapshot) = entry?;
         let id = tables::document(key.value(), "snapshots")?;
+        if !wanted(&id) {
+            continue;
+        }
         let snapshot = Some(snapshot.value().to_vec());
         documents.insert(id, StoredDocument { id, snapshot, changes: Vec::new() });
     }
     for entry in transaction.open_table(CHANGES)?.iter()? {
         let (key, change) = entry?;
         let id = tables::document(key.value().0, "changes")?;
+        if !wanted(&id) {
+            continue;
+        }
         let document = documents.entry(id).or_insert_with(|| StoredDocument {
             id,
             snapshot: None,
@@ -314,7 +350,8 @@ fn touched(write: &Write) -> Option<DocumentId> {
     match write {
         Write::Change { document, .. }
         | Write::Snapshot { document, .. }
-        | Write::Forget { document } => Some(*document),
+        | Write::Forget { document }
+        | Write::Archive { document } => Some(*document),
         _ => None,
     }
 }
@@ -341,7 +378,12 @@ fn apply(transaction: &WriteTransaction, ledger: &mut Ledger, write: &Write) -> 
             let key = tables::document_key(document);
             delete_changes(transaction, &key)?;
             transaction.open_table(SNAPSHOTS)?.remove(key.as_slice())?;
+            transaction.open_table(ARCHIVED)?.remove(key.as_slice())?;
             ledger.close(document);
+        }
+        Write::Archive { document } => {
+            let key = tables::document_key(document);
+            transaction.open_table(ARCHIVED)?.insert(key.as_slice(), ())?;
         }
         Write::Journal { cursor, body } => journal::append(transaction, ledger, *cursor, body)?,
         Write::ResetJournal { cursor } => journal::reset(transaction, ledger, *cursor)?,

@@ -15,6 +15,8 @@ pub(super) const SCHEMA: u32 = 1;
 pub(super) const CHANGES: TableDefinition<(&[u8], u64), &[u8]> = TableDefinition::new("changes");
 /// document → as automerge saves it.
 pub(super) const SNAPSHOTS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("snapshots");
+/// The documents that are not loaded at a start. Added after the first stores were made.
+pub(super) const ARCHIVED: TableDefinition<&[u8], ()> = TableDefinition::new("archived");
 /// The cursor's sequence → its start, then the diff's JSON.
 pub(super) const JOURNAL: TableDefinition<u64, &[u8]> = TableDefinition::new("journal");
 /// SHA-256 of the secret → the invite's JSON.

@@ -12,7 +12,7 @@ mod touched;
 use std::collections::BTreeSet;
 
 use automerge::{ActorId, Automerge, Change, transaction::CommitOptions};
-pub use host::{Done as Written, SessionFields, Writer as HostWriter};
+pub use host::{Done as Written, SessionFields, Vector, Writer as HostWriter};
 pub use touched::Touched;
 
 use self::orphans::Orphans;
@@ -273,6 +273,11 @@ impl Document {
         automerge::ReadDoc::stats(&self.automerge).num_changes
     }
 
+    /// Returns how many operations the document is made of, without deletes.
+    pub fn op_count(&self) -> u64 {
+        automerge::ReadDoc::stats(&self.automerge).num_ops
+    }
+
     /// Returns the document whole, as automerge saves it.
     pub fn save(&self) -> Vec<u8> {
         self.automerge.save()
@@ -313,6 +318,18 @@ impl Document {
         })
         .map_err(|_| ApplyError::Panicked { document })?
         .ok_or(ApplyError::Misnamed { document })
+    }
+
+    /// Applies what another copy of the same document, already judged, has and this one lacks.
+    ///
+    /// Errors as [`Document::apply`].
+    pub fn merge_copy(&mut self, copy: &Self) -> Result<Applied, ApplyError> {
+        let document = self.id;
+        if self.places != copy.places {
+            return Err(ApplyError::Misnamed { document });
+        }
+        let added = guard::contained(|| self.automerge.get_changes_added(&copy.automerge));
+        self.merge(added.map_err(|_| ApplyError::Panicked { document })?)
     }
 
     fn read_change(&self, bytes: &[u8]) -> Result<Change, ApplyError> {

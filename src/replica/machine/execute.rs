@@ -13,7 +13,7 @@ use super::super::{
     },
     document::{HostWriter, SessionFields, Written},
     effect::{Effects, Now, RequestId},
-    ids::{ChangeHash, DocumentId, NodeId, OperationId, SessionId, WorkspaceId},
+    ids::{ChangeHash, NodeId, OperationId, SessionId, WorkspaceId},
     record::{
         Deletion, Extra, Session, SessionKey, SessionState, StoredSession, StoredWorkspace,
         TeardownAction, TeardownState, Workspace, WorkspaceKey, WorkspaceState,
@@ -63,6 +63,10 @@ impl Replica {
             Command::Import(import) => self.import(now, import, fx),
             Command::AgentGone(sessions) => {
                 self.agent_gone(sessions);
+                Ok(Reply::Done)
+            }
+            Command::Rewrite => {
+                self.ask_for_rewrite();
                 Ok(Reply::Done)
             }
             Command::Invite { role, expires_in, secret } => {
@@ -537,12 +541,6 @@ impl Replica {
         if let Err(refusal) = self.write_host(now, self.node, fx, write) {
             tracing::warn!(%refusal, "the own document is being reloaded; the work stays due");
         }
-    }
-
-    pub(super) fn host_document_id(&self, host: NodeId) -> Option<DocumentId> {
-        let epochs =
-            DocumentId::Host { host, epoch: 0 }..=DocumentId::Host { host, epoch: u32::MAX };
-        self.documents.range(epochs).next_back().map(|(id, _)| *id)
     }
 
     pub(super) fn host_document(&self, host: NodeId) -> Option<&super::Document> {

@@ -8,6 +8,7 @@ mod agents;
 mod batch;
 mod bridge;
 mod carry_out;
+mod epoch;
 mod execute;
 mod fleet;
 mod links;
@@ -35,10 +36,8 @@ use super::{
     view::{self, View},
 };
 use carry_out::HostWork;
+use epoch::Epochs;
 use fleet::Joining;
-
-/// The epoch in which a host begins; a rewrite of its document would count it up.
-const EPOCH_FIRST: u32 = 0;
 
 /// Explains why a replica can't start from what was stored.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +71,7 @@ pub struct Replica {
     cursor: Cursor,
     exchange: Exchange,
     host_work: HostWork,
+    epochs: Epochs,
     joining: Option<Joining>,
     /// Documents that were thrown away and are awaited from the store; nothing is said of them.
     reloading: BTreeSet<DocumentId>,
@@ -142,6 +142,7 @@ impl Replica {
             cursor,
             exchange: Exchange::new(startup.node),
             host_work: HostWork::new(startup.undo_window, startup.servers),
+            epochs: Epochs::new(),
             joining: None,
             reloading: BTreeSet::new(),
             dials: Vec::new(),
@@ -150,8 +151,9 @@ impl Replica {
         let mut fx = Effects::default();
         let mut touched = view::Touched::default();
         for document in stored.documents {
-            replica.load(document, &mut touched)?;
+            replica.load(document)?;
         }
+        replica.open_epochs(&mut fx);
         match stored.fleet {
             Some(fleet) => replica.fleet = fleet,
             None => replica.found_fleet(now, &mut fx),
@@ -159,13 +161,14 @@ impl Replica {
         if !replica.documents.contains_key(&replica.own_document()) {
             let (document, applied) = Document::create_host(
                 replica.node,
-                EPOCH_FIRST,
+                replica.epochs.own(),
                 replica.actor.clone(),
                 now.wall_ms,
             );
             replica.documents.insert(document.id(), document);
             replica.record(replica.own_document(), &applied, &mut fx);
         }
+        replica.read_shown(&mut touched);
         let changes = replica.view.apply(touched);
         replica.host_work.note(now.monotonic, &replica.node, &changes);
         if stored.cursor.is_none() || stored.digest.is_some_and(|d| d != replica.view.digest()) {
@@ -179,18 +182,28 @@ impl Replica {
         Ok((replica, fx))
     }
 
-    fn load(
-        &mut self,
-        stored: StoredDocument,
-        touched: &mut view::Touched,
-    ) -> Result<(), ApplyError> {
+    fn load(&mut self, stored: StoredDocument) -> Result<(), ApplyError> {
         let StoredDocument { id, snapshot, changes } = stored;
         let document = Document::load(id, self.actor.clone(), snapshot.as_deref(), &changes)?;
-        if let Some(host) = id.host() {
-            read_all(&document, host, touched);
-        }
         self.documents.insert(id, document);
         Ok(())
+    }
+
+    /// Notes that nothing that is shown of a host is there any more, unless it is read after this.
+    fn clear_shown(&self, host: NodeId, touched: &mut view::Touched) {
+        let sessions = self.view.sessions_of(&host).map(|session| (session.key(), None));
+        touched.sessions.extend(sessions);
+        let workspaces = self.view.workspaces_of(&host);
+        touched.workspaces.extend(workspaces.map(|entry| (entry.record.key(), None)));
+    }
+
+    /// Reads every record of every document that is shown.
+    fn read_shown(&self, touched: &mut view::Touched) {
+        for (id, document) in self.documents.iter().filter(|(id, _)| self.is_shown(id)) {
+            if let Some(host) = id.host() {
+                read_all(document, host, touched);
+            }
+        }
     }
 
     /// Takes one input in and tells what is to be done about it.
@@ -222,6 +235,7 @@ impl Replica {
         if self.documents.contains_key(&self.own_document()) {
             self.carry_out(now, fx);
         }
+        self.go_on_with_epochs(now, fx);
         self.join_timed_out(now, fx);
         self.close_silent(now, fx);
         // Whoever is being cut off is told nothing more, and nothing more is taken from it.
@@ -241,7 +255,8 @@ impl Replica {
         let joining = self.joining.as_ref().map(|joining| joining.until);
         let own = self.documents.contains_key(&self.own_document());
         let host_work = self.host_work.due().filter(|_| own);
-        [self.exchange.due(), host_work, joining].into_iter().flatten().min()
+        let epochs = self.epochs.due().filter(|_| own);
+        [self.exchange.due(), host_work, epochs, joining].into_iter().flatten().min()
     }
 
     /// Takes what a document has gained through the view to the subscribers, the store and the
@@ -258,18 +273,38 @@ impl Replica {
             return;
         }
         self.record(id, applied, fx);
+        let authors = applied.changes.iter().map(|change| change.author).collect();
+        let origin = from.map_or(Origin::Here, Origin::Peer);
+        self.spread(now, id, applied, from, origin, authors, fx);
+    }
+
+    /// Takes what a document has gained to the peers and the subscribers.
+    #[expect(clippy::too_many_arguments, reason = "each is a part of what happened")]
+    fn spread(
+        &mut self,
+        now: Now,
+        id: DocumentId,
+        applied: &Applied,
+        from: Option<NodeId>,
+        origin: Origin,
+        authors: BTreeSet<Fingerprint>,
+        fx: &mut Effects,
+    ) {
         if self.exchange.is_shared(&id) {
             let out = &mut fx.frames;
             self.exchange.push(now.monotonic, id, &applied.changes, from, &self.authors, out);
         }
         match id {
             DocumentId::Fleet(_) => self.members_changed(fx),
-            DocumentId::Host { host, .. } => {
+            DocumentId::Host { host, .. } if self.is_shown(&id) => {
                 let touched = self.read_touched(id, host, &applied.touched);
-                let authors = applied.changes.iter().map(|change| change.author);
-                let origin = from.map_or(Origin::Here, Origin::Peer);
-                self.publish(now, touched, origin, authors.collect(), fx);
+                self.publish(now, touched, origin, authors, fx);
+                if applied.touched.contains(&Touched::Meta) {
+                    self.give_up_epochs(host, fx);
+                }
             }
+            // What its host has yet to carry over.
+            DocumentId::Host { .. } => {}
         }
     }
 
@@ -339,7 +374,7 @@ impl Replica {
                 Touched::Workspace(id) => {
                     read.workspaces.insert(workspace_key(host, id), document.workspace(id));
                 }
-                Touched::Member(_) => {}
+                Touched::Member(_) | Touched::Meta => {}
             }
         }
         read
@@ -413,11 +448,7 @@ impl Replica {
     /// Reads every record of every document anew: what the view must equal.
     pub fn reread(&self) -> View {
         let mut touched = view::Touched::default();
-        for (id, document) in &self.documents {
-            if let Some(host) = id.host() {
-                read_all(document, host, &mut touched);
-            }
-        }
+        self.read_shown(&mut touched);
         let mut view = View::new();
         view.apply(touched);
         view
@@ -442,10 +473,6 @@ impl Replica {
     /// Returns how often two replicas were found to differ with nothing on the way.
     pub fn sync_repairs_total(&self) -> u64 {
         self.exchange.repairs_total()
-    }
-
-    fn own_document(&self) -> DocumentId {
-        DocumentId::Host { host: self.node, epoch: EPOCH_FIRST }
     }
 }
 

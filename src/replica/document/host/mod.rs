@@ -4,7 +4,12 @@
 //! comes back, not even by a creation that did not know; where two nodes created the same id at
 //! once, all that either of them says of deleting, keeping and ending counts.
 
+mod carried;
+mod carry;
+mod graves;
 mod read;
+mod rewrite;
+mod tree;
 mod write;
 
 use std::sync::Arc;
@@ -15,10 +20,14 @@ use automerge::{
 };
 use sha2::{Digest as _, Sha256};
 
-pub use self::write::{SessionFields, Writer};
+use self::graves::Graves;
+pub use self::{
+    carried::Vector,
+    write::{SessionFields, Writer},
+};
 use super::{
     super::ids::{NodeId, SessionId, WorkspaceId},
-    Applied, Document, Places as AllPlaces,
+    Applied, Document, Places as AllPlaces, author,
 };
 
 /// The version of the document's shape.
@@ -29,6 +38,8 @@ const BUCKETS: usize = 256;
 
 /// The scalar that stands where a record was.
 const GRAVE: &str = "gone";
+/// Where in `meta` the graves of earlier epochs are.
+const GRAVES: &str = "graves";
 
 /// What a write to a document gives.
 pub type Done = Result<(), AutomergeError>;
@@ -38,6 +49,25 @@ pub type Done = Result<(), AutomergeError>;
 pub struct Places {
     workspaces: ObjId,
     buckets: Arc<[ObjId]>,
+    graves: Arc<AllGraves>,
+}
+
+/// What was purged, or gone, before the document was begun.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct AllGraves {
+    sessions: Graves,
+    workspaces: Graves,
+}
+
+impl AllGraves {
+    fn read(automerge: &Automerge, meta: &ObjId, host: &NodeId) -> Self {
+        let Some(graves) = map_at(automerge, meta, GRAVES) else { return Self::default() };
+        let of = |key| {
+            let map = map_at(automerge, &graves, key);
+            map.map(|map| Graves::read(automerge, &map, host)).unwrap_or_default()
+        };
+        Self { sessions: of("sessions"), workspaces: of("workspaces") }
+    }
 }
 
 /// Writes a host document's first change.
@@ -56,15 +86,35 @@ pub fn genesis(tx: &mut Transaction<'_>, host: NodeId, epoch: u32) -> Done {
 
 impl Places {
     /// Finds them; `None` if this is not the named host's document.
+    ///
+    /// Nobody but the host begins its document: another's would take its place.
     pub fn find(automerge: &Automerge, host: NodeId, epoch: u32) -> Option<Self> {
-        let meta = map_at(automerge, &ROOT, "meta")?;
+        let meta = map_at(automerge, &ROOT, "meta").filter(|meta| is_by(meta, &host))?;
         let named = text_at(automerge, &meta, "host")? == host.to_string()
             && int_at(automerge, &meta, "epoch")? == i64::from(epoch);
         let sessions = map_at(automerge, &ROOT, "sessions")?;
         let buckets = (0..BUCKETS)
             .map(|bucket| map_at(automerge, &sessions, &bucket_key(bucket)))
             .collect::<Option<_>>()?;
-        named.then_some(Self { workspaces: map_at(automerge, &ROOT, "workspaces")?, buckets })
+        let workspaces = map_at(automerge, &ROOT, "workspaces")?;
+        let graves = Arc::new(AllGraves::read(automerge, &meta, &host));
+        named.then_some(Self { workspaces, buckets, graves })
+    }
+
+    /// Tells what stands at a session's key.
+    fn session(&self, automerge: &impl ReadDoc, id: &SessionId) -> Standing {
+        if self.graves.sessions.has(id.as_str()) {
+            return Standing::Grave;
+        }
+        standing(automerge, self.bucket(id), id.as_str())
+    }
+
+    /// Tells what stands at a workspace's key.
+    fn workspace(&self, automerge: &impl ReadDoc, id: &WorkspaceId) -> Standing {
+        if self.graves.workspaces.has(id.as_str()) {
+            return Standing::Grave;
+        }
+        standing(automerge, &self.workspaces, id.as_str())
     }
 
     fn bucket(&self, id: &SessionId) -> &ObjId {
@@ -107,14 +157,12 @@ impl Document {
 
     /// Tells whether a session of this id was here and has been purged.
     pub fn is_session_spent(&self, id: &SessionId) -> bool {
-        let bucket = self.host_places().bucket(id);
-        matches!(standing(&self.automerge, bucket, id.as_str()), Standing::Grave)
+        matches!(self.host_places().session(&self.automerge, id), Standing::Grave)
     }
 
     /// Tells whether a workspace of this id was here and is gone.
     pub fn is_workspace_spent(&self, id: &WorkspaceId) -> bool {
-        let workspaces = &self.host_places().workspaces;
-        matches!(standing(&self.automerge, workspaces, id.as_str()), Standing::Grave)
+        matches!(self.host_places().workspace(&self.automerge, id), Standing::Grave)
     }
 
     /// Lists the ids of all sessions, purged ones too.
@@ -141,6 +189,11 @@ impl Document {
 
 fn ids_in<Id: std::str::FromStr>(automerge: &Automerge, map: &ObjId) -> Vec<Id> {
     automerge.keys(map).filter_map(|key| key.parse().ok()).collect()
+}
+
+/// Tells whether a node has written what has this name.
+fn is_by(id: &ObjId, node: &NodeId) -> bool {
+    matches!(id, ObjId::Id(_, actor, _) if author(actor) == node.fingerprint())
 }
 
 /// Returns the map at a key, if one is there.

@@ -18,7 +18,7 @@ use super::{
             TeardownState,
         },
     },
-    Done, GRAVE, Places, Standing, map_at, maps_at, standing,
+    Done, GRAVE, Places, Standing, map_at, maps_at,
 };
 
 /// The fields of a session that can be written later than at its creation.
@@ -263,14 +263,14 @@ impl<'tx, 'doc> Writer<'tx, 'doc> {
     }
 
     fn session_objects(&self, id: &SessionId) -> Vec<ObjId> {
-        match standing(self.tx, self.places.bucket(id), id.as_str()) {
+        match self.places.session(self.tx, id) {
             Standing::Records(objects) => objects,
             Standing::Nothing | Standing::Grave => Vec::new(),
         }
     }
 
     fn workspace_objects(&self, id: &WorkspaceId) -> Vec<ObjId> {
-        match standing(self.tx, &self.places.workspaces, id.as_str()) {
+        match self.places.workspace(self.tx, id) {
             Standing::Records(objects) => objects,
             Standing::Nothing | Standing::Grave => Vec::new(),
         }
