@@ -195,6 +195,90 @@ fn a_revocation_counts_though_another_admin_let_the_node_in_at_the_same_time() {
     }
 }
 
+/// Two admins of four nodes that can't hear each other do something, and each is heard by one of
+/// the others first.
+fn apart_and_together_again(acts: [Command; 2]) -> World {
+    let mut world = World::strangers(4, 1);
+    world.join(1, 0, Role::Admin);
+    (2..4).for_each(|node| world.join(node, 0, Role::Member));
+    world.plug_all();
+    world.agree();
+    world.part();
+    world.plug(0, 2);
+    world.plug(1, 3);
+    world.agree();
+    for (admin, act) in acts.into_iter().enumerate() {
+        world.ask(admin, act).expect("an admin may");
+    }
+    world.deliver();
+    for node in 0..4 {
+        assert_eq!(world.nodes[node].replica.admin_count(), 1, "node {node} has heard one");
+    }
+    world.part();
+    world.plug(2, 3);
+    world.agree();
+    world
+}
+
+/// A revocation stays, so both of two that revoke each other are out, wherever the two meet; the
+/// fleet goes on without an admin, and each node says so.
+#[test]
+fn two_admins_that_revoke_each_other_at_once_are_both_out_and_every_member_knows() {
+    let mut world =
+        apart_and_together_again([Command::Revoke(name_of(1)), Command::Revoke(name_of(0))]);
+    for node in [2, 3] {
+        assert!(!current(&world, node, 0) && !current(&world, node, 1), "seen by {node}");
+        assert_eq!(world.nodes[node].replica.admin_count(), 0);
+    }
+    for (admin, member) in [(0, 2), (0, 3), (1, 2), (1, 3)] {
+        world.plug(admin, member);
+        world.pass(Duration::from_secs(5));
+        assert!(!world.is_linked(admin, member), "{admin} is not let in by {member}");
+        world.cut(admin, member);
+    }
+    // They go on with each other, and nobody else is let in.
+    create(&mut world, 2, "after");
+    world.agree();
+    assert_eq!(sessions(&world, 3), 1);
+    let invite = Command::Invite { role: Role::Member, expires_in: HOUR, secret: [1; 32] };
+    assert_eq!(world.ask(2, invite), Err(Refusal::NotAdmin));
+    // The way out: one founds a new fleet and lets the others in.
+    world.ask(2, Command::Leave).expect("a member may leave");
+    world.ask(3, Command::Leave).expect("a member may leave");
+    world.join(3, 2, Role::Member);
+    assert_eq!(world.nodes[3].replica.admin_count(), 1);
+    assert_eq!(sessions(&world, 3), 1);
+}
+
+#[test]
+fn two_admins_that_leave_at_once_leave_a_fleet_that_knows_it_has_none() {
+    let world = apart_and_together_again([Command::Leave, Command::Leave]);
+    for node in [2, 3] {
+        assert_eq!(world.nodes[node].replica.admin_count(), 0, "known to {node}");
+    }
+}
+
+/// The replica closes the link in the very step in which it learns of the revocation: no clock is
+/// involved, so nothing can make it late.
+#[test]
+fn a_revocation_closes_the_link_in_the_step_that_brings_it() {
+    let mut world = World::strangers(3, 1);
+    (1..3).for_each(|node| world.join(node, 0, Role::Member));
+    world.plug_all();
+    world.agree();
+    world.closes.clear();
+    let before = world.now;
+    world.request(0, Command::Revoke(name_of(2)));
+    let revoked = |(node, peer, code): (usize, usize, CloseCode)| (node, peer, code);
+    let closes = |world: &World| -> Vec<_> {
+        world.closes.iter().map(|(node, peer, code, _)| revoked((*node, *peer, *code))).collect()
+    };
+    assert_eq!(closes(&world), [(0, 2, CloseCode::Revoked)], "by who revokes, at once");
+    world.deliver();
+    assert!(closes(&world).contains(&(1, 2, CloseCode::Revoked)), "by who hears of it");
+    assert_eq!(world.now, before, "no time has passed");
+}
+
 #[test]
 fn a_paused_peer_gets_nothing_from_either_side_also_after_a_restart() {
     let mut world = World::fleet(2, 1);

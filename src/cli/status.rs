@@ -32,6 +32,7 @@ pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
         ("node", status.node.to_string()),
         ("fleet", status.fleet.to_string()),
         ("role", role.as_str().unwrap_or_default().to_owned()),
+        ("admins", admins(status.admins)),
         ("version", status.version),
         ("up for", lasting(status.uptime_ms)),
         ("links", status.links.to_string()),
@@ -45,6 +46,16 @@ pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
     ];
     facts.extend(agents);
     out.facts(&facts)
+}
+
+/// Two admins that revoke each other at once are both out.
+fn admins(count: u64) -> String {
+    match count {
+        0 => "none: nobody can invite or revoke any more; `sessionmesh leave` on one machine \
+              founds a new fleet, into which it can invite the others"
+            .to_owned(),
+        count => count.to_string(),
+    }
 }
 
 fn told(agent: &AgentStatus) -> String {

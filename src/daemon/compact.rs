@@ -18,14 +18,33 @@ const CHANGES_MIN: u64 = 256;
 /// ever rewritten stays within a constant factor of what was written.
 const SNAPSHOT_FACTOR: u64 = 2;
 
+/// How long a log gets.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// How many changes it has at least before it is replaced.
+    pub changes_min: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { changes_min: CHANGES_MIN }
+    }
+}
+
 /// Keeps count of the logs, and of the one that is being replaced.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Compaction {
+    limits: Limits,
     backlogs: BTreeMap<DocumentId, Backlog>,
     under_way: Option<DocumentId>,
 }
 
 impl Compaction {
+    /// Starts without any log.
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, backlogs: BTreeMap::new(), under_way: None }
+    }
+
     /// Takes in how long some logs are.
     pub fn note(&mut self, backlogs: Vec<Backlog>) {
         self.backlogs.extend(backlogs.into_iter().map(|backlog| (backlog.document, backlog)));
@@ -37,7 +56,7 @@ impl Compaction {
             return None;
         }
         let long = |backlog: &&Backlog| {
-            backlog.changes >= CHANGES_MIN
+            backlog.changes >= self.limits.changes_min
                 && backlog.change_bytes >= SNAPSHOT_FACTOR * backlog.snapshot_bytes
         };
         let longest = self.backlogs.values().filter(long).max_by_key(|backlog| backlog.changes)?;
@@ -55,12 +74,16 @@ impl Compaction {
 /// A snapshot that was verified, or the reason why there is none.
 pub type Ended = (DocumentId, Result<compact::Verified, store::Error>);
 
-/// Saves a copy of a document and verifies what was saved, on a thread of its own.
+/// Saves a copy of a document and verifies what was saved.
+pub fn saved(plan: compact::Plan, copy: &Copied) -> Ended {
+    let document = plan.document();
+    (document, compact::verify(plan, copy.save(), &copy.heads()))
+}
+
+/// Does so on a thread of its own.
 pub fn save(plan: compact::Plan, copy: Copied, done: mpsc::UnboundedSender<Ended>) {
     tokio::task::spawn_blocking(move || {
-        let document = plan.document();
-        let verified = compact::verify(plan, copy.save(), &copy.heads());
         // A loop that has stopped wants no snapshot.
-        let _ = done.send((document, verified));
+        let _ = done.send(saved(plan, &copy));
     });
 }

@@ -101,6 +101,8 @@ pub struct Status {
     pub fleet: FleetId,
     /// What it may do there.
     pub role: Role,
+    /// How many admins the fleet has, this node among them if it is one.
+    pub admins: u64,
     /// The software's version.
     pub version: String,
     /// Milliseconds since the start.

@@ -4,6 +4,7 @@
 //! order, or is told to begin again with a snapshot; never a gap.
 
 mod ring;
+pub mod stream;
 mod view;
 
 use std::{
@@ -16,9 +17,9 @@ use std::{
 
 use tokio::sync::{Mutex, watch};
 
-use self::ring::{Limits, Next, Ring};
+use self::stream::{Next, Place, Stream};
 pub use self::{
-    ring::{BYTES_MAX, DIFFS_MAX},
+    ring::{BYTES_MAX, DIFFS_MAX, Limits},
     view::View,
 };
 use crate::replica::{
@@ -45,7 +46,7 @@ pub struct Published {
 /// Followers read the kept diffs at their own pace and are only told that there are more: no
 /// follower has a queue, so a slow one costs nothing and delays nobody.
 pub struct Hub {
-    state: RwLock<State>,
+    state: RwLock<Stream>,
     signal: watch::Sender<Signal>,
     /// The last snapshot, for as long as someone is still sending it.
     snapshot: Mutex<Option<HeldSnapshot>>,
@@ -76,25 +77,10 @@ pub enum Item {
     },
 }
 
-#[derive(Debug)]
-struct State {
-    view: View,
-    ring: Ring,
-    /// Counts the resets: a place from before the last one leads nowhere, whatever its cursor.
-    generation: u64,
-}
-
 #[derive(Debug, Clone, Copy, Default)]
 struct Signal {
     version: u64,
     closed: bool,
-}
-
-/// A place in the stream; the order is that of time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    generation: u64,
-    cursor: Cursor,
 }
 
 #[derive(Debug)]
@@ -112,9 +98,8 @@ impl Hub {
     }
 
     fn with_limits(published: Published, journal: Vec<(Cursor, Arc<str>)>, limits: Limits) -> Self {
-        let ring = Ring::from_journal(published.cursor, journal, limits);
         Self {
-            state: RwLock::new(State { view: View::new(published), ring, generation: 0 }),
+            state: RwLock::new(Stream::new(published, journal, limits)),
             signal: watch::Sender::default(),
             snapshot: Mutex::default(),
             diffs_published: AtomicU64::new(0),
@@ -126,15 +111,7 @@ impl Hub {
     ///
     /// `body` is the diff's JSON on one line, made once for the journal and all subscribers.
     pub fn publish(&self, diff: &Diff, body: Arc<str>) {
-        {
-            let mut state = self.write();
-            state.view.fold(diff);
-            if !state.ring.push(diff.previous, diff.cursor, body) {
-                tracing::error!(cursor = %diff.cursor, previous = %diff.previous,
-                    "a diff does not follow the one before it; subscribers begin anew");
-                state.generation += 1;
-            }
-        }
+        self.write().publish(diff, body);
         self.diffs_published.fetch_add(1, Ordering::Relaxed);
         self.signal.send_modify(|signal| signal.version += 1);
     }
@@ -142,13 +119,8 @@ impl Hub {
     /// Replaces the view without a diff that tells how; every subscriber gets a snapshot.
     pub fn reset(&self, published: Published) {
         // Made before the lock is taken, because it walks every record.
-        let (cursor, view) = (published.cursor, View::new(published));
-        {
-            let mut state = self.write();
-            state.view = view;
-            state.ring.clear(cursor);
-            state.generation += 1;
-        }
+        let view = View::new(published);
+        self.write().reset(view);
         self.signal.send_modify(|signal| signal.version += 1);
     }
 
@@ -164,12 +136,12 @@ impl Hub {
 
     /// Returns the present view, one consistent instant. O(1).
     pub fn view(&self) -> View {
-        self.read().view.clone()
+        self.read().view().clone()
     }
 
     /// Returns the cursor of the present view.
     pub fn cursor(&self) -> Cursor {
-        self.read().view.cursor()
+        self.read().view().cursor()
     }
 
     /// Returns how many diffs were published since the start.
@@ -185,13 +157,9 @@ impl Hub {
     /// Follows the view: exactly on from a cursor if that is known, otherwise from a snapshot.
     pub fn subscribe(self: &Arc<Self>, after: Option<Cursor>) -> Subscription {
         let signal = self.signal.subscribe();
-        let generation = self.read().generation;
+        let place = after.map(|cursor| self.read().after(cursor));
         self.subscribers.fetch_add(1, Ordering::Relaxed);
-        Subscription {
-            hub: self.clone(),
-            signal,
-            place: after.map(|cursor| Place { generation, cursor }),
-        }
+        Subscription { hub: self.clone(), signal, place }
     }
 
     /// Returns the view's text, not older than this call. All who ask at a time share the work.
@@ -208,11 +176,11 @@ impl Hub {
             && *place >= wanted
             && let Some(body) = body.upgrade()
         {
-            return Some((*place, Snapshot { cursor: place.cursor, body }));
+            return Some((*place, Snapshot { cursor: place.cursor(), body }));
         }
         let (place, view) = {
             let state = self.read();
-            (state.place(), state.view.clone())
+            (state.place(), state.view().clone())
         };
         // Off the runtime's threads: 100,000 records take a good part of a second.
         let text = tokio::task::spawn_blocking(move || {
@@ -220,16 +188,16 @@ impl Hub {
         });
         let body = Arc::new(text.await.ok()?);
         *held = Some(HeldSnapshot { place, body: Arc::downgrade(&body) });
-        Some((place, Snapshot { cursor: place.cursor, body }))
+        Some((place, Snapshot { cursor: place.cursor(), body }))
     }
 
     // A panic while the lock is held leaves either the old or the new view in place of each shelf;
     // the loop that publishes is gone by then, and readers may as well see what there is.
-    fn read(&self) -> RwLockReadGuard<'_, State> {
+    fn read(&self) -> RwLockReadGuard<'_, Stream> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, State> {
+    fn write(&self) -> RwLockWriteGuard<'_, Stream> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -237,12 +205,6 @@ impl Hub {
 impl fmt::Debug for Hub {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Hub").field("cursor", &self.cursor()).finish_non_exhaustive()
-    }
-}
-
-impl State {
-    fn place(&self) -> Place {
-        Place { generation: self.generation, cursor: self.view.cursor() }
     }
 }
 
@@ -263,21 +225,9 @@ impl Subscription {
         loop {
             // Seen before the state is read: what is published after that wakes `changed`.
             let closed = self.signal.borrow_and_update().closed;
-            let next = self.place.map_or(Next::Unknown, |place| {
-                let state = self.hub.read();
-                if place.generation == state.generation {
-                    state.ring.after(place.cursor)
-                } else {
-                    Next::Unknown
-                }
-            });
+            let next = self.hub.read().next(&mut self.place);
             match next {
-                Next::Diff(cursor, body) => {
-                    if let Some(place) = &mut self.place {
-                        place.cursor = cursor;
-                    }
-                    return Some(Item::Diff { cursor, body });
-                }
+                Next::Diff(cursor, body) => return Some(Item::Diff { cursor, body }),
                 _ if closed => return None,
                 Next::Nothing => self.signal.changed().await.ok()?,
                 Next::Unknown => {

@@ -4,7 +4,9 @@
 //! teardowns wait until the writes beside them are durable.
 
 mod commit;
-mod compact;
+pub mod compact;
+pub mod durable;
+pub mod engine;
 pub mod handle;
 pub mod hub;
 mod looping;

@@ -12,9 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     commit::Committer,
-    compact::Compaction,
+    compact,
+    engine::{self, Engine},
     handle::{Handle, RequestError},
-    hub::{Hub, Published},
+    hub::Hub,
     looping::{Loop, Shells},
     removal::ByOpencode,
 };
@@ -28,7 +29,7 @@ use crate::{
         effect::Startup,
         ids::{FleetId, NodeId, StartId},
         invite::Ticket,
-        machine::{OpenError as ReplicaError, Replica},
+        machine::OpenError as ReplicaError,
     },
     store::{self, Store},
     teardown,
@@ -122,16 +123,14 @@ pub async fn run(
 ) -> Result<(), Error> {
     let join = settings.join.as_deref().map(ticket::decode).transpose()?;
     let store = Arc::new(Store::open(&settings.data_dir)?);
-    let stored = store.load()?;
     // A node that has lost its key must not go on as another one with the same state.
-    let key = Arc::new(match stored.fleet {
+    let key = Arc::new(match store.fleet()? {
         Some(_) => NodeKey::load(&settings.data_dir)?,
         None => NodeKey::load_or_create(&settings.data_dir)?,
     });
     let token = Token::load_or_create(&settings.data_dir)?;
     let start = StartId(random());
     let clock = Clock::new();
-    let journal = store.journal()?.into_iter().map(|entry| (entry.cursor, entry.body)).collect();
     let startup = Startup {
         node: key.node(),
         name: settings.name.clone(),
@@ -140,8 +139,12 @@ pub async fn run(
         undo_window: settings.undo_window,
         servers: settings.opencode.iter().map(|client| client.address().to_string()).collect(),
     };
-    let (replica, effects) = Replica::open(startup, stored, clock.now()).map_err(|source| {
-        Error::Replica { path: settings.data_dir.join(store::FILE_NAME), source }
+    let opened = Engine::open(&store, startup, clock.now(), compact::Limits::default());
+    let engine::Opened { engine, effects, journal } = opened.map_err(|error| match error {
+        engine::OpenError::Store(error) => Error::Store(error),
+        engine::OpenError::Replica(source) => {
+            Error::Replica { path: settings.data_dir.join(store::FILE_NAME), source }
+        }
     })?;
     let config = transport::Config {
         listen: settings.listen,
@@ -153,15 +156,13 @@ pub async fn run(
     };
     let (transport, events) = Transport::bind(config)?;
     let transport = Arc::new(transport);
-    let hub = Arc::new(Hub::new(published(&replica), journal));
+    let hub = Arc::new(Hub::new(engine.published(), journal));
     let (handle, requests) = Handle::new(hub.clone());
     let listeners = api::Listeners::bind(settings.http, &settings.data_dir).await?;
 
-    let (node, fleet) = (replica.node(), replica.fleet());
+    let (node, fleet) = (engine.replica().node(), engine.replica().fleet());
     let (told_sender, told) = tokio::sync::mpsc::unbounded_channel();
     let committer = Committer::start(store.clone(), transport.clone(), told_sender);
-    let mut compaction = Compaction::default();
-    compaction.note(store.backlogs()?);
     let quic = transport.local_addr().unwrap_or(settings.listen);
     let mut teardown = teardown::Config::new(settings.data_dir.clone());
     teardown.roots.clone_from(&settings.teardown_roots);
@@ -171,10 +172,8 @@ pub async fn run(
         .map(|client| Arc::new(ByOpencode::new(client.clone())) as Arc<dyn teardown::Remover>)
         .collect();
     let teardown = Arc::new(teardown);
-    let shells =
-        Shells { hub, transport: transport.clone(), committer, compaction, store, teardown };
-    let mut looping = Loop::new(replica, clock, shells);
-    looping.carry_out(effects);
+    let shells = Shells { hub, transport: transport.clone(), committer, store, teardown };
+    let looping = Loop::new(engine, effects, clock, shells);
     let stopping = CancellationToken::new();
     let mut looped = tokio::spawn(looping.run(requests, events, told, stopping.clone()));
 
@@ -262,10 +261,4 @@ async fn announce(settings: &Settings, handle: &Handle, addresses: &BTreeSet<Str
     if let Err(error) = handle.command(Command::Announce { name, addresses }).await {
         tracing::debug!(%error, "name and addresses are not announced");
     }
-}
-
-/// Returns a replica's present view, to be published whole.
-pub(super) fn published(replica: &Replica) -> Published {
-    let (sessions, workspaces) = replica.records();
-    Published { cursor: replica.cursor(), digest: replica.digest(), sessions, workspaces }
 }

@@ -152,10 +152,7 @@ impl Store {
             let archived = archived(transaction)?;
             let documents = documents(transaction, |id| !archived.contains(id))?;
             let mut stored = Stored { documents, ..Stored::default() };
-            if let Some(fleet) = transaction.open_table(SETTINGS)?.get(SETTING_FLEET)? {
-                let fleet = fleet.value().try_into().map_err(|_| Fault::Table("settings"))?;
-                stored.fleet = Some(FleetId(fleet));
-            }
+            stored.fleet = fleet(transaction)?;
             for entry in transaction.open_table(PAUSED)?.iter()? {
                 stored.paused.insert(NodeId(*entry?.0.value()));
             }
@@ -173,6 +170,11 @@ impl Store {
     /// Reads some documents, archived ones too.
     pub fn reload(&self, wanted: &[DocumentId]) -> Result<Vec<StoredDocument>, Error> {
         self.read(|transaction| documents(transaction, |id| wanted.contains(id)))
+    }
+
+    /// Reads which fleet the node belongs to; `None` before its first start has come to that.
+    pub fn fleet(&self) -> Result<Option<FleetId>, Error> {
+        self.read(fleet)
     }
 
     /// Reads the published diffs that are still kept, oldest first.
@@ -315,6 +317,13 @@ fn archived(transaction: &ReadTransaction) -> Result<BTreeSet<DocumentId>, Fault
     Ok(archived)
 }
 
+fn fleet(transaction: &ReadTransaction) -> Result<Option<FleetId>, Fault> {
+    let settings = transaction.open_table(SETTINGS)?;
+    let Some(fleet) = settings.get(SETTING_FLEET)? else { return Ok(None) };
+    let fleet = fleet.value().try_into().map_err(|_| Fault::Table("settings"))?;
+    Ok(Some(FleetId(fleet)))
+}
+
 fn documents(
     transaction: &ReadTransaction,
     wanted: impl Fn(&DocumentId) -> bool,
@@ -382,8 +391,10 @@ fn apply(transaction: &WriteTransaction, ledger: &mut Ledger, write: &Write) -> 
             ledger.close(document);
         }
         Write::Archive { document } => {
-            let key = tables::document_key(document);
-            transaction.open_table(ARCHIVED)?.insert(key.as_slice(), ())?;
+            if ledger.find(document).is_some() {
+                let key = tables::document_key(document);
+                transaction.open_table(ARCHIVED)?.insert(key.as_slice(), ())?;
+            }
         }
         Write::Journal { cursor, body } => journal::append(transaction, ledger, *cursor, body)?,
         Write::ResetJournal { cursor } => journal::reset(transaction, ledger, *cursor)?,

@@ -10,7 +10,7 @@ pub const CEILING_MIN: Duration = Duration::from_millis(100);
 /// The last ceiling: a machine that comes back is found within half a minute.
 pub const CEILING_MAX: Duration = Duration::from_secs(30);
 /// How long a link must have been up for the waits to begin anew.
-pub const STABLE_AFTER: Duration = Duration::from_secs(60);
+const STABLE_AFTER: Duration = Duration::from_secs(60);
 
 /// Counts the attempts to reach one peer.
 #[derive(Debug, Default)]
@@ -27,9 +27,11 @@ impl Backoff {
         Duration::from_nanos(rng.u64(0..=nanos))
     }
 
-    /// Forgets the attempts so far.
-    pub fn reset(&mut self) {
-        self.attempts = 0;
+    /// Takes note that there was a link for so long; after a stable one the waits begin anew.
+    pub fn was_up(&mut self, time: Duration) {
+        if time >= STABLE_AFTER {
+            self.attempts = 0;
+        }
     }
 
     fn ceiling(&self) -> Duration {
@@ -84,7 +86,7 @@ mod tests {
         };
         let mut backoff = Backoff::default();
         let first = waits(&mut backoff);
-        backoff.reset();
+        backoff.was_up(STABLE_AFTER);
         assert_eq!(waits(&mut backoff), first);
     }
 }

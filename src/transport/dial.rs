@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    backoff::{Backoff, STABLE_AFTER},
+    backoff::Backoff,
     event::Event,
     link,
     open::{self, OpenError},
@@ -93,9 +93,7 @@ async fn keep_dialing(
             Round::Linked => {
                 let since = Instant::now();
                 shared.until(peer, false).await;
-                if since.elapsed() >= STABLE_AFTER {
-                    backoff.reset();
-                }
+                backoff.was_up(since.elapsed());
             }
             Round::Duplicate => {}
             Round::Failed(reason) => {

@@ -9,16 +9,16 @@
 mod accept;
 pub mod addresses;
 pub mod backoff;
-mod conflict;
+pub mod conflict;
 mod dial;
 mod endpoint;
 mod event;
 mod link;
 mod open;
-mod outbox;
+pub mod outbox;
 mod read;
 mod shared;
-mod wake;
+pub mod wake;
 
 pub use endpoint::{BindError, Config, LinkStatus, Timing, Transport};
 pub use event::{Event, Events};

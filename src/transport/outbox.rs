@@ -12,26 +12,44 @@ use crate::wire::Lane;
 
 /// Most bytes of ordinary frames that wait for a peer: a second of a fast writer; beyond, catching
 /// up by heads is cheaper than every push.
-pub(super) const LINK_BYTES_MAX: usize = 4 << 20;
+const LINK_BYTES_MAX: usize = 4 << 20;
 /// Most ordinary frames that wait for a peer.
-pub(super) const LINK_FRAMES_MAX: usize = 4_096;
+const LINK_FRAMES_MAX: usize = 4_096;
 /// Most bytes of snapshots that wait for a peer: a first sync asks for every document at once.
-pub(super) const SNAPSHOT_BYTES_MAX: usize = 64 << 20;
+const SNAPSHOT_BYTES_MAX: usize = 64 << 20;
 /// Most snapshots that wait for a peer.
-pub(super) const SNAPSHOTS_MAX: usize = 1_024;
+const SNAPSHOTS_MAX: usize = 1_024;
 /// Most bytes that are given out to be written at once.
 const BATCH_BYTES_MAX: usize = 256 << 10;
 
-/// Holds the frames on their way to one peer.
-#[derive(Debug)]
-pub(super) struct Outbox {
-    state: Mutex<State>,
-    link_filled: Notify,
-    snapshots_filled: Notify,
+/// How much may wait for a peer.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Most ordinary frames.
+    pub link_frames: usize,
+    /// Most bytes of ordinary frames.
+    pub link_bytes: usize,
+    /// Most snapshots.
+    pub snapshots: usize,
+    /// Most bytes of snapshots.
+    pub snapshot_bytes: usize,
 }
 
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            link_frames: LINK_FRAMES_MAX,
+            link_bytes: LINK_BYTES_MAX,
+            snapshots: SNAPSHOTS_MAX,
+            snapshot_bytes: SNAPSHOT_BYTES_MAX,
+        }
+    }
+}
+
+/// The queues of one link, without anyone who waits; a simulation has them as the daemon does.
 #[derive(Debug)]
-struct State {
+pub struct Queues {
+    limits: Limits,
     link: Queue,
     snapshots: Queue,
     overflowed: bool,
@@ -46,44 +64,107 @@ struct Queue {
     bytes: usize,
 }
 
-impl Outbox {
-    /// Makes an empty one.
-    pub(super) fn new() -> Self {
-        let state = State {
-            link: Queue::default(),
-            snapshots: Queue::default(),
-            overflowed: false,
-            closed: false,
-        };
-        let (link_filled, snapshots_filled) = (Notify::new(), Notify::new());
-        Self { state: Mutex::new(state), link_filled, snapshots_filled }
+impl Queues {
+    /// Makes empty ones.
+    pub fn new(limits: Limits) -> Self {
+        let (link, snapshots) = (Queue::default(), Queue::default());
+        Self { limits, link, snapshots, overflowed: false, closed: false }
     }
 
     /// Takes an encoded frame; `false` if there is no room for it and it is dropped.
     ///
     /// A frame longer than the limit is taken by an empty queue. Once one was dropped, all are,
-    /// until the outbox has emptied: the receiver would have to mend the gap in any case.
-    pub(super) fn push(&self, lane: Lane, frame: Bytes) -> bool {
-        let mut state = self.state();
-        if state.closed || state.overflowed {
+    /// until both queues have emptied: the receiver would have to mend the gap in any case.
+    pub fn push(&mut self, lane: Lane, frame: Bytes) -> bool {
+        if self.closed || self.overflowed {
             return false;
         }
         let (frames_max, bytes_max) = match lane {
-            Lane::Link => (LINK_FRAMES_MAX, LINK_BYTES_MAX),
-            Lane::Snapshot => (SNAPSHOTS_MAX, SNAPSHOT_BYTES_MAX),
+            Lane::Link => (self.limits.link_frames, self.limits.link_bytes),
+            Lane::Snapshot => (self.limits.snapshots, self.limits.snapshot_bytes),
         };
-        let queue = state.queue(lane);
+        let queue = self.queue(lane);
         let full = queue.frames >= frames_max || queue.bytes + frame.len() > bytes_max;
         if queue.frames > 0 && full {
-            state.overflowed = true;
+            self.overflowed = true;
             return false;
         }
         queue.frames += 1;
         queue.bytes += frame.len();
         queue.waiting.push_back(frame);
-        drop(state);
-        self.filled(lane).notify_one();
         true
+    }
+
+    /// Moves the next frames that wait into `batch`, to be written at once.
+    pub fn take(&mut self, lane: Lane, batch: &mut Vec<Bytes>) {
+        let waiting = &mut self.queue(lane).waiting;
+        let mut bytes = 0;
+        while let Some(frame) = waiting.front() {
+            let one_by_one = lane == Lane::Snapshot && !batch.is_empty();
+            bytes += frame.len();
+            if one_by_one || (bytes > BATCH_BYTES_MAX && !batch.is_empty()) {
+                break;
+            }
+            batch.extend(waiting.pop_front());
+        }
+    }
+
+    /// Notes that a batch was written; `true` if a queue had overflowed and both are now empty.
+    pub fn written(&mut self, lane: Lane, frames: usize, bytes: usize) -> bool {
+        let queue = self.queue(lane);
+        queue.frames -= frames;
+        queue.bytes -= bytes;
+        let drained = self.overflowed && self.link.frames == 0 && self.snapshots.frames == 0;
+        if drained {
+            self.overflowed = false;
+        }
+        drained
+    }
+
+    /// Takes nothing more; what waits can still be taken out.
+    pub fn close(&mut self) {
+        self.closed = true;
+    }
+
+    /// Returns how many frames, and bytes of them, wait or are being written.
+    pub fn held(&self, lane: Lane) -> (usize, usize) {
+        let queue = match lane {
+            Lane::Link => &self.link,
+            Lane::Snapshot => &self.snapshots,
+        };
+        (queue.frames, queue.bytes)
+    }
+
+    fn queue(&mut self, lane: Lane) -> &mut Queue {
+        match lane {
+            Lane::Link => &mut self.link,
+            Lane::Snapshot => &mut self.snapshots,
+        }
+    }
+}
+
+/// Holds the frames on their way to one peer.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    queues: Mutex<Queues>,
+    link_filled: Notify,
+    snapshots_filled: Notify,
+}
+
+impl Outbox {
+    /// Makes an empty one.
+    pub(super) fn new() -> Self {
+        let queues = Mutex::new(Queues::new(Limits::default()));
+        Self { queues, link_filled: Notify::new(), snapshots_filled: Notify::new() }
+    }
+
+    /// Takes an encoded frame; `false` if there is no room for it and it is dropped.
+    pub(super) fn push(&self, lane: Lane, frame: Bytes) -> bool {
+        let taken = self.queues().push(lane, frame);
+        if taken {
+            self.filled(lane).notify_one();
+        }
+        taken
     }
 
     /// Moves the next frames into `batch`, once there are any; `false` if none will come any more.
@@ -92,22 +173,12 @@ impl Outbox {
     pub(super) async fn next(&self, lane: Lane, batch: &mut Vec<Bytes>) -> bool {
         loop {
             {
-                let mut state = self.state();
-                let closed = state.closed;
-                let waiting = &mut state.queue(lane).waiting;
-                let mut bytes = 0;
-                while let Some(frame) = waiting.front() {
-                    let one_by_one = lane == Lane::Snapshot && !batch.is_empty();
-                    bytes += frame.len();
-                    if one_by_one || (bytes > BATCH_BYTES_MAX && !batch.is_empty()) {
-                        break;
-                    }
-                    batch.extend(waiting.pop_front());
-                }
+                let mut queues = self.queues();
+                queues.take(lane, batch);
                 if !batch.is_empty() {
                     return true;
                 }
-                if closed {
+                if queues.closed {
                     return false;
                 }
             }
@@ -117,41 +188,24 @@ impl Outbox {
 
     /// Notes that a batch was written; `true` if the outbox had overflowed and is now empty.
     pub(super) fn written(&self, lane: Lane, frames: usize, bytes: usize) -> bool {
-        let mut state = self.state();
-        let queue = state.queue(lane);
-        queue.frames -= frames;
-        queue.bytes -= bytes;
-        let drained = state.overflowed && state.link.frames == 0 && state.snapshots.frames == 0;
-        if drained {
-            state.overflowed = false;
-        }
-        drained
+        self.queues().written(lane, frames, bytes)
     }
 
     /// Takes nothing more; what waits can still be taken out.
     pub(super) fn close(&self) {
-        self.state().closed = true;
+        self.queues().close();
         self.link_filled.notify_one();
         self.snapshots_filled.notify_one();
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().expect("nothing panics while it holds this lock")
+    fn queues(&self) -> std::sync::MutexGuard<'_, Queues> {
+        self.queues.lock().expect("nothing panics while it holds this lock")
     }
 
     fn filled(&self, lane: Lane) -> &Notify {
         match lane {
             Lane::Link => &self.link_filled,
             Lane::Snapshot => &self.snapshots_filled,
-        }
-    }
-}
-
-impl State {
-    fn queue(&mut self, lane: Lane) -> &mut Queue {
-        match lane {
-            Lane::Link => &mut self.link,
-            Lane::Snapshot => &mut self.snapshots,
         }
     }
 }
@@ -167,7 +221,7 @@ mod tests {
     /// Writes all that waits; tells whether the outbox said that it has drained.
     async fn write_all(outbox: &Outbox, lane: Lane) -> bool {
         let mut drained = false;
-        while outbox.state().queue(lane).frames > 0 {
+        while outbox.queues().held(lane).0 > 0 {
             let mut batch = Vec::new();
             assert!(outbox.next(lane, &mut batch).await);
             drained |= outbox.written(lane, batch.len(), batch.iter().map(Bytes::len).sum());

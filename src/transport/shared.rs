@@ -18,7 +18,7 @@ use tokio::sync::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    conflict::{self, Verdict},
+    conflict::{self, Adoption, Berths},
     event::{Event, Shown, Teller},
     link::{Ending, Link, Lost, Streams, Surroundings},
     open::Opened,
@@ -28,9 +28,6 @@ use crate::{
     replica::ids::{NodeId, StartId},
     wire::CloseCode,
 };
-
-/// Most links that wait aside per peer: a node that dials at each change of network makes a few.
-const WAITING_MAX: usize = 4;
 
 /// What a transport is built on.
 pub(super) struct Foundation {
@@ -68,10 +65,33 @@ impl Deref for Shared {
 /// The links to one peer.
 #[derive(Default)]
 struct Peer {
-    running: Option<Arc<Link>>,
-    waiting: Vec<(Arc<Link>, Streams)>,
+    berths: Berths<Contending, Streams>,
     /// Resolves when the last of the links that ran has told its end.
     tail: Option<oneshot::Receiver<Infallible>>,
+}
+
+/// A link among those to the same peer.
+#[derive(Clone)]
+struct Contending(Arc<Link>);
+
+impl PartialEq for Contending {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl conflict::Contender for Contending {
+    fn claim(&self) -> conflict::Claim {
+        self.0.claim
+    }
+
+    fn up_for(&self) -> Duration {
+        self.0.opened.elapsed()
+    }
+
+    fn is_down(&self) -> bool {
+        self.0.connection.close_reason().is_some()
+    }
 }
 
 /// What has become of an opened connection.
@@ -115,39 +135,26 @@ impl Shared {
             return Adopted::Duplicate;
         }
         let peer = peers.entry(link.peer).or_default();
-        let verdict = match &peer.running {
-            Some(old) if old.connection.close_reason().is_none() => conflict::judge(
-                self.is_arbiter(link.peer),
-                old.claim,
-                old.opened.elapsed(),
-                link.claim,
-            ),
-            // What is down may still have frames and its end to tell; the new one waits for that.
-            down => {
-                tracing::debug!(peer = %link.peer.short(), told = down.is_none(), "link opened");
-                self.start_link(peer, link, streams);
-                return Adopted::Kept;
-            }
-        };
-        tracing::debug!(peer = %link.peer.short(), ?verdict, "second link opened");
-        match verdict {
-            Verdict::Replace => {
-                if let Some(old) = &peer.running {
+        let arbiter = self.is_arbiter(link.peer);
+        let adoption = peer.berths.adopt(arbiter, &Contending(link.clone()), streams);
+        match adoption {
+            Adoption::Run(streams, old) => {
+                tracing::debug!(peer = %link.peer.short(), replaces = old.is_some(), "link opened");
+                if let Some(Contending(old)) = old {
                     old.end(ending(CloseCode::Duplicate, "a newer link takes its place"));
                 }
                 self.start_link(peer, link, streams);
                 Adopted::Kept
             }
-            Verdict::Wait => {
-                peer.waiting.retain(|(link, _)| link.connection.close_reason().is_none());
-                if peer.waiting.len() == WAITING_MAX {
-                    let (oldest, _) = peer.waiting.remove(0);
+            Adoption::Wait(oldest) => {
+                tracing::debug!(peer = %link.peer.short(), "second link opened; it waits");
+                if let Some(Contending(oldest)) = oldest {
                     oldest.close(&ending(CloseCode::Duplicate, "too many links"));
                 }
-                peer.waiting.push((link, streams));
                 Adopted::Kept
             }
-            Verdict::Refuse => {
+            Adoption::Refuse => {
+                tracing::debug!(peer = %link.peer.short(), "second link opened; it is refused");
                 link.close(&ending(CloseCode::Duplicate, "another link is kept"));
                 Adopted::Duplicate
             }
@@ -162,7 +169,6 @@ impl Shared {
             start: self.start,
             predecessor: peer.tail.replace(tail),
         };
-        peer.running = Some(link.clone());
         self.changed();
         let shared = self.clone();
         self.tasks.spawn(async move {
@@ -190,15 +196,11 @@ impl Shared {
     fn stop_link(self: &Arc<Self>, link: &Arc<Link>) {
         let mut peers = self.peers();
         let Some(peer) = peers.get_mut(&link.peer) else { return };
-        if !peer.running.as_ref().is_some_and(|running| Arc::ptr_eq(running, link)) {
+        if peer.berths.running() != Some(&Contending(link.clone())) {
             return;
         }
-        peer.running = None;
-        while let Some((next, streams)) = peer.waiting.pop() {
-            if next.connection.close_reason().is_none() {
-                self.start_link(peer, next, streams);
-                break;
-            }
+        if let Some((Contending(next), streams)) = peer.berths.ended(&Contending(link.clone())) {
+            self.start_link(peer, next, streams);
         }
         drop(peers);
         self.changed();
@@ -210,19 +212,19 @@ impl Shared {
         let Some(it) = peers.get_mut(&peer) else { return };
         // As long as an end is not told, what comes next has to wait for it.
         let told = it.tail.as_mut().is_none_or(|tail| tail.try_recv() == Err(TryRecvError::Closed));
-        if told && it.running.is_none() && it.waiting.is_empty() {
+        if told && it.berths.count() == 0 {
             peers.remove(&peer);
         }
     }
 
     /// Tells whether a peer has a link.
     pub(super) fn is_up(&self, peer: NodeId) -> bool {
-        self.peers().get(&peer).is_some_and(|peer| peer.running.is_some())
+        self.peers().get(&peer).is_some_and(|peer| peer.berths.running().is_some())
     }
 
     /// Returns how many connections are, or wait to be, links.
     pub(super) fn count(&self) -> usize {
-        self.peers().values().map(|it| usize::from(it.running.is_some()) + it.waiting.len()).sum()
+        self.peers().values().map(|peer| peer.berths.count()).sum()
     }
 
     /// Resolves when a peer has, or has not, a link.
@@ -246,10 +248,10 @@ impl Shared {
     /// Ends every link.
     pub(super) fn end_all(&self, ending: &Ending) {
         for peer in self.peers().values_mut() {
-            for (link, _) in peer.waiting.drain(..) {
+            for Contending(link) in peer.berths.clear_waiting() {
                 link.close(ending);
             }
-            if let Some(link) = &peer.running {
+            if let Some(Contending(link)) = peer.berths.running() {
                 link.end(ending.clone());
             }
         }

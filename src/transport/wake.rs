@@ -13,15 +13,20 @@ const TICK: Duration = Duration::from_secs(1);
 /// while the machine sleeps: more than clocks are set right by in ordinary times.
 const GAP_MIN: Duration = Duration::from_secs(5);
 
+/// Tells how long the machine was asleep, if it was, while the monotonic clock went on by
+/// `monotonic` and the wall clock by `wall_ms`.
+pub fn asleep(monotonic: Duration, wall_ms: i64) -> Option<Duration> {
+    let wall = Duration::from_millis(u64::try_from(wall_ms).unwrap_or(0));
+    Some(wall.saturating_sub(monotonic)).filter(|gap| *gap >= GAP_MIN)
+}
+
 /// Resolves when the machine has been asleep, with how long about; `wall_ms` reads the wall clock.
 pub(super) async fn woken(wall_ms: fn() -> i64) -> Duration {
     let mut before = (Instant::now(), wall_ms());
     loop {
         sleep(TICK).await;
         let now = (Instant::now(), wall_ms());
-        let wall = Duration::from_millis(u64::try_from(now.1 - before.1).unwrap_or(0));
-        let gap = wall.saturating_sub(now.0 - before.0);
-        if gap >= GAP_MIN {
+        if let Some(gap) = asleep(now.0 - before.0, now.1 - before.1) {
             return gap;
         }
         before = now;

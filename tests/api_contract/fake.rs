@@ -101,6 +101,7 @@ pub fn status() -> Status {
         name: "desk".to_owned(),
         fleet: FLEET,
         role: Role::Admin,
+        admins: 1,
         version: "0.1.0".to_owned(),
         uptime_ms: 5,
         documents: vec![

@@ -107,7 +107,7 @@ pub const NODE: &str = "01010101010101010101010101010101010101010101010101010101
 pub fn names(path: &str) -> Option<Response> {
     match path {
         "/v1/status" => Some(ok(json!({
-            "node": NODE, "name": "laptop", "fleet": "02".repeat(16), "role": "admin",
+            "node": NODE, "name": "laptop", "fleet": "02".repeat(16), "role": "admin", "admins": 1,
             "version": "0.1.0", "uptime_ms": 61_000, "documents": [], "digest": "0".repeat(32),
             "links": 0, "store_bytes": 2_048, "sync_repairs_total": 0
         }))),

@@ -19,6 +19,15 @@ use sessionmesh::{
 /// The document whose changes are real, so that it can be compacted.
 pub const REAL: DocumentId = DocumentId::Host { host: NodeId([7; 32]), epoch: 3 };
 
+/// The documents of a random program.
+const NAMES: [DocumentId; 5] = [
+    REAL,
+    DocumentId::Fleet(FleetId([9; 16])),
+    DocumentId::Host { host: NodeId([8; 32]), epoch: 1 },
+    DocumentId::Host { host: NodeId([8; 32]), epoch: 2 },
+    DocumentId::Host { host: NodeId([8; 32]), epoch: 3 },
+];
+
 /// One thing that is asked of a store.
 #[derive(Debug, Clone)]
 pub enum Step {
@@ -35,7 +44,9 @@ type Document = (Option<Vec<u8>>, Vec<Vec<u8>>);
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Contents {
     pub fleet: Option<FleetId>,
+    /// Archived ones too.
     pub documents: BTreeMap<DocumentId, Document>,
+    pub archived: BTreeSet<DocumentId>,
     pub paused: BTreeSet<NodeId>,
     pub invites: BTreeMap<[u8; 32], StoredInvite>,
     pub cursor: Option<Cursor>,
@@ -48,12 +59,19 @@ impl Contents {
     pub fn of(store: &Store) -> Result<Self, Error> {
         let Stored { fleet, documents, paused, invites, cursor, digest } = store.load()?;
         let journal = store.journal()?;
-        let documents = documents.into_iter();
+        let loaded: BTreeSet<DocumentId> = documents.iter().map(|stored| stored.id).collect();
+        let all = NAMES.map(|name| store.reload(&[name]));
+        let all = all.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let documents: BTreeMap<DocumentId, Document> = all
+            .into_iter()
+            .flatten()
+            .chain(documents)
+            .map(|stored| (stored.id, (stored.snapshot, stored.changes)))
+            .collect();
         Ok(Self {
             fleet,
-            documents: documents
-                .map(|stored| (stored.id, (stored.snapshot, stored.changes)))
-                .collect(),
+            archived: documents.keys().filter(|id| !loaded.contains(id)).copied().collect(),
+            documents,
             paused,
             invites: invites.into_iter().collect(),
             cursor,
@@ -85,6 +103,12 @@ impl Contents {
             }
             Write::Forget { document } => {
                 self.documents.remove(document);
+                self.archived.remove(document);
+            }
+            Write::Archive { document } => {
+                if self.documents.contains_key(document) {
+                    self.archived.insert(*document);
+                }
             }
             Write::Journal { cursor, body } => {
                 self.journal.push((*cursor, body.to_string()));
@@ -157,16 +181,14 @@ fn real_change(real: &mut AutoCommit, rng: &mut Rng) -> Write {
 }
 
 fn random_write(rng: &mut Rng, sequence: &mut u64) -> Write {
-    let document = match rng.u32(..4) {
-        0 => DocumentId::Fleet(FleetId([9; 16])),
-        epoch => DocumentId::Host { host: NodeId([8; 32]), epoch },
-    };
+    let document = NAMES[rng.usize(1..NAMES.len())];
     let length = rng.usize(1..6_000);
     let bytes = std::iter::repeat_with(|| rng.u8(..)).take(length).collect();
     let node = NodeId([rng.u8(..3); 32]);
     match rng.u8(..10) {
         0..3 => Write::Change { document, bytes },
         3 => Write::Snapshot { document, bytes },
+        4 if rng.bool() => Write::Archive { document },
         4 => Write::Forget { document },
         5 | 6 => {
             *sequence += 1;

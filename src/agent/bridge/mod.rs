@@ -4,7 +4,7 @@
 //! here because a list could not be read whole; nothing is deleted there before its undo window is
 //! over; what is yet to be done is found again from the two lists, never from a queue.
 
-mod compare;
+pub mod compare;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

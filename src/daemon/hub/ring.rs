@@ -16,9 +16,11 @@ pub const BYTES_MAX: usize = 8 << 20;
 
 /// How much is kept.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
-    pub(super) diffs_max: usize,
-    pub(super) bytes_max: usize,
+pub struct Limits {
+    /// Most diffs.
+    pub diffs_max: usize,
+    /// Most bytes of them.
+    pub bytes_max: usize,
 }
 
 impl Default for Limits {
@@ -29,7 +31,7 @@ impl Default for Limits {
 
 /// What follows a cursor.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Next {
+pub enum Next {
     /// This diff, whose cursor it is.
     Diff(Cursor, Arc<str>),
     /// Nothing yet.

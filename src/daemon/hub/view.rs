@@ -69,7 +69,8 @@ impl View {
         self.len() == 0
     }
 
-    pub(super) fn new(published: Published) -> Self {
+    /// Takes in all that is to be shown at one instant.
+    pub fn new(published: Published) -> Self {
         Self {
             cursor: published.cursor,
             digest: published.digest,

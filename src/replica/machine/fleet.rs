@@ -68,7 +68,12 @@ impl Replica {
 
     /// Takes over what the fleet document now says, and cuts off who no longer belongs.
     pub(super) fn members_changed(&mut self, fx: &mut Effects) {
+        let had_admin = self.admin_count() > 0;
         self.read_members();
+        if had_admin && self.admin_count() == 0 {
+            // Two that revoke each other, or leave, not knowing of each other: both count.
+            tracing::error!(fleet = %self.fleet, "the fleet has no admin left");
+        }
         let connected: Vec<NodeId> = self.exchange.peers().collect();
         for peer in connected {
             let Some(member) = self.members.get(&peer) else { continue };

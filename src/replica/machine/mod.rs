@@ -426,6 +426,12 @@ impl Replica {
         self.members.get(&self.node).map_or(Role::Reader, |member| member.role)
     }
 
+    /// Returns how many admins the fleet has; with none, nobody can be let in or shut out any more.
+    pub fn admin_count(&self) -> u64 {
+        let admin = |member: &&Member| member.is_current() && member.role == Role::Admin;
+        self.members.values().filter(admin).count() as u64
+    }
+
     /// Lists the documents with their heads and how many changes each is made of.
     pub fn document_heads(&self) -> Vec<(DocumentId, Vec<ChangeHash>, u64)> {
         self.documents

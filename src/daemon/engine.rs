@@ -1,0 +1,255 @@
+//! Owns the order in which a replica's effects are carried out, and what the loop remembers
+//! between them.
+//!
+//! Must not know tasks, threads, sockets or clocks: whoever drives it lends it [`Hands`], the
+//! daemon those of its shells and a simulation its own. Invariants: frames and diffs of an input
+//! leave at once; everything else of it waits for the disk; one document at a time is compacted.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    compact::{self, Compaction},
+    durable::{Batch, Job, Told},
+    hub::Published,
+};
+use crate::{
+    replica::{
+        command::Command,
+        document::Copied,
+        effect::{
+            DialTarget, Effects, Input, Now, Outgoing, Publication, RequestId, Startup, TeardownDue,
+        },
+        ids::{Cursor, NodeId},
+        machine::{OpenError as ReplicaError, Replica},
+        record::SessionState,
+    },
+    store::{self, Store},
+    teardown::Occupant,
+    transport::Event,
+    wire::CloseCode,
+};
+
+/// Carries single effects out.
+pub trait Hands {
+    /// Names who waits for an answer.
+    type Asker;
+    /// Sends a frame to those who have a link.
+    fn send(&mut self, outgoing: &Outgoing);
+    /// Publishes a diff.
+    fn publish(&mut self, publication: Publication);
+    /// Publishes the view whole: what changed is not told by a diff.
+    fn reset(&mut self, published: Published);
+    /// Closes the link to a peer, after what was sent.
+    fn close(&mut self, peer: NodeId, code: CloseCode, reason: String);
+    /// Dials these nodes from now on, and no others.
+    fn dial(&mut self, targets: Vec<DialTarget>);
+    /// Gives the disk something to do, after all that it was given before.
+    fn store(&mut self, job: Job<Self::Asker>);
+    /// Saves a copy of a document and verifies what was saved, elsewhere; see [`compact::saved`].
+    fn save(&mut self, plan: store::compact::Plan, copy: Copied);
+    /// Ends a workspace, elsewhere, beside which are these.
+    fn tear_down(&mut self, due: TeardownDue, occupants: Vec<Occupant>);
+}
+
+/// Explains why there is no engine.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The store can't be read.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// What is stored can't be understood.
+    #[error(transparent)]
+    Replica(#[from] ReplicaError),
+}
+
+/// A node that was started.
+pub struct Opened<A> {
+    /// Goes on from here.
+    pub engine: Engine<A>,
+    /// To be carried out first.
+    pub effects: Effects,
+    /// The published diffs that are still kept, oldest first.
+    pub journal: Vec<(Cursor, Arc<str>)>,
+}
+
+/// A replica, and those who wait for it to be durable.
+pub struct Engine<A> {
+    replica: Replica,
+    compaction: Compaction,
+    waiting: BTreeMap<RequestId, A>,
+    next_request: u64,
+}
+
+impl<A> Engine<A> {
+    /// Starts a node from what its store holds.
+    ///
+    /// # Errors
+    ///
+    /// The store can't be read, or holds what can't be understood.
+    pub fn open(
+        store: &Store,
+        startup: Startup,
+        now: Now,
+        limits: compact::Limits,
+    ) -> Result<Opened<A>, OpenError> {
+        let stored = store.load()?;
+        let journal = store.journal()?.into_iter().map(|entry| (entry.cursor, entry.body));
+        let journal = journal.collect();
+        let mut compaction = Compaction::new(limits);
+        compaction.note(store.backlogs()?);
+        let (replica, effects) = Replica::open(startup, stored, now)?;
+        let (waiting, next_request) = (BTreeMap::new(), 0);
+        let engine = Self { replica, compaction, waiting, next_request };
+        Ok(Opened { engine, effects, journal })
+    }
+
+    /// Returns the replica, to be read.
+    pub fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    /// Takes a request in; the answer goes to `asker`.
+    pub fn ask(&mut self, now: Now, command: Command, asker: A, hands: &mut impl Hands<Asker = A>) {
+        let request = RequestId(self.next_request);
+        self.next_request += 1;
+        self.waiting.insert(request, asker);
+        self.take(now, Input::Requested { request, command }, hands);
+    }
+
+    /// Takes in what happened on the links.
+    pub fn hear(&mut self, now: Now, event: Event, hands: &mut impl Hands<Asker = A>) {
+        let input = match event {
+            Event::Connected { peer, .. } => Input::PeerConnected { peer },
+            Event::Lost { peer, code, reason } => Input::PeerLost { peer, code, reason },
+            Event::Frame { peer, frame } => Input::FrameReceived { peer, frame },
+            Event::Drained { peer } => Input::PeerDrained { peer },
+            Event::DialFailed { peer, reason } => Input::DialFailed { peer, reason },
+        };
+        self.take(now, input, hands);
+    }
+
+    /// Takes an input in and carries its effects out.
+    pub fn take(&mut self, now: Now, input: Input, hands: &mut impl Hands<Asker = A>) {
+        let effects = self.replica.handle(now, input);
+        self.carry_out(effects, hands);
+    }
+
+    /// Carries effects out, in the order that [`Effects`] asks for.
+    pub fn carry_out(&mut self, effects: Effects, hands: &mut impl Hands<Asker = A>) {
+        let Effects {
+            frames,
+            closes,
+            dials,
+            diffs,
+            reset,
+            writes,
+            frames_durable,
+            reloads,
+            replies,
+            teardowns,
+        } = effects;
+        for outgoing in &frames {
+            hands.send(outgoing);
+        }
+        for publication in diffs {
+            hands.publish(publication);
+        }
+        if reset {
+            hands.reset(self.published());
+        }
+        for (peer, code, reason) in closes {
+            hands.close(peer, code, reason);
+        }
+        if let Some(targets) = dials {
+            hands.dial(targets);
+        }
+        let replies = replies
+            .into_iter()
+            .filter_map(|(request, reply)| Some((self.waiting.remove(&request)?, reply)))
+            .collect();
+        let batch = Batch { writes, frames: frames_durable, replies, teardowns, reloads };
+        if !batch.is_empty() {
+            hands.store(Job::Batch(batch));
+        }
+    }
+
+    /// Takes in what the disk tells.
+    ///
+    /// # Errors
+    ///
+    /// The disk has failed: what is in memory may never become durable, and nothing may go on.
+    pub fn told(
+        &mut self,
+        now: Now,
+        told: Told,
+        hands: &mut impl Hands<Asker = A>,
+    ) -> Result<(), store::Error> {
+        match told {
+            Told::Backlogs(backlogs) => {
+                self.compaction.note(backlogs);
+                self.compact(hands);
+            }
+            Told::Teardown(due) => {
+                let occupants = self.occupants(&due);
+                hands.tear_down(due, occupants);
+            }
+            Told::Reloaded(document) => self.take(now, Input::DocumentReloaded(document), hands),
+            Told::Planned(plan) => match self.replica.document_copy(&plan.document()) {
+                Some(copy) => hands.save(plan, copy),
+                None => self.compaction.ended(plan.document()),
+            },
+            Told::NothingToPlan(document) => self.compaction.ended(document),
+            Told::Failed(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Takes in a snapshot that was saved, if it was verified.
+    pub fn saved(
+        &mut self,
+        (document, verified): compact::Ended,
+        hands: &mut impl Hands<Asker = A>,
+    ) {
+        self.compaction.ended(document);
+        match verified {
+            Ok(verified) => hands.store(Job::Replace(Box::new(verified))),
+            Err(error) => tracing::error!(%document, %error, "a snapshot was not verified"),
+        }
+        self.compact(hands);
+    }
+
+    fn compact(&mut self, hands: &mut impl Hands<Asker = A>) {
+        if let Some(document) = self.compaction.pick() {
+            hands.store(Job::Plan(document));
+        }
+    }
+
+    /// Returns the present view, to be published whole.
+    pub fn published(&self) -> Published {
+        let (sessions, workspaces) = self.replica.records();
+        let (cursor, digest) = (self.replica.cursor(), self.replica.digest());
+        Published { cursor, digest, sessions, workspaces }
+    }
+
+    /// Returns who else is on this host, and where.
+    fn occupants(&self, due: &TeardownDue) -> Vec<Occupant> {
+        let host = due.workspace.host;
+        let (sessions, workspaces) = self.replica.records();
+        let sessions = sessions
+            .iter()
+            .filter(|session| session.host == host && session.state != SessionState::Deleted);
+        let sessions =
+            sessions.map(|session| (format!("session {}", session.id), &session.directory));
+        let workspaces = workspaces.iter().filter(|workspace| {
+            workspace.host == host
+                && workspace.id != due.workspace.id
+                && workspace.teardown.is_none()
+        });
+        let workspaces =
+            workspaces.map(|other| (format!("workspace {}", other.id), &other.directory));
+        let found = sessions
+            .chain(workspaces)
+            .filter_map(|(what, directory)| Some(Occupant { what, directory: directory.clone()? }));
+        found.collect()
+    }
+}
