@@ -29,8 +29,8 @@ use self::{
     folder::Folder,
     ledger::Ledger,
     tables::{
-        ARCHIVED, CHANGES, INVITES, JOURNAL, PAUSED, SCHEMA, SETTING_FLEET, SETTING_SCHEMA, SETTINGS,
-        SNAPSHOTS,
+        ARCHIVED, CHANGES, INVITES, JOURNAL, PAUSED, SCHEMA, SETTING_FLEET, SETTING_SCHEMA,
+        SETTINGS, SNAPSHOTS,
     },
 };
 pub use self::{

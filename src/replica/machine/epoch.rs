@@ -210,9 +210,7 @@ impl Replica {
                     let covered = self
                         .host_document(host)
                         .is_none_or(|document| document.covers_heads(epoch, &told.heads));
-                    !self.exchange.is_greeting(peer)
-                        && !covered
-                        && self.is_way_to_host(peer, host)
+                    !self.exchange.is_greeting(peer) && !covered && self.is_way_to_host(peer, host)
                 }
                 _ => newest.get(&host) == Some(&epoch),
             }
@@ -418,8 +416,8 @@ impl Replica {
             return false;
         }
         self.epochs.looked_at = changes;
-        let records = self.view.sessions_of(&self.node).count()
-            + self.view.workspaces_of(&self.node).count();
+        let records =
+            self.view.sessions_of(&self.node).count() + self.view.workspaces_of(&self.node).count();
         let needed = EMPTY_OPS + RECORD_OPS * records as u64;
         document.op_count() > OPS_FACTOR * needed
     }
@@ -507,7 +505,8 @@ impl Replica {
         };
         let (snapshot, changes) = (stored.snapshot, stored.changes);
         let loaded = Document::load(id, self.actor.clone(), snapshot.as_deref(), &changes);
-        let parted = loaded.map(|earlier| present.part_carried(&earlier).map(|part| (earlier, part)));
+        let parted =
+            loaded.map(|earlier| present.part_carried(&earlier).map(|part| (earlier, part)));
         let (mut earlier, (before, mut touched)) = match parted {
             Ok(Some(parted)) => parted,
             Ok(None) => {
@@ -578,7 +577,13 @@ impl Replica {
     }
 
     /// Tells whether a change is held, or what it says has been taken over from an earlier epoch.
-    pub fn holds(&self, document: &DocumentId, change: &ChangeHash, actor: &[u8], seq: u64) -> bool {
+    pub fn holds(
+        &self,
+        document: &DocumentId,
+        change: &ChangeHash,
+        actor: &[u8],
+        seq: u64,
+    ) -> bool {
         if self.documents.get(document).is_some_and(|document| document.has(change)) {
             return true;
         }

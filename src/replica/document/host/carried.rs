@@ -70,7 +70,8 @@ impl Document {
 
     /// Tells whether a change of an earlier epoch has been taken over.
     pub fn covers_change(&self, epoch: u32, actor: &[u8], seq: u64) -> bool {
-        let held = self.carried(epoch).and_then(|held| held.seqs.get(&ActorId::from(actor)).copied());
+        let held =
+            self.carried(epoch).and_then(|held| held.seqs.get(&ActorId::from(actor)).copied());
         held.is_some_and(|held| held >= seq)
     }
 
@@ -155,7 +156,12 @@ fn read(automerge: &Automerge, map: &ObjId, host: &NodeId) -> Epoch {
 }
 
 /// Writes that an earlier epoch is held up to there.
-pub(super) fn write(tx: &mut Transaction<'_>, epoch: u32, vector: &Vector, heads: &[ChangeHash]) -> Done {
+pub(super) fn write(
+    tx: &mut Transaction<'_>,
+    epoch: u32,
+    vector: &Vector,
+    heads: &[ChangeHash],
+) -> Done {
     let Some(meta) = meta(tx) else { return Ok(()) };
     let carried = map_or_new(tx, &meta, CARRIED)?;
     let map = map_or_new(tx, &carried, &epoch.to_string())?;

@@ -13,8 +13,8 @@ use automerge::{
 };
 
 use super::{
-    super::super::ids::DocumentId, Applied, Document, Done, GRAVE, Places, Standing, carried,
-    map_at,
+    super::super::ids::DocumentId,
+    Applied, Document, Done, GRAVE, Places, Standing, carried, map_at,
     rewrite::{ORIGINS, Origins, marks, origins, origins_node, parts},
     tree::{self, DELETED, Node, TEARDOWN, Tree},
 };

@@ -56,7 +56,8 @@ pub(super) fn read(automerge: &Automerge, object: &ObjId) -> Tree {
 /// Reads a record of which there may be several copies, ascending, that nodes made at once.
 pub(super) fn read_record(automerge: &Automerge, copies: &[ObjId]) -> Option<Tree> {
     let mut record = read(automerge, copies.last()?);
-    let earlier: Vec<Tree> = copies.iter().rev().skip(1).map(|copy| read(automerge, copy)).collect();
+    let earlier: Vec<Tree> =
+        copies.iter().rev().skip(1).map(|copy| read(automerge, copy)).collect();
     for key in SEALS {
         let standing = earlier.iter().find_map(|copy| copy.get(key));
         if let (None, Some(node)) = (record.get(key), standing) {
@@ -83,12 +84,7 @@ pub(super) fn write(tx: &mut Transaction<'_>, object: &ObjId, tree: &Tree) -> Do
     tree.iter().try_for_each(|(key, node)| write_node(tx, object, key, node))
 }
 
-pub(super) fn write_node(
-    tx: &mut Transaction<'_>,
-    object: &ObjId,
-    key: &str,
-    node: &Node,
-) -> Done {
+pub(super) fn write_node(tx: &mut Transaction<'_>, object: &ObjId, key: &str, node: &Node) -> Done {
     match node {
         Node::Scalar(value) => tx.put(object, key, value.clone()),
         Node::Map(tree) => {
@@ -148,7 +144,6 @@ pub(super) fn weight(tree: &Tree) -> (usize, usize) {
         };
         (ops + 1, bytes + key.len() + OP_BYTES)
     });
-    weights.fold((0, 0), |(ops, bytes), (more_ops, more_bytes)| {
-        (ops + more_ops, bytes + more_bytes)
-    })
+    weights
+        .fold((0, 0), |(ops, bytes), (more_ops, more_bytes)| (ops + more_ops, bytes + more_bytes))
 }
