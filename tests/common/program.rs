@@ -11,11 +11,14 @@ use sessionmesh::replica::{
         SessionPatch, Target, WorkspacePatch,
     },
     effect::{RequestId, TeardownOutcome},
-    ids::{OperationId, SessionId, WorkspaceId},
+    ids::{DocumentId, NodeId, OperationId, SessionId, WorkspaceId},
     record::{SessionKey, SessionState, TeardownAction, WorkspaceKey, WorkspaceState},
 };
 
-use super::world::{Mode, UNDO_WINDOW, World, name_of};
+use super::{
+    watch::Acknowledged,
+    world::{Mode, UNDO_WINDOW, World, name_of},
+};
 
 const SESSIONS: usize = 7;
 const WORKSPACES: usize = 4;
@@ -141,7 +144,8 @@ impl Program {
             55..58 => self.import(node),
             58..64 => self.turn_a_cable(),
             64..66 => self.pause_or_resume(node),
-            66..70 => self.crash(node),
+            66..69 => self.crash(node),
+            69 => self.rewrite(node),
             70..75 => {
                 let batches = self.random.usize(..4);
                 self.world.sync(node, batches);
@@ -319,6 +323,15 @@ impl Program {
         }
     }
 
+    fn rewrite(&mut self, node: usize) {
+        let host = self.world.nodes[node].id;
+        let before = epochs_of(&self.world, node, host);
+        self.request(node, Command::Rewrite);
+        if epochs_of(&self.world, node, host) != before {
+            self.reached.push("rewrite");
+        }
+    }
+
     fn crash(&mut self, node: usize) {
         let waiting = self.world.unsynced(node);
         let synced = self.random.usize(..=waiting);
@@ -370,11 +383,22 @@ impl Program {
         self.end_teardowns();
         self.world.teardowns = Mode::Prompt;
         self.world.finish();
+        // Whatever was under way, the next epoch is gone over to, and by all.
+        for node in 0..nodes {
+            self.world.ask(node, Command::Rewrite).expect("any node may");
+        }
+        self.world.agree();
         self.check_end();
     }
 
     fn check_end(&mut self) {
         let nodes = &self.world.nodes;
+        for node in 0..nodes.len() {
+            for host in nodes {
+                let held = epochs_of(&self.world, node, host.id);
+                assert_eq!(held.len(), 1, "{} holds {held:?} of {}", name_of(node), host.id);
+            }
+        }
         let restored: BTreeSet<&SessionKey> =
             nodes.iter().flat_map(|node| &node.watch.restored).collect();
         for node in nodes {
@@ -413,13 +437,11 @@ impl Program {
             }
         }
         let acknowledged: BTreeSet<_> =
-            nodes.iter().flat_map(|node| &node.watch.acknowledged).copied().collect();
+            nodes.iter().flat_map(|node| &node.watch.acknowledged).collect();
         for node in nodes {
-            for (id, _, _) in node.replica.document_heads() {
-                let document = node.replica.document_copy(&id).expect("it was listed");
-                for (_, hash) in acknowledged.iter().filter(|(of, _)| *of == id) {
-                    assert!(document.has(hash), "an acknowledged change of {id} is lost: {hash}");
-                }
+            for Acknowledged { document, change, actor, seq } in &acknowledged {
+                let held = node.replica.holds(document, change, actor, *seq);
+                assert!(held, "an acknowledged change of {document} is lost: {change}");
             }
         }
     }
@@ -437,6 +459,16 @@ impl Program {
         });
         sessions.chain(workspaces).collect()
     }
+}
+
+/// Lists the epochs of a host's document that a node holds.
+fn epochs_of(world: &World, node: usize, host: NodeId) -> Vec<u32> {
+    let documents = world.nodes[node].replica.document_heads();
+    let of_host = documents.into_iter().filter_map(|(id, ..)| match id {
+        DocumentId::Host { host: of, epoch } if of == host => Some(epoch),
+        _ => None,
+    });
+    of_host.collect()
 }
 
 fn session(key: &SessionKey) -> Target<SessionId> {

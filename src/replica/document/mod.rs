@@ -12,7 +12,7 @@ mod touched;
 use std::collections::BTreeSet;
 
 use automerge::{ActorId, Automerge, Change, transaction::CommitOptions};
-pub use host::{Done as Written, SessionFields, Vector, Writer as HostWriter};
+pub use host::{Done as Written, Limits, Part, Scope, SessionFields, Vector, Writer as HostWriter};
 pub use touched::Touched;
 
 use self::orphans::Orphans;

@@ -1,24 +1,18 @@
-//! Owns a host's epochs: writing its document anew once history outweighs state, what becomes of
-//! the epoch before, and which epoch of a host is shown.
+//! Owns what a host does about its epochs: writing its document anew once history outweighs state,
+//! and carrying over what comes in for an epoch that it has left behind.
 //!
-//! Must not know what a record means. Invariants: nobody is told of a new epoch, nor of what was
-//! carried over into it, before that is durable, so that after a crash it is not done twice; a node
-//! gives an epoch up only once the newer one holds all that it has of it; of several epochs of one
-//! host that a node holds, the newest is shown.
+//! Must not know what a record means, nor what other nodes hold. Invariant: nobody is told of a new
+//! epoch, nor of what was carried over into it, before that is durable, so that a crash never has it
+//! done twice.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use super::super::{
-    document::{self, Applied, Document},
+    document::{self, Applied, Document, Part},
     effect::{Effects, Now, StoredDocument, Write},
     ids::{ChangeHash, DocumentId, Fingerprint, NodeId, StartId},
-    view,
 };
-use super::{Origin, Replica, read_all};
-use crate::wire::DocumentHeads;
+use super::{Origin, Replica};
 
 /// How many changes a document has at least before it is written anew: at some 400 bytes of memory
 /// and 5 µs of every start each, fewer are not worth that every peer fetches it whole.
@@ -85,18 +79,6 @@ pub enum Arrived {
     Changes(Vec<Vec<u8>>),
 }
 
-/// What is done with a copy of a host document that was fetched whole.
-enum Verdict {
-    /// It is shown from now on.
-    Show,
-    /// It holds what its host has yet to carry over, and is passed on.
-    Hold,
-    /// This node, its host, is to carry over what it holds.
-    CarryOver,
-    /// Everything in it is here already, or something here is not in it yet.
-    Pass,
-}
-
 impl Epochs {
     /// Starts where a first start does.
     pub fn new() -> Self {
@@ -127,20 +109,31 @@ impl Epochs {
         self.retry_at.filter(|_| matches!(self.stage, Stage::Idle))
     }
 
-    fn remember(&mut self, document: DocumentId, heads: Vec<ChangeHash>) {
+    /// Notes that this node's own document is in that epoch from now on.
+    pub fn begun(&mut self, epoch: u32) {
+        self.own = epoch;
+        self.looked_at = 0;
+    }
+
+    /// Takes what a peer has of an earlier epoch of this host, to look into it.
+    pub fn arrived(&mut self, peer: NodeId, id: DocumentId, what: Arrived) {
+        if self.arrived.len() < ARRIVED_MAX {
+            self.arrived.push((peer, id, what));
+        }
+    }
+
+    /// Remembers a copy of an earlier epoch, so as not to ask for it again.
+    pub fn remember(&mut self, document: DocumentId, heads: Vec<ChangeHash>) {
         if self.seen.len() >= SEEN_MAX {
             self.seen.clear();
         }
         self.seen.insert((document, heads));
     }
 
-    fn has_seen(&self, document: &DocumentId) -> bool {
-        self.seen.iter().any(|(seen, _)| seen == document)
+    /// Tells whether a copy with these heads has been here.
+    pub fn has_seen(&self, document: &DocumentId, heads: &[ChangeHash]) -> bool {
+        self.seen.contains(&(*document, heads.to_vec()))
     }
-}
-
-fn epochs_of(host: NodeId) -> std::ops::RangeInclusive<DocumentId> {
-    DocumentId::Host { host, epoch: 0 }..=DocumentId::Host { host, epoch: u32::MAX }
 }
 
 impl Replica {
@@ -149,224 +142,10 @@ impl Replica {
         DocumentId::Host { host: self.node, epoch: self.epochs.own }
     }
 
-    /// Returns the epoch of a host that is shown, if this node has one.
-    fn shown_epoch(&self, host: NodeId) -> Option<u32> {
-        if host == self.node {
-            return Some(self.epochs.own);
-        }
-        let held = self.documents.range(epochs_of(host)).next_back().map(|(id, _)| *id);
-        let awaited = self.reloading.range(epochs_of(host)).next_back().copied();
-        match held.max(awaited)? {
-            DocumentId::Host { epoch, .. } => Some(epoch),
-            DocumentId::Fleet(_) => None,
-        }
-    }
-
-    /// Returns the document that is shown of a host, and written to, if it is here.
-    pub(super) fn host_document_id(&self, host: NodeId) -> Option<DocumentId> {
-        let epoch = self.shown_epoch(host)?;
-        Some(DocumentId::Host { host, epoch }).filter(|id| self.documents.contains_key(id))
-    }
-
-    /// Tells whether a document is one that is shown.
-    pub(super) fn is_shown(&self, document: &DocumentId) -> bool {
-        match document {
-            DocumentId::Fleet(_) => false,
-            DocumentId::Host { host, epoch } => self.shown_epoch(*host) == Some(*epoch),
-        }
-    }
-
-    /// Tells whether anything is taken in of an epoch of a host: a newer one than is known here, or
-    /// one that the host says to have gone on from.
-    pub(super) fn is_epoch(&self, host: NodeId, epoch: u32) -> bool {
-        let Some(shown) = self.shown_epoch(host) else { return true };
-        let id = DocumentId::Host { host, epoch };
-        epoch >= shown
-            || self.documents.contains_key(&id)
-            || self.host_document(host).is_some_and(|document| document.follows(epoch))
-    }
-
-    /// Picks from what a peer has the documents that are of use here.
-    pub(super) fn useful(&self, peer: &NodeId, theirs: Vec<DocumentHeads>) -> Vec<DocumentHeads> {
-        let mut newest: BTreeMap<NodeId, u32> = BTreeMap::new();
-        for told in &theirs {
-            if let DocumentId::Host { host, epoch } = told.document {
-                let known = newest.entry(host).or_default();
-                *known = epoch.max(*known);
-            }
-        }
-        let is_useful = |told: &DocumentHeads| {
-            let DocumentId::Host { host, epoch } = told.document else { return true };
-            if self.documents.contains_key(&told.document) {
-                return true;
-            }
-            if self.epochs.seen.contains(&(told.document, told.heads.clone())) {
-                return false;
-            }
-            match self.shown_epoch(host) {
-                Some(shown) if epoch < shown => {
-                    // Once it has seen the newer one, the peer itself knows whether it still
-                    // needs the older one.
-                    let covered = self
-                        .host_document(host)
-                        .is_none_or(|document| document.covers_heads(epoch, &told.heads));
-                    !self.exchange.is_greeting(peer) && !covered && self.is_way_to_host(peer, host)
-                }
-                _ => newest.get(&host) == Some(&epoch),
-            }
-        };
-        theirs.into_iter().filter(is_useful).collect()
-    }
-
-    /// Tells whether what a peer has of an earlier epoch reaches its host only through this node.
-    fn is_way_to_host(&self, peer: &NodeId, host: NodeId) -> bool {
-        host == self.node || (*peer != host && !self.exchange.is_linked(peer, &host))
-    }
-
-    /// Takes changes of a document that is not held; true if that is all there is to do.
-    pub(super) fn changes_elsewhere(
-        &mut self,
-        now: Now,
-        peer: NodeId,
-        id: DocumentId,
-        changes: &[Vec<u8>],
-    ) -> bool {
-        let DocumentId::Host { host, epoch } = id else { return false };
-        if self.documents.contains_key(&id) {
-            return false;
-        }
-        if host == self.node && epoch < self.epochs.own {
-            self.arrived(peer, id, Arrived::Changes(changes.to_vec()));
-            return true;
-        }
-        let older = self.shown_epoch(host).is_some_and(|shown| epoch < shown);
-        if self.epochs.has_seen(&id) || (older && !self.is_way_to_host(&peer, host)) {
-            // Whether it is of use now shows in its heads.
-            self.exchange.note_traffic(now.monotonic, &peer);
-            return true;
-        }
-        false
-    }
-
-    fn arrived(&mut self, peer: NodeId, id: DocumentId, what: Arrived) {
-        if self.epochs.arrived.len() < ARRIVED_MAX {
-            self.epochs.arrived.push((peer, id, what));
-        }
-    }
-
-    fn verdict(&self, copy: &Document) -> Verdict {
-        let DocumentId::Host { host, epoch } = copy.id() else { return Verdict::Show };
-        let Some(shown) = self.shown_epoch(host) else { return Verdict::Show };
-        let Some(document) = self.host_document(host) else { return Verdict::Pass };
-        if epoch > shown {
-            // This node's own document went back to an older state of its disk.
-            let gone_back = host == self.node && matches!(self.epochs.stage, Stage::Idle);
-            let goes = gone_back || copy.covers(document);
-            return if goes { Verdict::Show } else { Verdict::Pass };
-        }
-        match document.covers(copy) {
-            true => Verdict::Pass,
-            false if host == self.node => Verdict::CarryOver,
-            false => Verdict::Hold,
-        }
-    }
-
-    /// Takes a document over that this node had nothing of; false if it is of no use.
-    pub(super) fn take_over(
-        &mut self,
-        now: Now,
-        peer: NodeId,
-        document: Document,
-        bytes: Vec<u8>,
-        fx: &mut Effects,
-    ) -> bool {
-        let (id, heads) = (document.id(), document.heads());
-        match self.verdict(&document) {
-            Verdict::Show => {
-                self.show(now, Origin::Peer(peer), document, Some(bytes), fx);
-                true
-            }
-            Verdict::Hold => {
-                tracing::info!(document = %id, "holding what its host has yet to carry over");
-                self.documents.insert(id, document);
-                fx.writes.push(Write::Snapshot { document: id, bytes });
-                true
-            }
-            Verdict::CarryOver => {
-                self.arrived(peer, id, Arrived::Whole(Box::new(document)));
-                self.epochs.remember(id, heads);
-                false
-            }
-            Verdict::Pass => {
-                tracing::debug!(document = %id, "not going over to that epoch, or not back to it");
-                if id.host().is_some_and(|host| self.host_document(host).is_some()) {
-                    self.epochs.remember(id, heads);
-                }
-                false
-            }
-        }
-    }
-
-    /// Shows a document from now on, in place of what was shown of its host; gives up the epochs
-    /// that it holds all of.
-    fn show(
-        &mut self,
-        now: Now,
-        origin: Origin,
-        document: Document,
-        bytes: Option<Vec<u8>>,
-        fx: &mut Effects,
-    ) {
-        let id = document.id();
-        let mut touched = view::Touched::default();
-        if let DocumentId::Host { host, epoch } = id {
-            self.clear_shown(host, &mut touched);
-            read_all(&document, host, &mut touched);
-            if host == self.node {
-                self.epochs.own = epoch;
-                self.epochs.looked_at = 0;
-            }
-        }
-        if let Some(bytes) = bytes {
-            fx.writes.push(Write::Snapshot { document: id, bytes });
-        }
-        self.documents.insert(id, document);
-        if let Some(host) = id.host() {
-            self.give_up_epochs(host, fx);
-        }
-        let authors = id.host().map(|host| host.fingerprint()).into_iter().collect();
-        self.publish(now, touched, origin, authors, fx);
-    }
-
-    /// Gives up the earlier epochs of a host that the shown one holds all of; a host keeps them in
-    /// its store.
-    pub(super) fn give_up_epochs(&mut self, host: NodeId, fx: &mut Effects) {
-        let Some(shown) = self.host_document_id(host) else { return };
-        let held = self.documents.range(epochs_of(host)).map(|(id, _)| *id);
-        for id in held.filter(|id| *id != shown).collect::<Vec<_>>() {
-            if host == self.node {
-                let older = self.documents.remove(&id);
-                fx.writes.push(Write::Archive { document: id });
-                if let Some(older) = older
-                    && !self.documents[&shown].covers(&older)
-                {
-                    self.arrived(self.node, id, Arrived::Changes(Vec::new()));
-                }
-            } else if self.documents[&shown].covers(&self.documents[&id]) {
-                self.documents.remove(&id);
-                fx.writes.push(Write::Forget { document: id });
-            } else {
-                continue;
-            }
-            self.exchange.forget(&id);
-            tracing::info!(document = %id, %shown, "went over to a newer epoch");
-        }
-    }
-
     /// Settles which epoch of this node's own document is the present one, after a start.
     pub(super) fn open_epochs(&mut self, fx: &mut Effects) {
-        let held = self.documents.range(epochs_of(self.node)).map(|(id, _)| *id);
-        let mut held: Vec<DocumentId> = held.collect();
+        let mut held = self.held_of(self.node);
+        held.reverse();
         while let Some(id) = held.pop() {
             let begun = match held.last() {
                 Some(older) => self.documents[&id].covers(&self.documents[older]),
@@ -485,7 +264,7 @@ impl Replica {
             return;
         }
         let digest = self.view.digest();
-        self.show(now, Origin::Here, document, None, fx);
+        self.go_over_to(now, Origin::Here, document, fx);
         debug_assert_eq!(digest, self.view.digest(), "a new epoch shows what the one before did");
         let own = self.node;
         self.exchange.adopted(now.monotonic, &own, &self.documents, &mut fx.frames);
@@ -507,8 +286,10 @@ impl Replica {
         let loaded = Document::load(id, self.actor.clone(), snapshot.as_deref(), &changes);
         let parted =
             loaded.map(|earlier| present.part_carried(&earlier).map(|part| (earlier, part)));
-        let (mut earlier, (before, mut touched)) = match parted {
-            Ok(Some(parted)) => parted,
+        let (mut earlier, before, mut touched, mut authors) = match parted {
+            Ok(Some((earlier, Part { before, touched, authors }))) => {
+                (earlier, before, touched, authors)
+            }
             Ok(None) => {
                 tracing::error!(document = %id, "the epoch is not the one that was carried over");
                 return;
@@ -518,7 +299,8 @@ impl Replica {
                 return;
             }
         };
-        let (mut gained, mut authors) = (Vec::new(), BTreeSet::from([self.node.fingerprint()]));
+        let mut gained = Vec::new();
+        authors.insert(self.node.fingerprint());
         let mut from = self.node;
         for (peer, _, what) in waiting {
             let merged = match what {

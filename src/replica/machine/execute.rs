@@ -516,15 +516,18 @@ impl Replica {
     }
 
     /// Writes to a host's document in one change and sees to what follows; `None` if nothing was
-    /// written.
+    /// written. Where several epochs of it are held, each gets what belongs there.
     pub(super) fn write_host(
         &mut self,
         now: Now,
         host: NodeId,
         fx: &mut Effects,
-        write: impl FnOnce(&mut HostWriter<'_, '_>) -> Written,
+        write: impl Fn(&mut HostWriter<'_, '_>) -> Written,
     ) -> Result<Option<ChangeHash>, Refusal> {
         let id = self.host_document_id(host).ok_or(Refusal::HostNotReady(host))?;
+        if self.has_layers(host) {
+            return Ok(self.write_layers(now, host, fx, write));
+        }
         let document = self.documents.get_mut(&id).ok_or(Refusal::HostNotReady(host))?;
         let Some(applied) = document.write(now.wall_ms, write) else { return Ok(None) };
         self.absorb(now, id, &applied, None, fx);
@@ -536,15 +539,11 @@ impl Replica {
         &mut self,
         now: Now,
         fx: &mut Effects,
-        write: impl FnOnce(&mut HostWriter<'_, '_>) -> Written,
+        write: impl Fn(&mut HostWriter<'_, '_>) -> Written,
     ) {
         if let Err(refusal) = self.write_host(now, self.node, fx, write) {
             tracing::warn!(%refusal, "the own document is being reloaded; the work stays due");
         }
-    }
-
-    pub(super) fn host_document(&self, host: NodeId) -> Option<&super::Document> {
-        self.documents.get(&self.host_document_id(host)?)
     }
 
     /// Returns a record that is known to be there.

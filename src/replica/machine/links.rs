@@ -340,16 +340,16 @@ impl Replica {
     pub(super) fn document_reloaded(&mut self, now: Now, stored: StoredDocument, fx: &mut Effects) {
         let Some(stored) = self.epoch_reloaded(now, stored, fx) else { return };
         let id = stored.id;
-        let was_shown = self.is_shown(&id);
         if !self.reloading.remove(&id) {
             // The fleet that it belonged to was left meanwhile.
             return;
         }
         let loaded = self.load(stored);
         let mut touched = view::Touched::default();
-        if let Some(host) = id.host().filter(|_| was_shown) {
+        if let Some(host) = id.host() {
             // What is shown and not stored was never acknowledged, and goes.
             self.clear_shown(host, &mut touched);
+            self.relayer(host, None);
             if let Some(document) = self.host_document(host) {
                 read_all(document, host, &mut touched);
             }

@@ -11,6 +11,7 @@ mod carry_out;
 mod epoch;
 mod execute;
 mod fleet;
+mod layers;
 mod links;
 mod names;
 
@@ -38,6 +39,7 @@ use super::{
 use carry_out::HostWork;
 use epoch::Epochs;
 use fleet::Joining;
+use layers::Layers;
 
 /// Explains why a replica can't start from what was stored.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +74,8 @@ pub struct Replica {
     exchange: Exchange,
     host_work: HostWork,
     epochs: Epochs,
+    /// What is shown of the hosts of which several epochs are held.
+    layers: BTreeMap<NodeId, Layers>,
     joining: Option<Joining>,
     /// Documents that were thrown away and are awaited from the store; nothing is said of them.
     reloading: BTreeSet<DocumentId>,
@@ -143,6 +147,7 @@ impl Replica {
             exchange: Exchange::new(startup.node),
             host_work: HostWork::new(startup.undo_window, startup.servers),
             epochs: Epochs::new(),
+            layers: BTreeMap::new(),
             joining: None,
             reloading: BTreeSet::new(),
             dials: Vec::new(),
@@ -168,7 +173,7 @@ impl Replica {
             replica.documents.insert(document.id(), document);
             replica.record(replica.own_document(), &applied, &mut fx);
         }
-        replica.read_shown(&mut touched);
+        replica.read_anew(&mut touched);
         let changes = replica.view.apply(touched);
         replica.host_work.note(now.monotonic, &replica.node, &changes);
         if stored.cursor.is_none() || stored.digest.is_some_and(|d| d != replica.view.digest()) {
@@ -195,15 +200,6 @@ impl Replica {
         touched.sessions.extend(sessions);
         let workspaces = self.view.workspaces_of(&host);
         touched.workspaces.extend(workspaces.map(|entry| (entry.record.key(), None)));
-    }
-
-    /// Reads every record of every document that is shown.
-    fn read_shown(&self, touched: &mut view::Touched) {
-        for (id, document) in self.documents.iter().filter(|(id, _)| self.is_shown(id)) {
-            if let Some(host) = id.host() {
-                read_all(document, host, touched);
-            }
-        }
     }
 
     /// Takes one input in and tells what is to be done about it.
@@ -290,21 +286,29 @@ impl Replica {
         authors: BTreeSet<Fingerprint>,
         fx: &mut Effects,
     ) {
+        self.push(now, id, applied, from, fx);
+        match id {
+            DocumentId::Fleet(_) => self.members_changed(fx),
+            DocumentId::Host { host, .. } => {
+                let records = self.layers_changed(host, id, &applied.touched, fx);
+                let touched = self.read_touched(host, &records);
+                self.publish(now, touched, origin, authors, fx);
+            }
+        }
+    }
+
+    /// Sends what a document has gained on to the peers that may lack it.
+    fn push(
+        &mut self,
+        now: Now,
+        id: DocumentId,
+        applied: &Applied,
+        from: Option<NodeId>,
+        fx: &mut Effects,
+    ) {
         if self.exchange.is_shared(&id) {
             let out = &mut fx.frames;
             self.exchange.push(now.monotonic, id, &applied.changes, from, &self.authors, out);
-        }
-        match id {
-            DocumentId::Fleet(_) => self.members_changed(fx),
-            DocumentId::Host { host, .. } if self.is_shown(&id) => {
-                let touched = self.read_touched(id, host, &applied.touched);
-                self.publish(now, touched, origin, authors, fx);
-                if applied.touched.contains(&Touched::Meta) {
-                    self.give_up_epochs(host, fx);
-                }
-            }
-            // What its host has yet to carry over.
-            DocumentId::Host { .. } => {}
         }
     }
 
@@ -358,14 +362,9 @@ impl Replica {
         );
     }
 
-    fn read_touched(
-        &self,
-        id: DocumentId,
-        host: NodeId,
-        touched: &BTreeSet<Touched>,
-    ) -> view::Touched {
+    fn read_touched(&self, host: NodeId, touched: &BTreeSet<Touched>) -> view::Touched {
         let mut read = view::Touched::default();
-        let Some(document) = self.documents.get(&id) else { return read };
+        let Some(document) = self.host_document(host) else { return read };
         for record in touched {
             match record {
                 Touched::Session(id) => {
@@ -454,7 +453,7 @@ impl Replica {
     /// Reads every record of every document anew: what the view must equal.
     pub fn reread(&self) -> View {
         let mut touched = view::Touched::default();
-        self.read_shown(&mut touched);
+        self.read_anew(&mut touched);
         let mut view = View::new();
         view.apply(touched);
         view

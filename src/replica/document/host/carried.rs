@@ -12,8 +12,8 @@ use automerge::{
 
 use super::{
     super::{
-        super::ids::{ChangeHash, DocumentId, NodeId},
-        Touched, touched,
+        super::ids::{ChangeHash, DocumentId, Fingerprint, NodeId},
+        Touched, author, touched,
     },
     AllPlaces, Document, Done, is_by, map_at, maps_at,
 };
@@ -32,6 +32,17 @@ pub type Vector = BTreeMap<ActorId, u64>;
 pub(super) struct Epoch {
     pub(super) seqs: Vector,
     pub(super) heads: BTreeSet<ChangeHash>,
+}
+
+/// An earlier epoch, parted by how much of it is held.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// As it was when it was last taken over.
+    pub before: Document,
+    /// The records that were written to since.
+    pub touched: BTreeSet<Touched>,
+    /// By whom.
+    pub authors: BTreeSet<Fingerprint>,
 }
 
 impl Epoch {
@@ -77,11 +88,12 @@ impl Document {
 
     /// Parts an earlier epoch: how it was when it was last taken over into this document, and which
     /// records it has touched since. `None` if it does not begin as that one did.
-    pub fn part_carried(&self, earlier: &Self) -> Option<(Self, BTreeSet<Touched>)> {
+    pub fn part_carried(&self, earlier: &Self) -> Option<Part> {
         let DocumentId::Host { epoch, .. } = earlier.id else { return None };
         let held = self.carried(epoch)?;
         if held.covers(&earlier.vector()) {
-            return Some((earlier.clone(), BTreeSet::new()));
+            let (touched, authors) = Default::default();
+            return Some(Part { before: earlier.clone(), touched, authors });
         }
         let is_held = |change: &Change| {
             held.seqs.get(change.actor_id()).is_some_and(|seq| *seq >= change.seq())
@@ -91,7 +103,9 @@ impl Document {
         let mut automerge = Automerge::new();
         automerge.apply_changes(carried).ok()?;
         let before = Self::place(earlier.id, automerge)?;
-        Some((before, touched::by(&earlier.automerge, &since)))
+        let touched = touched::by(&earlier.automerge, &since);
+        let authors = since.iter().map(|change| author(change.actor_id())).collect();
+        Some(Part { before, touched, authors })
     }
 
     pub(super) fn host(&self) -> &NodeId {

@@ -22,12 +22,12 @@ use sha2::{Digest as _, Sha256};
 
 use self::graves::Graves;
 pub use self::{
-    carried::Vector,
-    write::{SessionFields, Writer},
+    carried::{Part, Vector},
+    write::{Limits, Scope, SessionFields, Writer},
 };
 use super::{
     super::ids::{NodeId, SessionId, WorkspaceId},
-    Applied, Document, Places as AllPlaces, author,
+    Applied, Document, Places as AllPlaces, Touched, author,
 };
 
 /// The version of the document's shape.
@@ -183,7 +183,28 @@ impl Document {
         write: impl FnOnce(&mut Writer<'_, '_>) -> Done,
     ) -> Option<Applied> {
         let places = self.host_places().clone();
-        self.commit(wall_ms, |tx| write(&mut Writer::new(tx, &places)))
+        self.commit(wall_ms, |tx| write(&mut Writer::new(tx, &places, None)))
+    }
+
+    /// Writes what of an act belongs into this one of its host's epochs; `None` if nothing does.
+    pub fn write_within(
+        &mut self,
+        wall_ms: i64,
+        limits: &Limits<'_>,
+        write: impl FnOnce(&mut Writer<'_, '_>) -> Done,
+    ) -> Option<Applied> {
+        let places = self.host_places().clone();
+        self.commit(wall_ms, |tx| write(&mut Writer::new(tx, &places, Some(limits))))
+    }
+
+    /// Tells whether a record is there.
+    pub fn has_record(&self, record: &Touched) -> bool {
+        let standing = match record {
+            Touched::Session(id) => self.host_places().session(&self.automerge, id),
+            Touched::Workspace(id) => self.host_places().workspace(&self.automerge, id),
+            Touched::Member(_) | Touched::Meta => return false,
+        };
+        matches!(standing, Standing::Records(_))
     }
 }
 

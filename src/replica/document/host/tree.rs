@@ -94,7 +94,8 @@ pub(super) fn write_node(tx: &mut Transaction<'_>, object: &ObjId, key: &str, no
     }
 }
 
-/// Writes what differs between two trees into maps, and nothing else of them.
+/// Writes what differs between two trees into maps, except where they have gone another way since
+/// `before`: of two writes that did not know of each other, the one that is there stays.
 pub(super) fn patch(
     tx: &mut Transaction<'_>,
     objects: &[ObjId],
@@ -108,25 +109,31 @@ pub(super) fn patch(
             continue;
         }
         for object in objects {
+            if let Some(Node::Map(tree)) = is {
+                let nothing = Tree::new();
+                let was = match was {
+                    Some(Node::Map(was)) => was,
+                    _ => &nothing,
+                };
+                let mut maps = maps_at(tx, object, key);
+                if map_at(tx, object, key).is_none() {
+                    maps.push(tx.put_object(object, key, ObjType::Map)?);
+                }
+                patch(tx, &maps, was, tree)?;
+                continue;
+            }
+            let here = tx.get(object, key)?.map(|(value, _)| match value {
+                Value::Scalar(value) => Node::Scalar(value.into_owned()),
+                Value::Object(_) => Node::Map(Tree::new()),
+            });
+            let unchanged = match (&here, was) {
+                (Some(Node::Map(_)), Some(Node::Map(_))) => true,
+                (here, was) => here.as_ref() == was,
+            };
             match is {
-                None => {
-                    if tx.get(object, key)?.is_some() {
-                        tx.delete(object, key)?;
-                    }
-                }
-                Some(Node::Scalar(value)) => tx.put(object, key, value.clone())?,
-                Some(Node::Map(tree)) => {
-                    let mut maps = maps_at(tx, object, key);
-                    if map_at(tx, object, key).is_none() {
-                        maps.push(tx.put_object(object, key, ObjType::Map)?);
-                    }
-                    let nothing = Tree::new();
-                    let was = match was {
-                        Some(Node::Map(was)) => was,
-                        _ => &nothing,
-                    };
-                    patch(tx, &maps, was, tree)?;
-                }
+                _ if !unchanged => {}
+                Some(node) => write_node(tx, object, key, node)?,
+                None => tx.delete(object, key)?,
             }
         }
     }
