@@ -6,6 +6,7 @@
 
 pub mod body;
 pub mod events;
+mod explain;
 pub mod fleet;
 pub mod gate;
 pub mod list;
@@ -13,6 +14,7 @@ pub mod listen;
 pub mod metrics;
 pub mod names;
 pub mod problem;
+mod receipts;
 pub mod routes;
 pub mod sessions;
 pub mod workspaces;

@@ -111,6 +111,8 @@ pub enum Error {
     MethodNotAllowed { method: String, path: String },
     #[error("there are {subscribers_max} subscribers already")]
     TooManySubscribers { subscribers_max: usize },
+    #[error("the history can't be read")]
+    HistoryUnread,
     #[error("the loop gave an answer to another question")]
     ForeignReply,
 }
@@ -230,7 +232,7 @@ impl Error {
                 "too_many_subscribers",
                 "Close event streams that are not needed, or share one.",
             ),
-            Self::ForeignReply => (
+            Self::ForeignReply | Self::HistoryUnread => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "internal",
                 "This is a mistake in sessionmesh: report it with the daemon's log.",
@@ -265,6 +267,10 @@ fn refused(refusal: &Refusal) -> (StatusCode, &'static str) {
             NOT_FOUND,
             "Take the operation from the `deleted` of a session that is still listed; what its \
              host has carried out can't be undone.",
+        ),
+        Refusal::ReceiptNotFound(_) => (
+            NOT_FOUND,
+            "Ask the node on which the delete was asked for; it keeps the last few hundred receipts.",
         ),
         Refusal::AmbiguousId { .. } => (CONFLICT, "Say which one is meant as ID@HOST."),
         Refusal::IdTaken { .. } => (CONFLICT, "Leave `id` out to have one made."),

@@ -12,7 +12,10 @@ use axum::{
 };
 use bytes::Bytes;
 
-use super::{OPENAPI, Shared, events, fleet, metrics, problem::Error, sessions, workspaces};
+use super::{
+    OPENAPI, Shared, events, explain, fleet, metrics, problem::Error, receipts, sessions,
+    workspaces,
+};
 use crate::daemon::{handle::Status, hub::Snapshot};
 
 /// One route.
@@ -57,6 +60,8 @@ pub const ROUTES: &[Route] = &[
     route("DELETE", "/v1/workspaces/{id}", || delete(workspaces::delete)),
     route("POST", "/v1/workspaces/{id}/teardown", || post(workspaces::teardown)),
     route("POST", "/v1/operations/{operation}/restore", || post(sessions::restore)),
+    route("GET", "/v1/explain/{id}", || get(explain::show)),
+    route("GET", "/v1/receipts/{receipt}", || get(receipts::show)),
     route("POST", "/v1/import", || post(sessions::import)),
     route("GET", "/v1/peers", || get(fleet::peers)),
     route("DELETE", "/v1/peers/{node}", || delete(fleet::revoke)),

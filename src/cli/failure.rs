@@ -76,6 +76,14 @@ pub enum Failure {
         /// Which record has none.
         what: String,
     },
+    /// A delete was not carried out everywhere within the time.
+    #[error("not carried out everywhere yet: {what}")]
+    Incomplete {
+        /// What it waits for.
+        what: String,
+        /// Its name.
+        receipt: String,
+    },
     /// The daemon says no.
     #[error("{}", .0.detail)]
     Refused(Refused),
@@ -160,6 +168,11 @@ impl Failure {
             Self::NothingToRestore { .. } => {
                 "only what was deleted can be restored, until its host has carried the delete out"
             }
+            Self::Incomplete { receipt, .. } => {
+                return Some(format!(
+                    "it goes on; look with `sessionmesh receipt {receipt} --wait`"
+                ));
+            }
             Self::Refused(refused) => return Some(refused_hint(refused)),
             Self::Unreachable { data_dir, .. } => {
                 let default = config::data_dir(None).is_ok_and(|dir| dir == *data_dir);
@@ -204,6 +217,9 @@ fn refused_hint(refused: &Refused) -> String {
     match refused.code.as_str() {
         "session_not_found" => "see `sessionmesh session list --all`".to_owned(),
         "workspace_not_found" => "see `sessionmesh workspace list --all`".to_owned(),
+        "receipt_not_found" => {
+            "ask on the machine that was asked to delete; it keeps the last few hundred".to_owned()
+        }
         "node_not_found" => "see `sessionmesh peer list`".to_owned(),
         "session_deleted" | "parent_deleted" => {
             "bring it back with `sessionmesh session restore ID`".to_owned()

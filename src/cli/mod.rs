@@ -6,6 +6,7 @@
 pub mod args;
 pub mod client;
 mod completions;
+mod explain;
 pub mod failure;
 mod import;
 mod invite;
@@ -15,6 +16,7 @@ pub mod output;
 mod peer;
 pub mod printable;
 mod progress;
+mod receipt;
 mod resolve;
 mod serve;
 mod session;
@@ -66,6 +68,10 @@ enum Verb {
     /// List the other machines of the fleet, pause, resume and revoke them
     #[command(subcommand)]
     Peer(peer::Verb),
+    /// Tell which changes made a session or a workspace what it is
+    Explain(explain::Args),
+    /// Show which machines have applied a delete, and whether the agent has carried it out
+    Receipt(receipt::Args),
     /// Show every change as it comes
     Watch(watch::Args),
     /// Take in what a coding agent's server has, once
@@ -103,6 +109,8 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Session(verb) => session::run(verb, context).await,
         Verb::Workspace(verb) => workspace::run(verb, context).await,
         Verb::Peer(verb) => peer::run(verb, context).await,
+        Verb::Explain(args) => explain::run(args, context).await,
+        Verb::Receipt(args) => receipt::run(args, context).await,
         Verb::Watch(args) => watch::run(args, context, &data_dir).await,
         Verb::Import(verb) => import::run(verb, context).await,
     }
@@ -145,6 +153,10 @@ mod tests {
             "sessionmesh session move s --out",
             "sessionmesh session archive s --undo",
             "sessionmesh session delete s@host --dry-run --json",
+            "sessionmesh session delete s --wait",
+            "sessionmesh session delete s --wait=1m",
+            "sessionmesh receipt rcp_1 --wait 5s --json",
+            "sessionmesh explain ses_1@host --json",
             "sessionmesh session restore op_1",
             "sessionmesh workspace list --state vacated",
             "sessionmesh workspace show w",
@@ -182,6 +194,8 @@ mod tests {
             "sessionmesh session list --state alive",
             "sessionmesh session list --all --state live",
             "sessionmesh session list --limit 0",
+            "sessionmesh session delete s --wait --dry-run",
+            "sessionmesh receipt rcp_1 --wait 5",
             "sessionmesh session create --extra novalue",
             "sessionmesh session create --id a/b",
             "sessionmesh session update s",

@@ -2,20 +2,27 @@
 //!
 //! Must not know which verb asks. Invariant: whoever deletes is told how to undo it.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use super::{
     Context,
     args::Json,
-    client::{Answer, Client},
+    client::Client,
     failure::Failure,
     output::Output,
     printable::{Names, count, printable},
+    receipt,
     resolve::{Kind as _, resolve},
 };
-use crate::replica::{
-    command::{Restored, SessionDeleted, WorkspaceDeleted},
-    record::{Session, Workspace},
+use crate::{
+    config,
+    replica::{
+        command::{Restored, SessionDeleted, WorkspaceDeleted},
+        ids::ReceiptId,
+        record::{Session, Workspace},
+    },
 };
 
 /// How ids of operations begin.
@@ -29,8 +36,18 @@ pub struct DeleteArgs {
     /// Its id, or a unique beginning of it; ID@HOST where two machines have it
     id: String,
     /// Only say what it would take along
-    #[arg(long)]
+    #[arg(long, conflicts_with = "wait")]
     dry_run: bool,
+    /// Wait until every machine has applied it and the agent has carried it out, so long at most
+    #[arg(
+        long,
+        value_name = "TIME",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = receipt::WAIT_DEFAULT,
+        value_parser = config::parse_duration
+    )]
+    wait: Option<Duration>,
     #[command(flatten)]
     json: Json,
 }
@@ -50,7 +67,7 @@ pub async fn delete_session(args: DeleteArgs, context: Context) -> Result<(), Fa
     let name = resolve::<Session>(&client, &args.id).await?.name;
     let path = ["v1", "sessions", name.as_str()];
     if args.json.json {
-        return delete_silently(&client, &path, args.dry_run, &mut out).await;
+        return delete_silently(&client, &path, &args, &mut out).await;
     }
     let before: SessionDeleted = client.delete(&path, &DRY_RUN).await?.read()?;
     let names = client.names().await?;
@@ -75,10 +92,10 @@ pub async fn delete_session(args: DeleteArgs, context: Context) -> Result<(), Fa
         return Ok(());
     }
     let done: SessionDeleted = client.delete(&path, &[]).await?.read()?;
-    match done.operation {
-        Some(operation) => undo_line(&mut out, "session", operation.as_str()),
-        None => Ok(()),
+    if let Some(operation) = done.operation {
+        undo_line(&mut out, "session", operation.as_str())?;
     }
+    wait(&client, done.receipt, args.wait, args.json, &mut out).await
 }
 
 /// Deletes a workspace with its sessions, having said which.
@@ -87,7 +104,7 @@ pub async fn delete_workspace(args: DeleteArgs, context: Context) -> Result<(), 
     let name = resolve::<Workspace>(&client, &args.id).await?.name;
     let path = ["v1", "workspaces", name.as_str()];
     if args.json.json {
-        return delete_silently(&client, &path, args.dry_run, &mut out).await;
+        return delete_silently(&client, &path, &args, &mut out).await;
     }
     let before: WorkspaceDeleted = client.delete(&path, &DRY_RUN).await?.read()?;
     let names = client.names().await?;
@@ -102,8 +119,24 @@ pub async fn delete_workspace(args: DeleteArgs, context: Context) -> Result<(), 
         return Ok(());
     }
     let done: WorkspaceDeleted = client.delete(&path, &[]).await?.read()?;
-    match done.operation {
-        Some(operation) => undo_line(&mut out, "workspace", operation.as_str()),
+    if let Some(operation) = done.operation {
+        undo_line(&mut out, "workspace", operation.as_str())?;
+    }
+    wait(&client, done.receipt, args.wait, args.json, &mut out).await
+}
+
+/// Waits for a delete to be carried out everywhere, if that was asked for.
+async fn wait(
+    client: &Client,
+    receipt: Option<ReceiptId>,
+    wait: Option<Duration>,
+    json: Json,
+    out: &mut Output,
+) -> Result<(), Failure> {
+    match receipt.zip(wait) {
+        Some((receipt, wait)) => {
+            receipt::await_receipt(client, receipt.as_str(), wait, json, out).await
+        }
         None => Ok(()),
     }
 }
@@ -133,12 +166,20 @@ const DRY_RUN: [(&str, &str); 1] = [("dry_run", "true")];
 async fn delete_silently(
     client: &Client,
     path: &[&str],
-    dry_run: bool,
+    args: &DeleteArgs,
     out: &mut Output,
 ) -> Result<(), Failure> {
-    let query: &[_] = if dry_run { &DRY_RUN } else { &[] };
-    let Answer(text) = client.delete(path, query).await?;
-    out.line(&text)
+    let query: &[_] = if args.dry_run { &DRY_RUN } else { &[] };
+    let answer = client.delete(path, query).await?;
+    out.line(&answer.0)?;
+    let Deleted { receipt } = answer.read()?;
+    wait(client, receipt, args.wait, args.json, out).await
+}
+
+/// What both deletes answer of how to ask about them later.
+#[derive(serde::Deserialize)]
+struct Deleted {
+    receipt: Option<ReceiptId>,
 }
 
 /// Finds the delete that took a session, perhaps with a parent.

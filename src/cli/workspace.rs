@@ -8,7 +8,9 @@ use clap::Subcommand;
 use super::{
     Context,
     args::{self, ChangeExtra, Json, SetExtra},
+    explain,
     failure::Failure,
+    output::Output,
     printable::utc,
     resolve::resolve,
     table::Table,
@@ -18,6 +20,7 @@ use crate::{
     api::body::{TeardownBody, WorkspaceChanges},
     replica::{
         command::NewWorkspace,
+        explain::Explanation,
         ids::WorkspaceId,
         record::{TeardownAction, Workspace, WorkspaceState},
     },
@@ -196,7 +199,16 @@ async fn list(args: ListArgs, context: Context) -> Result<(), Failure> {
 
 async fn show(args: WorkspaceArgs, context: Context) -> Result<(), Failure> {
     let Context { client, mut out } = context;
-    let found = resolve::<Workspace>(&client, &args.id).await?;
+    let found = match resolve::<Workspace>(&client, &args.id).await {
+        Err(missing @ Failure::NotFound { .. }) if !args.json.json => {
+            // One that is gone is told of as long as its document remembers it.
+            return match explain::teardowns(&client, &args.id).await? {
+                Some(gone) => show_gone(&gone, &mut out),
+                None => Err(missing),
+            };
+        }
+        found => found?,
+    };
     if args.json.json {
         let answer = client.get(&["v1", "workspaces", &found.name], &[]).await?;
         return out.line(&answer.0);
@@ -215,12 +227,23 @@ async fn show(args: WorkspaceArgs, context: Context) -> Result<(), Failure> {
         ("branch", workspace.branch.unwrap_or_default()),
         ("created", utc(workspace.created_at)),
     ];
-    if let Some(teardown) = workspace.teardown {
-        facts.push(("attempt", format!("{}, at {}", teardown.incarnation, utc(teardown.at))));
-        facts.extend(teardown.error.map(|error| ("error", error)));
+    if workspace.teardown.is_some() {
+        let told = explain::teardowns(&client, &found.name).await?;
+        let attempts = told.map(|told| told.teardowns).unwrap_or_default();
+        facts.extend(attempts.iter().map(|told| ("attempt", explain::attempt(told))));
     }
     let extra = workspace.extra.into_iter();
     facts.extend(extra.map(|(key, value)| ("extra", format!("{key}={value}"))));
+    out.facts(&facts)
+}
+
+fn show_gone(gone: &Explanation, out: &mut Output) -> Result<(), Failure> {
+    let mut facts = vec![
+        ("id", gone.id.clone()),
+        ("state", gone.state.clone()),
+        ("host", format!("{} ({})", gone.host_name, gone.host)),
+    ];
+    facts.extend(gone.teardowns.iter().map(|told| ("attempt", explain::attempt(told))));
     out.facts(&facts)
 }
 

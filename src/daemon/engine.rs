@@ -43,6 +43,8 @@ pub trait Hands {
     fn close(&mut self, peer: NodeId, code: CloseCode, reason: String);
     /// Dials these nodes from now on, and no others.
     fn dial(&mut self, targets: Vec<DialTarget>);
+    /// Tells those who wait for a receipt, if anyone can, to look again.
+    fn receipts(&mut self) {}
     /// Gives the disk something to do, after all that it was given before.
     fn store(&mut self, job: Job<Self::Asker>);
     /// Saves a copy of a document and verifies what was saved, elsewhere; see [`compact::saved`].
@@ -147,6 +149,7 @@ impl<A> Engine<A> {
             reloads,
             replies,
             teardowns,
+            receipts,
         } = effects;
         for outgoing in &frames {
             hands.send(outgoing);
@@ -162,6 +165,9 @@ impl<A> Engine<A> {
         }
         if let Some(targets) = dials {
             hands.dial(targets);
+        }
+        if receipts {
+            hands.receipts();
         }
         let replies = replies
             .into_iter()

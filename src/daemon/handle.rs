@@ -8,14 +8,15 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::hub::Hub;
 use crate::{
     clock,
     replica::{
-        command::{Command, Refusal, Reply},
+        command::{Command, Refusal, Reply, Target},
         diff::Digest,
+        explain::Explainable,
         ids::{ChangeHash, DocumentId, FleetId, NodeId, SessionId},
         record::Role,
     },
@@ -36,6 +37,8 @@ pub enum Request {
     Status(oneshot::Sender<Status>),
     /// Asks for the members and the links to them.
     Peers(oneshot::Sender<Vec<Peer>>),
+    /// Asks for what a session or workspace can be explained from.
+    Explain(Target<SessionId>, oneshot::Sender<Result<Box<Explainable>, Refusal>>),
     /// Asks what an agent's server is to delete now.
     AgentDue(String, oneshot::Sender<Vec<SessionId>>),
 }
@@ -153,13 +156,21 @@ pub struct Handle {
     requests: mpsc::Sender<Request>,
     hub: Arc<Hub>,
     agents: Arc<Mutex<BTreeMap<String, AgentStatus>>>,
+    receipts: watch::Sender<bool>,
 }
 
 impl Handle {
     /// Makes a handle and the end at which the loop receives.
     pub fn new(hub: Arc<Hub>) -> (Self, mpsc::Receiver<Request>) {
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
-        (Self { requests, hub, agents: Arc::default() }, receiver)
+        let receipts = watch::Sender::new(false);
+        (Self { requests, hub, agents: Arc::default(), receipts }, receiver)
+    }
+
+    /// Returns what marks that answers about receipts may have changed; `true` once nobody is to
+    /// wait for them any more.
+    pub fn receipts(&self) -> &watch::Sender<bool> {
+        &self.receipts
     }
 
     /// Returns the present view and the stream of diffs.
@@ -196,6 +207,16 @@ impl Handle {
         let last_read_at = if read { Some(clock::wall_ms()) } else { before };
         let status = AgentStatus { url: url.to_owned(), state, problem, last_read_at };
         agents.insert(url.to_owned(), status);
+    }
+
+    /// Finds what a session or workspace can be explained from, also one that is purged or gone.
+    pub async fn explain(
+        &self,
+        target: Target<SessionId>,
+    ) -> Result<Box<Explainable>, RequestError> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(Request::Explain(target, sender))?;
+        Ok(receiver.await.map_err(|_| RequestError::Stopping)??)
     }
 
     /// Lists sessions that an agent's server is to delete now, children first.

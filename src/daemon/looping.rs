@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -46,6 +46,8 @@ pub struct Shells {
     pub store: Arc<Store>,
     /// What ending a workspace needs to know.
     pub teardown: Arc<teardown::Config>,
+    /// Tells those who wait for a receipt to look again.
+    pub receipts: watch::Sender<bool>,
 }
 
 /// The shells, and where what is done elsewhere tells its end.
@@ -76,6 +78,10 @@ impl Hands for ShellHands {
 
     fn dial(&mut self, targets: Vec<DialTarget>) {
         self.shells.transport.set_targets(targets);
+    }
+
+    fn receipts(&mut self) {
+        self.shells.receipts.send_modify(|_| ());
     }
 
     fn store(&mut self, job: Job<Self::Asker>) {
@@ -202,6 +208,9 @@ impl Loop {
             // Whoever asked may have hung up.
             Request::Status(answer) => drop(answer.send(self.status())),
             Request::Peers(answer) => drop(answer.send(self.peers())),
+            Request::Explain(target, answer) => {
+                drop(answer.send(self.engine.replica().explainable(&target).map(Box::new)));
+            }
             Request::AgentDue(server, answer) => {
                 drop(answer.send(self.engine.replica().agent_due(&server)));
             }

@@ -172,7 +172,8 @@ pub async fn run(
         .map(|client| Arc::new(ByOpencode::new(client.clone())) as Arc<dyn teardown::Remover>)
         .collect();
     let teardown = Arc::new(teardown);
-    let shells = Shells { hub, transport: transport.clone(), committer, store, teardown };
+    let receipts = handle.receipts().clone();
+    let shells = Shells { hub, transport: transport.clone(), committer, store, teardown, receipts };
     let looping = Loop::new(engine, effects, clock, shells);
     let stopping = CancellationToken::new();
     let mut looped = tokio::spawn(looping.run(requests, events, told, stopping.clone()));
@@ -210,6 +211,7 @@ pub async fn run(
         Err(error) = live(&settings, &handle, said, join, ready) => Err(error),
     };
     no_more_requests.cancel();
+    handle.receipts().send_replace(true);
     for bridge in bridges {
         if let Err(error) = bridge.await {
             tracing::error!(%error, "a bridge has panicked");

@@ -6,7 +6,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ids::{NodeId, OperationId, SessionId, WorkspaceId},
+    ids::{NodeId, OperationId, ReceiptId, SessionId, WorkspaceId},
+    receipt::Receipt,
     record::{Extra, Role, Session, TeardownAction, Workspace},
 };
 
@@ -220,6 +221,8 @@ pub enum Command {
     /// Has the node write its own document anew, whether or not that is due: for tests, benches and
     /// simulations. Answered at once; done when what is being written meanwhile allows it.
     Rewrite,
+    /// Asks how far a delete has come that was asked for here; those who have not told are asked.
+    Receipt(ReceiptId),
     /// Makes a one-time ticket for a new member.
     Invite {
         /// What the new member may do.
@@ -254,7 +257,7 @@ pub struct SessionDeleted {
     /// The act, by which it can be undone; `null` when dry.
     pub operation: Option<OperationId>,
     /// What tells who has applied it; `null` when nothing was written.
-    pub receipt: Option<String>,
+    pub receipt: Option<ReceiptId>,
     /// The session afterwards.
     pub session: Session,
     /// It and the children that were alive until now.
@@ -273,7 +276,7 @@ pub struct WorkspaceDeleted {
     /// The act, by which it can be undone; `null` when nothing was written.
     pub operation: Option<OperationId>,
     /// What tells who has applied it; `null` when nothing was written.
-    pub receipt: Option<String>,
+    pub receipt: Option<ReceiptId>,
     /// The workspace afterwards.
     pub workspace: Workspace,
     /// The sessions that were alive in it, and their children.
@@ -308,6 +311,8 @@ pub enum Reply {
     WorkspaceDeleted(Box<WorkspaceDeleted>),
     /// A delete was undone.
     Restored(Restored),
+    /// How far a delete has come.
+    Receipt(Box<Receipt>),
     /// A list was taken in.
     Imported(Imported),
     /// A ticket was made.
@@ -332,6 +337,9 @@ pub enum Refusal {
     /// No delete of that name has left anything to restore.
     #[error("operation {0} has nothing to restore")]
     OperationNotFound(OperationId),
+    /// No delete was asked for here under that receipt, or too long ago.
+    #[error("receipt {0} is not known here")]
+    ReceiptNotFound(ReceiptId),
     /// The id exists on several hosts.
     #[error("{id} exists on several hosts: {}", hosts.join(", "))]
     AmbiguousId {
@@ -446,6 +454,7 @@ impl Refusal {
             Self::SessionNotFound(_) => "session_not_found",
             Self::WorkspaceNotFound(_) => "workspace_not_found",
             Self::OperationNotFound(_) => "operation_not_found",
+            Self::ReceiptNotFound(_) => "receipt_not_found",
             Self::AmbiguousId { .. } => "ambiguous_id",
             Self::IdTaken { .. } => "id_taken",
             Self::IdSpent { .. } => "id_spent",

@@ -8,8 +8,9 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use super::{
     command::{Command, Refusal, Reply},
     diff::Diff,
-    ids::{Cursor, DocumentId, FleetId, NodeId, StartId},
+    ids::{Cursor, DocumentId, FleetId, NodeId, ReceiptId, StartId},
     invite::StoredInvite,
+    receipt::StoredReceipt,
     record::{TeardownAction, Workspace, WorkspaceKey},
 };
 use crate::wire::{CloseCode, Frame};
@@ -32,6 +33,8 @@ pub struct RequestId(pub u64);
 pub enum TeardownOutcome {
     /// Nothing is left of it.
     Gone,
+    /// Nothing is left of it, and this was done, for a person.
+    Done(String),
     /// It is still there, for the reason given.
     Failed(String),
 }
@@ -159,6 +162,13 @@ pub enum Write {
         /// `None` removes it.
         invite: Option<StoredInvite>,
     },
+    /// A delete was asked for here, a member has told that it holds it, or it is long ago.
+    Receipt {
+        /// Its name.
+        id: ReceiptId,
+        /// `None` removes it.
+        receipt: Option<StoredReceipt>,
+    },
 }
 
 /// What a node is to be dialled for as long as it is not connected.
@@ -213,6 +223,8 @@ pub struct Effects {
     pub replies: Vec<(RequestId, Result<Reply, Refusal>)>,
     /// To be started once the writes are durable.
     pub teardowns: Vec<TeardownDue>,
+    /// Whether what is told of a receipt may have changed: whoever waits for it looks again.
+    pub receipts: bool,
 }
 
 /// A document as the store gives it back.
@@ -237,6 +249,8 @@ pub struct Stored {
     pub paused: BTreeSet<NodeId>,
     /// Invites that are open or were redeemed, by the hash of their secret.
     pub invites: Vec<([u8; 32], StoredInvite)>,
+    /// The deletes that were asked for here, in any order.
+    pub receipts: Vec<StoredReceipt>,
     /// The cursor of the last diff that became durable.
     pub cursor: Option<Cursor>,
     /// The digest that that diff ended with.

@@ -162,6 +162,11 @@ name_id!(
     OperationId,
     "operation id"
 );
+name_id!(
+    /// Names one act so that one can ask later who has applied it.
+    ReceiptId,
+    "receipt"
+);
 hex_id!(
     /// Names a node: its Ed25519 public key, written as 64 hexadecimal digits.
     NodeId,

@@ -80,6 +80,33 @@ pub struct Teardown {
     pub error: Option<String>,
 }
 
+/// What is left of a workspace that its host has ended: it stands in the document where the
+/// workspace was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// The attempt that succeeded.
+    pub incarnation: u32,
+    /// Milliseconds since the epoch by the host's clock; for people only.
+    pub at: i64,
+    /// Whether a person insisted.
+    pub action: TeardownAction,
+    /// What was done, for a person.
+    pub done: String,
+}
+
+impl Ended {
+    /// Writes it as the scalar that stands where the workspace was, after `mark`.
+    pub fn grave(&self, mark: &str) -> String {
+        let json = serde_json::to_string(self).expect("it has only string keys");
+        format!("{mark} {json}")
+    }
+
+    /// Reads what [`Ended::grave`] wrote; `None` of a grave that tells nothing.
+    pub fn parse(grave: &str) -> Option<Self> {
+        serde_json::from_str(grave.split_once(' ')?.1).ok()
+    }
+}
+
 /// What a person asks for after a teardown failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

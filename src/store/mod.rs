@@ -19,7 +19,7 @@ use std::{
 };
 
 use redb::{
-    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableHandle,
+    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableHandle as _,
     WriteTransaction, backends::FileBackend,
 };
 
@@ -29,8 +29,8 @@ use self::{
     folder::Folder,
     ledger::Ledger,
     tables::{
-        ARCHIVED, CHANGES, INVITES, JOURNAL, PAUSED, SCHEMA, SETTING_FLEET, SETTING_SCHEMA,
-        SETTINGS, SNAPSHOTS,
+        ARCHIVED, CHANGES, INVITES, JOURNAL, PAUSED, RECEIPTS, SCHEMA, SETTING_FLEET,
+        SETTING_SCHEMA, SETTINGS, SNAPSHOTS,
     },
 };
 pub use self::{
@@ -161,6 +161,10 @@ impl Store {
                 let invite = serde_json::from_slice(invite.value());
                 let invite = invite.map_err(|_| Fault::Table("invites"))?;
                 stored.invites.push((*secret_hash.value(), invite));
+            }
+            for entry in transaction.open_table(RECEIPTS)?.iter()? {
+                let receipt = serde_json::from_slice(entry?.1.value());
+                stored.receipts.push(receipt.map_err(|_| Fault::Table("receipts"))?);
             }
             (stored.cursor, stored.digest) = journal::read_last(transaction)?;
             Ok(stored)
@@ -294,18 +298,21 @@ fn set_up(database: &Database) -> Result<(), Fault> {
     transaction.open_table(ARCHIVED)?;
     transaction.open_table(JOURNAL)?;
     transaction.open_table(INVITES)?;
+    transaction.open_table(RECEIPTS)?;
     transaction.open_table(PAUSED)?;
     transaction.open_table(SETTINGS)?.insert(SETTING_SCHEMA, SCHEMA.to_be_bytes().as_slice())?;
     Ok(transaction.commit()?)
 }
 
-/// Makes the tables that an older version did not know; a store that has them is not written to.
-fn add_tables(database: &Database, known: &ReadTransaction) -> Result<(), Fault> {
-    if known.list_tables()?.any(|table| table.name() == ARCHIVED.name()) {
+/// Makes the tables that a store of an earlier version of the same schema lacks.
+fn add_tables(database: &Database, present: &ReadTransaction) -> Result<(), Fault> {
+    let present: Vec<_> = present.list_tables()?.map(|table| table.name().to_owned()).collect();
+    if [ARCHIVED.name(), RECEIPTS.name()].iter().all(|name| present.iter().any(|is| is == name)) {
         return Ok(());
     }
     let transaction = database.begin_write()?;
     transaction.open_table(ARCHIVED)?;
+    transaction.open_table(RECEIPTS)?;
     Ok(transaction.commit()?)
 }
 
@@ -413,6 +420,13 @@ fn apply(transaction: &WriteTransaction, ledger: &mut Ledger, write: &Write) -> 
         }
         Write::Invite { secret_hash, invite: None } => {
             transaction.open_table(INVITES)?.remove(secret_hash)?;
+        }
+        Write::Receipt { id, receipt: Some(receipt) } => {
+            let json = serde_json::to_vec(receipt).expect("a receipt has a JSON form");
+            transaction.open_table(RECEIPTS)?.insert(id.as_str(), json.as_slice())?;
+        }
+        Write::Receipt { id, receipt: None } => {
+            transaction.open_table(RECEIPTS)?.remove(id.as_str())?;
         }
     }
     Ok(())

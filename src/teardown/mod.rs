@@ -108,7 +108,8 @@ pub fn end(due: &TeardownDue, occupants: &[Occupant], config: &Config) -> Teardo
                 workspace = %id, incarnation, action = ?due.action, kind = ?workspace.kind,
                 ?directory, ?branch, ?commit, "workspace was ended",
             );
-            (entry, TeardownOutcome::Gone)
+            let done = done(&entry);
+            (entry, TeardownOutcome::Done(done))
         }
         Err(problem) => {
             let reason = problem.reason();
@@ -124,6 +125,25 @@ pub fn end(due: &TeardownDue, occupants: &[Occupant], config: &Config) -> Teardo
     outcome
 }
 
+/// Says what was done, to those who look at it from elsewhere.
+fn done(entry: &Entry) -> String {
+    let Some(directory) = &entry.directory else { return "there was nothing to remove".to_owned() };
+    match entry.kind.as_str() {
+        KIND_DIRECTORY => format!("forgot it; the files in {directory} stay"),
+        KIND_WORKTREE => {
+            let of = entry.repository.as_ref();
+            let of = of.map(|path| format!(" of {}", path.display())).unwrap_or_default();
+            let kept = match (&entry.branch, &entry.commit) {
+                (Some(branch), Some(commit)) => format!("; branch {branch} stays, at {commit}"),
+                (None, Some(commit)) => format!("; it was at {commit}, on no branch"),
+                _ => String::new(),
+            };
+            format!("removed the worktree {directory}{of}{kept}")
+        }
+        kind => format!("the hook for {kind} has ended {directory}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,7 +157,9 @@ mod tests {
         let repository = Repository::new();
         let directory = repository.path("w");
         let due = due(KIND_DIRECTORY, directory.to_str(), TeardownAction::Force);
-        assert_eq!(end(&due, &[], &repository.config), TeardownOutcome::Gone);
+        let outcome = end(&due, &[], &repository.config);
+        let TeardownOutcome::Done(done) = outcome else { panic!("{outcome:?}") };
+        assert!(done.starts_with("forgot it"), "{done}");
         assert!(directory.join("file").exists() && repository.lists("w"));
     }
 
@@ -145,7 +167,8 @@ mod tests {
     fn a_worktree_that_is_nowhere_is_gone() {
         let repository = Repository::new();
         let due = due(KIND_WORKTREE, None, TeardownAction::Retry);
-        assert_eq!(end(&due, &[], &repository.config), TeardownOutcome::Gone);
+        let done = "there was nothing to remove".to_owned();
+        assert_eq!(end(&due, &[], &repository.config), TeardownOutcome::Done(done));
     }
 
     #[test]

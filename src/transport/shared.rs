@@ -7,13 +7,14 @@ use std::{
     collections::BTreeMap,
     convert::Infallible,
     ops::Deref,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
 use tokio::sync::{
+    Notify,
     oneshot::{self, error::TryRecvError},
-    watch,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -50,8 +51,9 @@ pub(super) struct Shared {
     /// Cancelled when nobody takes events any more.
     pub deaf: CancellationToken,
     peers: Mutex<BTreeMap<NodeId, Peer>>,
-    /// Changes whenever a link has come or gone.
-    changes: watch::Sender<u64>,
+    /// Told whenever a link has come or gone. It wakes in the order in which was waited; a `watch`
+    /// would in a random one, and no run of a simulation would be like another.
+    changes: Notify,
 }
 
 impl Deref for Shared {
@@ -112,7 +114,7 @@ impl Shared {
             closing: CancellationToken::new(),
             deaf: CancellationToken::new(),
             peers: Mutex::default(),
-            changes: watch::Sender::new(0),
+            changes: Notify::new(),
         }
     }
 
@@ -229,19 +231,23 @@ impl Shared {
 
     /// Resolves when a peer has, or has not, a link.
     pub(super) async fn until(&self, peer: NodeId, up: bool) {
-        let mut changes = self.changes.subscribe();
-        while self.is_up(peer) != up {
-            // The sender lives as long as `self`.
-            let _ = changes.changed().await;
-        }
+        self.wait_for(|| self.is_up(peer) == up).await;
     }
 
     /// Resolves when no peer has a link.
     pub(super) async fn until_none(&self) {
-        let mut changes = self.changes.subscribe();
-        while self.count() > 0 {
-            // The sender lives as long as `self`.
-            let _ = changes.changed().await;
+        self.wait_for(|| self.count() == 0).await;
+    }
+
+    async fn wait_for(&self, holds: impl Fn() -> bool) {
+        loop {
+            let mut changed = pin!(self.changes.notified());
+            // From here on no change is missed.
+            changed.as_mut().enable();
+            if holds() {
+                return;
+            }
+            changed.await;
         }
     }
 
@@ -258,7 +264,7 @@ impl Shared {
     }
 
     fn changed(&self) {
-        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+        self.changes.notify_waiters();
     }
 
     fn peers(&self) -> MutexGuard<'_, BTreeMap<NodeId, Peer>> {

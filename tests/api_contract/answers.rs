@@ -29,7 +29,7 @@ async fn problem(world: &World, method: &str, uri: &str, body: Option<Value>) ->
 #[tokio::test]
 async fn each_write_asks_the_loop_for_exactly_one_command_and_gives_its_answer() {
     let world = World::new(vec![], vec![]);
-    let rows: [(&str, &str, Option<Value>, &str, &str); 16] = [
+    let rows: [(&str, &str, Option<Value>, &str, &str); 17] = [
         ("PATCH", "/v1/sessions/ses_1@lap", Some(json!({"title": null})), "UpdateSession", "/id"),
         ("DELETE", "/v1/sessions/ses_1", None, "dry_run: false", "/operation"),
         ("DELETE", "/v1/sessions/ses_1?dry_run=true", None, "dry_run: true", "/session/id"),
@@ -38,6 +38,7 @@ async fn each_write_asks_the_loop_for_exactly_one_command_and_gives_its_answer()
         ("DELETE", "/v1/workspaces/wrk_1?dry_run=true", None, "dry_run: true", "/workspace/id"),
         ("POST", "/v1/workspaces/wrk_1/teardown", Some(json!({"action": "force"})), "Force", "/id"),
         ("POST", "/v1/operations/op_1/restore", None, "Restore(op_1)", "/sessions/0/id"),
+        ("GET", "/v1/receipts/rcp_1?wait=5s", None, "Receipt(rcp_1)", "/members/1/state"),
         ("POST", "/v1/import", Some(json!({"sessions": []})), "Import", "/created"),
         ("DELETE", "/v1/peers/lap", None, r#"Revoke("lap")"#, "/node"),
         ("POST", "/v1/peers/my%20lap/pause", None, r#"Pause("my lap")"#, "/node"),
@@ -165,7 +166,7 @@ async fn every_refusal_is_a_problem_with_its_own_code_a_hint_and_a_fitting_statu
 #[tokio::test]
 async fn what_is_malformed_is_refused_by_name_and_never_reaches_the_loop() {
     let world = World::new(vec![], vec![]);
-    let rows: [(&str, &str, &str, u16, &str, &str); 22] = [
+    let rows: [(&str, &str, &str, u16, &str, &str); 25] = [
         ("GET", "/nothing", "", 404, "route_not_found", "/nothing"),
         ("GET", "/v1/sessions/", "", 404, "route_not_found", "/v1/sessions/"),
         ("PUT", "/v1/sessions", "", 405, "method_not_allowed", "PUT"),
@@ -187,6 +188,9 @@ async fn what_is_malformed_is_refused_by_name_and_never_reaches_the_loop() {
         ("POST", "/v1/operations/a%2Fb/restore", "", 422, "invalid_id", "`a/b`"),
         ("DELETE", "/v1/sessions/s?dryrun=true", "", 400, "invalid_query", "`dryrun`"),
         ("DELETE", "/v1/workspaces/w?dry_run=yes", "", 400, "invalid_query", "dry_run"),
+        ("GET", "/v1/receipts/a%20b", "", 422, "invalid_id", "`a b`"),
+        ("GET", "/v1/receipts/r?wait=5", "", 400, "invalid_query", "`wait`"),
+        ("GET", "/v1/receipts/r?wait=61s", "", 400, "invalid_query", "60 s"),
         ("GET", "/v1/events?before=x", "", 400, "invalid_query", "`before`"),
     ];
     for (method, uri, body, status, code, named) in rows {

@@ -21,11 +21,16 @@ use sessionmesh::{
     replica::{
         command::{Command, Imported, Refusal, Reply, Restored, SessionDeleted, WorkspaceDeleted},
         diff::{Cause, CauseKind, Diff, Digest, Event},
-        ids::{ChangeHash, Cursor, DocumentId, FleetId, NodeId, StartId},
+        document::{self, Document, Touched},
+        explain::{
+            Explainable, ExplainedChange, ExplainedWrite, Explanation, Kind, Outcome, TeardownTold,
+        },
+        ids::{ChangeHash, Cursor, DocumentId, FleetId, NodeId, SessionId, StartId},
         invite::Ticket,
+        receipt::{Applying, CarryingOut, Ending, Receipt, ReceiptMember, ReceiptSession},
         record::{
-            Deletion, Extra, Role, Session, SessionState, Teardown, TeardownState, Workspace,
-            WorkspaceState,
+            Deletion, Extra, Role, Session, SessionState, StoredSession, Teardown, TeardownAction,
+            TeardownState, Workspace, WorkspaceState,
         },
     },
 };
@@ -140,7 +145,7 @@ pub fn session_deleted(dry_run: bool) -> SessionDeleted {
     let session = deleted_session("ses_1");
     SessionDeleted {
         operation: (!dry_run).then(|| "op_1".parse().unwrap()),
-        receipt: (!dry_run).then(|| "rcp_1".to_owned()),
+        receipt: (!dry_run).then(|| "rcp_1".parse().unwrap()),
         sessions_deleted: vec![session.clone()],
         session,
         workspace_vacated: true,
@@ -157,6 +162,98 @@ pub fn workspace_deleted(dry_run: bool) -> WorkspaceDeleted {
         sessions_deleted: vec![deleted_session("ses_1")],
         already_deleted: false,
         dry_run,
+    }
+}
+
+pub fn receipt() -> Receipt {
+    let member = |node, name: &str, state| ReceiptMember { node, name: name.to_owned(), state };
+    let server = Some("http://127.0.0.1:4096/".to_owned());
+    Receipt {
+        receipt: "rcp_1".parse().unwrap(),
+        operation: "op_1".parse().unwrap(),
+        at: 4_000,
+        host: DESK,
+        complete: true,
+        members: vec![
+            member(DESK, "desk", Applying::Applied),
+            member(LAP, "lap", Applying::Unreachable),
+        ],
+        sessions: vec![ReceiptSession {
+            id: "ses_1".parse().unwrap(),
+            state: Ending::Purged,
+            agent_server: server,
+            agent: Some(CarryingOut::Done),
+        }],
+    }
+}
+
+/// What is left to explain of a session that was created and deleted, and purged.
+fn explainable(id: &str) -> Explainable {
+    let actor = document::actor(&DESK, StartId([7; 8]));
+    let (mut document, _) = Document::create_host(DESK, 0, actor, 1_000);
+    let id: SessionId = id.parse().unwrap();
+    let stored = StoredSession {
+        workspace_id: None,
+        parent_id: None,
+        project_id: None,
+        directory: None,
+        title: Some("a title".to_owned()),
+        created_at: 1_000,
+        updated_at: 1_000,
+        archived_at: None,
+        extra: Extra::new(),
+        deleted: None,
+    };
+    document.write(2_000, |tx| tx.create_session(&id, &stored)).unwrap();
+    document.write(3_000, |tx| tx.purge_session(&id, false)).unwrap();
+    let explanation = Explanation {
+        id: id.to_string(),
+        state: "purged".to_owned(),
+        session: None,
+        workspace: None,
+        changes: Vec::new(),
+        ..explanation()
+    };
+    let authors = [(DESK.fingerprint(), (DESK, "desk".to_owned()))].into();
+    Explainable { explanation, record: Touched::Session(id), copy: document.copy(), authors }
+}
+
+pub fn explanation() -> Explanation {
+    let hash = ChangeHash([5; 32]);
+    let write = ExplainedWrite {
+        kind: Kind::Session,
+        id: "ses_1".to_owned(),
+        field: Some("title".to_owned()),
+        value: "a title".into(),
+        outcome: Outcome::Lost,
+        rivals: vec![hash],
+    };
+    Explanation {
+        kind: Kind::Session,
+        id: "ses_1".to_owned(),
+        host: DESK,
+        host_name: "desk".to_owned(),
+        state: "live".to_owned(),
+        because: vec!["neither it nor a parent is deleted".to_owned()],
+        session: Some(session("ses_1")),
+        workspace: Some(workspace("wrk_1")),
+        teardowns: vec![TeardownTold {
+            incarnation: 1,
+            state: "gone".to_owned(),
+            at: 5_000,
+            action: Some(TeardownAction::Force),
+            done: Some("removed the worktree".to_owned()),
+            error: Some("uncommitted files".to_owned()),
+        }],
+        changes: vec![ExplainedChange {
+            change: hash,
+            node: Some(DESK),
+            name: "desk".to_owned(),
+            at: 4_000,
+            writes: vec![write],
+        }],
+        omitted: 1,
+        ticks: 2,
     }
 }
 
@@ -292,6 +389,10 @@ async fn answer(
             handle::Request::Status(reply) => ("Status".to_owned(), reply.send(status()).is_ok()),
             handle::Request::Peers(reply) => ("Peers".to_owned(), reply.send(vec![peer()]).is_ok()),
             handle::Request::AgentDue(server, reply) => (server, reply.send(vec![]).is_ok()),
+            handle::Request::Explain(target, reply) => {
+                let answer = Ok(Box::new(explainable(target.id.as_str())));
+                (format!("Explain({target:?})"), reply.send(answer).is_ok())
+            }
         };
         assert!(given, "{asked_for}: the handler did not wait for its answer");
         asked.lock().unwrap().push(asked_for);
@@ -328,5 +429,6 @@ fn carry_out(hub: &Hub, command: Command) -> Reply {
         Command::Leave | Command::Announce { .. } => Reply::Done,
         Command::Pause(_) | Command::Resume(_) | Command::Revoke(_) => Reply::Peer(LAP),
         Command::AgentGone(_) | Command::Rewrite => Reply::Done,
+        Command::Receipt(_) => Reply::Receipt(Box::new(receipt())),
     }
 }

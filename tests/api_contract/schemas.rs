@@ -23,8 +23,8 @@ use sessionmesh::{
 };
 
 use crate::fake::{
-    DESK, FLEET, World, deleted_session, diff, failed_workspace, peer, proper, restored, session,
-    session_deleted, status, workspace, workspace_deleted,
+    DESK, FLEET, World, deleted_session, diff, explanation, failed_workspace, peer, proper,
+    receipt, restored, session, session_deleted, status, workspace, workspace_deleted,
 };
 
 fn openapi() -> Value {
@@ -51,6 +51,7 @@ pub fn every_refusal() -> Vec<Refusal> {
         Refusal::SessionNotFound(ses()),
         Refusal::WorkspaceNotFound(wrk()),
         Refusal::OperationNotFound("op_1".parse().unwrap()),
+        Refusal::ReceiptNotFound("rcp_1".parse().unwrap()),
         Refusal::AmbiguousId { id: text(), hosts: vec![text()] },
         Refusal::IdTaken { id: text(), host: text() },
         Refusal::IdSpent { id: text(), host: text() },
@@ -126,7 +127,10 @@ async fn every_parameter_of_the_contract_is_taken_and_its_default_is_valid() {
                     other => other.to_string(),
                 };
                 let id = if path.contains("sessions") { "ses_1" } else { "wrk_1" };
-                let uri = format!("{}?{name}={default}", path.replace("{id}", id));
+                let uri = format!(
+                    "{}?{name}={default}",
+                    path.replace("{id}", id).replace("{receipt}", "rcp_1")
+                );
                 let request = proper(&method.to_uppercase(), &uri);
                 let router = world.router.clone();
                 let answer = tower::ServiceExt::oneshot(router, request).await.unwrap();
@@ -167,6 +171,13 @@ fn samples() -> Vec<(&'static str, Vec<Value>)> {
         ("SessionDeleted", values(vec![session_deleted(false), session_deleted(true)])),
         ("WorkspaceDeleted", vec![full_workspace_deleted(), json!(workspace_deleted(true))]),
         ("Restored", values(vec![restored()])),
+        ("Receipt", values(vec![receipt()])),
+        ("ReceiptMember", values(receipt().members)),
+        ("ReceiptSession", values(receipt().sessions)),
+        ("Explanation", values(vec![explanation()])),
+        ("TeardownTold", values(explanation().teardowns)),
+        ("ExplainedChange", values(explanation().changes)),
+        ("ExplainedWrite", values(explanation().changes.remove(0).writes)),
         ("Imported", values(vec![imported])),
         ("AgentStatus", values(status().agents)),
         ("Status", values(vec![status()])),
@@ -200,7 +211,7 @@ fn located(id: &str) -> Workspace {
 
 fn full_workspace_deleted() -> Value {
     let mut deleted = workspace_deleted(false);
-    deleted.receipt = Some("rcp_1".to_owned());
+    deleted.receipt = Some("rcp_1".parse().unwrap());
     json!(deleted)
 }
 
@@ -337,6 +348,8 @@ async fn what_the_reading_routes_answer_fits_the_schema_that_the_contract_names(
         ("/v1/sessions/{id}", "/v1/sessions/ses_3"),
         ("/v1/workspaces", "/v1/workspaces?limit=1"),
         ("/v1/workspaces/{id}", "/v1/workspaces/wrk_2"),
+        ("/v1/explain/{id}", "/v1/explain/ses_9"),
+        ("/v1/receipts/{receipt}", "/v1/receipts/rcp_1?wait=5s"),
         ("/v1/peers", "/v1/peers"),
     ];
     for (path, uri) in rows {

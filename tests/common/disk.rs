@@ -6,6 +6,7 @@ use sessionmesh::replica::{
     diff::Diff,
     effect::{Stored, StoredDocument, Write},
     ids::DocumentId,
+    receipt::StoredReceipt,
 };
 
 /// What is durable of a node, as the real store would give it back.
@@ -15,6 +16,7 @@ pub struct Disk {
     documents: BTreeMap<DocumentId, StoredDocument>,
     archived: BTreeSet<DocumentId>,
     invites: BTreeMap<[u8; 32], sessionmesh::replica::invite::StoredInvite>,
+    receipts: BTreeMap<sessionmesh::replica::ids::ReceiptId, StoredReceipt>,
     /// The published diffs, oldest first, since the journal was last begun anew.
     pub journal: Vec<Diff>,
 }
@@ -67,6 +69,12 @@ impl Disk {
                 Write::Invite { secret_hash, invite: None } => {
                     self.invites.remove(secret_hash);
                 }
+                Write::Receipt { id, receipt: Some(receipt) } => {
+                    self.receipts.insert(id.clone(), receipt.clone());
+                }
+                Write::Receipt { id, receipt: None } => {
+                    self.receipts.remove(id);
+                }
             }
         }
     }
@@ -82,6 +90,7 @@ impl Disk {
         Stored {
             documents: documents.cloned().collect(),
             invites: self.invites.iter().map(|(hash, invite)| (*hash, invite.clone())).collect(),
+            receipts: self.receipts.values().cloned().collect(),
             ..self.stored.clone()
         }
     }

@@ -252,6 +252,7 @@ impl World {
             reloads,
             replies,
             teardowns,
+            receipts: _,
         } = fx;
         if let Some(dials) = dials {
             self.nodes[node].dials = dials.into_iter().map(|target| target.node).collect();

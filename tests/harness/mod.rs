@@ -100,6 +100,18 @@ impl Daemon {
         self.child.wait().expect("it can be waited for")
     }
 
+    /// Waits until it ends by itself, and returns how.
+    pub async fn ended(mut self) -> std::process::ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("it can be waited for") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "it runs on; {}", log(&self.dir));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Returns the key of the node.
     pub fn node(&self) -> String {
         self.ready["node"].as_str().expect("the ready line names it").to_owned()

@@ -32,7 +32,7 @@ const WORKERS: usize = 6;
 /// Longer than the whole run: what is deleted stays to be looked at, and to be restored.
 const UNDO: [&str; 2] = ["--undo-window", "24h"];
 
-fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {
+pub fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
@@ -337,7 +337,7 @@ async fn fifty_kills_lose_nothing_acknowledged_and_every_cursor_resumes() {
     drop(printed);
 }
 
-struct PrintedOnPanic(u64);
+pub struct PrintedOnPanic(pub u64);
 
 impl Drop for PrintedOnPanic {
     #[expect(clippy::print_stdout, reason = "it goes with the failure that is printed")]

@@ -11,6 +11,7 @@ mod cursors;
 mod kills;
 mod links;
 mod members;
+mod power;
 mod story;
 mod tickets;
 

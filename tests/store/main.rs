@@ -25,7 +25,7 @@ use sessionmesh::{
         compact::{self, Plan},
     },
 };
-use workload::{Contents, REAL, Step, body, perform, program};
+use workload::{Contents, REAL, Step, body, perform, program, receipt};
 
 const FLEET: DocumentId = DocumentId::Fleet(FleetId([9; 16]));
 
@@ -56,6 +56,7 @@ fn each_kind_of_write_is_there_after_a_restart() {
     let epoch = |epoch| DocumentId::Host { host: node, epoch };
     let invite = StoredInvite { role: Role::Reader, expires_at: -5, redeemed_by: None };
     let redeemed = StoredInvite { redeemed_by: Some(other), ..invite.clone() };
+    let (first, second) = (receipt("rcp_1", node), receipt("rcp_2", other));
     let store = Store::open(folder.path()).unwrap();
     assert_eq!(Contents::of(&store).unwrap(), Contents::default());
     store
@@ -76,6 +77,9 @@ fn each_kind_of_write_is_there_after_a_restart() {
             Write::Invite { secret_hash: [2; 32], invite: Some(invite) },
             Write::Invite { secret_hash: [1; 32], invite: Some(redeemed.clone()) },
             Write::Invite { secret_hash: [2; 32], invite: None },
+            Write::Receipt { id: first.id.clone(), receipt: Some(first.clone()) },
+            Write::Receipt { id: second.id.clone(), receipt: Some(second.clone()) },
+            Write::Receipt { id: second.id.clone(), receipt: None },
             entry(1, &body(1)),
             entry(2, &body(2)),
         ])
@@ -91,6 +95,7 @@ fn each_kind_of_write_is_there_after_a_restart() {
         .into(),
         paused: [other].into(),
         invites: [([1; 32], redeemed)].into(),
+        receipts: [(first.id.clone(), first)].into(),
         cursor: Some(cursor(2)),
         digest: Some(format!("{:032x}", 62)),
         journal: vec![(cursor(1), body(1)), (cursor(2), body(2))],

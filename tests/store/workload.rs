@@ -9,8 +9,9 @@ use fastrand::Rng;
 use sessionmesh::{
     replica::{
         effect::{Stored, Write},
-        ids::{ChangeHash, Cursor, DocumentId, FleetId, NodeId, StartId},
+        ids::{ChangeHash, Cursor, DocumentId, FleetId, NodeId, ReceiptId, StartId},
         invite::StoredInvite,
+        receipt::StoredReceipt,
         record::Role,
     },
     store::{Error, Store, compact},
@@ -49,6 +50,7 @@ pub struct Contents {
     pub archived: BTreeSet<DocumentId>,
     pub paused: BTreeSet<NodeId>,
     pub invites: BTreeMap<[u8; 32], StoredInvite>,
+    pub receipts: BTreeMap<ReceiptId, StoredReceipt>,
     pub cursor: Option<Cursor>,
     pub digest: Option<String>,
     pub journal: Vec<(Cursor, String)>,
@@ -57,7 +59,8 @@ pub struct Contents {
 impl Contents {
     /// Reads everything.
     pub fn of(store: &Store) -> Result<Self, Error> {
-        let Stored { fleet, documents, paused, invites, cursor, digest } = store.load()?;
+        let Stored { fleet, documents, paused, invites, receipts, cursor, digest } =
+            store.load()?;
         let journal = store.journal()?;
         let loaded: BTreeSet<DocumentId> = documents.iter().map(|stored| stored.id).collect();
         let all = NAMES.map(|name| store.reload(&[name]));
@@ -74,6 +77,7 @@ impl Contents {
             documents,
             paused,
             invites: invites.into_iter().collect(),
+            receipts: receipts.into_iter().map(|receipt| (receipt.id.clone(), receipt)).collect(),
             cursor,
             digest: digest.map(|digest| digest.to_string()),
             journal: journal
@@ -134,6 +138,12 @@ impl Contents {
             Write::Invite { secret_hash, invite: None } => {
                 self.invites.remove(secret_hash);
             }
+            Write::Receipt { id, receipt: Some(receipt) } => {
+                self.receipts.insert(id.clone(), receipt.clone());
+            }
+            Write::Receipt { id, receipt: None } => {
+                self.receipts.remove(id);
+            }
         }
     }
 }
@@ -185,7 +195,7 @@ fn random_write(rng: &mut Rng, sequence: &mut u64) -> Write {
     let length = rng.usize(1..6_000);
     let bytes = std::iter::repeat_with(|| rng.u8(..)).take(length).collect();
     let node = NodeId([rng.u8(..3); 32]);
-    match rng.u8(..10) {
+    match rng.u8(..11) {
         0..3 => Write::Change { document, bytes },
         3 => Write::Snapshot { document, bytes },
         4 if rng.bool() => Write::Archive { document },
@@ -204,10 +214,27 @@ fn random_write(rng: &mut Rng, sequence: &mut u64) -> Write {
             };
             Write::Invite { secret_hash: node.0, invite: rng.bool().then_some(invite) }
         }
+        9 => {
+            let receipt = receipt(&format!("rcp_{}", rng.u8(..3)), node);
+            Write::Receipt { id: receipt.id.clone(), receipt: rng.bool().then_some(receipt) }
+        }
         _ if rng.bool() => {
             *sequence += 1;
             Write::ResetJournal { cursor: Cursor { sequence: *sequence, start: StartId([2; 8]) } }
         }
         _ => Write::Fleet(FleetId([rng.u8(..); 16])),
+    }
+}
+
+/// Makes a receipt that a member has told of.
+pub fn receipt(id: &str, applied: NodeId) -> StoredReceipt {
+    StoredReceipt {
+        id: id.parse().expect("an id"),
+        operation: "op_1".parse().expect("an id"),
+        at: -7,
+        document: REAL,
+        change: ChangeHash([4; 32]),
+        sessions: vec![("ses_1".parse().expect("an id"), Some("http://localhost/".to_owned()))],
+        applied: [applied].into(),
     }
 }

@@ -5,6 +5,7 @@
 //! node is made under an actor that no other start of it has used.
 
 mod fleet;
+mod history;
 mod host;
 mod orphans;
 mod touched;
@@ -12,6 +13,7 @@ mod touched;
 use std::collections::BTreeSet;
 
 use automerge::{ActorId, Automerge, Change, transaction::CommitOptions};
+pub use history::{History, Outcome, Step as HistoryStep, Wrote};
 pub use host::{Done as Written, Limits, Part, Scope, SessionFields, Vector, Writer as HostWriter};
 pub use touched::Touched;
 
@@ -266,6 +268,12 @@ impl Document {
             .iter()
             .map(|change| change.raw_bytes().to_vec())
             .collect()
+    }
+
+    /// Returns the names of the changes that a replica with these heads lacks.
+    pub fn hashes_since(&self, heads: &[ChangeHash]) -> Vec<ChangeHash> {
+        let heads: Vec<_> = heads.iter().map(hash_out).collect();
+        self.automerge.get_changes(&heads).iter().map(|change| hash_in(&change.hash())).collect()
     }
 
     /// Returns how many changes the document is made of.

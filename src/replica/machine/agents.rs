@@ -79,6 +79,11 @@ impl Replica {
         !self.left_of(id).is_empty()
     }
 
+    /// Tells whether the server of a session is known to have it no more.
+    pub(super) fn is_confirmed(&self, id: &SessionId) -> bool {
+        self.host_work.agents.gone.contains(id)
+    }
+
     /// Lists what awaited a confirmation and does no more.
     pub(super) fn confirmed(&mut self) -> Vec<SessionId> {
         if !std::mem::take(&mut self.host_work.agents.grown) {

@@ -15,7 +15,7 @@ use super::super::{
     effect::{Effects, Now, TeardownDue, TeardownOutcome},
     ids::{NodeId, SessionId, WorkspaceId},
     record::{
-        Session, SessionState, Teardown, TeardownAction, TeardownState, WorkspaceKey,
+        Ended, Session, SessionState, Teardown, TeardownAction, TeardownState, WorkspaceKey,
         WorkspaceState,
     },
     view::Change,
@@ -26,7 +26,7 @@ use super::{Replica, agents::Agents, batch, session_key, workspace_key};
 /// spread over several.
 const CARRIED_OUT_MAX: usize = 256;
 
-/// Longest reason of a failed teardown that is written down, in characters: a person reads it, and
+/// Longest word on a teardown that is written down, in characters: a person reads it, and
 /// peers refuse values of more than 64 KiB.
 const REASON_CHARS_MAX: usize = 4_096;
 
@@ -208,9 +208,17 @@ impl Replica {
             return;
         }
         tracing::info!(sessions = purged.len(), "purging deleted sessions");
-        let purged: Vec<SessionId> = purged.into_iter().collect();
+        let purged: Vec<(SessionId, bool)> = purged
+            .into_iter()
+            .map(|id| {
+                let confirmed = self.is_confirmed(&id);
+                (id, confirmed)
+            })
+            .collect();
         for part in batch::split(&purged, batch::RECORDS_MAX, |_| 1) {
-            self.write_own(now, fx, |tx| part.iter().try_for_each(|id| tx.purge_session(id)));
+            self.write_own(now, fx, |tx| {
+                part.iter().try_for_each(|(id, confirmed)| tx.purge_session(id, *confirmed))
+            });
         }
     }
 
@@ -290,11 +298,20 @@ impl Replica {
             tracing::warn!(workspace = %id, incarnation, "outcome of a teardown nobody waits for");
             return;
         }
+        let forced = entry.is_some_and(|entry| {
+            entry.stored.requests.values().any(|action| *action == TeardownAction::Force)
+        });
+        let gone = |done: String| Ended {
+            incarnation,
+            at: now.wall_ms,
+            action: if forced { TeardownAction::Force } else { TeardownAction::Retry },
+            done: done.chars().take(REASON_CHARS_MAX).collect(),
+        };
         match outcome {
             TeardownOutcome::Gone => {
-                tracing::info!(workspace = %id, incarnation, "workspace is gone");
-                self.write_own(now, fx, |tx| tx.remove_workspace(&id));
+                self.workspace_gone(now, &id, &gone("nothing is left of it".to_owned()), fx);
             }
+            TeardownOutcome::Done(done) => self.workspace_gone(now, &id, &gone(done), fx),
             TeardownOutcome::Failed(reason) => {
                 tracing::warn!(workspace = %id, incarnation, %reason, "teardown failed");
                 let failed = Teardown {
@@ -309,5 +326,10 @@ impl Replica {
                 });
             }
         }
+    }
+
+    fn workspace_gone(&mut self, now: Now, id: &WorkspaceId, ended: &Ended, fx: &mut Effects) {
+        tracing::info!(workspace = %id, incarnation = ended.incarnation, "workspace is gone");
+        self.write_own(now, fx, |tx| tx.remove_workspace(id, ended));
     }
 }

@@ -370,6 +370,6 @@ impl Replica {
             return true;
         }
         let DocumentId::Host { host, epoch } = document else { return false };
-        self.host_document(*host).is_some_and(|newer| newer.covers_change(*epoch, actor, seq))
+        self.newest(*host).is_some_and(|newer| newer.covers_change(*epoch, actor, seq))
     }
 }

@@ -8,17 +8,16 @@ use std::collections::BTreeMap;
 
 use super::super::{
     command::{
-        Command, NewSession, NewWorkspace, Refusal, Reply, Restored, SessionDeleted, SessionPatch,
-        Target, WorkspaceDeleted, WorkspacePatch,
+        Command, NewSession, NewWorkspace, Refusal, Reply, Restored, SessionPatch, Target,
+        WorkspacePatch,
     },
     document::{HostWriter, SessionFields, Written},
     effect::{Effects, Now, RequestId},
     ids::{ChangeHash, NodeId, OperationId, SessionId, WorkspaceId},
     record::{
-        Deletion, Extra, Session, SessionKey, SessionState, StoredSession, StoredWorkspace,
-        TeardownAction, TeardownState, Workspace, WorkspaceKey, WorkspaceState,
+        Extra, Session, SessionKey, SessionState, StoredSession, StoredWorkspace, TeardownAction,
+        TeardownState, Workspace, WorkspaceKey, WorkspaceState,
     },
-    view::{Change, Touched},
 };
 use super::{
     Replica,
@@ -59,6 +58,7 @@ impl Replica {
                 self.delete_workspace(now, &workspace, dry_run, fx)
             }
             Command::Restore(operation) => self.restore(now, operation, fx),
+            Command::Receipt(receipt) => self.tell_receipt(now, &receipt, fx),
             Command::Teardown(target, action) => self.request_teardown(now, &target, action, fx),
             Command::Import(import) => self.import(now, import, fx),
             Command::AgentGone(sessions) => {
@@ -235,64 +235,6 @@ impl Replica {
         Ok(Reply::Session(self.session_record(&key)))
     }
 
-    fn delete_session(
-        &mut self,
-        now: Now,
-        target: &Target<SessionId>,
-        dry_run: bool,
-        fx: &mut Effects,
-    ) -> Result<Reply, Refusal> {
-        let key = self.find_session(target)?;
-        let session = self.session_record(&key);
-        let already_deleted = session.deleted.is_some();
-        // What is deleted already is marked again, so that a restore which did not know of this
-        // delete loses; it stays part of the act that deleted it first.
-        let deletion = match session.deleted {
-            Some(deletion) => deletion,
-            None => self.new_deletion(now),
-        };
-        let changes = self.preview_deletion(std::iter::once(&key), &deletion);
-        let vacated = changes.iter().any(is_vacating);
-        let mut answer = SessionDeleted {
-            operation: Some(deletion.operation.clone()).filter(|_| !dry_run || already_deleted),
-            receipt: None,
-            session: self.session_record(&key),
-            sessions_deleted: deleted_in(&changes),
-            workspace_vacated: vacated,
-            already_deleted,
-            dry_run,
-        };
-        if !dry_run {
-            self.may_write()?;
-            let hash =
-                self.write_host(now, key.host, fx, |tx| tx.delete_session(&key.id, &deletion))?;
-            answer.receipt = hash.as_ref().map(receipt);
-            answer.session = self.session_record(&key);
-        }
-        Ok(Reply::SessionDeleted(Box::new(answer)))
-    }
-
-    fn new_deletion(&mut self, now: Now) -> Deletion {
-        Deletion { by: self.node, at: now.wall_ms, operation: self.new_operation(now.wall_ms) }
-    }
-
-    /// Tells what deleting sessions that are not yet deleted would change.
-    fn preview_deletion<'a>(
-        &mut self,
-        keys: impl Iterator<Item = &'a SessionKey>,
-        deletion: &Deletion,
-    ) -> Vec<Change> {
-        let mut touched = Touched::default();
-        for key in keys {
-            let stored = self.host_document(key.host).and_then(|d| d.session(&key.id));
-            if let Some(mut stored) = stored.filter(|stored| stored.deleted.is_none()) {
-                stored.deleted = Some(deletion.clone());
-                touched.sessions.insert(key.clone(), Some(stored));
-            }
-        }
-        self.view.preview(touched)
-    }
-
     fn create_workspace(
         &mut self,
         now: Now,
@@ -379,57 +321,6 @@ impl Replica {
             }
         })?;
         Ok(Reply::Workspace(self.workspace_record(&key)))
-    }
-
-    fn delete_workspace(
-        &mut self,
-        now: Now,
-        target: &Target<WorkspaceId>,
-        dry_run: bool,
-        fx: &mut Effects,
-    ) -> Result<Reply, Refusal> {
-        let key = self.find_workspace(target)?;
-        let before = self.workspace_record(&key);
-        let already_deleted = before.state != WorkspaceState::Live && before.session_count == 0;
-        let sessions: Vec<SessionKey> =
-            self.view.sessions_in(&key).map(|session| session.key()).collect();
-        let deletion = self.new_deletion(now);
-        let changes = self.preview_deletion(sessions.iter(), &deletion);
-        let mut answer = WorkspaceDeleted {
-            operation: None,
-            receipt: None,
-            workspace: before,
-            sessions_deleted: deleted_in(&changes),
-            already_deleted,
-            dry_run,
-        };
-        if !dry_run {
-            self.may_write()?;
-            let marks: Vec<(SessionId, Deletion)> = sessions
-                .into_iter()
-                .filter_map(|session| {
-                    let known = self.view.session(&session)?.deleted.clone();
-                    Some((session.id, known.unwrap_or_else(|| deletion.clone())))
-                })
-                .collect();
-            let kept = answer.workspace.keep;
-            let mark = |tx: &mut HostWriter<'_, '_>, (id, deletion): &(SessionId, Deletion)| {
-                tx.delete_session(id, deletion)
-            };
-            let hash = self.write_records(now, key.host, fx, &marks, mark, |tx| {
-                tx.use_workspace(&key.id)?;
-                tx.unkeep(&key.id)?;
-                if already_deleted {
-                    Ok(())
-                } else {
-                    tx.dismiss(&key.id, &deletion.operation, kept)
-                }
-            })?;
-            answer.receipt = hash.as_ref().map(receipt);
-            answer.operation = Some(deletion.operation).filter(|_| !already_deleted);
-            answer.workspace = self.workspace_record(&key);
-        }
-        Ok(Reply::WorkspaceDeleted(Box::new(answer)))
     }
 
     fn restore(
@@ -568,30 +459,4 @@ fn check_patched_extra(
     let kept = before.keys().filter(|key| !patch.contains_key(*key)).count();
     let set = patch.values().filter(|value| value.is_some()).count();
     check_extra(patch.iter().map(|(key, value)| (key, value.as_ref())), kept + set)
-}
-
-/// Names a change so that one can ask later who has applied it.
-fn receipt(hash: &ChangeHash) -> String {
-    format!("rcp_{hash}")
-}
-
-fn is_vacating(change: &Change) -> bool {
-    matches!(change, Change::Workspace { before: Some(before), after: Some(after), .. }
-        if before.state == WorkspaceState::Live && after.state == WorkspaceState::Vacated)
-}
-
-/// Returns the sessions that changes delete, as they are afterwards.
-fn deleted_in(changes: &[Change]) -> Vec<Session> {
-    changes
-        .iter()
-        .filter_map(|change| match change {
-            Change::Session { before: Some(before), after: Some(after) }
-                if before.state != SessionState::Deleted
-                    && after.state == SessionState::Deleted =>
-            {
-                Some((**after).clone())
-            }
-            _ => None,
-        })
-        .collect()
 }

@@ -430,6 +430,7 @@ impl Replica {
             fx.writes.push(Write::Paused { node, paused: false });
         }
         self.forget_invites(fx);
+        self.receipts.forget(fx);
         self.problems.clear();
         self.found_fleet(now, fx);
         tracing::info!(fleet = %self.fleet, "left the fleet; this node is alone in a new one");

@@ -72,7 +72,8 @@ impl Replica {
         Some(DocumentId::Host { host, epoch }).filter(|id| self.documents.contains_key(id))
     }
 
-    fn newest(&self, host: NodeId) -> Option<&Document> {
+    /// Returns the newest epoch of a host's document.
+    pub(super) fn newest(&self, host: NodeId) -> Option<&Document> {
         self.documents.get(&self.host_document_id(host)?)
     }
 

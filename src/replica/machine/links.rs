@@ -19,6 +19,7 @@ use crate::wire::{CloseCode, Frame, Hello, PROTOCOL, PROTOCOL_MIN, ProtocolRange
 impl Replica {
     pub(super) fn peer_connected(&mut self, now: Now, peer: NodeId, fx: &mut Effects) {
         self.exchange.connected(now.monotonic, peer);
+        self.receipts.link_changed(fx);
         if self.ask_to_join(peer, fx) {
             return;
         }
@@ -47,6 +48,7 @@ impl Replica {
         fx: &mut Effects,
     ) {
         self.exchange.lost(now.monotonic, &peer, &mut fx.frames);
+        self.receipts.link_changed(fx);
         self.join_failed(peer, code, &reason, fx);
         if let Some(code) = code.filter(|code| code.is_refusal()) {
             tracing::warn!(%peer, code = code.name(), %reason, "the peer refused the link");
@@ -133,6 +135,7 @@ impl Replica {
         }
         self.problems.remove(&peer);
         tracing::info!(%peer, name = ?hello.name, version = ?hello.version, "peer greeted");
+        self.frontier_told(peer, &hello.frontier, fx);
         let documents = &self.documents;
         self.exchange.accept(now.monotonic, &peer, hello.frontier, documents, &mut fx.frames);
     }
@@ -169,7 +172,8 @@ impl Replica {
             Frame::Links { nodes } => self.exchange.links_told(at, &peer, nodes),
             Frame::Heads { documents, answer } => {
                 let known = |document: &DocumentId| self.is_of_fleet(document);
-                let theirs = documents.into_iter().filter(|d| known(&d.document)).collect();
+                let theirs: Vec<_> = documents.into_iter().filter(|d| known(&d.document)).collect();
+                self.heads_told(peer, &theirs, fx);
                 let theirs = self.useful(&peer, theirs);
                 self.exchange.heads_told(
                     at,
@@ -184,6 +188,7 @@ impl Replica {
                 self.exchange.wanted(at, &peer, want, &self.documents, &mut fx.frames);
             }
             Frame::Check { frontier } => {
+                self.frontier_told(peer, &frontier, fx);
                 self.exchange.checked(&peer, frontier, &self.documents, &mut fx.frames);
             }
             Frame::Changes { document, changes } => {

@@ -8,12 +8,15 @@ mod agents;
 mod batch;
 mod bridge;
 mod carry_out;
+mod deleting;
 mod epoch;
 mod execute;
+mod explain;
 mod fleet;
 mod layers;
 mod links;
 mod names;
+mod receipts;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -40,6 +43,7 @@ use carry_out::HostWork;
 use epoch::Epochs;
 use fleet::Joining;
 use layers::Layers;
+use receipts::Receipts;
 
 /// Explains why a replica can't start from what was stored.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +81,7 @@ pub struct Replica {
     /// What is shown of the hosts of which several epochs are held.
     layers: BTreeMap<NodeId, Layers>,
     joining: Option<Joining>,
+    receipts: Receipts,
     /// Documents that were thrown away and are awaited from the store; nothing is said of them.
     reloading: BTreeSet<DocumentId>,
     dials: Vec<DialTarget>,
@@ -149,6 +154,7 @@ impl Replica {
             epochs: Epochs::new(),
             layers: BTreeMap::new(),
             joining: None,
+            receipts: Receipts::new(stored.receipts),
             reloading: BTreeSet::new(),
             dials: Vec::new(),
             problems: BTreeMap::new(),
@@ -223,6 +229,7 @@ impl Replica {
             Input::TimePassed => {}
         }
         self.settle(now, &mut fx);
+        fx.receipts |= self.receipts.are_kept() && !fx.diffs.is_empty();
         fx
     }
 

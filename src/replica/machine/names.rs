@@ -4,7 +4,7 @@
 
 use super::super::{
     command::{Refusal, Target},
-    ids::{NodeId, OperationId, SessionId, WorkspaceId},
+    ids::{NodeId, OperationId, ReceiptId, SessionId, WorkspaceId},
     record::{
         DIRECTORY_CHARS_MAX, EXTRA_ENTRIES_MAX, EXTRA_KEY_CHARS_MAX, EXTRA_VALUE_CHARS_MAX, Member,
         Role, SessionKey, TITLE_CHARS_MAX, WorkspaceKey,
@@ -107,6 +107,10 @@ impl Replica {
 
     pub(super) fn new_operation(&mut self, wall_ms: i64) -> OperationId {
         self.new_id("op_", wall_ms).parse().expect("made of an id's characters")
+    }
+
+    pub(super) fn new_receipt(&mut self, wall_ms: i64) -> ReceiptId {
+        self.new_id("rcp_", wall_ms).parse().expect("made of an id's characters")
     }
 
     fn new_id(&mut self, prefix: &str, wall_ms: i64) -> String {

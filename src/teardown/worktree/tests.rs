@@ -21,7 +21,7 @@ fn end_with(
     occupants: &[Occupant],
 ) -> Result<(), String> {
     match teardown::end(&repository.due(name, action), occupants, &repository.config) {
-        TeardownOutcome::Gone => Ok(()),
+        TeardownOutcome::Gone | TeardownOutcome::Done(_) => Ok(()),
         TeardownOutcome::Failed(reason) => Err(reason),
     }
 }

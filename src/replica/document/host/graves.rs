@@ -67,6 +67,11 @@ impl Graves {
         self.0.values().any(|graves| graves.contains(&grave))
     }
 
+    /// Tells whether an id was spent, and this stood where its record was.
+    pub(super) fn has_as(&self, id: &str, text: &str) -> bool {
+        self.0.get(text).is_some_and(|graves| graves.contains(&grave(id)))
+    }
+
     /// Takes in that an id is spent, and what stands where its record was.
     pub(super) fn insert(&mut self, id: &str, text: &str) {
         self.0.entry(text.to_owned()).or_default().insert(grave(id));

@@ -40,6 +40,8 @@ const BUCKETS: usize = 256;
 const GRAVE: &str = "gone";
 /// Where in `meta` the graves of earlier epochs are.
 const GRAVES: &str = "graves";
+/// The one that stands where a session was that its agent's server has confirmed to have no more.
+const GRAVE_CONFIRMED: &str = "gone there too";
 
 /// What a write to a document gives.
 pub type Done = Result<(), AutomergeError>;
@@ -158,6 +160,14 @@ impl Document {
     /// Tells whether a session of this id was here and has been purged.
     pub fn is_session_spent(&self, id: &SessionId) -> bool {
         matches!(self.host_places().session(&self.automerge, id), Standing::Grave)
+    }
+
+    /// Tells whether the agent's server of a purged session had confirmed that it is gone there.
+    pub fn is_confirmed(&self, id: &SessionId) -> bool {
+        let places = self.host_places();
+        let all = self.automerge.get_all(places.bucket(id), id.as_str()).unwrap_or_default();
+        places.graves.sessions.has_as(id.as_str(), GRAVE_CONFIRMED)
+            || all.iter().any(|(value, _)| value.as_str() == Some(GRAVE_CONFIRMED))
     }
 
     /// Tells whether a workspace of this id was here and is gone.
@@ -315,7 +325,7 @@ mod tests {
         let (mut one, mut other) = replicas();
         let id: SessionId = "s".parse().unwrap();
         write(&mut one, |tx| tx.create_session(&id, &session("one")));
-        write(&mut one, |tx| tx.purge_session(&id));
+        write(&mut one, |tx| tx.purge_session(&id, false));
         write(&mut other, |tx| tx.create_session(&id, &session("other")));
         meet(&mut one, &mut other);
         for document in [&one, &other] {
@@ -377,7 +387,7 @@ mod tests {
         // Also what is written deep inside of it, and beside a purge that takes it away.
         let deep = write(&mut other, |tx| tx.delete_session(&s, &deletion()));
         assert_eq!(deep.touched, [Touched::Session(s.clone())].into());
-        write(&mut one, |tx| tx.purge_session(&s));
+        write(&mut one, |tx| tx.purge_session(&s, true));
         let bytes: Vec<_> = deep.changes.into_iter().map(|change| change.bytes).collect();
         assert_eq!(one.apply(&bytes).unwrap().touched, [Touched::Session(s.clone())].into());
         assert_eq!(one.session(&s), None);

@@ -191,7 +191,10 @@ impl Document {
             }
             let all = self.automerge.get_all(map, &id).unwrap_or_default();
             for (value, _) in all.iter().filter(|(value, _)| !value.is_object()) {
-                graves.insert(&id, value.as_str().unwrap_or(super::GRAVE));
+                // What was done to end a workspace is history.
+                let is_confirmed = value.as_str() == Some(super::GRAVE_CONFIRMED);
+                graves
+                    .insert(&id, if is_confirmed { super::GRAVE_CONFIRMED } else { super::GRAVE });
             }
         }
     }

@@ -14,12 +14,12 @@ use super::{
     super::super::{
         ids::{NodeId, OperationId, SessionId, WorkspaceId},
         record::{
-            Deletion, Extra, StoredSession, StoredWorkspace, Teardown, TeardownAction,
+            Deletion, Ended, Extra, StoredSession, StoredWorkspace, Teardown, TeardownAction,
             TeardownState,
         },
     },
     super::Touched,
-    Done, GRAVE, Places, Standing, map_at, maps_at,
+    Done, GRAVE, GRAVE_CONFIRMED, Places, Standing, map_at, maps_at,
 };
 
 /// The fields of a session that can be written later than at its creation.
@@ -166,9 +166,11 @@ impl<'tx, 'doc> Writer<'tx, 'doc> {
         Ok(())
     }
 
-    /// Removes a session for good; only its host may.
-    pub fn purge_session(&mut self, id: &SessionId) -> Done {
-        self.tx.put(self.places.bucket(id), id.as_str(), GRAVE)
+    /// Removes a session for good, and notes whether its agent's server has confirmed that it is
+    /// gone there; only its host may.
+    pub fn purge_session(&mut self, id: &SessionId, confirmed: bool) -> Done {
+        let grave = if confirmed { GRAVE_CONFIRMED } else { GRAVE };
+        self.tx.put(self.places.bucket(id), id.as_str(), grave)
     }
 
     /// Creates a workspace; whatever stood at its id loses.
@@ -289,9 +291,9 @@ impl<'tx, 'doc> Writer<'tx, 'doc> {
         Ok(())
     }
 
-    /// Removes a workspace for good; only its host may.
-    pub fn remove_workspace(&mut self, id: &WorkspaceId) -> Done {
-        self.tx.put(&self.places.workspaces, id.as_str(), GRAVE)
+    /// Removes a workspace for good, and leaves what was done; only its host may.
+    pub fn remove_workspace(&mut self, id: &WorkspaceId, ended: &Ended) -> Done {
+        self.tx.put(&self.places.workspaces, id.as_str(), ended.grave(GRAVE))
     }
 
     fn note(
