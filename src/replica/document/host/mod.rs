@@ -394,6 +394,19 @@ mod tests {
     }
 
     #[test]
+    fn an_epoch_that_another_node_has_begun_is_refused() {
+        for (by, taken) in [(HOST, true), (NodeId([2; 32]), false)] {
+            let actor = super::super::actor(&by, StartId([1; 8]));
+            let mut automerge = Automerge::new().with_actor(actor.clone());
+            let mut tx = automerge.transaction();
+            genesis(&mut tx, HOST, 1).unwrap();
+            tx.commit();
+            let id = DocumentId::Host { host: HOST, epoch: 1 };
+            assert_eq!(Document::adopt(id, actor, &automerge.save()).is_ok(), taken);
+        }
+    }
+
+    #[test]
     fn another_document_under_this_ones_name_is_refused_and_changes_nothing() {
         let (mut one, _) = replicas();
         let before = one.heads();
