@@ -282,3 +282,43 @@ async fn an_address_that_is_none_stops_the_start() {
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(told.contains("localhost:4096"), "{told}");
 }
+
+#[tokio::test]
+async fn another_database_at_the_same_address_deletes_nothing_and_confirms_nothing() {
+    let bridged = Bridged::start(&["ses_1", "ses_2"]).await;
+    bridged.fake.fail_deletes(true);
+    bridged.delete("ses_2").await;
+    bridged
+        .daemon
+        .until("/v1/status", "asked to delete", |_| bridged.fake.refused_deletes() > 0)
+        .await;
+    bridged.fake.fail_deletes(false);
+    bridged.fake.move_to(8, &["ses_other"]);
+    bridged.problem("failed", "another database").await;
+    assert_eq!(bridged.live().await, ["ses_1"]);
+    // It is still to be deleted where it is: no 404 of another database counts.
+    bridged.until_all("not purged", &["ses_1", "ses_2"]).await;
+    bridged.fake.move_to(7, &["ses_1", "ses_2"]);
+    bridged.connected().await;
+    bridged.until_all("deleted there, and purged", &["ses_1"]).await;
+    assert_eq!(bridged.fake.deletes(), ["ses_2"]);
+}
+
+#[tokio::test]
+async fn deletes_of_most_sessions_that_are_told_one_by_one_are_looked_up_before_they_are_believed()
+{
+    let ids = ["ses_1", "ses_2", "ses_3", "ses_4", "ses_5", "ses_6"];
+    let bridged = Bridged::start(&ids).await;
+    // Told, and not so.
+    ids.iter().for_each(|id| bridged.fake.tell_deleted(id));
+    bridged
+        .daemon
+        .until("/v1/status", "looked up", |status| status["agents"][0]["state"] == "connected")
+        .await;
+    bridged.fake.put("ses_7", json!({}));
+    let all = ["ses_1", "ses_2", "ses_3", "ses_4", "ses_5", "ses_6", "ses_7"];
+    bridged.until_live("all are there", &all).await;
+    // Told, and so.
+    ids.iter().for_each(|id| bridged.fake.remove(id));
+    bridged.until_live("they are gone", &["ses_7"]).await;
+}

@@ -124,13 +124,13 @@ async fn a_delete_says_what_goes_along_before_it_is_done_and_how_to_undo_it() {
         deleted["workspace_id"] = json!("wrk_1");
         match (method, path) {
             ("GET", "/v1/sessions/ses_1") => ok(session("ses_1")),
-            ("GET", place) if place.starts_with("/v1/workspaces/wrk_1@") => ok(workspace("wrk_1")),
             ("DELETE", "/v1/sessions/ses_1") => {
                 let dry = query.contains("dry_run=true");
                 ok(json!({
                     "operation": if dry { Value::Null } else { json!("op_1") }, "receipt": null,
                     "session": deleted, "sessions_deleted": [deleted, session("ses_child")],
-                    "workspace_vacated": true, "already_deleted": false, "dry_run": dry
+                    "workspace_vacated": true, "workspace": workspace("wrk_1"),
+                    "git_state": "uncommitted", "already_deleted": false, "dry_run": dry
                 }))
             }
             (_, path) => names(path).unwrap_or_else(|| problem(404, "unknown", path)),
@@ -147,7 +147,8 @@ async fn a_delete_says_what_goes_along_before_it_is_done_and_how_to_undo_it() {
     assert_eq!(deletes(&fake), ["/v1/sessions/ses_1?dry_run=true"]);
     let (exit, out, _) = said(&fake.run(&["session", "delete", "ses_1"]).await);
     assert_eq!(exit, 0);
-    for part in ["on laptop", "1 child session", "ses_child", "wrk_1 \"place\" (/w) on laptop"] {
+    let with = ["on laptop", "1 child session", "ses_child", "wrk_1 \"place\" (/w) on laptop"];
+    for part in with.into_iter().chain(["untracked files", "its host last reported"]) {
         assert!(out.contains(part), "{part} is not in {out}");
     }
     assert!(out.ends_with("undo: sessionmesh session restore op_1\n"), "{out}");

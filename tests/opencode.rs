@@ -25,6 +25,9 @@ mod harness;
 #[path = "opencode/bridged.rs"]
 mod bridged;
 
+#[path = "opencode/ended.rs"]
+mod ended;
+
 async fn fake(answer: fn(&Request) -> Response) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -178,6 +181,12 @@ impl Real {
     fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Sends the server a signal.
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
     }
 
     /// Starts the killed server again, where it was and with what it had.

@@ -21,7 +21,7 @@ use crate::{
     replica::{
         command::{Restored, SessionDeleted, WorkspaceDeleted},
         ids::ReceiptId,
-        record::{Session, Workspace},
+        record::{GitState, Session, Workspace},
     },
 };
 
@@ -81,12 +81,9 @@ pub async fn delete_session(args: DeleteArgs, context: Context) -> Result<(), Fa
     out.line(&format!("{} {}", going(args.dry_run), describe(&before.session, &names)))?;
     let children = before.sessions_deleted.iter().filter(|s| s.key() != before.session.key());
     list_sessions(&mut out, "child session", &children.collect::<Vec<_>>())?;
-    if before.workspace_vacated
-        && let Some(workspace) = &before.session.workspace_id
-    {
-        let id = format!("{workspace}@{}", before.session.host);
-        let workspace: Workspace = client.get(&["v1", "workspaces", &id], &[]).await?.read()?;
-        out.line(&format!("  with its workspace {}", describe_workspace(&workspace, &names)))?;
+    if let Some(workspace) = &before.workspace {
+        out.line(&format!("  with its workspace {}", describe_workspace(workspace, &names)))?;
+        git_line(&mut out, before.git_state)?;
     }
     if args.dry_run {
         return Ok(());
@@ -114,6 +111,7 @@ pub async fn delete_workspace(args: DeleteArgs, context: Context) -> Result<(), 
         return Ok(());
     }
     out.line(&format!("{} workspace {what}", going(args.dry_run)))?;
+    git_line(&mut out, before.git_state)?;
     list_sessions(&mut out, "session", &before.sessions_deleted.iter().collect::<Vec<_>>())?;
     if args.dry_run {
         return Ok(());
@@ -243,6 +241,28 @@ fn going(dry_run: bool) -> &'static str {
 
 fn undo_line(out: &mut Output, verb: &str, operation: &str) -> Result<(), Failure> {
     out.line(&format!("undo: sessionmesh {verb} restore {operation}"))
+}
+
+/// Says what removing a git worktree would meet.
+fn git_line(out: &mut Output, state: Option<GitState>) -> Result<(), Failure> {
+    let what = match state {
+        None => return Ok(()),
+        Some(GitState::Clean) => "clean, as its host last reported",
+        Some(GitState::Uncommitted) => {
+            "holds uncommitted or untracked files, as its host last reported: it will stay until \
+             it is forced"
+        }
+        Some(GitState::Unreached) => {
+            "holds commits that are on no other branch, as its host last reported: it will stay \
+             until it is forced"
+        }
+        Some(GitState::UncommittedAndUnreached) => {
+            "holds uncommitted files and commits that are on no other branch, as its host last \
+             reported: it will stay until it is forced"
+        }
+        Some(GitState::Unknown) => "of unknown state: its host has not reported",
+    };
+    out.line(&format!("    a git worktree, {what}"))
 }
 
 fn list_sessions(out: &mut Output, noun: &str, sessions: &[&Session]) -> Result<(), Failure> {

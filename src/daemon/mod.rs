@@ -12,5 +12,6 @@ pub mod hub;
 mod looping;
 mod removal;
 mod run;
+mod survey;
 
 pub use run::{Error, Ready, Settings, run};

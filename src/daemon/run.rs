@@ -18,6 +18,7 @@ use super::{
     hub::Hub,
     looping::{Loop, Shells},
     removal::ByOpencode,
+    survey,
 };
 use crate::{
     agent::{bridge, opencode},
@@ -172,6 +173,7 @@ pub async fn run(
         .map(|client| Arc::new(ByOpencode::new(client.clone())) as Arc<dyn teardown::Remover>)
         .collect();
     let teardown = Arc::new(teardown);
+    let ending = teardown.clone();
     let receipts = handle.receipts().clone();
     let shells = Shells { hub, transport: transport.clone(), committer, store, teardown, receipts };
     let looping = Loop::new(engine, effects, clock, shells);
@@ -192,14 +194,17 @@ pub async fn run(
         let stop = no_more_requests.clone();
         tokio::spawn(async move { api.serve(listeners, stop).await })
     };
+    let anchors = Arc::new(bridge::Anchors::new(&settings.data_dir));
     let bridges: Vec<tokio::task::JoinHandle<()>> = settings
         .opencode
         .iter()
         .map(|client| {
             let stop = no_more_requests.clone();
-            tokio::spawn(bridge::run(client.clone(), handle.clone(), node, stop))
+            let (client, handle, anchors) = (client.clone(), handle.clone(), anchors.clone());
+            tokio::spawn(bridge::run(client, handle, node, anchors, stop))
         })
         .collect();
+    let surveying = tokio::spawn(survey::run(handle.clone(), node, no_more_requests.clone()));
     let mut ended = None;
     let lived = tokio::select! {
         biased;
@@ -217,6 +222,9 @@ pub async fn run(
             tracing::error!(%error, "a bridge has panicked");
         }
     }
+    if let Err(error) = surveying.await {
+        tracing::error!(%error, "the survey of worktrees has panicked");
+    }
     if let Err(error) = serving.await {
         tracing::error!(%error, "the local API has panicked");
     }
@@ -225,6 +233,9 @@ pub async fn run(
         Some(ended) => ended,
         None => looped.await,
     };
+    if let Err(error) = tokio::task::spawn_blocking(move || ending.stop()).await {
+        tracing::error!(%error, "the hooks are not stopped");
+    }
     transport.shutdown().await;
     lived.and(ended.expect("the loop does not panic").map_err(Error::from))
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     ids::{NodeId, OperationId, ReceiptId, SessionId, WorkspaceId},
     receipt::Receipt,
-    record::{Extra, Role, Session, TeardownAction, Workspace},
+    record::{Extra, GitState, Role, Session, TeardownAction, Workspace},
 };
 
 /// Names a record the way a person does: an id and, where two hosts have it, the host.
@@ -264,6 +264,11 @@ pub struct SessionDeleted {
     pub sessions_deleted: Vec<Session>,
     /// Whether its workspace has gone with it.
     pub workspace_vacated: bool,
+    /// The workspace that has gone with it; `null` where none has.
+    pub workspace: Option<Workspace>,
+    /// How that workspace's git worktree stands, as its host last reported; `null` where it is
+    /// none.
+    pub git_state: Option<GitState>,
     /// Whether it had been deleted before.
     pub already_deleted: bool,
     /// Whether nothing was changed on purpose.
@@ -279,6 +284,8 @@ pub struct WorkspaceDeleted {
     pub receipt: Option<ReceiptId>,
     /// The workspace afterwards.
     pub workspace: Workspace,
+    /// How its git worktree stands, as its host last reported; `null` where it is none.
+    pub git_state: Option<GitState>,
     /// The sessions that were alive in it, and their children.
     pub sessions_deleted: Vec<Session>,
     /// Whether it had been deleted before.

@@ -24,6 +24,12 @@ pub const EXTRA_VALUE_CHARS_MAX: usize = 4_096;
 /// The key in `extra` under which a bridge marks the server that a record came from.
 pub const EXTRA_SERVER: &str = "agent_server";
 
+/// The key in `extra` under which a host reports how the git worktree of a workspace stands.
+pub const EXTRA_GIT: &str = "git_state";
+
+/// The kind of workspaces that are git worktrees.
+pub const KIND_WORKTREE: &str = "worktree";
+
 /// A record's own, free fields.
 pub type Extra = BTreeMap<String, String>;
 
@@ -248,7 +254,47 @@ pub struct Workspace {
     pub extra: Extra,
 }
 
+/// How a git worktree stands, as its host last saw it: what its removal would lose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GitState {
+    /// Nothing would be lost.
+    Clean,
+    /// It holds uncommitted or untracked files, ignored ones aside, or something is unfinished.
+    Uncommitted,
+    /// It holds commits that no other branch and no remote-tracking ref reaches.
+    Unreached,
+    /// It holds both.
+    UncommittedAndUnreached,
+    /// Its host has not reported, or could not look.
+    Unknown,
+}
+
+impl GitState {
+    /// Returns the word under which it is reported.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Clean => "clean",
+            Self::Uncommitted => "uncommitted",
+            Self::Unreached => "unreached",
+            Self::UncommittedAndUnreached => "uncommitted_and_unreached",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    fn parse(word: &str) -> Self {
+        let all = [Self::Clean, Self::Uncommitted, Self::Unreached, Self::UncommittedAndUnreached];
+        all.into_iter().find(|state| state.as_str() == word).unwrap_or(Self::Unknown)
+    }
+}
+
 impl Workspace {
+    /// Returns how its git worktree stands, as its host last reported; `None` if it is none.
+    pub fn git_state(&self) -> Option<GitState> {
+        let reported = self.extra.get(EXTRA_GIT).map(|word| GitState::parse(word));
+        reported.or_else(|| (self.kind == KIND_WORKTREE).then_some(GitState::Unknown))
+    }
+
     /// Returns the workspace's name in the fleet.
     pub fn key(&self) -> WorkspaceKey {
         WorkspaceKey { host: self.host, id: self.id.clone() }

@@ -6,7 +6,7 @@
 use std::{
     io::{self, Read, Write as _},
     os::unix::process::CommandExt as _,
-    process::{Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{self, Receiver},
     thread,
     time::{Duration, Instant},
@@ -44,21 +44,48 @@ pub struct Output {
 ///
 /// It can't be started or waited for.
 pub fn run(command: &mut Command, input: Vec<u8>, time_max: Duration) -> io::Result<Output> {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    command.stdin(Stdio::piped());
+    finish(command, time_max, &|| false, |child| {
+        if let Some(mut stdin) = child.stdin.take() {
+            // A program need not read what it is told.
+            thread::spawn(move || drop(stdin.write_all(&input)));
+        }
+    })
+}
+
+/// Runs a program as [`run`] does, with this input, and stops it as soon as `stop` says so.
+///
+/// # Errors
+///
+/// It can't be started or waited for.
+pub fn run_until(
+    command: &mut Command,
+    input: Stdio,
+    time_max: Duration,
+    stop: &dyn Fn() -> bool,
+) -> io::Result<Output> {
+    command.stdin(input);
+    finish(command, time_max, stop, |_| {})
+}
+
+fn finish(
+    command: &mut Command,
+    time_max: Duration,
+    stop: &dyn Fn() -> bool,
+    started: impl FnOnce(&mut Child),
+) -> io::Result<Output> {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut child = command.spawn()?;
     let group = Pid::from_child(&child);
-    if let Some(mut stdin) = child.stdin.take() {
-        // A program need not read what it is told.
-        thread::spawn(move || drop(stdin.write_all(&input)));
-    }
+    started(&mut child);
     let stdout = child.stdout.take().map(|pipe| collect(pipe, STDOUT_BYTES_MAX, Keep::First));
     let stderr = child.stderr.take().map(|pipe| collect(pipe, STDERR_BYTES_MAX, Keep::Last));
 
-    let mut ended = wait(group, time_max);
+    let mut ended = wait(group, time_max, stop);
     let in_time = matches!(ended, Ok(true));
     if !in_time {
         let _ = kill_process_group(group, Signal::TERM);
-        ended = wait(group, GRACE);
+        ended = wait(group, GRACE, &|| false);
     }
     // The leader is not reaped yet, so its group's number can't have become another's.
     let _ = kill_process_group(group, Signal::KILL);
@@ -72,13 +99,13 @@ pub fn run(command: &mut Command, input: Vec<u8>, time_max: Duration) -> io::Res
 }
 
 /// Tells whether the leader of a group ends in time; does not reap it.
-fn wait(leader: Pid, time_max: Duration) -> io::Result<bool> {
+fn wait(leader: Pid, time_max: Duration, stop: &dyn Fn() -> bool) -> io::Result<bool> {
     let began = Instant::now();
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     loop {
         match waitid(WaitId::Pid(leader), look) {
             Ok(Some(_)) => return Ok(true),
-            Ok(None) if began.elapsed() >= time_max => return Ok(false),
+            Ok(None) if began.elapsed() >= time_max || stop() => return Ok(false),
             Ok(None) => thread::sleep(POLL),
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),

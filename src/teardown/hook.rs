@@ -11,6 +11,7 @@ use std::{
     os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::{Path, PathBuf},
     process::Command,
+    sync::atomic::Ordering,
     time::Duration,
 };
 
@@ -21,6 +22,7 @@ use super::{
     ledger::{Entry, Step},
     place,
     problem::{Problem, said},
+    running::Input,
     worktree,
 };
 use crate::replica::{
@@ -82,7 +84,7 @@ pub fn end(due: &TeardownDue, occupants: &[Occupant], config: &Config) -> Result
         directory = Some(real.to_string_lossy().into_owned());
     }
     config.ledger.add(&entry).map_err(Problem::io(config.ledger.path()))?;
-    run(&hook, due, directory.as_deref())?;
+    run(&hook, due, directory.as_deref(), config)?;
     entry.step = Step::Gone;
     Ok(entry)
 }
@@ -122,7 +124,12 @@ fn refuse_loss(path: &Path) -> Result<(), Problem> {
     })
 }
 
-fn run(hook: &Hook, due: &TeardownDue, directory: Option<&str>) -> Result<(), Problem> {
+fn run(
+    hook: &Hook,
+    due: &TeardownDue,
+    directory: Option<&str>,
+    config: &Config,
+) -> Result<(), Problem> {
     let workspace: &Workspace = &due.workspace;
     let (program, arguments) = hook.argv.split_first().expect("a loaded hook has a program");
     let mut command = Command::new(program);
@@ -149,8 +156,17 @@ fn run(hook: &Hook, due: &TeardownDue, directory: Option<&str>) -> Result<(), Pr
     let failed = |why: String| Problem::Hook { program: program.clone(), why };
     let record = serde_json::to_vec(workspace).map_err(|error| failed(error.to_string()))?;
     let time_max = Duration::from_secs(hook.timeout_s);
-    let output = child::run(&mut command, record, time_max)
-        .map_err(|error| failed(format!("can't be run: {error}")))?;
+    config.hooks.fetch_add(1, Ordering::SeqCst);
+    let output = Input::claim(config, &workspace.id, &record, time_max).and_then(|input| {
+        let stdin = input.file.try_clone().map_err(Problem::io(input.path()))?;
+        child::run_until(&mut command, stdin.into(), time_max, &|| config.is_stopping())
+            .map_err(|error| failed(format!("can't be run: {error}")))
+    });
+    config.hooks.fetch_sub(1, Ordering::SeqCst);
+    let output = output?;
+    if output.status.is_none() && config.is_stopping() {
+        return Err(Problem::Stopped);
+    }
     let words = if output.stderr.trim_ascii().is_empty() {
         said(&output.stdout[output.stdout.len().saturating_sub(child::STDERR_BYTES_MAX)..])
     } else {
@@ -351,5 +367,56 @@ mod tests {
         fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
         let reason = end(&repository, &due).unwrap_err();
         assert!(reason.contains("chmod 600"), "{reason}");
+    }
+
+    /// A killed daemon's hook went on, and the next start ran another beside it.
+    #[test]
+    fn a_hook_that_still_runs_from_before_is_waited_for() {
+        let repository = with_hook("cat >/dev/null", 30);
+        let folder = repository.path("data").join("hooks.running");
+        fs::create_dir_all(&folder).unwrap();
+        let held = File::create(folder.join("wrk_1")).unwrap();
+        held.lock().unwrap();
+        let due = boxed(&repository, "repo", TeardownAction::Force);
+        std::thread::scope(|scope| {
+            let ended = scope.spawn(|| end(&repository, &due));
+            // It waits for as long as the one before runs, and that is until here.
+            while repository.config.hooks.load(Ordering::SeqCst) == 0 {
+                std::thread::yield_now();
+            }
+            assert!(!ended.is_finished());
+            drop(held);
+            assert_eq!(ended.join().unwrap(), Ok(()));
+        });
+    }
+
+    #[test]
+    fn a_hook_holds_its_lock_although_the_daemon_is_gone() {
+        let repository = with_hook("sleep 600", 1);
+        let due = boxed(&repository, "repo", TeardownAction::Force);
+        let path = repository.path("data").join("hooks.running/wrk_1");
+        std::thread::scope(|scope| {
+            let ended = scope.spawn(|| end(&repository, &due));
+            let held = || File::open(&path).is_ok_and(|file| file.try_lock().is_err());
+            while !held() {
+                assert!(!ended.is_finished(), "it was never locked");
+                std::thread::yield_now();
+            }
+            assert!(ended.join().unwrap().unwrap_err().contains("stopped after 1 s"));
+        });
+    }
+
+    #[test]
+    fn a_daemon_that_stops_ends_its_hooks_and_says_that_it_goes_on_later() {
+        let repository = with_hook("sleep 600", 300);
+        let due = boxed(&repository, "repo", TeardownAction::Force);
+        std::thread::scope(|scope| {
+            let ended = scope.spawn(|| end(&repository, &due));
+            while repository.config.hooks.load(Ordering::SeqCst) == 0 {
+                std::thread::yield_now();
+            }
+            repository.config.stop();
+            assert!(ended.join().unwrap().unwrap_err().contains("at its next start"));
+        });
     }
 }

@@ -11,6 +11,8 @@ mod git;
 mod hook;
 mod place;
 mod problem;
+mod running;
+pub mod survey;
 #[cfg(test)]
 mod testing;
 mod worktree;
@@ -18,20 +20,26 @@ mod worktree;
 use std::{
     fmt::Debug,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use ledger::{Entry, Ledger, Step};
 
 use crate::replica::{
     effect::{TeardownDue, TeardownOutcome},
-    record::Workspace,
+    record::{KIND_WORKTREE, Workspace},
 };
 
+/// How long the daemon's stop waits for hooks: the grace that a program has, and a little.
+const STOP_WITHIN: Duration = Duration::from_secs(3);
+/// How often it is seen whether they have ended.
+const STOP_POLL: Duration = Duration::from_millis(10);
 /// The kind of workspaces that are folders somebody else looks after.
 const KIND_DIRECTORY: &str = "directory";
-/// The kind of workspaces that are git worktrees.
-const KIND_WORKTREE: &str = "worktree";
 
 /// Someone else who removes some workspaces, and must be asked to: the agent that made them.
 pub trait Remover: Debug + Send + Sync {
@@ -59,6 +67,9 @@ pub struct Config {
     /// Asked in order; the first that claims a worktree removes it.
     pub removers: Vec<Arc<dyn Remover>>,
     ledger: Ledger,
+    stopping: AtomicBool,
+    /// How many hooks run.
+    hooks: AtomicUsize,
 }
 
 impl Config {
@@ -71,7 +82,23 @@ impl Config {
             home: std::env::home_dir().filter(|home| home.is_absolute()),
             removers: Vec::new(),
             ledger,
+            stopping: AtomicBool::new(false),
+            hooks: AtomicUsize::new(0),
         }
+    }
+
+    /// Ends the hooks that run: what they were to end is ended at the next start. Blocks for as
+    /// long as a program may take that is told to stop, no longer.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        let until = Instant::now() + STOP_WITHIN;
+        while self.hooks.load(Ordering::SeqCst) > 0 && Instant::now() < until {
+            std::thread::sleep(STOP_POLL);
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
     }
 
     fn remover(&self, workspace: &Workspace) -> Option<&dyn Remover> {

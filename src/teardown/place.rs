@@ -95,8 +95,9 @@ pub fn refuse_used(path: &Path, occupants: &[Occupant]) -> Result<(), Problem> {
     Err(Problem::InUse { path: path.into(), by })
 }
 
-/// Returns the processes whose working directory or program lies in a directory, as far as this
-/// user may see them. Only where there is `/proc`: elsewhere none are found.
+/// Returns the processes whose working directory, root, program or an open file lies in a
+/// directory, as far as this user may see them. Only where there is `/proc`: elsewhere none are
+/// found.
 fn processes_in(path: &Path) -> Vec<String> {
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
     let own = std::process::id();
@@ -106,9 +107,15 @@ fn processes_in(path: &Path) -> Vec<String> {
         else {
             continue;
         };
-        let leads_here =
-            |link| fs::read_link(process.path().join(link)).is_ok_and(|to| to.starts_with(path));
-        if pid != own && (leads_here("cwd") || leads_here("exe")) {
+        let leads_here = |link: &&str| {
+            fs::read_link(process.path().join(link)).is_ok_and(|to| to.starts_with(path))
+        };
+        let holds_open = || {
+            let open = fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten();
+            open.map(|file| fs::read_link(file.path()))
+                .any(|to| to.is_ok_and(|to| to.starts_with(path)))
+        };
+        if pid != own && (["cwd", "root", "exe"].iter().any(leads_here) || holds_open()) {
             let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
             found.push(format!("process {pid} ({})", name.trim().escape_debug()));
         }

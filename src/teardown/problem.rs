@@ -115,6 +115,19 @@ pub enum Problem {
         /// What it said.
         why: String,
     },
+    /// The hook of an earlier start has not ended.
+    #[error(
+        "a hook that was started before has not ended (it holds {} open); see to that on the \
+         workspace's host and retry",
+        path.display()
+    )]
+    StillRuns {
+        /// What it reads.
+        path: PathBuf,
+    },
+    /// The daemon stops; it goes on at its next start.
+    #[error("the daemon was stopped meanwhile; it goes on at its next start")]
+    Stopped,
     /// The operating system refused something.
     #[error("{}: {source}; see to that and retry", path.display())]
     Io {

@@ -29,8 +29,8 @@ use sessionmesh::{
         invite::Ticket,
         receipt::{Applying, CarryingOut, Ending, Receipt, ReceiptMember, ReceiptSession},
         record::{
-            Deletion, Extra, Role, Session, SessionState, StoredSession, Teardown, TeardownAction,
-            TeardownState, Workspace, WorkspaceState,
+            Deletion, Extra, GitState, Role, Session, SessionState, StoredSession, Teardown,
+            TeardownAction, TeardownState, Workspace, WorkspaceState,
         },
     },
 };
@@ -149,6 +149,8 @@ pub fn session_deleted(dry_run: bool) -> SessionDeleted {
         sessions_deleted: vec![session.clone()],
         session,
         workspace_vacated: true,
+        workspace: Some(workspace("wrk_1")),
+        git_state: Some(GitState::Uncommitted),
         already_deleted: false,
         dry_run,
     }
@@ -159,6 +161,7 @@ pub fn workspace_deleted(dry_run: bool) -> WorkspaceDeleted {
         operation: (!dry_run).then(|| "op_1".parse().unwrap()),
         receipt: None,
         workspace: workspace("wrk_1"),
+        git_state: Some(GitState::Unknown),
         sessions_deleted: vec![deleted_session("ses_1")],
         already_deleted: false,
         dry_run,

@@ -41,6 +41,8 @@ struct State {
     workspaces: BTreeMap<String, Value>,
     deletes: Vec<String>,
     fail_deletes: bool,
+    /// When its database first saw its project.
+    first_seen: i64,
     refused: usize,
     /// Replaced where the streams are to end.
     events: broadcast::Sender<String>,
@@ -63,6 +65,7 @@ impl Fake {
             workspaces: BTreeMap::new(),
             deletes: Vec::new(),
             fail_deletes: false,
+            first_seen: 7,
             refused: 0,
             events: broadcast::channel(1_024).0,
         }));
@@ -90,10 +93,7 @@ impl Fake {
 
     /// Makes a session or replaces it, and tells.
     pub fn put(&self, id: &str, fields: Value) {
-        let mut session = json!({
-            "id": id, "slug": "s", "projectID": "p", "directory": "/p", "title": id,
-            "version": "1.18.33", "time": { "created": 1, "updated": 1 }
-        });
+        let mut session = session(id);
         for (key, value) in fields.as_object().unwrap() {
             session[key] = value.clone();
         }
@@ -110,6 +110,13 @@ impl Fake {
         state.tell("session.deleted", &session);
     }
 
+    /// Tells that a session was deleted, which is there.
+    pub fn tell_deleted(&self, id: &str) {
+        let state = self.state();
+        let session = state.sessions[id].clone();
+        state.tell("session.deleted", &session);
+    }
+
     pub fn put_workspace(&self, id: &str) {
         let workspace = json!({
             "id": id, "type": "worktree", "name": id, "branch": null,
@@ -121,6 +128,18 @@ impl Fake {
 
     pub fn remove_workspace(&self, id: &str) {
         self.state().workspaces.remove(id).unwrap();
+    }
+
+    /// Stands on another database from now on, with these sessions and first seen then.
+    pub fn move_to(&self, first_seen: i64, sessions: &[&str]) {
+        let mut state = self.state();
+        let kept = std::mem::take(&mut state.sessions);
+        state.sessions = sessions
+            .iter()
+            .map(|id| ((*id).to_owned(), kept.get(*id).cloned().unwrap_or_else(|| session(id))))
+            .collect();
+        state.first_seen = first_seen;
+        state.events = broadcast::channel(1_024).0;
     }
 
     pub fn fail_deletes(&self, fail: bool) {
@@ -140,6 +159,13 @@ impl Fake {
     pub fn sessions(&self) -> Vec<String> {
         self.state().sessions.keys().cloned().collect()
     }
+}
+
+fn session(id: &str) -> Value {
+    json!({
+        "id": id, "slug": "s", "projectID": "p", "directory": "/p", "title": id,
+        "version": "1.18.33", "time": { "created": 1, "updated": 1 }
+    })
 }
 
 impl State {
@@ -177,7 +203,9 @@ fn works(shared: &Shared, request: &Request) -> Response {
             let stream = first.chain(rest).map(|event| event.unwrap_or_default());
             Body::from_stream(stream.map(Ok::<String, Infallible>)).into_response()
         }
-        "/project" => json(&json!([{ "id": "p", "worktree": "/p" }])),
+        "/project" => {
+            json(&json!([{ "id": "p", "worktree": "/p", "time": { "created": state.first_seen } }]))
+        }
         "/experimental/workspace" => json(&list(&state.workspaces)),
         "/session" => match state.mode {
             Mode::EmptyOnce => json(&json!([])),

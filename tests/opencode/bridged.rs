@@ -10,18 +10,18 @@ use super::{Real, program_or_skip};
 use crate::harness::{Daemon, Followed, PATIENCE, Subscriber, linked};
 
 /// How long a delete can be undone here: long enough to do something within it.
-const UNDO_WINDOW: &str = "4s";
+pub const UNDO_WINDOW: &str = "4s";
 
-struct World {
-    real: Real,
-    a: Daemon,
-    b: Daemon,
-    dir: tempfile::TempDir,
+pub struct World {
+    pub real: Real,
+    pub a: Daemon,
+    pub b: Daemon,
+    pub dir: tempfile::TempDir,
 }
 
 impl World {
     /// Starts everything; `None` where there is no opencode to test with.
-    async fn start() -> Option<Self> {
+    pub async fn start() -> Option<Self> {
         let real = Real::start(&program_or_skip()?).await;
         let dir = tempfile::tempdir().unwrap();
         let a = Daemon::start(&dir.path().join("a"), "a", &["--undo-window", UNDO_WINDOW]);
@@ -35,7 +35,7 @@ impl World {
     }
 
     /// Starts B again where it was, after it was killed.
-    fn start_b(&self, listen: &str) -> Daemon {
+    pub fn start_b(&self, listen: &str) -> Daemon {
         let more = ["--undo-window", UNDO_WINDOW, "--opencode", &self.real.base];
         Daemon::start_at(&self.dir.path().join("b"), "b", listen, &more)
     }
@@ -45,7 +45,7 @@ impl World {
         self.b.until("/v1/status", "bridged", holds).await;
     }
 
-    async fn create(&self, title: &str) -> String {
+    pub async fn create(&self, title: &str) -> String {
         self.real.create(&self.real.here(), json!({ "title": title })).await
     }
 
@@ -54,7 +54,7 @@ impl World {
     }
 
     /// Whether opencode has the session.
-    async fn is_there(&self, id: &str) -> bool {
+    pub async fn is_there(&self, id: &str) -> bool {
         let url = format!("{}/session/{id}", self.real.base);
         reqwest::get(url).await.unwrap().status().is_success()
     }
@@ -69,7 +69,7 @@ impl World {
 }
 
 /// Waits until a daemon shows a session in a state, or not at all.
-async fn until(daemon: &Daemon, id: &str, state: Option<&str>) {
+pub async fn until(daemon: &Daemon, id: &str, state: Option<&str>) {
     daemon
         .until("/v1/sessions?state=all&limit=1000", &format!("{id} is {state:?}"), |seen| {
             let mut sessions = seen["sessions"].as_array().unwrap().iter();
@@ -79,12 +79,16 @@ async fn until(daemon: &Daemon, id: &str, state: Option<&str>) {
         .await;
 }
 
-async fn delete(daemon: &Daemon, id: &str) -> Value {
+pub async fn delete(daemon: &Daemon, id: &str) -> Value {
     daemon.ok("DELETE", &format!("/v1/sessions/{id}"), None).await
 }
 
 /// Follows until an event holds.
-async fn told(stream: &mut Followed, subscriber: &mut Subscriber, holds: impl Fn(&Event) -> bool) {
+pub async fn told(
+    stream: &mut Followed,
+    subscriber: &mut Subscriber,
+    holds: impl Fn(&Event) -> bool,
+) {
     while !subscriber.events.iter().any(&holds) {
         subscriber.take(stream.next().await.expect("the stream goes on"));
     }

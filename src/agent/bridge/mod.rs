@@ -4,17 +4,22 @@
 //! here because a list could not be read whole; nothing is deleted there before its undo window is
 //! over; what is yet to be done is found again from the two lists, never from a queue.
 
-pub mod compare;
+pub mod anchor;
+mod compare;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     convert::Infallible,
+    io,
+    path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+pub use self::anchor::Anchors;
 use self::compare::{Here, Plan, mark};
 use super::opencode::{self, Client, Listing, events::Event, listing::Mapped};
 use crate::{
@@ -49,18 +54,45 @@ enum Error {
     /// The server can't be read.
     #[error(transparent)]
     Server(#[from] opencode::Error),
+    /// Another server listens there, or it stands on another database.
+    #[error(
+        "the server at {server} stands on another database than before: it first saw its projects \
+         at other times; nothing is taken over in either direction. If that is meant, stop the \
+         daemon, remove {} and start it again", path.display()
+    )]
+    AnotherDatabase {
+        /// Its address.
+        server: String,
+        /// Where it is written down what database it stood on.
+        path: PathBuf,
+    },
+    /// What is remembered of the server can't be read or written.
+    #[error("{}: {source}", path.display())]
+    Anchors {
+        /// Where it is.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// The loop doesn't take what is told to it.
     #[error(transparent)]
     Here(#[from] RequestError),
 }
 
 /// Keeps a server and this host's records in step until it is told to stop.
-pub async fn run(client: Client, handle: Handle, node: NodeId, stop: CancellationToken) {
+pub async fn run(
+    client: Client,
+    handle: Handle,
+    node: NodeId,
+    anchors: Arc<Anchors>,
+    stop: CancellationToken,
+) {
     let server = client.address().to_string();
     let mut bridge = Bridge {
         client,
         handle,
         node,
+        anchors,
         server,
         listing: Listing::default(),
         written: BTreeMap::new(),
@@ -98,6 +130,7 @@ struct Bridge {
     client: Client,
     handle: Handle,
     node: NodeId,
+    anchors: Arc<Anchors>,
     /// The address, with which the server's records are marked.
     server: String,
     /// What the server has, as far as it has told.
@@ -148,6 +181,10 @@ impl Bridge {
                 () = sleep_until(act_at.unwrap_or_else(Instant::now)), if act_at.is_some() => {
                     act_at = None;
                     self.listing.reread_workspaces(&self.client).await?;
+                    if self.suspicion(&self.listing).is_some() {
+                        // What was told piece by piece is believed no sooner than a list.
+                        self.listing = self.read().await?;
+                    }
                     self.reconcile().await?;
                 }
                 _ = workspaces.tick() => {
@@ -180,16 +217,32 @@ impl Bridge {
     /// Reads the whole list; one that lacks most of what is known only if it still does when it
     /// is read again.
     async fn read(&self) -> Result<Listing, Error> {
-        let listing = Listing::read(&self.client, |_, _| {}).await?;
+        let listing = self.read_once().await?;
         let Some(lacks) = self.suspicion(&listing) else { return Ok(listing) };
         tracing::warn!(server = self.server, "{lacks}; asking again before any of them is deleted");
         self.stands(AgentState::Connecting, Some(format!("{lacks}; asking again")), false);
         sleep(CONFIRM_AFTER).await;
-        let listing = Listing::read(&self.client, |_, _| {}).await?;
+        let listing = self.read_once().await?;
         if let Some(lacks) = self.suspicion(&listing) {
             tracing::warn!(server = self.server, "{lacks}, twice; they are deleted here, too");
         }
         Ok(listing)
+    }
+
+    async fn read_once(&self) -> Result<Listing, Error> {
+        let listing = Listing::read(&self.client, |_, _| {}).await?;
+        self.recognise(&listing)?;
+        Ok(listing)
+    }
+
+    /// Refuses a server that stands on another database than before.
+    fn recognise(&self, listing: &Listing) -> Result<(), Error> {
+        let path = || self.anchors.path().to_owned();
+        match self.anchors.holds(&self.server, listing.projects, &listing.first_seen) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Error::AnotherDatabase { server: self.server.clone(), path: path() }),
+            Err(source) => Err(Error::Anchors { path: path(), source }),
+        }
     }
 
     fn suspicion(&self, listing: &Listing) -> Option<String> {
@@ -292,11 +345,13 @@ impl Bridge {
             return Ok(());
         }
         let mut gone = Vec::new();
+        let mut unknown = false;
         let mut failed = None;
         for id in self.handle.agent_due(&self.server).await? {
             match self.client.delete_session(id.as_str()).await {
-                Ok(()) => {
-                    tracing::info!(session = %id, server = self.server, "deleted there, too");
+                Ok(was_there) => {
+                    tracing::info!(session = %id, server = self.server, was_there, "gone there, too");
+                    unknown |= !was_there;
                     self.listing.sessions.remove(id.as_str());
                     gone.push(id);
                 }
@@ -308,6 +363,10 @@ impl Bridge {
                     }
                 }
             }
+        }
+        if unknown {
+            // A server that was restarted on another database meanwhile has none of them.
+            self.recognise(&Listing::read_projects(&self.client).await?)?;
         }
         if !gone.is_empty() {
             self.handle.command(Command::AgentGone(gone)).await?;

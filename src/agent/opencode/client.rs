@@ -152,7 +152,7 @@ impl Client {
     }
 
     /// Deletes a session, and with it its children; one that is not there counts as deleted.
-    pub async fn delete_session(&self, id: &str) -> Result<(), Error> {
+    pub async fn delete_session(&self, id: &str) -> Result<bool, Error> {
         self.delete(&format!("session/{id}"), &[]).await
     }
 
@@ -162,13 +162,15 @@ impl Client {
     /// whatever it holds, and its branch with it: whoever asks has looked before.
     pub async fn remove_workspace(&self, id: &str, directory: Option<&str>) -> Result<(), Error> {
         let folder = directory.map(|directory| ("directory", directory));
-        self.delete(&format!("experimental/workspace/{id}"), folder.as_slice()).await
+        self.delete(&format!("experimental/workspace/{id}"), folder.as_slice()).await.map(drop)
     }
 
-    async fn delete(&self, path: &str, query: &[(&str, &str)]) -> Result<(), Error> {
+    /// Deletes something; tells whether it was there.
+    async fn delete(&self, path: &str, query: &[(&str, &str)]) -> Result<bool, Error> {
         let (url, request) = self.request(Method::DELETE, path, query);
         match self.send(&url, request.timeout(DELETE_TIMEOUT)).await {
-            Ok(_) | Err(Error::Status { status: 404, .. }) => Ok(()),
+            Ok(_) => Ok(true),
+            Err(Error::Status { status: 404, .. }) => Ok(false),
             Err(error) => Err(error),
         }
     }

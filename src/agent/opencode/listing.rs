@@ -25,6 +25,8 @@ const SESSIONS_MAX: usize = 1_000_000;
 pub struct Listing {
     /// How many projects it knows.
     pub projects: usize,
+    /// When its database first saw each of them, where it says.
+    pub first_seen: BTreeMap<String, i64>,
     /// Its workspaces by id.
     pub workspaces: BTreeMap<String, Workspace>,
     /// Its sessions by id; children and archived ones, too.
@@ -47,7 +49,7 @@ impl Listing {
         mut progress: impl FnMut(usize, usize),
     ) -> Result<Self, Error> {
         let projects = Self::projects(client).await?;
-        let mut listing = Self { projects: projects.len(), ..Self::default() };
+        let mut listing = Self::of_projects(&projects);
         for (done, project) in projects.iter().enumerate() {
             progress(done, projects.len());
             let folder = ("directory", project.worktree.as_str());
@@ -57,6 +59,19 @@ impl Listing {
         progress(projects.len(), projects.len());
         listing.add_sessions(client, "experimental/session", &[("archived", "true")]).await?;
         Ok(listing)
+    }
+
+    /// Reads the projects alone.
+    pub async fn read_projects(client: &Client) -> Result<Self, Error> {
+        Ok(Self::of_projects(&Self::projects(client).await?))
+    }
+
+    fn of_projects(projects: &[Project]) -> Self {
+        let first_seen = projects
+            .iter()
+            .filter_map(|project| Some((project.id.clone(), project.time.as_ref()?.created?)));
+        let first_seen = first_seen.collect();
+        Self { projects: projects.len(), first_seen, ..Self::default() }
     }
 
     /// Reads the workspaces anew; tells whether they differ.

@@ -209,6 +209,7 @@ mod tests {
         let workspaces = workspaces.iter().map(|v| Workspace::deserialize(v).unwrap());
         Listing {
             projects: 1,
+            first_seen: BTreeMap::new(),
             sessions: sessions.map(|s: Session| (s.id.clone(), s)).collect(),
             workspaces: workspaces.map(|w: Workspace| (w.id.clone(), w)).collect(),
         }

@@ -22,6 +22,17 @@ pub struct Project {
     pub id: String,
     /// The folder of the repository; `/` for `global`.
     pub worktree: String,
+    /// When what happened.
+    #[serde(default)]
+    pub time: Option<ProjectTime>,
+}
+
+/// The times of a project, milliseconds since the epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct ProjectTime {
+    /// When the server's database first saw it.
+    #[serde(default)]
+    pub created: Option<i64>,
 }
 
 /// An entry of `GET /session`.

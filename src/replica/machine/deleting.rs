@@ -8,7 +8,7 @@ use super::super::{
     document::HostWriter,
     effect::{Effects, Now},
     ids::{SessionId, WorkspaceId},
-    record::{Deletion, Session, SessionKey, SessionState, WorkspaceState},
+    record::{Deletion, Session, SessionKey, SessionState, Workspace, WorkspaceState},
     view::{Change, Touched},
 };
 use super::Replica;
@@ -31,13 +31,15 @@ impl Replica {
             None => self.new_deletion(now),
         };
         let changes = self.preview_deletion(std::iter::once(&key), &deletion);
-        let vacated = changes.iter().any(is_vacating);
+        let vacated = changes.iter().find_map(vacated_in);
         let mut answer = SessionDeleted {
             operation: Some(deletion.operation.clone()).filter(|_| !dry_run || already_deleted),
             receipt: None,
             session: self.session_record(&key),
             sessions_deleted: deleted_in(&changes),
-            workspace_vacated: vacated,
+            workspace_vacated: vacated.is_some(),
+            git_state: vacated.as_ref().and_then(Workspace::git_state),
+            workspace: vacated,
             already_deleted,
             dry_run,
         };
@@ -94,6 +96,7 @@ impl Replica {
         let mut answer = WorkspaceDeleted {
             operation: None,
             receipt: None,
+            git_state: before.git_state(),
             workspace: before,
             sessions_deleted: deleted_in(&changes),
             already_deleted,
@@ -130,9 +133,16 @@ impl Replica {
     }
 }
 
-fn is_vacating(change: &Change) -> bool {
-    matches!(change, Change::Workspace { before: Some(before), after: Some(after), .. }
-        if before.state == WorkspaceState::Live && after.state == WorkspaceState::Vacated)
+/// Returns the workspace that a change takes with its last session, as it is afterwards.
+fn vacated_in(change: &Change) -> Option<Workspace> {
+    match change {
+        Change::Workspace { before: Some(before), after: Some(after), .. }
+            if before.state == WorkspaceState::Live && after.state == WorkspaceState::Vacated =>
+        {
+            Some((**after).clone())
+        }
+        _ => None,
+    }
 }
 
 /// Returns the sessions that changes delete, as they are afterwards.

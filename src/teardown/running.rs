@@ -1,0 +1,86 @@
+//! Owns the input that a hook is given, and with it knowing whether one from before still runs.
+//!
+//! Must not know what a hook does. A daemon that is killed leaves its hook running, and the next
+//! start would run a second one beside it. The input is a file that is locked, and the lock lasts as
+//! long as anyone holds the open file: the hook, or what it has started, as its standard input.
+//! Invariant: of one workspace one hook runs at a time, whatever became of the daemon.
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{Seek as _, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{Config, problem::Problem};
+use crate::replica::ids::WorkspaceId;
+
+/// The folder in the data folder.
+const FOLDER: &str = "hooks.running";
+/// How often it is seen whether the one before has ended.
+const POLL: Duration = Duration::from_millis(50);
+
+/// A hook's input, locked; removed with it.
+#[derive(Debug)]
+pub struct Input {
+    /// What the hook reads.
+    pub file: File,
+    path: PathBuf,
+}
+
+impl Input {
+    /// Waits until no hook of a workspace runs any more, and makes the input of the next one.
+    ///
+    /// # Errors
+    ///
+    /// One still runs after `time_max`, the daemon stops meanwhile, or the file can't be made.
+    pub fn claim(
+        config: &Config,
+        id: &WorkspaceId,
+        record: &[u8],
+        time_max: Duration,
+    ) -> Result<Self, Problem> {
+        let folder = config.data_dir.join(FOLDER);
+        fs::create_dir_all(&folder).map_err(Problem::io(&folder))?;
+        let path = folder.join(id.as_str());
+        let until = Instant::now() + time_max;
+        loop {
+            let mut open = OpenOptions::new();
+            let mut file = open
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(&path)
+                .map_err(Problem::io(&path))?;
+            match file.try_lock() {
+                Ok(()) => {
+                    let written = file.set_len(0).and_then(|()| file.write_all(record));
+                    written.and_then(|()| file.rewind()).map_err(Problem::io(&path))?;
+                    return Ok(Self { file, path });
+                }
+                Err(TryLockError::WouldBlock) if config.is_stopping() => {
+                    return Err(Problem::Stopped);
+                }
+                Err(TryLockError::WouldBlock) if Instant::now() < until => thread::sleep(POLL),
+                Err(TryLockError::WouldBlock) => return Err(Problem::StillRuns { path }),
+                Err(TryLockError::Error(source)) => return Err(Problem::Io { path, source }),
+            }
+        }
+    }
+
+    /// Returns where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Input {
+    fn drop(&mut self) {
+        // What stays is overwritten by the next run.
+        let _ = fs::remove_file(&self.path);
+    }
+}
