@@ -11,9 +11,10 @@ use automerge::{
     transaction::{CommitOptions, Transactable as _},
 };
 use sessionmesh::replica::guard::{
-    ACTOR_BYTES, CHANGE_BYTES_MAX, DEPTH_MAX, DocumentLimits, KEY_BYTES_MAX, Panicked, Part,
-    Refused, check_change, check_changes, check_document, check_sync_message, contained, parts,
+    CHANGE_BYTES_MAX, DEPTH_MAX, DocumentLimits, KEY_BYTES_MAX, Panicked, Part, Refused,
+    check_change, check_changes, check_document, check_sync_message, contained, parts,
 };
+use sessionmesh::replica::ids::ACTOR_BYTES;
 use sha2::{Digest as _, Sha256};
 
 /// What a process that judges and applies hostile input may map: far less than what the inputs ask

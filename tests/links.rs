@@ -6,7 +6,10 @@ mod common;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use common::world::{Mode, UNDO_WINDOW, World};
+use common::{
+    keys::key_of,
+    world::{Mode, UNDO_WINDOW, World},
+};
 use sessionmesh::{
     replica::{
         command::{
@@ -189,6 +192,7 @@ impl Alone {
             seed: 1,
             undo_window: UNDO_WINDOW,
             servers: std::collections::BTreeSet::new(),
+            keyring: key_of(NodeId([1; 32])),
         };
         let now = Now { monotonic: Duration::ZERO, wall_ms: 0 };
         let (replica, _) = Replica::open(startup, Stored::default(), now).expect("it starts");

@@ -253,6 +253,7 @@ fn bytes_that_are_no_change_close_the_link() {
     let junk = |world: &World| Frame::Changes {
         document: document(world, 0),
         changes: vec![b"not a change".to_vec()],
+        vouchers: Vec::new(),
     };
     harmless(junk, Some(CloseCode::Hostile));
 }
@@ -263,7 +264,7 @@ fn a_change_that_was_tampered_with_closes_the_link() {
         let copy = automerge::Automerge::load(&bytes_of(&document(world, 1), world, 1)).unwrap();
         let mut bytes = copy.get_changes(&[]).pop().unwrap().raw_bytes().to_vec();
         *bytes.last_mut().unwrap() ^= 1;
-        Frame::Changes { document: document(world, 1), changes: vec![bytes] }
+        Frame::Changes { document: document(world, 1), changes: vec![bytes], vouchers: Vec::new() }
     };
     harmless(tampered, Some(CloseCode::Hostile));
 }
@@ -288,7 +289,8 @@ fn a_batch_with_one_bad_change_is_not_taken_in_by_half() {
         automerge::transaction::Transactable::put(&mut tx, automerge::ROOT, "x", 1).unwrap();
         tx.commit();
         let good = copy.get_last_local_change().unwrap().raw_bytes().to_vec();
-        Frame::Changes { document: document(world, 1), changes: vec![good, b"bad".to_vec()] }
+        let changes = vec![good, b"bad".to_vec()];
+        Frame::Changes { document: document(world, 1), changes, vouchers: Vec::new() }
     };
     harmless(half, Some(CloseCode::Hostile));
 }
@@ -298,6 +300,7 @@ fn a_snapshot_that_is_no_document_closes_the_link() {
     let junk = |world: &World| Frame::Snapshot {
         document: document(world, 2),
         bytes: b"not a document".to_vec(),
+        vouchers: Vec::new(),
     };
     harmless(junk, Some(CloseCode::Hostile));
 }
@@ -309,6 +312,7 @@ fn a_snapshot_of_another_document_under_this_ones_name_closes_the_link() {
     let misnamed = |world: &World| Frame::Snapshot {
         document: document(world, 2),
         bytes: bytes_of(&document(world, 1), world, 1),
+        vouchers: Vec::new(),
     };
     harmless(misnamed, Some(CloseCode::Hostile));
 }
@@ -318,20 +322,25 @@ fn a_sync_message_that_is_none_closes_the_link() {
     let junk = |world: &World| Frame::Sync {
         document: document(world, 0),
         message: vec![0x42, 0xff, 0xff, 0xff],
+        vouchers: Vec::new(),
     };
     harmless(junk, Some(CloseCode::Hostile));
 }
 
 #[test]
 fn a_frame_out_of_turn_closes_the_link() {
-    let join = |_: &World| Frame::Joined { fleet_document: Vec::new() };
+    let join = |_: &World| Frame::Joined { fleet_document: Vec::new(), vouchers: Vec::new() };
     harmless(join, Some(CloseCode::Unexpected));
 }
 
 #[test]
 fn what_is_said_of_documents_that_are_not_of_the_fleet_is_ignored() {
     let foreign = DocumentId::Host { host: NodeId([0xee; 32]), epoch: 0 };
-    let other = |_: &World| Frame::Changes { document: foreign, changes: vec![b"x".to_vec()] };
+    let other = |_: &World| Frame::Changes {
+        document: foreign,
+        changes: vec![b"x".to_vec()],
+        vouchers: Vec::new(),
+    };
     harmless(other, None);
     let heads = DocumentHeads { document: foreign, heads: Vec::new() };
     harmless(|_: &World| Frame::Heads { documents: vec![heads.clone()], answer: false }, None);
@@ -339,6 +348,7 @@ fn what_is_said_of_documents_that_are_not_of_the_fleet_is_ignored() {
     let snapshot = |world: &World| Frame::Snapshot {
         document: foreign,
         bytes: bytes_of(&document(world, 1), world, 1),
+        vouchers: Vec::new(),
     };
     harmless(snapshot, None);
 }

@@ -1,6 +1,9 @@
 //! Tickets under pressure: whoever comes, however many and in whatever order, a ticket lets exactly
 //! one node in, and none after its time.
 
+#[path = "common/keys.rs"]
+mod keys;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -37,6 +40,7 @@ fn admin() -> Replica {
         seed: 1,
         undo_window: Duration::from_secs(10),
         servers: BTreeSet::new(),
+        keyring: keys::key_of(NodeId([1; 32])),
     };
     Replica::open(startup, Stored::default(), at(0)).unwrap().0
 }

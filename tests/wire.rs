@@ -6,7 +6,10 @@ mod confined;
 use std::{collections::BTreeSet, time::Duration};
 
 use sessionmesh::{
-    replica::ids::{ChangeHash, DocumentId, FleetId, NodeId, StartId},
+    replica::{
+        ids::{ChangeHash, DocumentId, FleetId, NodeId, StartId},
+        voucher::Voucher,
+    },
     wire::{
         CloseCode, DecodeError, Decoded, DocumentHeads, Frame, HEADER_BYTES, Hello, Join, decode,
         encode, frame_length, limits,
@@ -49,6 +52,10 @@ fn fleet() -> DocumentId {
     DocumentId::Fleet(FleetId(run(0xf0)))
 }
 
+fn voucher(seq: u64) -> Voucher {
+    Voucher { actor: run(0x30), seq, hash: ChangeHash(run(0x90)), signature: run(0x10) }
+}
+
 /// The frames of the golden vectors, by name.
 fn frames() -> Vec<(&'static str, Frame)> {
     vec![
@@ -88,7 +95,10 @@ fn frames() -> Vec<(&'static str, Frame)> {
                 addresses: vec!["192.0.2.7:7464".into(), "[2001:db8::1]:7464".into()],
             }),
         ),
-        ("joined", Frame::Joined { fleet_document: run::<300>(0).to_vec() }),
+        (
+            "joined",
+            Frame::Joined { fleet_document: run::<300>(0).to_vec(), vouchers: vec![voucher(1)] },
+        ),
         ("links", Frame::Links { nodes: vec![NodeId(run(0x20)), NodeId(run(0x60))] }),
         ("links_none", Frame::Links { nodes: vec![] }),
         (
@@ -110,10 +120,25 @@ fn frames() -> Vec<(&'static str, Frame)> {
             Frame::Changes {
                 document: host(251),
                 changes: vec![b"first".to_vec(), vec![], vec![0xfb]],
+                vouchers: vec![voucher(250), voucher(70_000)],
             },
         ),
-        ("snapshot", Frame::Snapshot { document: fleet(), bytes: b"saved".to_vec() }),
-        ("sync", Frame::Sync { document: host(u32::MAX), message: vec![0x42, 0, 0, 0, 0] }),
+        (
+            "snapshot",
+            Frame::Snapshot {
+                document: fleet(),
+                bytes: b"saved".to_vec(),
+                vouchers: vec![voucher(2)],
+            },
+        ),
+        (
+            "sync",
+            Frame::Sync {
+                document: host(u32::MAX),
+                message: vec![0x42, 0, 0, 0, 0],
+                vouchers: vec![],
+            },
+        ),
         ("check", Frame::Check { frontier: run(0x80) }),
     ]
 }
@@ -165,14 +190,32 @@ mod mirror {
         Open { start: [u8; 8] },
         Hello(Greeting),
         Join(Request),
-        Joined { fleet_document: Vec<u8> },
+        Joined { fleet_document: Vec<u8>, vouchers: Vec<Word> },
         Links { nodes: Vec<[u8; 32]> },
         Heads { documents: Vec<Heads>, answer: bool },
         Want(Heads),
-        Changes { document: Document, changes: Vec<Vec<u8>> },
-        Snapshot { document: Document, bytes: Vec<u8> },
-        Sync { document: Document, message: Vec<u8> },
+        Changes { document: Document, changes: Vec<Vec<u8>>, vouchers: Vec<Word> },
+        Snapshot { document: Document, bytes: Vec<u8>, vouchers: Vec<Word> },
+        Sync { document: Document, message: Vec<u8>, vouchers: Vec<Word> },
         Check { frontier: [u8; 32] },
+    }
+
+    #[derive(Debug, Clone, PartialEq, Encode, Decode, SchemaRead, SchemaWrite)]
+    pub struct Word {
+        actor: [u8; 20],
+        seq: u64,
+        hash: [u8; 32],
+        signature: [u8; 64],
+    }
+
+    fn to_words(vouchers: Vec<Voucher>) -> Vec<Word> {
+        let word = |Voucher { actor, seq, hash, signature }: Voucher| Word {
+            actor,
+            seq,
+            hash: hash.0,
+            signature,
+        };
+        vouchers.into_iter().map(word).collect()
     }
 
     fn to_document(id: DocumentId) -> Document {
@@ -210,7 +253,9 @@ mod mirror {
                     name: join.name,
                     addresses: join.addresses,
                 }),
-                Frame::Joined { fleet_document } => Self::Joined { fleet_document },
+                Frame::Joined { fleet_document, vouchers } => {
+                    Self::Joined { fleet_document, vouchers: to_words(vouchers) }
+                }
                 Frame::Links { nodes } => {
                     Self::Links { nodes: nodes.into_iter().map(|node| node.0).collect() }
                 }
@@ -218,14 +263,18 @@ mod mirror {
                     Self::Heads { documents: documents.into_iter().map(to_heads).collect(), answer }
                 }
                 Frame::Want(of) => Self::Want(to_heads(of)),
-                Frame::Changes { document: of, changes } => {
-                    Self::Changes { document: to_document(of), changes }
-                }
-                Frame::Snapshot { document: of, bytes } => {
-                    Self::Snapshot { document: to_document(of), bytes }
-                }
-                Frame::Sync { document: of, message } => {
-                    Self::Sync { document: to_document(of), message }
+                Frame::Changes { document: of, changes, vouchers } => Self::Changes {
+                    document: to_document(of),
+                    changes,
+                    vouchers: to_words(vouchers),
+                },
+                Frame::Snapshot { document: of, bytes, vouchers } => Self::Snapshot {
+                    document: to_document(of),
+                    bytes,
+                    vouchers: to_words(vouchers),
+                },
+                Frame::Sync { document: of, message, vouchers } => {
+                    Self::Sync { document: to_document(of), message, vouchers: to_words(vouchers) }
                 }
                 Frame::Check { frontier } => Self::Check { frontier },
             }
@@ -329,6 +378,7 @@ fn a_count_over_its_limit_is_refused_by_the_fields_name() {
         (1_u8, [&[1, 1][..], &[0; 16]].concat(), "hello.name", limits::NAME_BYTES_MAX),
         (2, [&[1, 1][..], &[0; 48], &[0]].concat(), "join.addresses", limits::ADDRESSES_MAX),
         (3, vec![], "joined.fleet_document", limits::FRAME_BYTES_MAX),
+        (3, vec![0], "joined.vouchers", limits::VOUCHERS_MAX),
         (4, vec![], "links.nodes", limits::LINKS_MAX),
         (5, vec![], "heads.documents", limits::DOCUMENTS_MAX),
         (6, document.clone(), "want", limits::HEADS_MAX),
@@ -418,6 +468,7 @@ fn the_contract_states_every_limit() {
         limits::DOCUMENTS_MAX,
         limits::HEADS_MAX,
         limits::CHANGES_MAX,
+        limits::VOUCHERS_MAX,
     ];
     assert_eq!(written, kept);
 }

@@ -139,6 +139,7 @@ pub async fn run(
         seed: u64::from_le_bytes(random()),
         undo_window: settings.undo_window,
         servers: settings.opencode.iter().map(|client| client.address().to_string()).collect(),
+        keyring: key.clone(),
     };
     let opened = Engine::open(&store, startup, clock.now(), compact::Limits::default());
     let engine::Opened { engine, effects, journal } = opened.map_err(|error| match error {

@@ -7,11 +7,14 @@ use std::{fmt, path::Path};
 
 use ring::{
     rand::SystemRandom,
-    signature::{Ed25519KeyPair, KeyPair as _},
+    signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey},
 };
 
 use super::secret::{self, SecretError};
-use crate::replica::ids::NodeId;
+use crate::replica::{
+    ids::NodeId,
+    voucher::{Keyring, SIGNATURE_BYTES},
+};
 
 /// The name of the key file in the data folder; PKCS#8, DER.
 pub const FILE: &str = "node.key";
@@ -24,6 +27,7 @@ const SPKI_PREFIX: [u8; 12] =
 /// Is the private key that a node proves its name with.
 pub struct NodeKey {
     pkcs8: Vec<u8>,
+    pair: Ed25519KeyPair,
     node: NodeId,
 }
 
@@ -70,7 +74,18 @@ impl NodeKey {
     fn from_pkcs8(pkcs8: &[u8]) -> Option<Self> {
         let pair = Ed25519KeyPair::from_pkcs8(pkcs8).ok()?;
         let node = NodeId(pair.public_key().as_ref().try_into().ok()?);
-        Some(Self { pkcs8: pkcs8.into(), node })
+        Some(Self { pkcs8: pkcs8.into(), pair, node })
+    }
+}
+
+impl Keyring for NodeKey {
+    fn sign(&self, message: &[u8]) -> [u8; SIGNATURE_BYTES] {
+        let signature = self.pair.sign(message);
+        signature.as_ref().try_into().expect("an Ed25519 signature has 64 bytes")
+    }
+
+    fn verify(&self, node: &NodeId, message: &[u8], signature: &[u8; SIGNATURE_BYTES]) -> bool {
+        UnparsedPublicKey::new(&ED25519, node.0).verify(message, signature).is_ok()
     }
 }
 
@@ -120,6 +135,19 @@ mod tests {
         assert_eq!(node_of_spki(&der[..43]), None);
         assert_eq!(node_of_spki(&[&der[..], &[0]].concat()), None);
         assert_eq!(node_of_spki(&[0; 44]), None);
+    }
+
+    #[test]
+    fn what_a_key_has_signed_is_its_own_and_whole() {
+        let (key, other) = (NodeKey::generate(), NodeKey::generate());
+        let signature = key.sign(b"a message");
+        assert!(other.verify(&key.node(), b"a message", &signature));
+        assert!(!other.verify(&key.node(), b"a massage", &signature));
+        assert!(!other.verify(&other.node(), b"a message", &signature));
+        let mut forged = signature;
+        forged[63] ^= 1;
+        assert!(!other.verify(&key.node(), b"a message", &forged));
+        assert!(!other.verify(&NodeId([0xff; 32]), b"a message", &signature));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::{
     invite::StoredInvite,
     receipt::StoredReceipt,
     record::{TeardownAction, Workspace, WorkspaceKey},
+    voucher::{Keyring, Voucher},
 };
 use crate::wire::{CloseCode, Frame};
 
@@ -116,7 +117,14 @@ pub enum Write {
         /// The change as automerge encodes it.
         bytes: Vec<u8>,
     },
-    /// A document was taken over whole, in place of all that was stored of it.
+    /// The last change of an actor is vouched for; in place of its voucher before.
+    Voucher {
+        /// In what.
+        document: DocumentId,
+        /// By whom.
+        voucher: Voucher,
+    },
+    /// A document was taken over whole, in place of all that was stored of it, vouchers too.
     Snapshot {
         /// Which.
         document: DocumentId,
@@ -236,6 +244,8 @@ pub struct StoredDocument {
     pub snapshot: Option<Vec<u8>>,
     /// The changes since, in the order in which they were applied.
     pub changes: Vec<Vec<u8>>,
+    /// For the last change of each actor.
+    pub vouchers: Vec<Voucher>,
 }
 
 /// All that a node knew when it was last stopped; empty on a first start.
@@ -273,4 +283,6 @@ pub struct Startup {
     /// The agents' servers that are bridged, as their sessions are marked: what is deleted of them
     /// is purged only once they have confirmed it.
     pub servers: BTreeSet<String>,
+    /// This node's key, and the checking of others'.
+    pub keyring: Arc<dyn Keyring>,
 }

@@ -101,17 +101,7 @@ macro_rules! hex_id {
 
             fn from_str(text: &str) -> Result<Self, ParseIdError> {
                 let bad = || ParseIdError::Hex { what: $what, digits: 2 * $bytes, text: quoted(text) };
-                let digits = text.as_bytes();
-                if digits.len() != 2 * $bytes {
-                    return Err(bad());
-                }
-                let mut bytes = [0; $bytes];
-                for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-                    let nibble = |digit: u8| (digit as char).to_digit(16).filter(|_| !digit.is_ascii_uppercase());
-                    let (high, low) = nibble(pair[0]).zip(nibble(pair[1])).ok_or_else(bad)?;
-                    *byte = (high << 4 | low) as u8;
-                }
-                Ok(Self(bytes))
+                bytes_from_hex(text).map(Self).ok_or_else(bad)
             }
         }
 
@@ -197,6 +187,39 @@ pub const FINGERPRINT_BYTES: usize = 12;
 
 /// The beginning of each actor id under which a node writes.
 pub type Fingerprint = [u8; FINGERPRINT_BYTES];
+
+/// How many bytes an actor id has: a node's fingerprint, and 8 random ones for each start.
+pub const ACTOR_BYTES: usize = 20;
+
+/// An actor id as ours are: under it one start of one node writes.
+pub type ActorBytes = [u8; ACTOR_BYTES];
+
+/// Returns the node's part of an actor id.
+pub fn fingerprint(actor: &ActorBytes) -> Fingerprint {
+    let mut prefix = [0; FINGERPRINT_BYTES];
+    prefix.copy_from_slice(&actor[..FINGERPRINT_BYTES]);
+    prefix
+}
+
+/// Returns an actor id from its hexadecimal digits.
+pub fn actor_from_hex(digits: &str) -> Option<ActorBytes> {
+    bytes_from_hex(digits)
+}
+
+/// Reads lower-case hexadecimal digits, two for each byte.
+fn bytes_from_hex<const N: usize>(digits: &str) -> Option<[u8; N]> {
+    let digits = digits.as_bytes();
+    if digits.len() != 2 * N {
+        return None;
+    }
+    let mut bytes = [0; N];
+    let nibble = |digit: u8| (digit as char).to_digit(16).filter(|_| !digit.is_ascii_uppercase());
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        let (high, low) = nibble(pair[0]).zip(nibble(pair[1]))?;
+        *byte = (high << 4 | low) as u8;
+    }
+    Some(bytes)
+}
 
 impl NodeId {
     /// Returns the beginning of each actor id under which this node writes.

@@ -21,4 +21,6 @@ pub mod machine;
 pub mod receipt;
 pub mod record;
 pub mod sync;
+pub mod trust;
 pub mod view;
+pub mod voucher;

@@ -30,7 +30,7 @@ use self::{
     ledger::Ledger,
     tables::{
         ARCHIVED, CHANGES, INVITES, JOURNAL, PAUSED, RECEIPTS, SCHEMA, SETTING_FLEET,
-        SETTING_SCHEMA, SETTINGS, SNAPSHOTS,
+        SETTING_SCHEMA, SETTINGS, SNAPSHOTS, VOUCHERS,
     },
 };
 pub use self::{
@@ -40,7 +40,7 @@ pub use self::{
 };
 use crate::replica::{
     effect::{Stored, StoredDocument, Write},
-    ids::{DocumentId, FleetId, NodeId},
+    ids::{ACTOR_BYTES, DocumentId, FleetId, NodeId},
 };
 pub use folder::FILE_NAME;
 pub use redb::{StorageBackend, backends::InMemoryBackend};
@@ -296,6 +296,7 @@ fn set_up(database: &Database) -> Result<(), Fault> {
     transaction.open_table(CHANGES)?;
     transaction.open_table(SNAPSHOTS)?;
     transaction.open_table(ARCHIVED)?;
+    transaction.open_table(VOUCHERS)?;
     transaction.open_table(JOURNAL)?;
     transaction.open_table(INVITES)?;
     transaction.open_table(RECEIPTS)?;
@@ -336,14 +337,15 @@ fn documents(
     wanted: impl Fn(&DocumentId) -> bool,
 ) -> Result<Vec<StoredDocument>, Fault> {
     let mut documents = std::collections::BTreeMap::new();
+    let nothing =
+        |id| StoredDocument { id, snapshot: None, changes: Vec::new(), vouchers: Vec::new() };
     for entry in transaction.open_table(SNAPSHOTS)?.iter()? {
         let (key, snapshot) = entry?;
         let id = tables::document(key.value(), "snapshots")?;
-        if !wanted(&id) {
-            continue;
+        if wanted(&id) {
+            documents.entry(id).or_insert_with(|| nothing(id)).snapshot =
+                Some(snapshot.value().to_vec());
         }
-        let snapshot = Some(snapshot.value().to_vec());
-        documents.insert(id, StoredDocument { id, snapshot, changes: Vec::new() });
     }
     for entry in transaction.open_table(CHANGES)?.iter()? {
         let (key, change) = entry?;
@@ -351,12 +353,18 @@ fn documents(
         if !wanted(&id) {
             continue;
         }
-        let document = documents.entry(id).or_insert_with(|| StoredDocument {
-            id,
-            snapshot: None,
-            changes: Vec::new(),
-        });
+        let document = documents.entry(id).or_insert_with(|| nothing(id));
         document.changes.push(change.value().to_vec());
+    }
+    for entry in transaction.open_table(VOUCHERS)?.iter()? {
+        let (key, voucher) = entry?;
+        let (key, actor) = key.value();
+        let id = tables::document(key, "vouchers")?;
+        if !wanted(&id) {
+            continue;
+        }
+        let document = documents.get_mut(&id).ok_or(Fault::Table("vouchers"))?;
+        document.vouchers.push(tables::voucher(*actor, voucher.value())?);
     }
     Ok(documents.into_values().collect())
 }
@@ -383,6 +391,13 @@ fn apply(transaction: &WriteTransaction, ledger: &mut Ledger, write: &Write) -> 
             account.next_sequence += 1;
             account.changes += 1;
             account.change_bytes += bytes.len() as u64;
+        }
+        Write::Voucher { document, voucher } => {
+            let key = tables::document_key(document);
+            transaction.open_table(VOUCHERS)?.insert(
+                (key.as_slice(), &voucher.actor),
+                tables::voucher_value(voucher).as_slice(),
+            )?;
         }
         Write::Snapshot { document, bytes } => {
             let key = tables::document_key(document);
@@ -432,8 +447,11 @@ fn apply(transaction: &WriteTransaction, ledger: &mut Ledger, write: &Write) -> 
     Ok(())
 }
 
+/// Deletes a document's changes and the vouchers for them.
 fn delete_changes(transaction: &WriteTransaction, key: &[u8]) -> Result<(), Fault> {
     let all = (key, 0)..=(key, u64::MAX);
     transaction.open_table(CHANGES)?.retain_in(all, |_, _| false)?;
+    let all = (key, &[0; ACTOR_BYTES])..=(key, &[0xff; ACTOR_BYTES]);
+    transaction.open_table(VOUCHERS)?.retain_in(all, |_, _| false)?;
     Ok(())
 }

@@ -6,7 +6,10 @@
 use redb::TableDefinition;
 
 use super::error::Fault;
-use crate::replica::ids::{Cursor, DocumentId, FleetId, NodeId, StartId};
+use crate::replica::{
+    ids::{ACTOR_BYTES, ActorBytes, ChangeHash, Cursor, DocumentId, FleetId, NodeId, StartId},
+    voucher::Voucher,
+};
 
 /// The schema that this version writes; counted up when a table's meaning changes.
 pub(super) const SCHEMA: u32 = 1;
@@ -17,6 +20,10 @@ pub(super) const CHANGES: TableDefinition<(&[u8], u64), &[u8]> = TableDefinition
 pub(super) const SNAPSHOTS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("snapshots");
 /// The documents that are not loaded at a start. Added after the first stores were made.
 pub(super) const ARCHIVED: TableDefinition<&[u8], ()> = TableDefinition::new("archived");
+/// (document, actor) → the voucher for the actor's last change: its number, big endian, its hash and
+/// the signature.
+pub(super) const VOUCHERS: TableDefinition<(&[u8], &[u8; ACTOR_BYTES]), &[u8]> =
+    TableDefinition::new("vouchers");
 /// The cursor's sequence → its start, then the diff's JSON.
 pub(super) const JOURNAL: TableDefinition<u64, &[u8]> = TableDefinition::new("journal");
 /// SHA-256 of the secret → the invite's JSON.
@@ -62,6 +69,21 @@ pub(super) fn document(key: &[u8], table: &'static str) -> Result<DocumentId, Fa
         _ => None,
     };
     decoded.ok_or(Fault::Table(table))
+}
+
+/// Encodes what of a voucher is not in its key.
+pub(super) fn voucher_value(voucher: &Voucher) -> Vec<u8> {
+    [&voucher.seq.to_be_bytes()[..], &voucher.hash.0, &voucher.signature].concat()
+}
+
+/// Decodes what [`voucher_value`] made.
+pub(super) fn voucher(actor: ActorBytes, value: &[u8]) -> Result<Voucher, Fault> {
+    let decoded = value.split_first_chunk().and_then(|(seq, rest)| {
+        let (hash, signature) = rest.split_first_chunk()?;
+        let (hash, signature) = (ChangeHash(*hash), signature.try_into().ok()?);
+        Some(Voucher { actor, seq: u64::from_be_bytes(*seq), hash, signature })
+    });
+    decoded.ok_or(Fault::Table("vouchers"))
 }
 
 /// Encodes a journal entry's value.
@@ -117,6 +139,20 @@ mod tests {
         assert_eq!(journal_entry(258, &journal_value(at.start, "{}")).unwrap(), (at, "{}"));
         assert!(journal_entry(258, &[0; 7]).is_err());
         assert!(journal_entry(258, &[0xff; 9]).is_err());
+    }
+
+    #[test]
+    fn a_voucher_reads_back_and_half_of_one_is_damage() {
+        let stored = Voucher {
+            actor: [1; ACTOR_BYTES],
+            seq: 258,
+            hash: ChangeHash([2; 32]),
+            signature: [3; 64],
+        };
+        let value = voucher_value(&stored);
+        assert_eq!(voucher(stored.actor, &value).unwrap(), stored);
+        assert!(voucher(stored.actor, &value[..40]).is_err());
+        assert!(voucher(stored.actor, &[&value[..], &[0]].concat()).is_err());
     }
 
     #[test]

@@ -8,11 +8,14 @@ use super::{
     bytes::{Sink, Source},
     limits::{
         ADDRESS_BYTES_MAX, ADDRESSES_MAX, CHANGES_MAX, DOCUMENTS_MAX, FRAME_BYTES_MAX, HEADS_MAX,
-        LINKS_MAX, NAME_BYTES_MAX, SNAPSHOT_BYTES_MAX, VERSION_BYTES_MAX,
+        LINKS_MAX, NAME_BYTES_MAX, SNAPSHOT_BYTES_MAX, VERSION_BYTES_MAX, VOUCHERS_MAX,
     },
     split::{HEADER_BYTES, Lane},
 };
-use crate::replica::ids::{ChangeHash, DocumentId, FleetId, NodeId, StartId};
+use crate::replica::{
+    ids::{ChangeHash, DocumentId, FleetId, NodeId, StartId},
+    voucher::Voucher,
+};
 
 /// Explains why a frame has no bytes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -161,10 +164,15 @@ fn size_hint(frame: &Frame) -> usize {
     const LENGTH_BYTES: usize = 5;
     FIXED_BYTES
         + match frame {
-            Frame::Joined { fleet_document } => fleet_document.len(),
-            Frame::Changes { changes, .. } => changes.iter().map(|c| c.len() + LENGTH_BYTES).sum(),
-            Frame::Snapshot { bytes, .. } => bytes.len(),
-            Frame::Sync { message, .. } => message.len(),
+            Frame::Joined { fleet_document: bytes, vouchers }
+            | Frame::Snapshot { bytes, vouchers, .. }
+            | Frame::Sync { message: bytes, vouchers, .. } => {
+                bytes.len() + vouchers.len() * VOUCHER_BYTES_MAX
+            }
+            Frame::Changes { changes, vouchers, .. } => {
+                let changes: usize = changes.iter().map(|c| c.len() + LENGTH_BYTES).sum();
+                changes + vouchers.len() * VOUCHER_BYTES_MAX
+            }
             _ => 0,
         }
 }
@@ -197,9 +205,10 @@ fn write(frame: &Frame, sink: &mut Sink) -> Result<(), EncodeError> {
                 sink.blob(address.as_bytes(), ADDRESS_BYTES_MAX, "join.addresses")?;
             }
         }
-        Frame::Joined { fleet_document } => {
+        Frame::Joined { fleet_document, vouchers } => {
             sink.u32(kind::JOINED, "kind")?;
             sink.blob(fleet_document, FRAME_BYTES_MAX, "joined.fleet_document")?;
+            write_vouchers(vouchers, sink, "joined.vouchers")?;
         }
         Frame::Links { nodes } => {
             sink.u32(kind::LINKS, "kind")?;
@@ -220,23 +229,26 @@ fn write(frame: &Frame, sink: &mut Sink) -> Result<(), EncodeError> {
             sink.u32(kind::WANT, "kind")?;
             write_heads(heads, sink, "want")?;
         }
-        Frame::Changes { document, changes } => {
+        Frame::Changes { document, changes, vouchers } => {
             sink.u32(kind::CHANGES, "kind")?;
             write_document(document, sink, "changes.document")?;
             sink.count(changes.len(), CHANGES_MAX, "changes.changes")?;
             for change in changes {
                 sink.blob(change, FRAME_BYTES_MAX, "changes.changes")?;
             }
+            write_vouchers(vouchers, sink, "changes.vouchers")?;
         }
-        Frame::Snapshot { document, bytes } => {
+        Frame::Snapshot { document, bytes, vouchers } => {
             sink.u32(kind::SNAPSHOT, "kind")?;
             write_document(document, sink, "snapshot.document")?;
             sink.blob(bytes, SNAPSHOT_BYTES_MAX, "snapshot.bytes")?;
+            write_vouchers(vouchers, sink, "snapshot.vouchers")?;
         }
-        Frame::Sync { document, message } => {
+        Frame::Sync { document, message, vouchers } => {
             sink.u32(kind::SYNC, "kind")?;
             write_document(document, sink, "sync.document")?;
             sink.blob(message, FRAME_BYTES_MAX, "sync.message")?;
+            write_vouchers(vouchers, sink, "sync.vouchers")?;
         }
         Frame::Check { frontier } => {
             sink.u32(kind::CHECK, "kind")?;
@@ -273,6 +285,7 @@ fn read(kind: u32, source: &mut Source<'_>) -> Result<Option<Frame>, DecodeError
         }),
         kind::JOINED => Frame::Joined {
             fleet_document: source.blob(FRAME_BYTES_MAX, "joined.fleet_document")?.to_vec(),
+            vouchers: read_vouchers(source, "joined.vouchers")?,
         },
         kind::LINKS => {
             let count = source.count(LINKS_MAX, 32, "links.nodes")?;
@@ -293,15 +306,19 @@ fn read(kind: u32, source: &mut Source<'_>) -> Result<Option<Frame>, DecodeError
             let count = source.count(CHANGES_MAX, 1, "changes.changes")?;
             let changes = (0..count)
                 .map(|_| source.blob(FRAME_BYTES_MAX, "changes.changes").map(<[u8]>::to_vec));
-            Frame::Changes { document, changes: changes.collect::<Result<_, _>>()? }
+            let changes = changes.collect::<Result<_, _>>()?;
+            let vouchers = read_vouchers(source, "changes.vouchers")?;
+            Frame::Changes { document, changes, vouchers }
         }
         kind::SNAPSHOT => Frame::Snapshot {
             document: read_document(source, "snapshot.document")?,
             bytes: source.blob(SNAPSHOT_BYTES_MAX, "snapshot.bytes")?.to_vec(),
+            vouchers: read_vouchers(source, "snapshot.vouchers")?,
         },
         kind::SYNC => Frame::Sync {
             document: read_document(source, "sync.document")?,
             message: source.blob(FRAME_BYTES_MAX, "sync.message")?.to_vec(),
+            vouchers: read_vouchers(source, "sync.vouchers")?,
         },
         kind::CHECK => Frame::Check { frontier: source.array("check.frontier")? },
         _ => return Ok(None),
@@ -330,6 +347,41 @@ fn read_heads(source: &mut Source<'_>, field: &'static str) -> Result<DocumentHe
     let count = source.count(HEADS_MAX, 32, field)?;
     let heads = (0..count).map(|_| source.array(field).map(ChangeHash));
     Ok(DocumentHeads { document, heads: heads.collect::<Result<_, _>>()? })
+}
+
+/// Fewest and most bytes of a voucher: its number takes 1 to 9.
+const VOUCHER_BYTES_MIN: usize = 20 + 1 + 32 + 64;
+const VOUCHER_BYTES_MAX: usize = VOUCHER_BYTES_MIN + 8;
+
+fn write_vouchers(
+    vouchers: &[Voucher],
+    sink: &mut Sink,
+    field: &'static str,
+) -> Result<(), EncodeError> {
+    sink.count(vouchers.len(), VOUCHERS_MAX, field)?;
+    for voucher in vouchers {
+        sink.array(&voucher.actor);
+        sink.u64(voucher.seq, field)?;
+        sink.array(&voucher.hash.0);
+        sink.array(&voucher.signature);
+    }
+    Ok(())
+}
+
+fn read_vouchers(
+    source: &mut Source<'_>,
+    field: &'static str,
+) -> Result<Vec<Voucher>, DecodeError> {
+    let count = source.count(VOUCHERS_MAX, VOUCHER_BYTES_MIN, field)?;
+    let vouchers = (0..count).map(|_| {
+        Ok(Voucher {
+            actor: source.array(field)?,
+            seq: source.u64(field)?,
+            hash: ChangeHash(source.array(field)?),
+            signature: source.array(field)?,
+        })
+    });
+    vouchers.collect()
 }
 
 fn write_document(
@@ -388,9 +440,9 @@ mod tests {
     fn only_a_snapshot_may_be_longer_than_a_links_frame() {
         let document = DocumentId::Fleet(FleetId([1; 16]));
         let bytes = vec![7; FRAME_BYTES_MAX];
-        let sync = Frame::Sync { document, message: bytes.clone() };
+        let sync = Frame::Sync { document, message: bytes.clone(), vouchers: Vec::new() };
         assert!(matches!(encode(&sync), Err(EncodeError::FrameTooLong { kind: "sync", .. })));
-        let snapshot = Frame::Snapshot { document, bytes };
+        let snapshot = Frame::Snapshot { document, bytes, vouchers: Vec::new() };
         let mut encoded = encode(&snapshot).unwrap();
         assert_eq!(decode(&encoded[HEADER_BYTES..]), Ok(Decoded::Known(snapshot)));
         // The same bytes as a sync message are over the limit.

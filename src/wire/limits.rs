@@ -35,3 +35,6 @@ pub const HEADS_MAX: usize = 4096;
 /// Most changes in a frame: an encoded change has over 60 bytes, so a full frame of the smallest
 /// holds hardly more.
 pub const CHANGES_MAX: usize = 65_536;
+
+/// Most vouchers in a frame: one for each start of a node that wrote to a document.
+pub const VOUCHERS_MAX: usize = 65_536;

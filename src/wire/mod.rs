@@ -18,7 +18,10 @@ pub use codec::{DecodeError, Decoded, EncodeError, decode, encode};
 pub use split::{HEADER_BYTES, Lane, Splitter, frame_length};
 pub use version::{NoCommonProtocol, PROTOCOL, PROTOCOL_MIN, ProtocolRange};
 
-use crate::replica::ids::{ChangeHash, DocumentId, FleetId, NodeId, StartId};
+use crate::replica::{
+    ids::{ChangeHash, DocumentId, FleetId, NodeId, StartId},
+    voucher::Voucher,
+};
 
 /// The first thing that members say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +85,8 @@ pub enum Frame {
     Joined {
         /// The fleet document, whole, as automerge saves it.
         fleet_document: Vec<u8>,
+        /// For the last change of each actor in it.
+        vouchers: Vec<Voucher>,
     },
     /// Tells with whom the sender has links, so that nobody relays what they get anyway.
     Links {
@@ -103,6 +108,8 @@ pub enum Frame {
         document: DocumentId,
         /// As automerge encodes them.
         changes: Vec<Vec<u8>>,
+        /// For the last change of each actor among them.
+        vouchers: Vec<Voucher>,
     },
     /// Carries a document whole, on a stream of its own.
     Snapshot {
@@ -110,6 +117,8 @@ pub enum Frame {
         document: DocumentId,
         /// As automerge saves it.
         bytes: Vec<u8>,
+        /// For the last change of each actor in it.
+        vouchers: Vec<Voucher>,
     },
     /// Carries a message of automerge's sync protocol.
     Sync {
@@ -117,6 +126,8 @@ pub enum Frame {
         document: DocumentId,
         /// As automerge encodes it.
         message: Vec<u8>,
+        /// For the last change of each actor of which it carries one.
+        vouchers: Vec<Voucher>,
     },
     /// Tells the sender's frontier digest, to be compared.
     Check {

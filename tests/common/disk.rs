@@ -28,10 +28,16 @@ impl Disk {
                 Write::Change { document, bytes } => {
                     self.entry(*document).changes.push(bytes.clone());
                 }
+                Write::Voucher { document, voucher } => {
+                    let entry = self.entry(*document);
+                    entry.vouchers.retain(|other| other.actor != voucher.actor);
+                    entry.vouchers.push(*voucher);
+                }
                 Write::Snapshot { document, bytes } => {
                     let entry = self.entry(*document);
                     entry.snapshot = Some(bytes.clone());
                     entry.changes.clear();
+                    entry.vouchers.clear();
                 }
                 Write::Forget { document } => {
                     self.documents.remove(document);
@@ -80,7 +86,8 @@ impl Disk {
     }
 
     fn entry(&mut self, id: DocumentId) -> &mut StoredDocument {
-        let empty = || StoredDocument { id, snapshot: None, changes: Vec::new() };
+        let empty =
+            || StoredDocument { id, snapshot: None, changes: Vec::new(), vouchers: Vec::new() };
         self.documents.entry(id).or_insert_with(empty)
     }
 

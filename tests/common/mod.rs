@@ -1,6 +1,7 @@
 //! What the tests of the core share: a small deterministic world of replicas.
 
 pub mod disk;
+pub mod keys;
 pub mod network;
 pub mod program;
 pub mod scene;

@@ -233,6 +233,7 @@ impl Watch {
             seed: 0,
             undo_window: std::time::Duration::MAX,
             servers: BTreeSet::new(),
+            keyring: super::keys::key_of(self.node),
         };
         let now = sessionmesh::replica::effect::Now { monotonic: Default::default(), wall_ms: 0 };
         let (after_crash, _) = Replica::open(startup, disk.stored(), now).expect("it can be read");

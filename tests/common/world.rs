@@ -23,6 +23,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     disk::Disk,
+    keys::key_of,
     network::{REDIAL, Wire, ends},
     watch::Watch,
 };
@@ -475,5 +476,6 @@ fn startup(number: usize, node: NodeId, start: u8) -> Startup {
         seed: u64::from_le_bytes(bytes),
         undo_window: UNDO_WINDOW,
         servers: BTreeSet::from([SERVER.to_owned()]),
+        keyring: key_of(node),
     }
 }

@@ -33,6 +33,8 @@ pub enum Event {
 #[derive(Debug)]
 pub struct Change {
     pub bytes: Vec<u8>,
+    /// Its author's word for it.
+    pub voucher: sessionmesh::replica::voucher::Voucher,
     pub author: usize,
     pub knew: u64,
     pub events: Vec<Event>,

@@ -10,8 +10,9 @@ use sessionmesh::{
         command::{Command, NewWorkspace, Refusal, Reply},
         diff::{CauseKind, Event as Told},
         effect::{Effects, Input, Now, RequestId, Startup, TeardownDue, Write},
-        ids::{DocumentId, NodeId, StartId},
+        ids::{ChangeHash, DocumentId, NodeId, StartId},
         machine::Replica,
+        voucher::Voucher,
     },
     wire::{Frame, Hello, PROTOCOL, PROTOCOL_MIN},
 };
@@ -19,6 +20,7 @@ use sessionmesh::{
 use crate::{
     common::{
         disk::Disk,
+        keys::key_of,
         watch::Watch,
         world::{Mode, UNDO_WINDOW, World as Linked},
     },
@@ -77,7 +79,11 @@ impl World {
         }
         linked.agree();
         let founded = WORKSPACES.map(|id| Event::Founded(id.to_owned())).into();
-        let founding = Change { bytes: Vec::new(), author: HOST, knew: 1, events: founded };
+        // All know it from the beginning, so that nobody is ever sent it.
+        let voucher =
+            Voucher { actor: [0; 20], seq: 1, hash: ChangeHash([0; 32]), signature: [0; 64] };
+        let founding =
+            Change { bytes: Vec::new(), voucher, author: HOST, knew: 1, events: founded };
         let nodes = linked.nodes.into_iter().map(|node| {
             Arc::new(Node {
                 replica: node.replica,
@@ -127,12 +133,16 @@ impl World {
         for batch in news.chunks(batch) {
             let peer = self.nodes[self.changes[batch[0]].author].replica.node();
             let changes = batch.iter().map(|at| self.changes[*at].bytes.clone()).collect();
+            let vouchers = batch.iter().map(|at| self.changes[*at].voucher).collect();
             let bits: u64 = batch.iter().map(|at| 1 << at).sum();
             Arc::make_mut(&mut self.nodes[node]).knows |= bits;
             let document = self.document();
             let fx = self.give(
                 node,
-                Input::FrameReceived { peer, frame: Frame::Changes { document, changes } },
+                Input::FrameReceived {
+                    peer,
+                    frame: Frame::Changes { document, changes, vouchers },
+                },
             );
             let merged =
                 fx.writes.iter().filter(|write| matches!(write, Write::Change { .. })).count();
@@ -170,18 +180,20 @@ impl World {
         let local = fx.diffs.iter().map(|publication| &publication.diff);
         let local = local.filter(|diff| diff.cause.kind == CauseKind::Local);
         let mut told = local.map(|diff| diff.events.iter().filter_map(carried_out).collect()).rev();
-        let new: Vec<Vec<u8>> = fx
-            .writes
-            .iter()
-            .filter_map(|write| match write {
+        // Each change that a node makes is followed by its word for it.
+        let mut new: Vec<(Vec<u8>, Voucher)> = Vec::new();
+        let mut written = None;
+        for write in &fx.writes {
+            match write {
                 Write::Change { document: of, bytes } => {
                     assert_eq!(*of, document, "all is about the host's document");
                     let known = self.changes.iter().any(|change| change.bytes == *bytes);
-                    (!known).then(|| bytes.clone())
+                    written = (!known).then(|| bytes.clone());
                 }
-                _ => None,
-            })
-            .collect();
+                Write::Voucher { voucher, .. } => new.extend(written.take().zip(Some(*voucher))),
+                _ => {}
+            }
+        }
         let first = usize::from(asked.is_some());
         let mut events: Vec<Vec<Event>> = (first..new.len())
             .map(|_| told.next().expect("what a host carries out is told"))
@@ -190,9 +202,15 @@ impl World {
             events.extend(asked);
         }
         events.reverse();
-        for (bytes, events) in new.into_iter().zip(events) {
+        for ((bytes, voucher), events) in new.into_iter().zip(events) {
             node.knows |= 1 << self.changes.len();
-            self.changes.push(Arc::new(Change { bytes, author: at, knew: node.knows, events }));
+            self.changes.push(Arc::new(Change {
+                bytes,
+                voucher,
+                author: at,
+                knew: node.knows,
+                events,
+            }));
         }
         node.written.extend(fx.writes);
         node.teardowns.extend(fx.teardowns);
@@ -214,6 +232,7 @@ impl World {
             seed: u64::from_le_bytes(start),
             undo_window: UNDO_WINDOW,
             servers: std::collections::BTreeSet::new(),
+            keyring: key_of(peers[at]),
         };
         let now = Now { monotonic: node.now, wall_ms: WALL_MS };
         let before = node.replica.digest();

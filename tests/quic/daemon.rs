@@ -125,6 +125,7 @@ impl Daemon {
             seed,
             undo_window: UNDO_WINDOW,
             servers: Default::default(),
+            keyring: self.key.clone(),
         };
         let born = Instant::now();
         let (replica, fx) =

@@ -71,7 +71,8 @@ async fn both_sides_prove_their_keys_and_frames_pass_in_order_both_ways() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_does_not_delay_the_pushes_behind_it() {
     let (a, mut b) = pair().await;
-    let snapshot = Frame::Snapshot { document: document(), bytes: vec![7; 48 << 20] };
+    let snapshot =
+        Frame::Snapshot { document: document(), bytes: vec![7; 48 << 20], vouchers: vec![] };
     a.transport.send(&[b.id], &numbered(0)).unwrap();
     a.transport.send(&[b.id], &snapshot).unwrap();
     for number in 1..100 {
@@ -86,7 +87,8 @@ async fn a_snapshot_does_not_delay_the_pushes_behind_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn snapshots_arrive_in_the_order_in_which_they_were_sent() {
     let (a, mut b) = pair().await;
-    let snapshot = |n: u8| Frame::Snapshot { document: document(), bytes: vec![n; 1 << 10] };
+    let snapshot =
+        |n: u8| Frame::Snapshot { document: document(), bytes: vec![n; 1 << 10], vouchers: vec![] };
     a.transport.send(&[b.id], &numbered(0)).unwrap();
     for n in 0..50 {
         a.transport.send(&[b.id], &snapshot(n)).unwrap();
@@ -177,7 +179,7 @@ async fn a_failed_dial_names_every_address_and_why() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bytes_that_are_no_frames_close_that_link_only() {
     let (mut a, b) = pair().await;
-    let snapshot = Frame::Snapshot { document: document(), bytes: vec![1] };
+    let snapshot = Frame::Snapshot { document: document(), bytes: vec![1], vouchers: vec![] };
     let long = [&(1_u32 << 20).to_le_bytes()[..], &[1; 1 << 17]].concat();
     let cases: [(Vec<u8>, CloseCode); 6] = [
         (vec![0; 4], CloseCode::Malformed),
@@ -265,8 +267,11 @@ async fn a_snapshot_that_is_broken_off_or_malformed_closes_its_link_only() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_does_not_fit_is_dropped_and_draining_is_told() {
     let (mut a, mut b) = pair().await;
-    let changes =
-        |n: u8| Frame::Changes { document: document(), changes: vec![vec![n; (1 << 20) - 100]] };
+    let changes = |n: u8| Frame::Changes {
+        document: document(),
+        changes: vec![vec![n; (1 << 20) - 100]],
+        vouchers: vec![],
+    };
     // Whoever has dialled begins with a short frame.
     a.transport.send(&[b.id], &numbered(0)).unwrap();
     assert_eq!(b.frame(a.id).await, numbered(0));

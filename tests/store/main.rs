@@ -25,7 +25,7 @@ use sessionmesh::{
         compact::{self, Plan},
     },
 };
-use workload::{Contents, REAL, Step, body, perform, program, receipt};
+use workload::{Contents, REAL, Step, body, perform, program, receipt, voucher};
 
 const FLEET: DocumentId = DocumentId::Fleet(FleetId([9; 16]));
 
@@ -35,6 +35,10 @@ fn change(document: DocumentId, bytes: &[u8]) -> Write {
 
 fn entry(sequence: u64, body: &str) -> Write {
     Write::Journal { cursor: cursor(sequence), body: body.into() }
+}
+
+fn vouched(document: DocumentId, actor: u8, seq: u64) -> Write {
+    Write::Voucher { document, voucher: voucher(actor, seq) }
 }
 
 fn cursor(sequence: u64) -> Cursor {
@@ -66,9 +70,14 @@ fn each_kind_of_write_is_there_after_a_restart() {
             change(epoch(0), b"a1"),
             change(epoch(1), b"b1"),
             change(epoch(0), b"a2"),
+            vouched(epoch(1), 1, 1),
             Write::Snapshot { document: epoch(1), bytes: b"whole".to_vec() },
             change(epoch(1), b"b2"),
+            vouched(epoch(1), 2, 7),
+            vouched(epoch(1), 2, 8),
+            vouched(epoch(1), 3, 1),
             change(epoch(2), b"c1"),
+            vouched(epoch(2), 1, 1),
             Write::Forget { document: epoch(2) },
             Write::Paused { node, paused: true },
             Write::Paused { node: other, paused: true },
@@ -93,6 +102,9 @@ fn each_kind_of_write_is_there_after_a_restart() {
             (epoch(1), (Some(b"whole".to_vec()), vec![b"b2".to_vec()])),
         ]
         .into(),
+        vouchers: [voucher(2, 8), voucher(3, 1)]
+            .map(|voucher| ((epoch(1), voucher.actor), voucher))
+            .into(),
         paused: [other].into(),
         invites: [([1; 32], redeemed)].into(),
         receipts: [(first.id.clone(), first)].into(),

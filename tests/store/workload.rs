@@ -9,10 +9,11 @@ use fastrand::Rng;
 use sessionmesh::{
     replica::{
         effect::{Stored, Write},
-        ids::{ChangeHash, Cursor, DocumentId, FleetId, NodeId, ReceiptId, StartId},
+        ids::{ActorBytes, ChangeHash, Cursor, DocumentId, FleetId, NodeId, ReceiptId, StartId},
         invite::StoredInvite,
         receipt::StoredReceipt,
         record::Role,
+        voucher::Voucher,
     },
     store::{Error, Store, compact},
 };
@@ -48,6 +49,7 @@ pub struct Contents {
     /// Archived ones too.
     pub documents: BTreeMap<DocumentId, Document>,
     pub archived: BTreeSet<DocumentId>,
+    pub vouchers: BTreeMap<(DocumentId, ActorBytes), Voucher>,
     pub paused: BTreeSet<NodeId>,
     pub invites: BTreeMap<[u8; 32], StoredInvite>,
     pub receipts: BTreeMap<ReceiptId, StoredReceipt>,
@@ -65,14 +67,16 @@ impl Contents {
         let loaded: BTreeSet<DocumentId> = documents.iter().map(|stored| stored.id).collect();
         let all = NAMES.map(|name| store.reload(&[name]));
         let all = all.into_iter().collect::<Result<Vec<_>, _>>()?;
-        let documents: BTreeMap<DocumentId, Document> = all
-            .into_iter()
-            .flatten()
-            .chain(documents)
-            .map(|stored| (stored.id, (stored.snapshot, stored.changes)))
-            .collect();
+        let all: Vec<_> = all.into_iter().flatten().chain(documents).collect();
+        let vouchers = all.iter().flat_map(|stored| {
+            stored.vouchers.iter().map(|voucher| ((stored.id, voucher.actor), *voucher))
+        });
+        let vouchers = vouchers.collect();
+        let documents: BTreeMap<DocumentId, Document> =
+            all.into_iter().map(|stored| (stored.id, (stored.snapshot, stored.changes))).collect();
         Ok(Self {
             fleet,
+            vouchers,
             archived: documents.keys().filter(|id| !loaded.contains(id)).copied().collect(),
             documents,
             paused,
@@ -102,12 +106,17 @@ impl Contents {
             Write::Change { document, bytes } => {
                 self.documents.entry(*document).or_default().1.push(bytes.clone());
             }
+            Write::Voucher { document, voucher } => {
+                self.vouchers.insert((*document, voucher.actor), *voucher);
+            }
             Write::Snapshot { document, bytes } => {
                 self.documents.insert(*document, (Some(bytes.clone()), Vec::new()));
+                self.vouchers.retain(|(of, _), _| of != document);
             }
             Write::Forget { document } => {
                 self.documents.remove(document);
                 self.archived.remove(document);
+                self.vouchers.retain(|(of, _), _| of != document);
             }
             Write::Archive { document } => {
                 if self.documents.contains_key(document) {
@@ -172,6 +181,7 @@ pub fn program(seed: u64, steps: usize) -> Vec<Step> {
     let mut program = Vec::new();
     while program.len() < steps {
         let mut writes = vec![real_change(&mut real, &mut rng)];
+        writes.push(Write::Voucher { document: REAL, voucher: voucher(rng.u8(..3), rng.u64(..)) });
         for _ in 0..rng.usize(0..4) {
             writes.push(random_write(&mut rng, &mut sequence));
         }
@@ -182,6 +192,12 @@ pub fn program(seed: u64, steps: usize) -> Vec<Step> {
         }
     }
     program
+}
+
+/// A voucher whose signature the store has no need to understand.
+pub fn voucher(actor: u8, seq: u64) -> Voucher {
+    let bytes = [seq as u8; 32];
+    Voucher { actor: [actor; 20], seq, hash: ChangeHash(bytes), signature: [actor; 64] }
 }
 
 fn real_change(real: &mut AutoCommit, rng: &mut Rng) -> Write {

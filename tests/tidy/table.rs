@@ -109,8 +109,24 @@ pub const ROOMS: &[Room] = &[
     },
     Room {
         path: "replica::document",
-        may: &["replica::guard", "replica::ids", "replica::record"],
+        may: &[
+            "replica::guard",
+            "replica::ids",
+            "replica::record",
+            "replica::trust",
+            "replica::voucher",
+        ],
         why: "it is the only place that knows document paths; what a peer sent is judged first",
+    },
+    Room {
+        path: "replica::voucher",
+        may: &["replica::ids"],
+        why: "what is signed is names; who signs it, and how, is given from outside",
+    },
+    Room {
+        path: "replica::trust",
+        may: &["replica::ids", "replica::record", "replica::voucher"],
+        why: "who may write is derived from members, however they are read",
     },
     Room {
         path: "replica::guard",
@@ -119,7 +135,15 @@ pub const ROOMS: &[Room] = &[
     },
     Room {
         path: "replica::sync",
-        may: &["replica::document", "replica::effect", "replica::guard", "replica::ids", "wire"],
+        may: &[
+            "replica::document",
+            "replica::effect",
+            "replica::guard",
+            "replica::ids",
+            "replica::trust",
+            "replica::voucher",
+            "wire",
+        ],
         why: "it brings documents together and must not care what they mean",
     },
     Room {
@@ -131,6 +155,7 @@ pub const ROOMS: &[Room] = &[
             "replica::invite",
             "replica::receipt",
             "replica::record",
+            "replica::voucher",
             "wire",
         ],
         why: "what goes in and comes out is data; the shells build on it without the machine",
@@ -147,8 +172,8 @@ pub const ROOMS: &[Room] = &[
     },
     Room {
         path: "wire",
-        may: &["replica::ids"],
-        why: "frames carry names and bytes; what the bytes mean is the replica's",
+        may: &["replica::ids", "replica::voucher"],
+        why: "frames carry names, signatures and bytes; what the bytes mean is the replica's",
     },
     // The leaves.
     Room { path: "config", may: &[], why: "a leaf: it is read before anything is built" },
@@ -166,8 +191,8 @@ pub const ROOMS: &[Room] = &[
     },
     Room {
         path: "identity",
-        may: &["replica::ids", "replica::invite", "replica::record"],
-        why: "a key and a ticket name nodes, fleets and roles, nothing more",
+        may: &["replica::ids", "replica::invite", "replica::record", "replica::voucher"],
+        why: "a key and a ticket name nodes, fleets and roles; what is signed is the core's",
     },
     Room {
         path: "transport",

@@ -11,11 +11,12 @@ use automerge::{
 
 use super::{
     super::{
-        ids::{FleetId, NodeId},
+        ids::{self, ActorBytes, DocumentId, FleetId, NodeId},
         record::{Member, Revocation, Role},
+        trust::{Attested, Extent},
     },
     Applied, Document, Places as AllPlaces,
-    host::{Done, int_at, map_at, maps_at, text_at},
+    host::{Done, int_at, map_at, maps_at, text_at, texts_at},
 };
 
 /// The version of the document's shape.
@@ -72,11 +73,14 @@ impl Document {
         Some(Member {
             node: *node,
             name: text("name").unwrap_or_else(|| node.short()),
-            role: match text("role").as_deref() {
-                Some("admin") => Role::Admin,
-                Some("member") => Role::Member,
-                _ => Role::Reader,
-            },
+            // The greatest, where admins wrote different ones at once: what a node may do only
+            // grows, so that what was taken of it once is taken everywhere.
+            role: records
+                .iter()
+                .flat_map(|record| texts_at(&self.automerge, record, "role"))
+                .map(|role| role_named(&role))
+                .max()
+                .unwrap_or(Role::Reader),
             addresses,
             added_by: text("added_by").and_then(|by| by.parse().ok()).unwrap_or(*node),
             added_at: int_at(&self.automerge, &record, "added_at").unwrap_or(0),
@@ -91,6 +95,46 @@ impl Document {
         nodes.filter_map(|node| self.member(&node.parse().ok()?)).collect()
     }
 
+    /// Lists what the members attest to have of the changes of others.
+    pub fn attested(&self) -> Vec<(NodeId, Attested)> {
+        let nodes = self.automerge.keys(self.members_place()).filter_map(|key| key.parse().ok());
+        nodes.map(|node: NodeId| (node, self.attested_by(&node))).collect()
+    }
+
+    fn attested_by(&self, node: &NodeId) -> Attested {
+        let records = maps_at(&self.automerge, self.members_place(), &node.to_string());
+        let maps = records.iter().flat_map(|record| maps_at(&self.automerge, record, ATTESTED));
+        let mut attested = Attested::new();
+        for map in maps {
+            for key in self.automerge.keys(&map) {
+                let hash = text_at(&self.automerge, &map, &key);
+                let read = hash.and_then(|hash| read_attested(&key, &hash));
+                let Some((key, extent)) = read else { continue };
+                let greatest = attested.entry(key).or_insert(extent);
+                *greatest = (*greatest).max(extent);
+            }
+        }
+        attested
+    }
+
+    /// Writes what a member attests to have, in one change.
+    pub fn attest(&mut self, wall_ms: i64, by: &NodeId, attested: &Attested) -> Option<Applied> {
+        let members = self.members_place().clone();
+        self.commit(wall_ms, |tx| {
+            for record in maps_at(tx, &members, &by.to_string()) {
+                let map = match map_at(tx, &record, ATTESTED) {
+                    Some(map) => map,
+                    None => tx.put_object(&record, ATTESTED, ObjType::Map)?,
+                };
+                for ((document, actor), extent) in attested {
+                    let key = attested_key(document, actor, extent.seq);
+                    tx.put(&map, key, extent.hash.to_string())?;
+                }
+            }
+            Ok(())
+        })
+    }
+
     /// Writes a member's entry anew, in one change; a revocation stays.
     pub fn put_member(&mut self, wall_ms: i64, member: &Member) -> Option<Applied> {
         let members = self.members_place().clone();
@@ -102,6 +146,31 @@ impl Document {
             }
             records.iter().try_for_each(|record| write_member(tx, record, member))
         })
+    }
+}
+
+/// The key in a member's record of what it attests to have.
+const ATTESTED: &str = "attested";
+
+/// Returns the key of an attestation: there is one for each extent, so that none is ever taken
+/// back by a later one.
+fn attested_key(document: &DocumentId, actor: &ActorBytes, seq: u64) -> String {
+    let actor: String = actor.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{document} {actor} {seq}")
+}
+
+fn read_attested(key: &str, hash: &str) -> Option<((DocumentId, ActorBytes), Extent)> {
+    let mut words = key.split(' ');
+    let (document, actor) = (words.next()?.parse().ok()?, ids::actor_from_hex(words.next()?)?);
+    let extent = Extent { seq: words.next()?.parse().ok()?, hash: hash.parse().ok()? };
+    Some(((document, actor), extent))
+}
+
+fn role_named(name: &str) -> Role {
+    match name {
+        "admin" => Role::Admin,
+        "member" => Role::Member,
+        _ => Role::Reader,
     }
 }
 

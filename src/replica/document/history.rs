@@ -10,8 +10,8 @@ use automerge::{ObjType, ScalarValue, legacy};
 use serde_json::{Map, Value};
 
 use super::{
-    super::ids::{ChangeHash, Fingerprint, SessionId, WorkspaceId},
-    Copied, Touched, author, hash_in,
+    super::ids::{ChangeHash, Fingerprint, SessionId, WorkspaceId, fingerprint},
+    Copied, Touched, actor_in, hash_in,
 };
 
 /// Most changes that are told of: a page or two for a person, and the bound of what the search for
@@ -143,7 +143,7 @@ impl Copied {
             .into_iter()
             .map(|(index, writes)| Step {
                 change: hash_in(&changes[index].hash()),
-                author: author(changes[index].actor_id()),
+                author: fingerprint(&actor_in(changes[index].actor_id())),
                 at: changes[index].timestamp().saturating_mul(1_000),
                 writes: writes.into_iter().map(|found| found.wrote).collect(),
             })

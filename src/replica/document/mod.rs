@@ -7,6 +7,7 @@
 mod fleet;
 mod history;
 mod host;
+mod intake;
 mod orphans;
 mod touched;
 
@@ -15,12 +16,15 @@ use std::collections::BTreeSet;
 use automerge::{ActorId, Automerge, Change, transaction::CommitOptions};
 pub use history::{History, Outcome, Step as HistoryStep, Wrote};
 pub use host::{Done as Written, Limits, Part, Scope, SessionFields, Vector, Writer as HostWriter};
+pub use intake::{Coverage, LeftOut, Untrusted};
 pub use touched::Touched;
 
-use self::orphans::Orphans;
+use self::{intake::Vouchers, orphans::Orphans};
 use super::{
     guard,
-    ids::{ChangeHash, DocumentId, Fingerprint, NodeId, StartId},
+    ids::{self, ActorBytes, ChangeHash, DocumentId, Fingerprint, NodeId, StartId},
+    trust::Trust,
+    voucher::Voucher,
 };
 
 /// How many stored changes are applied at once on load.
@@ -60,6 +64,20 @@ pub enum ApplyError {
         /// Which document they were for.
         document: DocumentId,
     },
+    /// What they hold is not its authors' work.
+    #[error("document {document}: {source}")]
+    Untrusted {
+        /// Which document they were for.
+        document: DocumentId,
+        /// What is wrong with them.
+        source: Untrusted,
+    },
+    /// A whole document holds changes of authors that are not known here, or not yet.
+    #[error("document {document}: holds changes of nodes that are not known here as members")]
+    NotYet {
+        /// Which document it is.
+        document: DocumentId,
+    },
     /// The bytes are another document than they were said to be.
     #[error("document {document}: the bytes are those of another document")]
     Misnamed {
@@ -75,8 +93,17 @@ pub struct AppliedChange {
     pub bytes: Vec<u8>,
     /// Its name.
     pub hash: ChangeHash,
-    /// The node that wrote it.
-    pub author: Fingerprint,
+    /// Under which it was written.
+    pub actor: ActorBytes,
+    /// The how-manieth change of its actor it is.
+    pub seq: u64,
+}
+
+impl AppliedChange {
+    /// Returns the fingerprint of the node that wrote it.
+    pub fn author(&self) -> Fingerprint {
+        ids::fingerprint(&self.actor)
+    }
 }
 
 /// What has become part of a document, and which records it touched.
@@ -84,8 +111,12 @@ pub struct AppliedChange {
 pub struct Applied {
     /// In an order in which they can be applied elsewhere.
     pub changes: Vec<AppliedChange>,
+    /// For the last change of each actor in them; none for what this node has just written.
+    pub vouchers: Vec<Voucher>,
     /// The records that are to be read again.
     pub touched: BTreeSet<Touched>,
+    /// What was not taken.
+    pub left_out: LeftOut,
 }
 
 /// A document that every node of the fleet holds.
@@ -94,6 +125,7 @@ pub struct Document {
     id: DocumentId,
     automerge: Automerge,
     orphans: Orphans,
+    vouchers: Vouchers,
     places: Places,
 }
 
@@ -151,13 +183,9 @@ pub fn actor(node: &NodeId, start: StartId) -> ActorId {
     ActorId::from(bytes)
 }
 
-/// Returns the node's part of an actor id, zeroes if it has another form.
-fn author(actor: &ActorId) -> Fingerprint {
-    let mut fingerprint = Fingerprint::default();
-    if let Some(prefix) = actor.to_bytes().get(..fingerprint.len()) {
-        fingerprint.copy_from_slice(prefix);
-    }
-    fingerprint
+/// Returns an actor id as bytes, zeroes if it has not the form of ours.
+fn actor_in(actor: &ActorId) -> ActorBytes {
+    actor.to_bytes().try_into().unwrap_or_default()
 }
 
 fn hash_in(hash: &automerge::ChangeHash) -> ChangeHash {
@@ -176,11 +204,7 @@ impl Document {
     }
 
     /// Makes the document of a fleet that has no members yet.
-    pub fn create_fleet(
-        fleet: super::ids::FleetId,
-        actor: ActorId,
-        wall_ms: i64,
-    ) -> (Self, Applied) {
+    pub fn create_fleet(fleet: ids::FleetId, actor: ActorId, wall_ms: i64) -> (Self, Applied) {
         Self::create(DocumentId::Fleet(fleet), actor, wall_ms, |tx| fleet::genesis(tx, fleet))
     }
 
@@ -195,7 +219,8 @@ impl Document {
         genesis(&mut tx).expect("an empty document takes any key");
         tx.commit_with(CommitOptions::default().with_time(wall_ms / 1_000));
         let change = automerge.get_last_local_change().expect("the genesis has operations");
-        let document = Self::place(id, automerge).expect("the genesis is complete");
+        let document =
+            Self::place(id, automerge, Vouchers::default()).expect("the genesis is complete");
         let applied = document.describe(std::slice::from_ref(&change));
         (document, applied)
     }
@@ -206,6 +231,7 @@ impl Document {
         actor: ActorId,
         snapshot: Option<&[u8]>,
         changes: &[Vec<u8>],
+        vouchers: &[Voucher],
     ) -> Result<Self, ApplyError> {
         let unreadable = |reason: String| ApplyError::Unreadable { document: id, reason };
         let mut automerge = match snapshot {
@@ -221,22 +247,42 @@ impl Document {
                 .map_err(|e| unreadable(e.to_string()))?;
             automerge.apply_changes(batch).map_err(|e| unreadable(e.to_string()))?;
         }
-        Self::place(id, automerge).ok_or(ApplyError::Misnamed { document: id })
+        let vouchers = Vouchers::stored(vouchers);
+        Self::place(id, automerge, vouchers).ok_or(ApplyError::Misnamed { document: id })
     }
 
     /// Takes a document over from a peer, whole.
     ///
-    /// Fails if the guard refuses the bytes, automerge can't load them, or they are another
-    /// document than they are said to be.
-    pub fn adopt(id: DocumentId, actor: ActorId, bytes: &[u8]) -> Result<Self, ApplyError> {
-        let automerge = load_foreign(id, bytes)?;
+    /// Fails if the guard refuses the bytes, automerge can't load them, they are another document
+    /// than they are said to be, or its authors don't stand for what is in it. Who they are, a
+    /// fleet document says itself.
+    pub fn adopt(
+        id: DocumentId,
+        actor: ActorId,
+        bytes: &[u8],
+        vouchers: &[Voucher],
+        trust: &Trust,
+    ) -> Result<Self, ApplyError> {
+        let (automerge, header) = load_foreign(id, bytes)?;
         let automerge = automerge.with_actor(actor);
-        Self::place(id, automerge).ok_or(ApplyError::Misnamed { document: id })
+        let document = Self::place(id, automerge, Vouchers::default());
+        let mut document = document.ok_or(ApplyError::Misnamed { document: id })?;
+        let mut learned;
+        let trust = match id {
+            DocumentId::Host { .. } => trust,
+            DocumentId::Fleet(_) => {
+                learned = trust.clone();
+                learned.learn(&document.members(), document.attested());
+                &learned
+            }
+        };
+        document.vouchers = Self::check_whole(&document.automerge, id, &header, vouchers, trust)?;
+        Ok(document)
     }
 
-    fn place(id: DocumentId, automerge: Automerge) -> Option<Self> {
+    fn place(id: DocumentId, automerge: Automerge, vouchers: Vouchers) -> Option<Self> {
         let places = Places::find(id, &automerge)?;
-        Some(Self { id, automerge, orphans: Orphans::default(), places })
+        Some(Self { id, automerge, orphans: Orphans::default(), vouchers, places })
     }
 
     /// Returns the document's name.
@@ -260,14 +306,12 @@ impl Document {
     }
 
     /// Returns the changes that a replica with these heads lacks, in an order in which it can
-    /// apply them.
-    pub fn changes_since(&self, heads: &[ChangeHash]) -> Vec<Vec<u8>> {
+    /// apply them, and the vouchers for their authors.
+    pub fn changes_since(&self, heads: &[ChangeHash]) -> (Vec<Vec<u8>>, Vec<Voucher>) {
         let heads: Vec<_> = heads.iter().map(hash_out).collect();
-        self.automerge
-            .get_changes(&heads)
-            .iter()
-            .map(|change| change.raw_bytes().to_vec())
-            .collect()
+        let changes = self.automerge.get_changes(&heads);
+        let vouchers = self.vouchers_for(&changes);
+        (changes.iter().map(|change| change.raw_bytes().to_vec()).collect(), vouchers)
     }
 
     /// Returns the names of the changes that a replica with these heads lacks.
@@ -300,25 +344,35 @@ impl Document {
     ///
     /// On an error nothing was applied, but for [`ApplyError::Panicked`]: then the document must
     /// be thrown away.
-    pub fn apply(&mut self, raw: &[Vec<u8>]) -> Result<Applied, ApplyError> {
+    pub fn apply(
+        &mut self,
+        raw: &[Vec<u8>],
+        vouchers: &[Voucher],
+        trust: &Trust,
+    ) -> Result<Applied, ApplyError> {
         guard::check_changes(raw)
             .map_err(|source| ApplyError::Refused { document: self.id, source })?;
         let changes: Result<_, _> = raw.iter().map(|bytes| self.read_change(bytes)).collect();
-        self.merge(changes?)
+        self.take_in(changes?, vouchers, trust, Coverage::Whole)
     }
 
     /// Applies what another copy of the same document has and this one lacks.
     ///
     /// Errors as [`Document::apply`].
-    pub fn merge_saved(&mut self, bytes: &[u8]) -> Result<Applied, ApplyError> {
+    pub fn merge_saved(
+        &mut self,
+        bytes: &[u8],
+        vouchers: &[Voucher],
+        trust: &Trust,
+    ) -> Result<Applied, ApplyError> {
         let changes = self.changes_in(bytes)?;
-        self.merge(changes)
+        self.take_in(changes, vouchers, trust, Coverage::Whole)
     }
 
     /// Lists the changes that another copy of the same document has and this one lacks.
     fn changes_in(&self, bytes: &[u8]) -> Result<Vec<Change>, ApplyError> {
         let document = self.id;
-        let other = load_foreign(document, bytes)?;
+        let (other, _) = load_foreign(document, bytes)?;
         guard::contained(|| {
             // Another beginning would put its own maps beside those that hold the records.
             let is_same = self.places.are_in(document, &other);
@@ -331,13 +385,15 @@ impl Document {
     /// Applies what another copy of the same document, already judged, has and this one lacks.
     ///
     /// Errors as [`Document::apply`].
-    pub fn merge_copy(&mut self, copy: &Self) -> Result<Applied, ApplyError> {
+    pub fn merge_copy(&mut self, copy: &Self, trust: &Trust) -> Result<Applied, ApplyError> {
         let document = self.id;
         if self.places != copy.places {
             return Err(ApplyError::Misnamed { document });
         }
         let added = guard::contained(|| self.automerge.get_changes_added(&copy.automerge));
-        self.merge(added.map_err(|_| ApplyError::Panicked { document })?)
+        let added = added.map_err(|_| ApplyError::Panicked { document })?;
+        let vouchers: Vec<Voucher> = copy.vouchers().copied().collect();
+        self.take_in(added, &vouchers, trust, Coverage::Whole)
     }
 
     fn read_change(&self, bytes: &[u8]) -> Result<Change, ApplyError> {
@@ -345,31 +401,6 @@ impl Document {
         guard::contained(|| Change::try_from(bytes))
             .map_err(|_| ApplyError::Panicked { document })?
             .map_err(|e| ApplyError::Unreadable { document, reason: e.to_string() })
-    }
-
-    fn merge(&mut self, changes: Vec<Change>) -> Result<Applied, ApplyError> {
-        let document = self.id;
-        let has =
-            |hash: &automerge::ChangeHash| self.automerge.get_change_meta_by_hash(hash).is_some();
-        let ready = self
-            .orphans
-            .admit(changes, has)
-            .map_err(|_| ApplyError::TooManyOrphans { document })?;
-        if ready.is_empty() {
-            return Ok(Applied::default());
-        }
-        let automerge = &mut self.automerge;
-        let before = automerge.get_heads();
-        let applied = guard::contained(|| automerge.apply_changes(ready.iter().cloned()))
-            .map_err(|_| ApplyError::Panicked { document })?;
-        match applied {
-            Ok(()) => Ok(self.describe(&ready)),
-            Err(error) if self.automerge.get_heads() == before => {
-                Err(ApplyError::Unreadable { document, reason: error.to_string() })
-            }
-            // Some of it is in, and nobody was told.
-            Err(_) => Err(ApplyError::Panicked { document }),
-        }
     }
 
     /// Lists the changes that are not here and that others wait for.
@@ -385,16 +416,39 @@ impl Document {
                 .map(|change| AppliedChange {
                     bytes: change.raw_bytes().to_vec(),
                     hash: hash_in(&change.hash()),
-                    author: author(change.actor_id()),
+                    actor: actor_in(change.actor_id()),
+                    seq: change.seq(),
                 })
                 .collect(),
+            ..Applied::default()
         }
     }
 
-    /// Starts automerge's sync protocol with a peer, or goes on with it.
-    pub fn next_sync_message(&self, state: &mut automerge::sync::State) -> Option<Vec<u8>> {
-        automerge::sync::SyncDoc::generate_sync_message(&self.automerge, state)
-            .map(automerge::sync::Message::encode)
+    /// Starts automerge's sync protocol with a peer, or goes on with it: returns a message, and the
+    /// vouchers for the authors of what it carries.
+    pub fn next_sync_message(
+        &self,
+        state: &mut automerge::sync::State,
+    ) -> Option<(Vec<u8>, Vec<Voucher>)> {
+        let mut message = automerge::sync::SyncDoc::generate_sync_message(&self.automerge, state)?;
+        // Automerge does not know of what waits: it would ask for that again and again, and never
+        // for what it waits for, where the Bloom filter has a gap.
+        message.need = self.needs(&message.need);
+        let mut actors = BTreeSet::new();
+        let mut is_whole = false;
+        for part in message.changes.iter().flat_map(|chunk| guard::parts(chunk).unwrap_or_default())
+        {
+            match part {
+                guard::Part::Change(bytes) => {
+                    let change = Change::try_from(bytes);
+                    actors.extend(change.map(|change| actor_in(change.actor_id())));
+                }
+                guard::Part::Document(_) => is_whole = true,
+            }
+        }
+        let carried = |voucher: &&Voucher| is_whole || actors.contains(&voucher.actor);
+        let vouchers = self.vouchers().filter(carried).copied().collect();
+        Some((message.encode(), vouchers))
     }
 
     /// Takes a message of automerge's sync protocol; the changes in it are judged and applied like
@@ -405,6 +459,8 @@ impl Document {
         &mut self,
         state: &mut automerge::sync::State,
         bytes: &[u8],
+        vouchers: &[Voucher],
+        trust: &Trust,
     ) -> Result<Applied, ApplyError> {
         let document = self.id;
         guard::check_sync_message(bytes)
@@ -425,7 +481,7 @@ impl Document {
             }
         }
         // All at once: were some of it applied before the rest is refused, nobody would be told.
-        let applied = self.merge(changes)?;
+        let applied = self.take_in(changes, vouchers, trust, Coverage::Gaps)?;
         let automerge = &mut self.automerge;
         let noted = guard::contained(|| {
             automerge::sync::SyncDoc::receive_sync_message(automerge, state, message)
@@ -459,10 +515,18 @@ impl Document {
 }
 
 /// Loads a document that came from elsewhere.
-fn load_foreign(document: DocumentId, bytes: &[u8]) -> Result<Automerge, ApplyError> {
-    guard::check_document(bytes, guard::DocumentLimits::SNAPSHOT)
-        .map_err(|source| ApplyError::Refused { document, source })?;
-    guard::contained(|| Automerge::load(bytes))
+fn load_foreign(
+    document: DocumentId,
+    bytes: &[u8],
+) -> Result<(Automerge, guard::DocumentHeader), ApplyError> {
+    let refused = |source| ApplyError::Refused { document, source };
+    let header = guard::check_document(bytes, guard::DocumentLimits::SNAPSHOT).map_err(refused)?;
+    if !header.appended.is_empty() {
+        // Whoever saves a document saves it whole.
+        return Err(refused(guard::Refused::Unused { what: "changes behind a document" }));
+    }
+    let loaded = guard::contained(|| Automerge::load(bytes))
         .map_err(|_| ApplyError::Panicked { document })?
-        .map_err(|e| ApplyError::Unreadable { document, reason: e.to_string() })
+        .map_err(|e| ApplyError::Unreadable { document, reason: e.to_string() })?;
+    Ok((loaded, header))
 }

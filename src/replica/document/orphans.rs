@@ -24,12 +24,19 @@ pub struct Orphans {
     waiting: BTreeMap<ChangeHash, Change>,
     /// For each missing hash, those that wait for it.
     waiters: BTreeMap<ChangeHash, BTreeSet<ChangeHash>>,
+    /// Those that could be applied, and wait until their author's word reaches them.
+    held: Vec<Change>,
 }
 
 impl Orphans {
     /// Lists what is waited for and does not itself wait.
     pub fn missing(&self) -> impl Iterator<Item = &ChangeHash> {
         self.waiters.keys().filter(|hash| !self.waiting.contains_key(hash))
+    }
+
+    /// Returns all that wait.
+    pub fn iter(&self) -> impl Iterator<Item = &Change> {
+        self.waiting.values().chain(&self.held)
     }
 
     /// Takes changes in and returns all that can be applied now, in order.
@@ -42,7 +49,8 @@ impl Orphans {
     ) -> Result<Vec<Change>, Full> {
         let mut ready = Vec::with_capacity(changes.len());
         let mut ready_hashes = BTreeSet::new();
-        let mut stack: Vec<Change> = changes.into_iter().rev().collect();
+        let mut stack: Vec<Change> = std::mem::take(&mut self.held);
+        stack.extend(changes.into_iter().rev());
         while let Some(change) = stack.pop() {
             let hash = change.hash();
             if ready_hashes.contains(&hash) || has(&hash) {
@@ -64,13 +72,29 @@ impl Orphans {
             }
         }
         if self.waiting.len() > ORPHANS_MAX || self.bytes() > ORPHANS_BYTES_MAX {
-            self.waiting.clear();
-            self.waiters.clear();
+            self.clear();
             if ready.is_empty() {
                 return Err(Full);
             }
         }
         Ok(ready)
+    }
+
+    /// Has changes wait that could be applied, until the next ones come.
+    pub fn hold(&mut self, changes: impl IntoIterator<Item = Change>) {
+        self.held.extend(changes);
+    }
+
+    /// Drops all that wait.
+    pub fn clear(&mut self) {
+        self.waiting.clear();
+        self.waiters.clear();
+        self.held.clear();
+    }
+
+    /// Tells whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.held.is_empty()
     }
 
     fn bytes(&self) -> usize {

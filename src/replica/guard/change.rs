@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    ACTOR_BYTES, Budget, CHANGE_ACTORS_MAX, CHANGE_BYTES_MAX, CHANGE_OPS_MAX, DEPENDENCIES_MAX,
-    DEPTH_MAX, MESSAGE_BYTES_MAX, Refused, at_most,
+    Budget, CHANGE_ACTORS_MAX, CHANGE_BYTES_MAX, CHANGE_OPS_MAX, DEPENDENCIES_MAX, DEPTH_MAX,
+    MESSAGE_BYTES_MAX, Refused, at_most,
     chunk::{Chunk, Kind, inflate},
     column::{Listed, Spec, count_items},
     operation::{
@@ -16,10 +16,7 @@ use super::{
     },
     reader::Reader,
 };
-use crate::replica::ids::{ChangeHash, FINGERPRINT_BYTES, Fingerprint};
-
-/// An actor id as ours are: a node's fingerprint, and 8 random bytes.
-pub type ActorBytes = [u8; ACTOR_BYTES];
+use crate::replica::ids::{ActorBytes, ChangeHash, Fingerprint, fingerprint};
 
 const PREDECESSORS: Related = Related {
     count: Spec { bits: 0x70, name: "predecessor count" },
@@ -71,13 +68,6 @@ impl ChangeHeader {
     pub fn max_op(&self) -> u64 {
         self.start_op + self.ops - 1
     }
-}
-
-/// Returns the beginning of an actor id.
-fn fingerprint(actor: &ActorBytes) -> Fingerprint {
-    let mut prefix = [0; FINGERPRINT_BYTES];
-    prefix.copy_from_slice(&actor[..FINGERPRINT_BYTES]);
-    prefix
 }
 
 /// Judges one change as a peer sent it.

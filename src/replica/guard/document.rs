@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    ActorBytes, Budget, ChangeHeader, DEPENDENCIES_MAX, DEPTH_MAX, HEADS_MAX, MESSAGE_BYTES_MAX,
-    Refused, at_most,
+    Budget, ChangeHeader, DEPENDENCIES_MAX, DEPTH_MAX, HEADS_MAX, MESSAGE_BYTES_MAX, Refused,
+    at_most,
     change::check_chunk,
     chunk::{Chunk, Kind},
     column::{Columns, Deltas, Listed, Spec, count_items},
@@ -18,7 +18,7 @@ use super::{
     },
     reader::Reader,
 };
-use crate::replica::ids::ChangeHash;
+use crate::replica::ids::{ActorBytes, ChangeHash};
 
 const CHANGE_ACTOR: Spec = Spec { bits: 0x01, name: "change actor" };
 const CHANGE_SEQ: Spec = Spec { bits: 0x03, name: "change seq" };
@@ -107,6 +107,8 @@ impl DocumentLimits {
 pub struct DocumentHeader {
     /// Who wrote in it, ascending.
     pub actors: Vec<ActorBytes>,
+    /// How many changes each of them made, in the same order.
+    pub seqs: Vec<u32>,
     /// Its heads, without the appended changes.
     pub heads: Vec<ChangeHash>,
     /// How many changes it has, without the appended ones.
@@ -175,24 +177,34 @@ fn check_contents(
     }
     reader.end("a document")?;
 
-    let max_ops = check_changes(&change_columns, changes, actors.len(), limits)?;
+    let last = check_changes(&change_columns, changes, actors.len(), limits)?;
     let ops = count_items::<u64>(
         operation_columns.bytes(ACTION),
         limits.ops,
         "operations of a document",
     )?;
     budget.spend_ops(ops)?;
-    check_operations(&operation_columns, ops, &actors, &max_ops, limits)?;
-    Ok(DocumentHeader { actors, heads, changes, ops, appended: Vec::new() })
+    check_operations(&operation_columns, ops, &actors, &last, limits)?;
+    let seqs = last.iter().map(|last| last.seq).collect();
+    Ok(DocumentHeader { actors, seqs, heads, changes, ops, appended: Vec::new() })
 }
 
-/// Checks the changes and returns each actor's greatest counter.
+/// Where the changes of one actor have come to.
+#[derive(Debug, Clone, Copy, Default)]
+struct Last {
+    seq: u32,
+    max_op: u32,
+    /// Among all changes.
+    place: u32,
+}
+
+/// Checks the changes and returns each actor's last.
 fn check_changes(
     columns: &Columns<'_>,
     count: u64,
     actors: usize,
     limits: DocumentLimits,
-) -> Result<Vec<u32>, Refused> {
+) -> Result<Vec<Last>, Refused> {
     let mut actor = columns.runs::<u64>(CHANGE_ACTOR, count);
     let mut seq = Deltas::new(columns, CHANGE_SEQ, count);
     let mut max_op = Deltas::new(columns, CHANGE_MAX_OP, count);
@@ -201,18 +213,19 @@ fn check_changes(
     let mut dependencies = columns.runs::<u64>(CHANGE_DEPENDENCIES, count);
     let mut dependency = Deltas::new(columns, CHANGE_DEPENDENCY, limits.changes);
     let mut extra = columns.runs::<u64>(CHANGE_EXTRA_META, count);
-    let mut last = vec![(0_u32, 0_u32); actors];
+    let mut last = vec![Last::default(); actors];
     let mut edges = 0;
-    for place in 0..count {
+    // As many as there may be fit.
+    for place in 0..count as u32 {
         let author = usize::try_from(actor.required()?).ok();
-        let (last_seq, last_max_op) = author
+        let last = author
             .and_then(|author| last.get_mut(author))
             .ok_or(Refused::Dangling { what: CHANGE_ACTOR.name })?;
-        let (this_seq, this_max_op) = (seq.required()?, max_op.required()?);
-        if this_seq.checked_sub(1) != Some(*last_seq) || this_max_op < *last_max_op {
+        let this = Last { seq: seq.required()?, max_op: max_op.required()?, place };
+        if this.seq.checked_sub(1) != Some(last.seq) || this.max_op < last.max_op {
             return Err(Refused::Order { what: "changes of an actor" });
         }
-        (*last_seq, *last_max_op) = (this_seq, this_max_op);
+        let previous = std::mem::replace(last, this);
         time.next()?;
         let text = message.next()?.unwrap_or_default();
         at_most("bytes of a message", text.len() as u64, MESSAGE_BYTES_MAX)?;
@@ -220,10 +233,17 @@ fn check_changes(
         at_most("dependencies", count, DEPENDENCIES_MAX)?;
         edges += count;
         at_most("dependencies of a document", edges, limits.changes)?;
+        let mut is_linked = previous.seq == 0;
         for _ in 0..count {
-            if u64::from(dependency.required()?) >= place {
+            let dependency = dependency.required()?;
+            if dependency >= place {
                 return Err(Refused::Dangling { what: CHANGE_DEPENDENCY.name });
             }
+            is_linked |= dependency == previous.place;
+        }
+        // Whoever vouches for an actor's last change vouches for all before it, by their hashes.
+        if !is_linked {
+            return Err(Refused::Unlinked);
         }
         // Bytes, none of them: what newer versions of automerge would add to a change.
         if !matches!(extra.next()?, None | Some(7)) {
@@ -239,21 +259,21 @@ fn check_changes(
     dependency.end()?;
     extra.end()?;
     Reader::new(columns.bytes(CHANGE_EXTRA)).end(CHANGE_EXTRA.name)?;
-    Ok(last.into_iter().map(|(_, max_op)| max_op).collect())
+    Ok(last)
 }
 
 fn check_operations(
     columns: &Columns<'_>,
     count: u64,
     actors: &[ActorBytes],
-    max_ops: &[u32],
+    last: &[Last],
     limits: DocumentLimits,
 ) -> Result<(), Refused> {
     let mut id_actor = columns.runs::<u64>(ID_ACTOR, count);
     let mut id_counter = Deltas::new(columns, ID_COUNTER, count);
     let mut operations = Operations::new(columns, count, SUCCESSORS, limits.ops, actors)?;
     let by_a_change = |id: OpId| {
-        let max_op = max_ops.get(id.actor as usize).copied().unwrap_or(0);
+        let max_op = last.get(id.actor as usize).map_or(0, |last| last.max_op);
         (1..=max_op).contains(&id.counter)
     };
     // A map is made before anything is put into it, and automerge sorts by map: so each map's

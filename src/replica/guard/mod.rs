@@ -19,12 +19,9 @@ mod reader;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-pub use change::{ActorBytes, ChangeHeader, check_change, check_changes};
+pub use change::{ChangeHeader, check_change, check_changes};
 pub use document::{DocumentHeader, DocumentLimits, check_document};
 pub use message::{Part, check_sync_message, parts};
-
-/// How many bytes an actor id has: a node's fingerprint, and 8 random ones for each start.
-pub const ACTOR_BYTES: usize = 20;
 
 /// Most bytes of a change, inflated: the greatest honest one deletes a workspace with thousands of
 /// sessions, at under 100 bytes each.
@@ -116,6 +113,9 @@ pub enum Refused {
         /// What refers.
         what: &'static str,
     },
+    /// A change does not build on the one that its author made before it.
+    #[error("a change does not build on its author's previous one")]
+    Unlinked,
     /// Things come in another order than automerge keeps them.
     #[error("{what}: out of order")]
     Order {
@@ -137,6 +137,7 @@ impl Refused {
             Self::Unused { .. } => "unused",
             Self::Dangling { .. } => "dangling",
             Self::Order { .. } => "order",
+            Self::Unlinked => "unlinked",
         }
     }
 }

@@ -4,10 +4,11 @@
 //! in a map, a scalar put into a map, or a delete from a map; nothing else.
 
 use super::{
-    ActorBytes, KEY_BYTES_MAX, Refused, VALUE_BYTES_MAX, at_most,
+    KEY_BYTES_MAX, Refused, VALUE_BYTES_MAX, at_most,
     column::{Columns, Deltas, Runs, Spec, all_false},
     reader::Reader,
 };
+use crate::replica::ids::ActorBytes;
 
 pub(super) const OBJECT_ACTOR: Spec = Spec { bits: 0x01, name: "object actor" };
 pub(super) const OBJECT_COUNTER: Spec = Spec { bits: 0x02, name: "object counter" };

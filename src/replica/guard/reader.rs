@@ -2,8 +2,8 @@
 //!
 //! Must not know chunks nor columns. Invariant: nothing is taken that is not there.
 
-use super::{ACTOR_BYTES, ActorBytes, Refused, at_most};
-use crate::replica::ids::ChangeHash;
+use super::{Refused, at_most};
+use crate::replica::ids::{ACTOR_BYTES, ActorBytes, ChangeHash};
 
 /// Takes values from the front of some bytes.
 #[derive(Debug, Clone)]

@@ -8,9 +8,10 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use super::super::{
-    document::{self, Applied, Document, Part},
+    document::{self, Applied, AppliedChange, Document, Part},
     effect::{Effects, Now, StoredDocument, Write},
     ids::{ChangeHash, DocumentId, Fingerprint, NodeId, StartId},
+    voucher::Voucher,
 };
 use super::{Origin, Replica};
 
@@ -76,7 +77,7 @@ enum Stage {
 #[derive(Debug, Clone)]
 pub enum Arrived {
     Whole(Box<Document>),
-    Changes(Vec<Vec<u8>>),
+    Changes(Vec<Vec<u8>>, Vec<Voucher>),
 }
 
 impl Epochs {
@@ -210,7 +211,8 @@ impl Replica {
         self.epochs.asked = false;
         self.epochs.retry_at = None;
         let heads = document.heads();
-        let next = document.rewritten(self.actor.clone(), now.wall_ms);
+        let (mut next, mut written) = document.rewritten(self.actor.clone(), now.wall_ms);
+        self.vouch_for(&mut next, &mut written);
         tracing::info!(
             changes = document.change_count(),
             operations = document.op_count(),
@@ -218,6 +220,8 @@ impl Replica {
             "wrote the own document anew"
         );
         fx.writes.push(Write::Snapshot { document: next.id(), bytes: next.save() });
+        let (document, vouchers) = (next.id(), written.vouchers.into_iter());
+        fx.writes.extend(vouchers.map(|voucher| Write::Voucher { document, voucher }));
         fx.reloads.push(next.id());
         self.epochs.stage = Stage::Rewritten { document: Box::new(next), heads };
     }
@@ -283,7 +287,9 @@ impl Replica {
             return;
         };
         let (snapshot, changes) = (stored.snapshot, stored.changes);
-        let loaded = Document::load(id, self.actor.clone(), snapshot.as_deref(), &changes);
+        let vouchers = stored.vouchers;
+        let loaded =
+            Document::load(id, self.actor.clone(), snapshot.as_deref(), &changes, &vouchers);
         let parted =
             loaded.map(|earlier| present.part_carried(&earlier).map(|part| (earlier, part)));
         let (mut earlier, before, mut touched, mut authors) = match parted {
@@ -299,13 +305,15 @@ impl Replica {
                 return;
             }
         };
-        let mut gained = Vec::new();
+        let (mut gained, mut vouched) = (Vec::new(), Vec::new());
         authors.insert(self.node.fingerprint());
         let mut from = self.node;
         for (peer, _, what) in waiting {
             let merged = match what {
-                Arrived::Whole(copy) => earlier.merge_copy(&copy),
-                Arrived::Changes(changes) => earlier.apply(&changes),
+                Arrived::Whole(copy) => earlier.merge_copy(&copy, &self.trust),
+                Arrived::Changes(changes, vouchers) => {
+                    earlier.apply(&changes, &vouchers, &self.trust)
+                }
             };
             match merged {
                 Ok(applied) if applied.changes.is_empty() => {}
@@ -313,6 +321,7 @@ impl Replica {
                     from = peer;
                     touched.extend(applied.touched);
                     gained.extend(applied.changes);
+                    vouched.extend(applied.vouchers);
                 }
                 Err(error) => {
                     // What came before it in the same batch comes again, from whoever has it.
@@ -324,13 +333,14 @@ impl Replica {
         if present.covers(&earlier) {
             return;
         }
-        authors.extend(gained.iter().map(|change| change.author));
+        authors.extend(gained.iter().map(AppliedChange::author));
         // Under an actor of its own: the present document goes on meanwhile.
         let start = StartId(self.start.0.map(|byte| !byte));
         let mut document = present.fork(document::actor(&self.node, start));
-        let carried = document.carry_over(&before, &earlier, &touched, now.wall_ms);
+        let mut carried = document.carry_over(&before, &earlier, &touched, now.wall_ms);
         tracing::info!(document = %id, changes = gained.len(), "carried over what was written to an earlier epoch");
-        let gained = Applied { changes: gained, touched: BTreeSet::new() };
+        self.vouch_for(&mut document, &mut carried);
+        let gained = Applied { changes: gained, vouchers: vouched, ..Applied::default() };
         self.record(id, &gained, fx);
         self.record(own, &carried, fx);
         fx.reloads.push(id);
@@ -349,7 +359,7 @@ impl Replica {
         let id = copy.id();
         // Thrown away meanwhile, it comes back from the store with what was carried over.
         let Some(document) = self.documents.get_mut(&id) else { return };
-        match document.merge_copy(copy) {
+        match document.merge_copy(copy, &self.trust) {
             Ok(applied) => {
                 let origin = if peer == self.node { Origin::Here } else { Origin::Peer(peer) };
                 self.spread(now, id, &applied, None, origin, authors, fx);

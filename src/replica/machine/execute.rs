@@ -420,8 +420,8 @@ impl Replica {
             return Ok(self.write_layers(now, host, fx, write));
         }
         let document = self.documents.get_mut(&id).ok_or(Refusal::HostNotReady(host))?;
-        let Some(applied) = document.write(now.wall_ms, write) else { return Ok(None) };
-        self.absorb(now, id, &applied, None, fx);
+        let Some(mut applied) = document.write(now.wall_ms, write) else { return Ok(None) };
+        self.absorb(now, id, &mut applied, None, fx);
         Ok(applied.changes.first().map(|change| change.hash))
     }
 

@@ -107,7 +107,8 @@ impl Replica {
                 unreachable!("only sessions and workspaces are found")
             }
         }
-        let authors = self.authors.iter().map(|(mark, node)| (*mark, (*node, self.name_of(node))));
+        let authors = self.trust.nodes();
+        let authors = authors.map(|node| (node.fingerprint(), (node, self.name_of(&node))));
         Ok(Explainable { explanation, record, copy, authors: authors.collect() })
     }
 

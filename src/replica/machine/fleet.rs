@@ -12,6 +12,7 @@ use super::super::{
     ids::{Cursor, DocumentId, FleetId, NodeId},
     invite::{StoredInvite, Ticket, secret_hash},
     record::{Member, Revocation, Role},
+    voucher::Voucher,
 };
 use super::{Replica, names::check_title};
 use crate::wire::{CloseCode, Frame, Join, PROTOCOL, PROTOCOL_MIN, ProtocolRange};
@@ -45,7 +46,7 @@ impl Replica {
         let mut fleet = [0; 16];
         self.random.fill(&mut fleet);
         self.fleet = FleetId(fleet);
-        let (mut document, genesis) =
+        let (document, mut applied) =
             Document::create_fleet(self.fleet, self.actor.clone(), now.wall_ms);
         let id = document.id();
         let own = Member {
@@ -58,16 +59,18 @@ impl Replica {
             revoked: None,
             left: false,
         };
+        let document = self.documents.entry(id).or_insert(document);
         let admitted = document.put_member(now.wall_ms, &own).expect("the document is empty");
-        self.documents.insert(id, document);
+        applied.changes.extend(admitted.changes);
         fx.writes.push(Write::Fleet(self.fleet));
-        self.record(id, &genesis, fx);
-        self.record(id, &admitted, fx);
+        self.vouch(id, &mut applied);
+        self.record(id, &applied, fx);
         self.read_members();
+        self.attest(now, fx);
     }
 
     /// Takes over what the fleet document now says, and cuts off who no longer belongs.
-    pub(super) fn members_changed(&mut self, fx: &mut Effects) {
+    pub(super) fn members_changed(&mut self, now: Now, fx: &mut Effects) {
         let had_admin = self.admin_count() > 0;
         self.read_members();
         if had_admin && self.admin_count() == 0 {
@@ -77,6 +80,9 @@ impl Replica {
         let connected: Vec<NodeId> = self.exchange.peers().collect();
         for peer in connected {
             let Some(member) = self.members.get(&peer) else { continue };
+            if fx.closes.iter().any(|(closed, ..)| *closed == peer) {
+                continue;
+            }
             if member.revoked.is_some() {
                 let reason = "revoked from the fleet".to_owned();
                 fx.closes.push((peer, CloseCode::Revoked, reason));
@@ -84,13 +90,13 @@ impl Replica {
                 fx.closes.push((peer, CloseCode::Left, "left the fleet".to_owned()));
             }
         }
+        self.attest(now, fx);
     }
 
     pub(super) fn read_members(&mut self) {
         let Some(document) = self.documents.get(&DocumentId::Fleet(self.fleet)) else { return };
         self.members = document.members().into_iter().map(|m| (m.node, m)).collect();
-        let nodes = self.members.keys().chain([&self.node]);
-        self.authors = nodes.map(|node| (node.fingerprint(), *node)).collect();
+        self.trust.learn(self.members.values(), document.attested());
         let readers = self.members.values().filter(|member| member.role == Role::Reader);
         self.exchange.unshare(readers.map(|reader| reader.node).collect());
     }
@@ -119,8 +125,8 @@ impl Replica {
     fn put_member(&mut self, now: Now, member: &Member, fx: &mut Effects) {
         let id = DocumentId::Fleet(self.fleet);
         let Some(document) = self.documents.get_mut(&id) else { return };
-        if let Some(applied) = document.put_member(now.wall_ms, member) {
-            self.absorb(now, id, &applied, None, fx);
+        if let Some(mut applied) = document.put_member(now.wall_ms, member) {
+            self.absorb(now, id, &mut applied, None, fx);
         }
     }
 
@@ -352,7 +358,8 @@ impl Replica {
         tracing::info!(%peer, "let a new node in");
         // Whatever was said on the link before, both greet from here on.
         self.exchange.connected(now.monotonic, peer);
-        let frame = Frame::Joined { fleet_document: document.save() };
+        let vouchers = document.vouchers().copied().collect();
+        let frame = Frame::Joined { fleet_document: document.save(), vouchers };
         fx.frames_durable.push(Outgoing { to: vec![peer], frame });
         Ok(())
     }
@@ -363,6 +370,7 @@ impl Replica {
         now: Now,
         peer: NodeId,
         fleet_document: &[u8],
+        vouchers: &[Voucher],
         fx: &mut Effects,
     ) {
         let Some(joining) = self.joining.take_if(|joining| joining.ticket.inviter == peer) else {
@@ -371,7 +379,8 @@ impl Replica {
             return;
         };
         let id = DocumentId::Fleet(joining.ticket.fleet);
-        let adopted = Document::adopt(id, self.actor.clone(), fleet_document);
+        let adopted =
+            Document::adopt(id, self.actor.clone(), fleet_document, vouchers, &self.trust);
         let document = match adopted {
             Ok(document) if document.member(&self.node).is_some_and(|m| m.is_current()) => document,
             Ok(_) => {
@@ -392,8 +401,10 @@ impl Replica {
         self.documents.insert(id, document);
         fx.writes.push(Write::Fleet(self.fleet));
         fx.writes.push(Write::Snapshot { document: id, bytes: fleet_document.to_vec() });
+        self.record_vouchers(id, fx);
         self.forget_invites(fx);
         self.read_members();
+        self.attest(now, fx);
         tracing::info!(fleet = %self.fleet, inviter = %peer, "joined the fleet");
         fx.replies.push((joining.request, Ok(Reply::Joined(self.fleet))));
         self.greet(peer, fx);

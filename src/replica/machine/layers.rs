@@ -13,6 +13,7 @@ use super::super::{
     ids::{ChangeHash, DocumentId, Fingerprint, NodeId},
     record::StoredSession,
     view,
+    voucher::Voucher,
 };
 use super::{Origin, Replica, epoch::Arrived, read_all};
 use crate::wire::DocumentHeads;
@@ -143,7 +144,7 @@ impl Replica {
         now: Now,
         peer: NodeId,
         id: DocumentId,
-        changes: &[Vec<u8>],
+        (changes, vouchers): (&[Vec<u8>], &[Voucher]),
     ) -> bool {
         let DocumentId::Host { host, epoch } = id else { return false };
         let older = self.newest_epoch(host).is_some_and(|newest| epoch < newest);
@@ -151,7 +152,7 @@ impl Replica {
             return false;
         }
         if host == self.node {
-            self.epochs.arrived(peer, id, Arrived::Changes(changes.to_vec()));
+            self.epochs.arrived(peer, id, Arrived::Changes(changes.to_vec(), vouchers.to_vec()));
         } else if self.is_way_to_host(&peer, host) {
             return false;
         } else {
@@ -187,12 +188,14 @@ impl Replica {
             Verdict::Newest => {
                 fx.writes.push(Write::Snapshot { document: id, bytes });
                 self.go_over_to(now, Origin::Peer(peer), document, fx);
+                self.record_vouchers(id, fx);
                 true
             }
             Verdict::Older => {
                 tracing::info!(document = %id, "holding what its host has yet to carry over");
                 fx.writes.push(Write::Snapshot { document: id, bytes });
                 self.documents.insert(id, document);
+                self.record_vouchers(id, fx);
                 let Some(host) = id.host() else { return true };
                 let records = self.layers_changed(host, id, &BTreeSet::new(), fx);
                 let authors = self.layers.get(&host).and_then(|layers| layers.older.get(&id));
@@ -254,7 +257,7 @@ impl Replica {
             if host == self.node {
                 fx.writes.push(Write::Archive { document: id });
                 if !covered {
-                    self.epochs.arrived(host, id, Arrived::Changes(Vec::new()));
+                    self.epochs.arrived(host, id, Arrived::Changes(Vec::new(), Vec::new()));
                 }
             } else if covered {
                 fx.writes.push(Write::Forget { document: id });
@@ -387,7 +390,8 @@ impl Replica {
         }
         // All at once for whoever is shown it: it is one act.
         let mut records = BTreeSet::new();
-        for (id, applied) in &written {
+        for (id, applied) in &mut written {
+            self.vouch(*id, applied);
             self.record(*id, applied, fx);
             self.push(now, *id, applied, None, fx);
             records.extend(self.layers_changed(host, *id, &applied.touched, fx));

@@ -12,9 +12,14 @@ use super::super::{
     ids::{DocumentId, NodeId},
     record::Role,
     view,
+    voucher::Voucher,
 };
 use super::{Origin, Replica, read_all};
 use crate::wire::{CloseCode, Frame, Hello, PROTOCOL, PROTOCOL_MIN, ProtocolRange};
+
+/// How often what a peer sent of the fleet document is looked at again, because it let in those who
+/// wrote the rest: each time lets in members that others just let in have invited.
+const ADMISSIONS_MAX: usize = 8;
 
 impl Replica {
     pub(super) fn peer_connected(&mut self, now: Now, peer: NodeId, fx: &mut Effects) {
@@ -158,8 +163,8 @@ impl Replica {
         let frame = match frame {
             Frame::Hello(hello) => return self.hello_said(now, peer, hello, fx),
             Frame::Join(join) => return self.join_asked(now, peer, join, fx),
-            Frame::Joined { fleet_document } => {
-                return self.joined(now, peer, &fleet_document, fx);
+            Frame::Joined { fleet_document, vouchers } => {
+                return self.joined(now, peer, &fleet_document, &vouchers, fx);
             }
             frame => frame,
         };
@@ -191,10 +196,10 @@ impl Replica {
                 self.frontier_told(peer, &frontier, fx);
                 self.exchange.checked(&peer, frontier, &self.documents, &mut fx.frames);
             }
-            Frame::Changes { document, changes } => {
-                self.changes_sent(now, peer, document, &changes, fx);
+            Frame::Changes { document, changes, vouchers } => {
+                self.changes_sent(now, peer, document, (&changes, &vouchers), fx);
             }
-            Frame::Sync { document, message } => {
+            Frame::Sync { document, message, vouchers } => {
                 if !self.may_write_to(&peer, &document) {
                     return;
                 }
@@ -202,14 +207,14 @@ impl Replica {
                     at,
                     &peer,
                     document,
-                    &message,
-                    &mut self.documents,
+                    (&message, &vouchers),
+                    (&mut self.documents, &self.trust),
                     &mut fx.frames,
                 );
                 self.merged(now, peer, document, applied, fx);
             }
-            Frame::Snapshot { document, bytes } => {
-                self.snapshot_sent(now, peer, document, bytes, fx);
+            Frame::Snapshot { document, bytes, vouchers } => {
+                self.snapshot_sent(now, peer, document, bytes, &vouchers, fx);
             }
             Frame::Open { .. } | Frame::Hello(_) | Frame::Join(_) | Frame::Joined { .. } => {
                 let reason = "a frame came out of turn".to_owned();
@@ -249,23 +254,31 @@ impl Replica {
         now: Now,
         peer: NodeId,
         document: DocumentId,
-        changes: &[Vec<u8>],
+        sent: (&[Vec<u8>], &[Voucher]),
         fx: &mut Effects,
     ) {
-        if !self.may_write_to(&peer, &document)
-            || self.changes_elsewhere(now, peer, document, changes)
+        if !self.may_write_to(&peer, &document) || self.changes_elsewhere(now, peer, document, sent)
         {
             return;
         }
-        let applied = self.exchange.changes_sent(
-            now.monotonic,
-            &peer,
-            document,
-            changes,
-            &mut self.documents,
-            &mut fx.frames,
-        );
-        self.merged(now, peer, document, applied, fx);
+        // What is let in of the fleet document may say who the authors of the rest are.
+        for _ in 0..ADMISSIONS_MAX {
+            let applied = self.exchange.changes_sent(
+                now.monotonic,
+                &peer,
+                document,
+                sent,
+                (&mut self.documents, &self.trust),
+                &mut fx.frames,
+            );
+            let is_news =
+                |applied: &Applied| !applied.changes.is_empty() && applied.left_out.unknown > 0;
+            let again = document.host().is_none() && applied.as_ref().is_ok_and(is_news);
+            self.merged(now, peer, document, applied, fx);
+            if !again {
+                return;
+            }
+        }
     }
 
     fn merged(
@@ -277,7 +290,10 @@ impl Replica {
         fx: &mut Effects,
     ) {
         match applied {
-            Ok(applied) => self.absorb(now, document, &applied, Some(peer), fx),
+            Ok(mut applied) => {
+                self.left_out(peer, document, &applied.left_out, fx);
+                self.absorb(now, document, &mut applied, Some(peer), fx);
+            }
             Err(error) => self.contain(peer, document, &error, fx),
         }
     }
@@ -294,6 +310,8 @@ impl Replica {
         match error {
             // The peer is far ahead; the comparison of frontiers asks for what is missing.
             ApplyError::TooManyOrphans { .. } => return,
+            // It may know more members than this node: it is asked again.
+            ApplyError::NotYet { .. } => return,
             ApplyError::Panicked { .. } => {
                 if self.documents.remove(&document).is_some() {
                     self.reloading.insert(document);
@@ -301,6 +319,7 @@ impl Replica {
                 }
             }
             ApplyError::Refused { .. }
+            | ApplyError::Untrusted { .. }
             | ApplyError::Unreadable { .. }
             | ApplyError::Misnamed { .. } => {}
         }
@@ -313,18 +332,19 @@ impl Replica {
         peer: NodeId,
         id: DocumentId,
         bytes: Vec<u8>,
+        vouchers: &[Voucher],
         fx: &mut Effects,
     ) {
         let at = now.monotonic;
-        if !self.may_write_to(&peer, &id) || id == self.own_document() {
+        if !self.may_write_to(&peer, &id) {
             self.exchange.fetched(at, &id, &mut fx.frames);
             return;
         }
         if let Some(document) = self.documents.get_mut(&id) {
-            let merged = document.merge_saved(&bytes);
+            let merged = document.merge_saved(&bytes, vouchers, &self.trust);
             self.merged(now, peer, id, merged, fx);
         } else {
-            match Document::adopt(id, self.actor.clone(), &bytes) {
+            match Document::adopt(id, self.actor.clone(), &bytes, vouchers, &self.trust) {
                 Ok(document) => {
                     if self.take_over(now, peer, document, bytes, fx) {
                         self.exchange.adopted(at, &peer, &self.documents, &mut fx.frames);
@@ -362,7 +382,7 @@ impl Replica {
         match loaded {
             Ok(()) => {
                 tracing::info!(document = %id, "rebuilt the document from the store");
-                self.members_changed(fx);
+                self.members_changed(now, fx);
                 self.publish(now, touched, Origin::Store, BTreeSet::new(), fx);
                 self.host_work.look_again();
             }
@@ -378,7 +398,7 @@ impl Replica {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{sync::Arc, time::Duration};
 
     use super::*;
     use crate::replica::{
@@ -386,6 +406,7 @@ mod tests {
         diff::{CauseKind, Event},
         effect::{Input, RequestId, Startup, Stored, Write},
         ids::StartId,
+        voucher::Trusting,
     };
 
     const WINDOW: Duration = Duration::from_secs(10);
@@ -425,6 +446,7 @@ mod tests {
             seed: 0,
             undo_window: WINDOW,
             servers: BTreeSet::new(),
+            keyring: Arc::new(Trusting),
         };
         let (mut replica, fx) = Replica::open(startup, Stored::default(), at(0)).unwrap();
         let id = replica.own_document();
@@ -448,7 +470,7 @@ mod tests {
         assert!(fx.writes.is_empty());
         assert_eq!(replica.due(), None);
 
-        let stored = StoredDocument { id, snapshot: None, changes };
+        let stored = StoredDocument { id, snapshot: None, changes, vouchers: Vec::new() };
         let fx = replica.handle(at(61), Input::DocumentReloaded(stored));
         let [reloaded, purged] = &fx.diffs[..] else { panic!("{:?}", fx.diffs) };
         assert_eq!(reloaded.diff.cause.kind, CauseKind::Load);
@@ -473,6 +495,7 @@ mod tests {
             seed: 1,
             undo_window: Duration::from_secs(10),
             servers: BTreeSet::new(),
+            keyring: Arc::new(Trusting),
         };
         Replica::open(startup, Stored::default(), NOW).unwrap().0
     }
@@ -499,7 +522,12 @@ mod tests {
         let id = replica.own_document();
         replica.documents.remove(&id);
         replica.reloading.insert(id);
-        let stored = StoredDocument { id, snapshot: Some(vec![1, 2, 3]), changes: Vec::new() };
+        let stored = StoredDocument {
+            id,
+            snapshot: Some(vec![1, 2, 3]),
+            changes: Vec::new(),
+            vouchers: Vec::new(),
+        };
         let fx = replica.handle(NOW, Input::DocumentReloaded(stored));
         assert_eq!(fx.diffs.len(), 1);
         assert_eq!(replica.view().sessions().count(), 0);

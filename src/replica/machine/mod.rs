@@ -17,6 +17,7 @@ mod layers;
 mod links;
 mod names;
 mod receipts;
+mod standing;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,7 +30,7 @@ use automerge::ActorId;
 use super::{
     diff::{self, Cause, CauseKind, Diff},
     digest::Digest,
-    document::{self, Applied, ApplyError, Copied, Document, Touched},
+    document::{self, Applied, AppliedChange, ApplyError, Copied, Document, Touched},
     effect::{
         DialTarget, Effects, Input, Now, Publication, Startup, Stored, StoredDocument, Write,
     },
@@ -37,6 +38,7 @@ use super::{
     invite::StoredInvite,
     record::{Member, Role, Session, Workspace},
     sync::{Documents, Exchange},
+    trust::Trust,
     view::{self, View},
 };
 use carry_out::HostWork;
@@ -71,7 +73,7 @@ pub struct Replica {
     documents: Documents,
     view: View,
     members: BTreeMap<NodeId, Member>,
-    authors: BTreeMap<Fingerprint, NodeId>,
+    trust: Trust,
     paused: BTreeSet<NodeId>,
     invites: BTreeMap<[u8; 32], StoredInvite>,
     cursor: Cursor,
@@ -145,7 +147,7 @@ impl Replica {
             documents: Documents::new(),
             view: View::new(),
             members: BTreeMap::new(),
-            authors: BTreeMap::new(),
+            trust: Trust::new(startup.keyring),
             paused: stored.paused,
             invites: stored.invites.into_iter().collect(),
             cursor,
@@ -170,13 +172,14 @@ impl Replica {
             None => replica.found_fleet(now, &mut fx),
         }
         if !replica.documents.contains_key(&replica.own_document()) {
-            let (document, applied) = Document::create_host(
+            let (document, mut applied) = Document::create_host(
                 replica.node,
                 replica.epochs.own(),
                 replica.actor.clone(),
                 now.wall_ms,
             );
             replica.documents.insert(document.id(), document);
+            replica.vouch(replica.own_document(), &mut applied);
             replica.record(replica.own_document(), &applied, &mut fx);
         }
         replica.read_anew(&mut touched);
@@ -189,13 +192,15 @@ impl Replica {
             fx.writes.push(Write::ResetJournal { cursor: replica.cursor });
         }
         replica.read_members();
+        replica.attest(now, &mut fx);
         replica.settle(now, &mut fx);
         Ok((replica, fx))
     }
 
     fn load(&mut self, stored: StoredDocument) -> Result<(), ApplyError> {
-        let StoredDocument { id, snapshot, changes } = stored;
-        let document = Document::load(id, self.actor.clone(), snapshot.as_deref(), &changes)?;
+        let StoredDocument { id, snapshot, changes, vouchers } = stored;
+        let actor = self.actor.clone();
+        let document = Document::load(id, actor, snapshot.as_deref(), &changes, &vouchers)?;
         self.documents.insert(id, document);
         Ok(())
     }
@@ -268,15 +273,18 @@ impl Replica {
         &mut self,
         now: Now,
         id: DocumentId,
-        applied: &Applied,
+        applied: &mut Applied,
         from: Option<NodeId>,
         fx: &mut Effects,
     ) {
         if applied.changes.is_empty() {
             return;
         }
+        if from.is_none() {
+            self.vouch(id, applied);
+        }
         self.record(id, applied, fx);
-        let authors = applied.changes.iter().map(|change| change.author).collect();
+        let authors = applied.changes.iter().map(AppliedChange::author).collect();
         let origin = from.map_or(Origin::Here, Origin::Peer);
         self.spread(now, id, applied, from, origin, authors, fx);
     }
@@ -295,7 +303,7 @@ impl Replica {
     ) {
         self.push(now, id, applied, from, fx);
         match id {
-            DocumentId::Fleet(_) => self.members_changed(fx),
+            DocumentId::Fleet(_) => self.members_changed(now, fx),
             DocumentId::Host { host, .. } => {
                 let records = self.layers_changed(host, id, &applied.touched, fx);
                 let touched = self.read_touched(host, &records);
@@ -315,7 +323,7 @@ impl Replica {
     ) {
         if self.exchange.is_shared(&id) {
             let out = &mut fx.frames;
-            self.exchange.push(now.monotonic, id, &applied.changes, from, &self.authors, out);
+            self.exchange.push(now.monotonic, id, applied, from, &self.trust, out);
         }
     }
 
@@ -339,7 +347,7 @@ impl Replica {
         if events.is_empty() {
             return;
         }
-        let authors = authors.iter().filter_map(|author| self.authors.get(author).copied());
+        let authors = authors.iter().filter_map(|author| self.trust.node(author));
         let previous = self.cursor;
         self.cursor = Cursor { sequence: previous.sequence + 1, start: self.start };
         let diff = Diff {
@@ -360,6 +368,21 @@ impl Replica {
         fx.diffs.push(Publication { diff, body });
     }
 
+    /// Stands, by this node's key, for what it has just written.
+    fn vouch(&mut self, id: DocumentId, applied: &mut Applied) {
+        let Some(mut document) = self.documents.remove(&id) else { return };
+        self.vouch_for(&mut document, applied);
+        self.documents.insert(id, document);
+    }
+
+    /// Stands for what this node has written to a document.
+    fn vouch_for(&self, document: &mut Document, applied: &mut Applied) {
+        let Some(last) = applied.changes.last() else { return };
+        let voucher = self.trust.vouch(&document.id(), last.actor, last.seq, last.hash);
+        document.vouch(voucher);
+        applied.vouchers.push(voucher);
+    }
+
     fn record(&self, document: DocumentId, applied: &Applied, fx: &mut Effects) {
         fx.writes.extend(
             applied
@@ -367,6 +390,8 @@ impl Replica {
                 .iter()
                 .map(|change| Write::Change { document, bytes: change.bytes.clone() }),
         );
+        let vouchers = applied.vouchers.iter();
+        fx.writes.extend(vouchers.map(|voucher| Write::Voucher { document, voucher: *voucher }));
     }
 
     fn read_touched(&self, host: NodeId, touched: &BTreeSet<Touched>) -> view::Touched {

@@ -8,13 +8,19 @@ use std::time::Duration;
 
 use super::{
     super::{
-        document::{Applied, ApplyError},
+        document::{Applied, ApplyError, Document},
         effect::Outgoing,
         ids::{ChangeHash, DocumentId, NodeId},
+        trust::Trust,
+        voucher::Voucher,
     },
     ANSWER_WITHIN, Documents, Exchange, FETCHES_MAX, Out, Progress, all_heads, push, to,
 };
 use crate::wire::{DocumentHeads, Frame};
+
+/// How many messages of automerge's sync protocol may bring nothing, one after the other: an exchange
+/// begins with one or two, and one asks for what the Bloom filter left out.
+const IDLE_MAX: u8 = 6;
 
 /// Tells whether the same was said so lately that its effect may be on its way.
 fn is_recent(
@@ -23,6 +29,19 @@ fn is_recent(
     now: Duration,
 ) -> bool {
     said.is_some_and(|(said, at)| said == heads && *at + ANSWER_WITHIN > now)
+}
+
+/// Returns what a peer with these heads lacks of a document, whole if it is much; `None` if it lacks
+/// nothing.
+fn missing(document: &Document, heads: &[ChangeHash]) -> Option<Frame> {
+    let (changes, vouchers) = document.changes_since(heads);
+    let frame = |changes| push::frame(document.id(), changes, vouchers);
+    (!changes.is_empty()).then(|| frame(changes).unwrap_or_else(|| whole(document)))
+}
+
+fn whole(document: &Document) -> Frame {
+    let vouchers = document.vouchers().copied().collect();
+    Frame::Snapshot { document: document.id(), bytes: document.save(), vouchers }
 }
 
 impl Exchange {
@@ -63,10 +82,10 @@ impl Exchange {
                 }
             } else if greeting {
                 progress.suspect = None;
-                let missing = document.changes_since(&heads);
+                let missing = missing(document, &heads);
                 progress.answered = Some((heads, now));
                 link.traffic_at = Some(now);
-                out.extend(push::frames(id, missing).into_iter().map(|frame| to(peer, frame)));
+                out.extend(missing.map(|frame| to(peer, frame)));
             }
         }
         if answer {
@@ -148,21 +167,21 @@ impl Exchange {
         if heads.is_empty() {
             if !is_recent(progress.answered.as_ref(), &heads, now) {
                 progress.answered = Some((heads, now));
-                out.push(to(peer, Frame::Snapshot { document: id, bytes: document.save() }));
+                out.push(to(peer, whole(document)));
             }
         } else if document.has_all(&heads) {
             if !is_recent(progress.answered.as_ref(), &heads, now) {
-                let missing = document.changes_since(&heads);
+                let missing = missing(document, &heads);
                 progress.answered = Some((heads, now));
-                out.extend(push::frames(id, missing).into_iter().map(|frame| to(peer, frame)));
+                out.extend(missing.map(|frame| to(peer, frame)));
             }
         } else if self.node < *peer {
             let under_way =
                 progress.repair.as_ref().is_some_and(|(_, at)| *at + ANSWER_WITHIN > now);
             if !under_way {
                 let mut state = automerge::sync::State::new();
-                if let Some(message) = document.next_sync_message(&mut state) {
-                    out.push(to(peer, Frame::Sync { document: id, message }));
+                if let Some((message, vouchers)) = document.next_sync_message(&mut state) {
+                    out.push(to(peer, Frame::Sync { document: id, message, vouchers }));
                 }
                 progress.repair = Some((state, now));
             }
@@ -184,8 +203,8 @@ impl Exchange {
         now: Duration,
         peer: &NodeId,
         id: DocumentId,
-        changes: &[Vec<u8>],
-        documents: &mut Documents,
+        (changes, vouchers): (&[Vec<u8>], &[Voucher]),
+        (documents, trust): (&mut Documents, &Trust),
         out: &mut Out,
     ) -> Result<Applied, ApplyError> {
         let Some(link) = self.links.get_mut(peer).filter(|link| link.greeted) else {
@@ -196,7 +215,7 @@ impl Exchange {
             self.fetch(now, out);
             return Ok(Applied::default());
         };
-        let applied = document.apply(changes)?;
+        let applied = document.apply(changes, vouchers, trust)?;
         let progress = link.documents.entry(id).or_default();
         let missing = document.missing();
         if !missing.is_empty() && progress.suspect.is_none() {
@@ -213,28 +232,34 @@ impl Exchange {
         now: Duration,
         peer: &NodeId,
         id: DocumentId,
-        message: &[u8],
-        documents: &mut Documents,
+        (message, vouchers): (&[u8], &[Voucher]),
+        (documents, trust): (&mut Documents, &Trust),
         out: &mut Out,
     ) -> Result<Applied, ApplyError> {
         let Some(link) = self.links.get_mut(peer).filter(|link| link.greeted) else {
             return Ok(Applied::default());
         };
         let Some(document) = documents.get_mut(&id) else { return Ok(Applied::default()) };
-        let Progress { repair, .. } = link.documents.entry(id).or_default();
+        let Progress { repair, idle, .. } = link.documents.entry(id).or_default();
         let begins = repair.is_none();
+        if begins {
+            *idle = 0;
+        }
         let (mut state, _) = repair.take().unwrap_or_else(|| (automerge::sync::State::new(), now));
-        let applied = document.receive_sync_message(&mut state, message)?;
+        let applied = document.receive_sync_message(&mut state, message, vouchers, trust)?;
         let theirs = state.their_heads.as_deref().unwrap_or_default();
         let done = theirs.len() == document.heads().len()
             && theirs.iter().zip(document.heads()).all(|(theirs, ours)| theirs.0 == ours.0);
+        *idle = if applied.changes.is_empty() { *idle + 1 } else { 0 };
+        // What is not taken may be offered without end; the comparison begins anew, later.
+        let in_vain = *idle > IDLE_MAX;
         // The last word of an exchange that has ended here would begin another one, without end.
-        if !(begins && done)
-            && let Some(message) = document.next_sync_message(&mut state)
+        if !(begins && done || in_vain)
+            && let Some((message, vouchers)) = document.next_sync_message(&mut state)
         {
-            out.push(to(peer, Frame::Sync { document: id, message }));
+            out.push(to(peer, Frame::Sync { document: id, message, vouchers }));
         }
-        *repair = (!done).then_some((state, now));
+        *repair = (!done && !in_vain).then_some((state, now));
         link.traffic_at = Some(now);
         Ok(applied)
     }

@@ -88,6 +88,8 @@ struct Progress {
     suspect: Option<(Vec<ChangeHash>, Duration)>,
     /// Automerge's sync protocol, and when its last message came or went.
     repair: Option<(automerge::sync::State, Duration)>,
+    /// How many of its messages in a row have brought nothing.
+    idle: u8,
 }
 
 /// Frames to be sent at once, in order.

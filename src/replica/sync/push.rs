@@ -3,48 +3,68 @@
 //! Must not wait for anyone: a push is not acknowledged, the comparison of frontiers finds what
 //! was lost. Invariant: a change reaches every peer that has no link to its author.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{
     super::{
-        document::AppliedChange,
+        document::{Applied, AppliedChange},
         effect::Outgoing,
-        ids::{DocumentId, Fingerprint, NodeId},
+        ids::{DocumentId, Fingerprint, NodeId, fingerprint},
+        trust::Trust,
+        voucher::Voucher,
     },
     Exchange, Out,
 };
 use crate::wire::Frame;
 
-/// Most bytes of changes in one frame: far below what a frame may have, so that a long catch-up
-/// never stands in the way of a push for long.
-pub const CHANGES_BYTES_MAX: usize = 256 * 1024;
-/// Most changes in one frame: one frame is applied as one batch.
-pub const CHANGES_MAX: usize = 256;
+/// Most bytes of changes in one frame, so that a long catch-up never stands in the way of a push for
+/// long: what is more goes as a snapshot, on a stream of its own. It can't be split, since only the
+/// last change of each author is vouched for.
+pub const CHANGES_BYTES_MAX: usize = 4 << 20;
+/// Most changes in one frame.
+pub const CHANGES_MAX: usize = 16_384;
 
 impl Exchange {
     /// Sends changes on to those who may lack them.
+    ///
+    /// What does not fit a frame is left to the comparison of frontiers that follows.
     pub fn push(
         &mut self,
         now: Duration,
         document: DocumentId,
-        changes: &[AppliedChange],
+        applied: &Applied,
         from: Option<NodeId>,
-        authors: &BTreeMap<Fingerprint, NodeId>,
+        trust: &Trust,
         out: &mut Out,
     ) {
-        let mut rest = changes;
-        while let Some(first) = rest.first() {
-            let same = rest.iter().take_while(|change| change.author == first.author).count();
-            let (batch, later) = rest.split_at(same);
-            rest = later;
-            let author = authors.get(&first.author).copied();
-            let to = self.lacking_changes_of(author, from);
-            if to.is_empty() {
+        let authors: BTreeSet<Fingerprint> =
+            applied.changes.iter().map(AppliedChange::author).collect();
+        // Most often there is one author, and all lack what it wrote.
+        let mut groups: BTreeMap<BTreeSet<Fingerprint>, Vec<NodeId>> = BTreeMap::new();
+        for (peer, link) in &self.links {
+            // From our own greeting on: the peer compares with the frontier told there.
+            if link.greeted_with.is_none() || Some(*peer) == from {
                 continue;
             }
-            let bytes = batch.iter().map(|change| change.bytes.clone());
-            for frame in frames(document, bytes) {
-                out.push(Outgoing { to: to.clone(), frame });
+            let lacks = |author: &Fingerprint| {
+                let relayed = trust.node(author).filter(|author| *author != self.node);
+                !relayed.is_some_and(|author| author == *peer || link.their_links.contains(&author))
+            };
+            let lacking: BTreeSet<Fingerprint> = authors.iter().copied().filter(lacks).collect();
+            if !lacking.is_empty() {
+                groups.entry(lacking).or_default().push(*peer);
+            }
+        }
+        for (lacking, to) in groups {
+            let of = |change: &&AppliedChange| lacking.contains(&change.author());
+            let changes = applied.changes.iter().filter(of).map(|change| change.bytes.clone());
+            let by = |voucher: &&Voucher| lacking.contains(&fingerprint(&voucher.actor));
+            let vouchers = applied.vouchers.iter().filter(by).copied().collect();
+            if let Some(frame) = frame(document, changes.collect(), vouchers) {
+                out.push(Outgoing { to, frame });
             }
         }
         // Also with those to whom nothing went, since they get it elsewhere: until both have told
@@ -53,38 +73,11 @@ impl Exchange {
             link.traffic_at = Some(now);
         }
     }
-
-    fn lacking_changes_of(&self, author: Option<NodeId>, from: Option<NodeId>) -> Vec<NodeId> {
-        let relayed = author.filter(|author| *author != self.node);
-        self.links
-            .iter()
-            .filter(|(peer, link)| {
-                let has_it_anyway = relayed
-                    .is_some_and(|author| author == **peer || link.their_links.contains(&author));
-                // From our own greeting on: the peer compares with the frontier told there.
-                link.greeted_with.is_some() && Some(**peer) != from && !has_it_anyway
-            })
-            .map(|(peer, _)| *peer)
-            .collect()
-    }
 }
 
-/// Packs changes into frames, in order.
-pub fn frames(document: DocumentId, changes: impl IntoIterator<Item = Vec<u8>>) -> Vec<Frame> {
-    let mut frames = Vec::new();
-    let mut batch = Vec::new();
-    let mut batch_bytes = 0;
-    for change in changes {
-        let full = batch_bytes + change.len() > CHANGES_BYTES_MAX || batch.len() == CHANGES_MAX;
-        if full && !batch.is_empty() {
-            frames.push(Frame::Changes { document, changes: std::mem::take(&mut batch) });
-            batch_bytes = 0;
-        }
-        batch_bytes += change.len();
-        batch.push(change);
-    }
-    if !batch.is_empty() {
-        frames.push(Frame::Changes { document, changes: batch });
-    }
-    frames
+/// Packs changes, in order, into a frame; `None` if they don't fit one.
+pub fn frame(document: DocumentId, changes: Vec<Vec<u8>>, vouchers: Vec<Voucher>) -> Option<Frame> {
+    let bytes: usize = changes.iter().map(Vec::len).sum();
+    let fits = bytes <= CHANGES_BYTES_MAX && changes.len() <= CHANGES_MAX;
+    fits.then_some(Frame::Changes { document, changes, vouchers })
 }

@@ -12,8 +12,8 @@ use automerge::{
 
 use super::{
     super::{
-        super::ids::{ChangeHash, DocumentId, Fingerprint, NodeId},
-        Touched, author, touched,
+        super::ids::{ChangeHash, DocumentId, Fingerprint, NodeId, fingerprint},
+        Touched, Vouchers, actor_in, touched,
     },
     AllPlaces, Document, Done, is_by, map_at, maps_at,
 };
@@ -102,9 +102,10 @@ impl Document {
         let (carried, since): (Vec<_>, Vec<_>) = changes.into_iter().partition(is_held);
         let mut automerge = Automerge::new();
         automerge.apply_changes(carried).ok()?;
-        let before = Self::place(earlier.id, automerge)?;
+        let before = Self::place(earlier.id, automerge, Vouchers::default())?;
         let touched = touched::by(&earlier.automerge, &since);
-        let authors = since.iter().map(|change| author(change.actor_id())).collect();
+        let authors =
+            since.iter().map(|change| fingerprint(&actor_in(change.actor_id()))).collect();
         Some(Part { before, touched, authors })
     }
 

@@ -42,7 +42,13 @@ impl Document {
     pub fn fork(&self, actor: automerge::ActorId) -> Self {
         let mut automerge = self.automerge.clone();
         automerge.set_actor(actor);
-        Self { id: self.id, automerge, orphans: Default::default(), places: self.places.clone() }
+        Self {
+            id: self.id,
+            automerge,
+            orphans: Default::default(),
+            vouchers: self.vouchers.clone(),
+            places: self.places.clone(),
+        }
     }
 
     /// Writes into this document, the host's present one, what an earlier epoch has gained, and that

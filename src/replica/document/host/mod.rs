@@ -26,8 +26,8 @@ pub use self::{
     write::{Limits, Scope, SessionFields, Writer},
 };
 use super::{
-    super::ids::{NodeId, SessionId, WorkspaceId},
-    Applied, Document, Places as AllPlaces, Touched, author,
+    super::ids::{NodeId, SessionId, WorkspaceId, fingerprint},
+    Applied, Document, Places as AllPlaces, Touched, actor_in,
 };
 
 /// The version of the document's shape.
@@ -224,7 +224,7 @@ fn ids_in<Id: std::str::FromStr>(automerge: &Automerge, map: &ObjId) -> Vec<Id> 
 
 /// Tells whether a node has written what has this name.
 fn is_by(id: &ObjId, node: &NodeId) -> bool {
-    matches!(id, ObjId::Id(_, actor, _) if author(actor) == node.fingerprint())
+    matches!(id, ObjId::Id(_, actor, _) if fingerprint(&actor_in(actor)) == node.fingerprint())
 }
 
 /// Returns the map at a key, if one is there.
@@ -248,6 +248,12 @@ pub fn text_at(automerge: &impl ReadDoc, object: &ObjId, key: &str) -> Option<St
     automerge.get(object, key).ok()??.0.as_str().map(str::to_owned)
 }
 
+/// Returns all texts at a key: several, where nodes wrote one at once.
+pub fn texts_at(automerge: &impl ReadDoc, object: &ObjId, key: &str) -> Vec<String> {
+    let all = automerge.get_all(object, key).unwrap_or_default().into_iter();
+    all.filter_map(|(value, _)| value.as_str().map(str::to_owned)).collect()
+}
+
 /// Returns the whole number at a key, if one is there.
 pub fn int_at(automerge: &impl ReadDoc, object: &ObjId, key: &str) -> Option<i64> {
     automerge.get(object, key).ok()??.0.as_i64()
@@ -260,28 +266,60 @@ mod tests {
     use super::*;
     use crate::replica::{
         ids::{DocumentId, StartId},
-        record::{Deletion, Extra, StoredSession, StoredWorkspace},
+        record::{Deletion, Extra, Member, Role, StoredSession, StoredWorkspace},
+        trust::Trust,
+        voucher::{Trusting, Voucher},
     };
 
     const HOST: NodeId = NodeId([1; 32]);
 
+    /// Knows the host, and that whatever is signed is right.
+    fn trust() -> Trust {
+        let host = Member {
+            node: HOST,
+            name: "host".to_owned(),
+            role: Role::Member,
+            addresses: std::collections::BTreeSet::new(),
+            added_by: HOST,
+            added_at: 0,
+            revoked: None,
+            left: false,
+        };
+        let mut trust = Trust::new(Arc::new(Trusting));
+        trust.learn([&host], []);
+        trust
+    }
+
+    fn vouchers(document: &Document) -> Vec<Voucher> {
+        document.vouchers().copied().collect()
+    }
+
     /// Two replicas of one host document.
     fn replicas() -> (Document, Document) {
         let actor = |start| super::super::actor(&HOST, StartId([start; 8]));
-        let (one, _) = Document::create_host(HOST, 0, actor(1), 0);
+        let (mut one, genesis) = Document::create_host(HOST, 0, actor(1), 0);
+        vouch(&mut one, &genesis);
         let id = DocumentId::Host { host: HOST, epoch: 0 };
-        let other = Document::adopt(id, actor(2), &one.save()).unwrap();
+        let other = Document::adopt(id, actor(2), &one.save(), &vouchers(&one), &trust()).unwrap();
         (one, other)
     }
 
     fn meet(one: &mut Document, other: &mut Document) {
-        one.merge_saved(&other.save()).unwrap();
-        other.merge_saved(&one.save()).unwrap();
+        one.merge_saved(&other.save(), &vouchers(other), &trust()).unwrap();
+        other.merge_saved(&one.save(), &vouchers(one), &trust()).unwrap();
         assert_eq!(one.heads(), other.heads());
     }
 
     fn write(document: &mut Document, write: impl FnOnce(&mut Writer<'_, '_>) -> Done) -> Applied {
-        document.write(0, write).expect("something was written")
+        let applied = document.write(0, write).expect("something was written");
+        vouch(document, &applied);
+        applied
+    }
+
+    fn vouch(document: &mut Document, applied: &Applied) {
+        let last = applied.changes.last().unwrap();
+        let (id, trust) = (document.id(), trust());
+        document.vouch(trust.vouch(&id, last.actor, last.seq, last.hash));
     }
 
     fn session(title: &str) -> StoredSession {
@@ -389,7 +427,8 @@ mod tests {
         assert_eq!(deep.touched, [Touched::Session(s.clone())].into());
         write(&mut one, |tx| tx.purge_session(&s, true));
         let bytes: Vec<_> = deep.changes.into_iter().map(|change| change.bytes).collect();
-        assert_eq!(one.apply(&bytes).unwrap().touched, [Touched::Session(s.clone())].into());
+        let applied = one.apply(&bytes, &vouchers(&other), &trust()).unwrap();
+        assert_eq!(applied.touched, [Touched::Session(s.clone())].into());
         assert_eq!(one.session(&s), None);
     }
 
@@ -397,12 +436,11 @@ mod tests {
     fn an_epoch_that_another_node_has_begun_is_refused() {
         for (by, taken) in [(HOST, true), (NodeId([2; 32]), false)] {
             let actor = super::super::actor(&by, StartId([1; 8]));
-            let mut automerge = Automerge::new().with_actor(actor.clone());
+            let mut automerge = Automerge::new().with_actor(actor);
             let mut tx = automerge.transaction();
             genesis(&mut tx, HOST, 1).unwrap();
             tx.commit();
-            let id = DocumentId::Host { host: HOST, epoch: 1 };
-            assert_eq!(Document::adopt(id, actor, &automerge.save()).is_ok(), taken);
+            assert_eq!(Places::find(&automerge, HOST, 1).is_some(), taken);
         }
     }
 
@@ -412,7 +450,7 @@ mod tests {
         let before = one.heads();
         let actor = super::super::actor(&HOST, StartId([9; 8]));
         let (twin, _) = Document::create_host(HOST, 0, actor, 0);
-        let refused = one.merge_saved(&twin.save());
+        let refused = one.merge_saved(&twin.save(), &[], &trust());
         assert!(matches!(refused, Err(super::super::ApplyError::Misnamed { .. })), "{refused:?}");
         assert_eq!(one.heads(), before);
     }

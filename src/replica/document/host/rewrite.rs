@@ -12,8 +12,11 @@ use automerge::{
 };
 
 use super::{
-    super::super::ids::{DocumentId, SessionId, WorkspaceId},
-    AllGraves, Document, Done, GRAVES, Standing,
+    super::{
+        super::ids::{DocumentId, SessionId, WorkspaceId},
+        Vouchers,
+    },
+    AllGraves, Applied, Document, Done, GRAVES, Standing,
     carried::{self, Epoch},
     graves::{self, Row},
     map_at,
@@ -87,12 +90,13 @@ impl Step<'_> {
 }
 
 impl Document {
-    /// Writes what is left of this host document into the one of the next epoch.
+    /// Writes what is left of this host document into the one of the next epoch; returns it, and
+    /// its last change.
     ///
     /// # Panics
     ///
     /// If automerge refuses a write: all paths are this module's own.
-    pub fn rewritten(&self, actor: automerge::ActorId, wall_ms: i64) -> Self {
+    pub fn rewritten(&self, actor: automerge::ActorId, wall_ms: i64) -> (Self, Applied) {
         let DocumentId::Host { host, epoch } = self.id else {
             unreachable!("only hosts write their documents anew")
         };
@@ -117,7 +121,11 @@ impl Document {
             written.expect("the paths and values written are the schema's own");
             tx.commit_with(time());
         }
-        Self::place(id, automerge).expect("the genesis is complete")
+        let last = automerge.get_last_local_change().expect("it was just written");
+        let document = Self::place(id, automerge, Vouchers::default());
+        let document = document.expect("the genesis is complete");
+        let written = document.describe(std::slice::from_ref(&last));
+        (document, written)
     }
 
     /// Lists all that is to be written, in an order in which it can be.

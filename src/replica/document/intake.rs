@@ -1,0 +1,464 @@
+//! Owns judging who wrote what a peer sent, and letting it into the document.
+//!
+//! Must not know what a change says. Invariants: of each actor whose changes are here, the last one
+//! is vouched for, so that all of the document can be passed on to anyone; a change is let in only
+//! right behind the one that its actor made before, and with the counters that automerge gave it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use automerge::{Change, ChangeHash};
+
+use super::{
+    super::{
+        guard,
+        ids::{self, ActorBytes, NodeId},
+        trust::{Standing, Trust},
+        voucher::Voucher,
+    },
+    Applied, ApplyError, Document, LOAD_BATCH_CHANGES, actor_in, hash_in,
+    orphans::ORPHANS_MAX,
+};
+
+/// Most actors of one node in a document: each start of it that writes there makes one, so this
+/// is years of restarts, and the vouchers of all of them are checked within a fraction of a second.
+pub const ACTORS_PER_NODE_MAX: usize = 4_096;
+
+/// Explains why a change is not taken for its author's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Untrusted {
+    /// Nobody vouches for it.
+    #[error("nobody vouches for the last change of an actor")]
+    Unvouched,
+    /// Its voucher is not by the key of the node whose name it bears.
+    #[error("a voucher is not by the node in whose name it is")]
+    Forged,
+    /// It does not stand where its author's next change does.
+    #[error("a change does not follow its author's previous one")]
+    Unlinked,
+    /// Its counters are not those that follow from what it depends on.
+    #[error("a change does not count its operations on from those before it")]
+    Counter,
+    /// Its author writes under more names than any honest node.
+    #[error("a node writes under too many actors")]
+    TooManyActors,
+}
+
+impl Untrusted {
+    /// Returns the error's name for logs and metrics; it never changes.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Unvouched => "unvouched",
+            Self::Forged => "forged",
+            Self::Unlinked => "unlinked",
+            Self::Counter => "counter",
+            Self::TooManyActors => "too_many_actors",
+        }
+    }
+}
+
+/// What was not taken of what a peer sent, though the peer may mean well.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Changes of whom this node does not know, or not yet.
+    pub unknown: u64,
+    /// Changes of members that may only read.
+    pub reader: u64,
+    /// Changes of revoked members, beyond what anyone attests to have had before.
+    pub revoked: u64,
+    /// Changes that no voucher at hand reaches.
+    pub unvouched: u64,
+    /// Members that have signed two changes for one place: what others have of theirs, this node
+    /// may never have.
+    pub forked: BTreeSet<NodeId>,
+}
+
+/// What a peer promises of what it sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Coverage {
+    /// The last change of each actor is vouched for.
+    Whole,
+    /// As `Whole`, but what automerge's sync protocol picked may have gaps.
+    Gaps,
+}
+
+/// The vouchers that a document holds.
+#[derive(Debug, Clone, Default)]
+pub struct Vouchers {
+    /// For each actor's last change.
+    newest: BTreeMap<ActorBytes, Voucher>,
+    /// Checked ones, for changes that wait.
+    pending: BTreeMap<(ActorBytes, u64), Voucher>,
+}
+
+impl Vouchers {
+    /// Takes those that were stored.
+    pub fn stored(vouchers: &[Voucher]) -> Self {
+        let newest = vouchers.iter().map(|voucher| (voucher.actor, *voucher)).collect();
+        Self { newest, pending: BTreeMap::new() }
+    }
+
+    fn is_known(&self, voucher: &Voucher) -> bool {
+        self.newest.get(&voucher.actor) == Some(voucher)
+            || self.pending.get(&(voucher.actor, voucher.seq)) == Some(voucher)
+    }
+
+    /// Tells whether a change that waits is vouched for itself.
+    fn reaches(&self, change: &Change) -> bool {
+        let key = (actor_in(change.actor_id()), change.seq());
+        self.pending.get(&key).is_some_and(|voucher| voucher.hash == hash_in(&change.hash()))
+    }
+
+    fn actors_of(&self, actor: &ActorBytes) -> usize {
+        let fingerprint = ids::fingerprint(actor);
+        let (mut first, mut last) = ([0; ids::ACTOR_BYTES], [0xff; ids::ACTOR_BYTES]);
+        first[..fingerprint.len()].copy_from_slice(&fingerprint);
+        last[..fingerprint.len()].copy_from_slice(&fingerprint);
+        self.newest.range(first..=last).count()
+    }
+}
+
+impl Document {
+    /// Returns the voucher for each actor's last change.
+    pub fn vouchers(&self) -> impl Iterator<Item = &Voucher> {
+        self.vouchers.newest.values()
+    }
+
+    /// Takes a voucher for the last change of an actor.
+    pub fn vouch(&mut self, voucher: Voucher) {
+        self.vouchers.newest.insert(voucher.actor, voucher);
+    }
+
+    /// Returns the vouchers for the actors of these changes.
+    pub fn vouchers_for(&self, changes: &[Change]) -> Vec<Voucher> {
+        let actors: BTreeSet<_> =
+            changes.iter().map(|change| actor_in(change.actor_id())).collect();
+        actors.iter().filter_map(|actor| self.vouchers.newest.get(actor).copied()).collect()
+    }
+
+    /// Checks that each actor of a whole document is vouched for, and returns the vouchers.
+    pub(super) fn check_whole(
+        document: &automerge::Automerge,
+        id: ids::DocumentId,
+        header: &guard::DocumentHeader,
+        vouchers: &[Voucher],
+        trust: &Trust,
+    ) -> Result<Vouchers, ApplyError> {
+        let untrusted = |source| ApplyError::Untrusted { document: id, source };
+        let given: BTreeMap<_, _> =
+            vouchers.iter().map(|voucher| ((voucher.actor, voucher.seq), voucher)).collect();
+        let mut newest = Vouchers::default();
+        for (actor, seq) in header.actors.iter().zip(&header.seqs).filter(|(_, seq)| **seq > 0) {
+            let seq = u64::from(*seq);
+            let voucher = given.get(&(*actor, seq)).ok_or(untrusted(Untrusted::Unvouched))?;
+            let named = document.get_change_meta_by_hash(&super::hash_out(&voucher.hash));
+            if !named.is_some_and(|meta| actor_in(&meta.actor) == *actor && meta.seq == seq) {
+                return Err(untrusted(Untrusted::Unvouched));
+            }
+            match trust.standing(&id, actor) {
+                Standing::Writer(_, Some(extent)) if extent.is_none_or(|e| e.seq < seq) => {
+                    return Err(ApplyError::NotYet { document: id });
+                }
+                Standing::Writer(node, _) => {
+                    if !trust.is_by(voucher, &id, &node) {
+                        return Err(untrusted(Untrusted::Forged));
+                    }
+                }
+                Standing::Attested(extent) if extent.seq == seq && extent.hash == voucher.hash => {}
+                Standing::Attested(_) | Standing::Reader | Standing::Unknown => {
+                    return Err(ApplyError::NotYet { document: id });
+                }
+            }
+            if newest.actors_of(actor) >= ACTORS_PER_NODE_MAX {
+                return Err(untrusted(Untrusted::TooManyActors));
+            }
+            newest.newest.insert(*actor, **voucher);
+        }
+        Ok(newest)
+    }
+
+    /// Applies what a peer sent, as far as its authors stand for it and what it depends on is here;
+    /// the rest waits, or is left out.
+    pub(super) fn take_in(
+        &mut self,
+        mut changes: Vec<Change>,
+        vouchers: &[Voucher],
+        trust: &Trust,
+        coverage: Coverage,
+    ) -> Result<Applied, ApplyError> {
+        let document = self.id;
+        let untrusted = |source| ApplyError::Untrusted { document, source };
+        let mut left_out = LeftOut::default();
+        changes.retain(|change| !self.has(&hash_in(&change.hash())));
+        let (reached, checked) =
+            self.reached(&changes, vouchers, trust, coverage, &mut left_out).map_err(untrusted)?;
+        changes.retain(|change| reached.contains(&change.hash()));
+        let has = |hash: &ChangeHash| self.automerge.get_change_meta_by_hash(hash).is_some();
+        let admitted = self.orphans.admit(changes, has);
+        self.vouchers
+            .pending
+            .extend(checked.into_iter().map(|voucher| ((voucher.actor, voucher.seq), voucher)));
+        let Ok(ready) = admitted else {
+            self.vouchers.pending.clear();
+            return Err(ApplyError::TooManyOrphans { document });
+        };
+        let judged = self.judge(&ready, &reached, trust, &mut left_out);
+        let refused = judged.map_err(|source| {
+            // Nothing of it is kept: what else waited comes again with the repair.
+            self.orphans.clear();
+            self.vouchers.pending.clear();
+            untrusted(source)
+        })?;
+        let ready = self.complete(ready, refused);
+        let applied = self.apply_ready(&ready)?;
+        Ok(Applied { left_out, ..applied })
+    }
+
+    /// Returns the change of an actor that waits at a place.
+    fn waiting(&self, actor: &ActorBytes, seq: u64) -> Option<&Change> {
+        self.orphans
+            .iter()
+            .find(|change| change.seq() == seq && actor_in(change.actor_id()) == *actor)
+    }
+
+    /// Lists what the sync protocol is to ask for by name: what is missing, and not what waits for it.
+    pub(super) fn needs(&self, heads: &[ChangeHash]) -> Vec<ChangeHash> {
+        let waits: BTreeSet<_> = self.orphans.iter().map(Change::hash).collect();
+        let missing: BTreeSet<_> = heads
+            .iter()
+            .chain(self.orphans.missing())
+            .copied()
+            .filter(|hash| !waits.contains(hash))
+            .collect();
+        missing.into_iter().collect()
+    }
+
+    /// Finds which changes a voucher reaches, and checks the vouchers; one for each actor.
+    fn reached(
+        &self,
+        changes: &[Change],
+        vouchers: &[Voucher],
+        trust: &Trust,
+        coverage: Coverage,
+        left_out: &mut LeftOut,
+    ) -> Result<(BTreeSet<ChangeHash>, Vec<Voucher>), Untrusted> {
+        let mut by_actor: BTreeMap<ActorBytes, BTreeMap<u64, &Change>> = BTreeMap::new();
+        for change in changes {
+            let of_actor = by_actor.entry(actor_in(change.actor_id())).or_default();
+            let other = of_actor.insert(change.seq(), change);
+            if other.is_some_and(|other| other.hash() != change.hash()) {
+                return Err(Untrusted::Unlinked);
+            }
+        }
+        let (mut reached, mut checked) = (BTreeSet::new(), Vec::new());
+        for (actor, of_actor) in by_actor {
+            let Some((&seq, last)) = of_actor.last_key_value() else { continue };
+            let count = of_actor.len() as u64;
+            let hash = hash_in(&last.hash());
+            let standing = trust.standing(&self.id, &actor);
+            let by = match standing {
+                Standing::Unknown => {
+                    left_out.unknown += count;
+                    continue;
+                }
+                Standing::Reader => {
+                    left_out.reader += count;
+                    continue;
+                }
+                Standing::Writer(_, Some(extent)) if extent.is_none_or(|e| e.seq < seq) => {
+                    left_out.revoked += count;
+                    continue;
+                }
+                Standing::Attested(extent) if extent.seq != seq || extent.hash != hash => {
+                    left_out.unknown += count;
+                    continue;
+                }
+                Standing::Writer(node, _) => Some(node),
+                Standing::Attested(_) => None,
+            };
+            let of_this = vouchers.iter().filter(|voucher| voucher.actor == actor);
+            let names = |voucher: &&Voucher| {
+                let change = of_actor.get(&voucher.seq);
+                change.is_some_and(|change| hash_in(&change.hash()) == voucher.hash)
+            };
+            let mut words: BTreeMap<u64, &Voucher> = BTreeMap::new();
+            for voucher in of_this.filter(names) {
+                if let Some(node) = by
+                    && !self.vouchers.is_known(voucher)
+                    && !trust.is_by(voucher, &self.id, &node)
+                {
+                    return Err(Untrusted::Forged);
+                }
+                words.insert(voucher.seq, voucher);
+            }
+            if coverage == Coverage::Whole && !words.contains_key(&seq) {
+                return Err(Untrusted::Unvouched);
+            }
+            let waiting = |seq: u64| match coverage {
+                Coverage::Whole => None,
+                Coverage::Gaps => self.waiting(&actor, seq),
+            };
+            let here = follow(&of_actor, &words, waiting);
+            if (here.len() as u64) < count {
+                if coverage == Coverage::Whole {
+                    return Err(Untrusted::Unlinked);
+                }
+                left_out.unvouched += count - here.len() as u64;
+            }
+            checked.extend(words.into_values().copied());
+            reached.extend(here);
+        }
+        Ok((reached, checked))
+    }
+
+    /// Judges changes that can be applied one after the other, and returns those that must not be
+    /// and that the peer is not to blame for: it did not send them now.
+    fn judge(
+        &self,
+        ready: &[Change],
+        sent: &BTreeSet<ChangeHash>,
+        trust: &Trust,
+        left_out: &mut LeftOut,
+    ) -> Result<BTreeSet<ChangeHash>, Untrusted> {
+        let mut refused = BTreeSet::new();
+        let mut last: BTreeMap<ActorBytes, (u64, Option<ChangeHash>)> = BTreeMap::new();
+        let mut max_ops: BTreeMap<ChangeHash, u64> = BTreeMap::new();
+        for change in ready {
+            let actor = actor_in(change.actor_id());
+            let (seq, hash) = *last.entry(actor).or_insert_with(|| {
+                let newest = self.vouchers.newest.get(&actor);
+                newest.map_or((0, None), |v| (v.seq, Some(super::hash_out(&v.hash))))
+            });
+            if change.seq() <= seq {
+                // Its author has signed both, whoever passed it on.
+                left_out.forked.extend(trust.node(&ids::fingerprint(&actor)));
+                refused.insert(change.hash());
+                continue;
+            }
+            let is_next =
+                change.seq() == seq + 1 && hash.is_none_or(|hash| change.deps().contains(&hash));
+            let before = change.deps().iter().filter_map(|dep| {
+                let here = || self.automerge.get_change_meta_by_hash(dep).map(|meta| meta.max_op);
+                max_ops.get(dep).copied().or_else(here)
+            });
+            let wrong = if !is_next {
+                Some(Untrusted::Unlinked)
+            } else if change.start_op().get() != before.max().unwrap_or(0) + 1 {
+                Some(Untrusted::Counter)
+            } else if seq == 0 && self.vouchers.actors_of(&actor) >= ACTORS_PER_NODE_MAX {
+                Some(Untrusted::TooManyActors)
+            } else {
+                None
+            };
+            match wrong {
+                Some(wrong) if sent.contains(&change.hash()) => return Err(wrong),
+                Some(wrong) => {
+                    tracing::warn!(document = %self.id, %wrong, "dropped a change that waited");
+                    refused.insert(change.hash());
+                }
+                None => {
+                    last.insert(actor, (change.seq(), Some(change.hash())));
+                    max_ops.insert(change.hash(), change.max_op());
+                }
+            }
+        }
+        Ok(refused)
+    }
+
+    /// Returns those of the changes after which the last of each actor is vouched for; has the
+    /// others wait, but for what depends on refused ones.
+    fn complete(&mut self, ready: Vec<Change>, mut refused: BTreeSet<ChangeHash>) -> Vec<Change> {
+        let mut held = BTreeSet::new();
+        loop {
+            let before = (refused.len(), held.len());
+            let mut vouched: BTreeSet<ActorBytes> = BTreeSet::new();
+            for change in &ready {
+                if change.deps().iter().any(|dep| refused.contains(dep)) {
+                    refused.insert(change.hash());
+                } else if change.deps().iter().any(|dep| held.contains(dep)) {
+                    held.insert(change.hash());
+                }
+            }
+            for change in ready.iter().rev() {
+                let hash = change.hash();
+                if refused.contains(&hash) || held.contains(&hash) {
+                    continue;
+                }
+                let actor = actor_in(change.actor_id());
+                if !vouched.contains(&actor) {
+                    if self.vouchers.reaches(change) {
+                        vouched.insert(actor);
+                    } else {
+                        held.insert(hash);
+                    }
+                }
+            }
+            if before == (refused.len(), held.len()) {
+                break;
+            }
+        }
+        let is_out =
+            |change: &Change| refused.contains(&change.hash()) || held.contains(&change.hash());
+        let (out, ready): (Vec<_>, Vec<_>) = ready.into_iter().partition(is_out);
+        self.orphans.hold(out.into_iter().filter(|change| !refused.contains(&change.hash())));
+        ready
+    }
+
+    fn apply_ready(&mut self, ready: &[Change]) -> Result<Applied, ApplyError> {
+        let document = self.id;
+        let automerge = &mut self.automerge;
+        let before = automerge.get_heads();
+        let applied = guard::contained(|| {
+            ready
+                .chunks(LOAD_BATCH_CHANGES)
+                .try_for_each(|batch| automerge.apply_changes(batch.iter().cloned()))
+        })
+        .map_err(|_| ApplyError::Panicked { document })?;
+        match applied {
+            Ok(()) => {}
+            Err(error) if self.automerge.get_heads() == before => {
+                return Err(ApplyError::Unreadable { document, reason: error.to_string() });
+            }
+            // Some of it is in, and nobody was told.
+            Err(_) => return Err(ApplyError::Panicked { document }),
+        }
+        let mut vouchers = BTreeMap::new();
+        for change in ready {
+            let key = (actor_in(change.actor_id()), change.seq());
+            if let Some(voucher) = self.vouchers.pending.remove(&key) {
+                vouchers.insert(key.0, voucher);
+                self.vouchers.newest.insert(key.0, voucher);
+            }
+        }
+        let crowded = self.vouchers.pending.len() > 2 * ORPHANS_MAX;
+        if crowded {
+            self.orphans.clear();
+        }
+        if self.orphans.is_empty() {
+            self.vouchers.pending.clear();
+        }
+        let mut applied = self.describe(ready);
+        applied.vouchers = vouchers.into_values().collect();
+        Ok(applied)
+    }
+}
+
+/// Follows an actor's changes back from those that are vouched for, by themselves or since one that
+/// waits names them, for as long as each names the one before it.
+fn follow<'a>(
+    of_actor: &BTreeMap<u64, &'a Change>,
+    words: &BTreeMap<u64, &Voucher>,
+    waiting: impl Fn(u64) -> Option<&'a Change>,
+) -> BTreeSet<ChangeHash> {
+    let mut reached = BTreeSet::new();
+    for (seq, change) in of_actor.iter().rev() {
+        let names = |next: &Change| next.deps().contains(&change.hash());
+        let next = of_actor.get(&(seq + 1)).filter(|next| reached.contains(&next.hash()));
+        let is_reached = words.contains_key(seq)
+            || next.is_some_and(|next| names(next))
+            || waiting(seq + 1).is_some_and(names);
+        if is_reached {
+            reached.insert(change.hash());
+        }
+    }
+    reached
+}
