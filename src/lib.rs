@@ -4,7 +4,24 @@
 //! must agree on, with what nodes say to each other, [`wire`]; and, under the default feature
 //! `daemon`, the shells that carry its effects out.
 
+/// Tells whether a deliberate fault is planted: never, but in the tests' own build.
+#[cfg(feature = "seeded-bugs")]
+macro_rules! planted {
+    ($bug:ident) => {
+        $crate::seeded::is_planted($crate::seeded::Bug::$bug)
+    };
+}
+/// Nothing is planted.
+#[cfg(not(feature = "seeded-bugs"))]
+macro_rules! planted {
+    ($bug:ident) => {
+        false
+    };
+}
+
 pub mod replica;
+#[cfg(feature = "seeded-bugs")]
+pub mod seeded;
 pub mod wire;
 
 #[cfg(feature = "daemon")]

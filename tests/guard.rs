@@ -2,6 +2,7 @@
 //! process.
 
 mod confined;
+mod forge;
 
 use std::{collections::BTreeMap, io::Write as _, time::Duration};
 
@@ -15,7 +16,8 @@ use sessionmesh::replica::guard::{
     check_change, check_changes, check_document, check_sync_message, contained, parts,
 };
 use sessionmesh::replica::ids::ACTOR_BYTES;
-use sha2::{Digest as _, Sha256};
+
+use forge::{bomb, chunk, chunk_of, contents, deflate, mutate};
 
 /// What a process that judges and applies hostile input may map: far less than what the inputs ask
 /// for, far more than what it needs.
@@ -65,7 +67,7 @@ fn act(doc: &mut Automerge, random: &mut fastrand::Rng) {
             tx.put(&object, key.as_str(), value).unwrap();
         }
     }
-    tx.commit_with(CommitOptions::default().with_time(random.i64(..4_000_000_000)));
+    tx.commit_with(CommitOptions::default().with_time(random.i64(..4_000_000_000) >> 11));
 }
 
 /// Returns everything that a session of three replicas puts on the wire: changes, saved documents
@@ -199,39 +201,6 @@ fn a_large_honest_document_passes() {
     assert!(header.appended.is_empty());
 }
 
-/// Wraps contents into a chunk with the right checksum.
-fn chunk(kind: u8, contents: &[u8]) -> Vec<u8> {
-    chunk_of(kind, contents, kind, contents)
-}
-
-/// Wraps `stored` into a chunk with the checksum of `hashed`.
-fn chunk_of(kind: u8, stored: &[u8], hashed_kind: u8, hashed: &[u8]) -> Vec<u8> {
-    let length = |count: usize| {
-        let mut bytes = Vec::new();
-        let mut count = count;
-        while count >= 0x80 {
-            bytes.push(count as u8 | 0x80);
-            count >>= 7;
-        }
-        bytes.push(count as u8);
-        bytes
-    };
-    let hash = Sha256::digest([&[hashed_kind][..], &length(hashed.len()), hashed].concat());
-    [&[0x85, 0x6f, 0x4a, 0x83][..], &hash[..4], &[kind], &length(stored.len()), stored].concat()
-}
-
-/// Returns the contents of the one chunk that these bytes are.
-fn contents(bytes: &[u8]) -> &[u8] {
-    let length = 1 + bytes[9..].iter().position(|byte| byte & 0x80 == 0).unwrap();
-    &bytes[9 + length..]
-}
-
-fn deflate(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::best());
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
-}
-
 #[test]
 fn a_change_that_inflates_without_end_is_refused_on_the_way() {
     let bomb = vec![0; 64 << 20];
@@ -262,6 +231,62 @@ fn the_changes_of_a_frame_share_one_inflate_budget() {
     assert!(parts.iter().map(Vec::len).sum::<usize>() < 1 << 20, "they are small when deflated");
     assert!(check_changes(&parts[..5]).is_ok());
     assert!(matches!(check_changes(&parts), Err(Refused::TooMuch { .. })));
+}
+
+#[test]
+fn a_few_bytes_cannot_claim_many_changes_or_operations() {
+    let actor = [1; ACTOR_BYTES];
+    let judge = |changes, ops, heads| {
+        let bytes = bomb(&actor, changes, ops, heads);
+        (bytes.len() as u64, check_document(&bytes, DocumentLimits::SNAPSHOT))
+    };
+    // What these ask automerge for is over a gigabyte, and seconds.
+    for (changes, ops) in [(1_000_000, 1), (1, 1_000_000), (2_000, 1), (1, 20_000)] {
+        let (bytes, judged) = judge(changes, ops, 1);
+        assert!(bytes < 200, "{bytes} bytes");
+        assert_eq!(judged.unwrap_err().code(), "too_much", "{changes} changes, {ops} operations");
+    }
+    // What is longer may hold more, and not without end.
+    assert!(judge(1_000, 8_000, 1).1.is_ok());
+    assert!(judge(10_000, 30_000, 400).1.is_ok());
+    assert_eq!(judge(20_000, 1, 400).1.unwrap_err().code(), "too_much");
+
+    let mut doc = document(1);
+    let mut tx = doc.transaction();
+    for number in 0..20_000 {
+        // The same again and again: a conflict that was made to order.
+        tx.put(ROOT, "k", number % 2).unwrap();
+    }
+    tx.commit();
+    let change = doc.get_last_local_change().unwrap().bytes().into_owned();
+    assert!(change.len() < 2_000, "{} bytes", change.len());
+    assert_eq!(check_change(&change).unwrap_err().code(), "too_much");
+}
+
+/// Returns how much memory this process has had at most, in bytes.
+fn peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+    line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).unwrap_or(0) << 10
+}
+
+/// What a document costs that passes, at the very edge of what does: so much for each of its bytes,
+/// and no more however they are chosen.
+#[test]
+fn what_passes_is_loaded_in_a_bounded_multiple_of_its_bytes() {
+    let name = "what_passes_is_loaded_in_a_bounded_multiple_of_its_bytes";
+    confined::confined(name, MEMORY_KIB_MAX, DEADLINE, || {
+        for heads in [1, 100, 1_000] {
+            let length = bomb(&[1; ACTOR_BYTES], 10, 10, heads).len() as u64;
+            let bytes = bomb(&[1; ACTOR_BYTES], 1_000 + length, 8_000 + 2 * length, heads);
+            check_document(&bytes, DocumentLimits::SNAPSHOT).unwrap();
+            let (before, began) = (peak(), std::time::Instant::now());
+            assert_eq!(load(&bytes), Ok(false), "its heads are not those of its changes");
+            let (memory, took) = (peak() - before, began.elapsed());
+            announce(&format!("{} bytes take {} KiB, {took:?}", bytes.len(), memory >> 10));
+            assert!(memory < (8 << 20) + 2_048 * bytes.len() as u64, "{memory} bytes");
+        }
+    });
 }
 
 #[test]
@@ -423,29 +448,6 @@ fn no_hostile_fixture_ends_the_process() {
     });
 }
 
-/// Changes some bytes, mostly to what lengths, run lengths and ids are made of.
-fn mutate(bytes: &mut Vec<u8>, random: &mut fastrand::Rng) {
-    for _ in 0..random.usize(1..4) {
-        if bytes.is_empty() {
-            return;
-        }
-        let at = random.usize(..bytes.len());
-        match random.u8(..6) {
-            0 => bytes[at] = random.u8(..),
-            1 => bytes[at] ^= 1 << random.u8(..8),
-            2 => bytes[at] = bytes[at].wrapping_add(1),
-            3 => bytes[at] = *random.choice([0, 1, 0x3f, 0x40, 0x7f, 0x80, 0xff].iter()).unwrap(),
-            4 => {
-                bytes.remove(at);
-            }
-            _ => {
-                let huge = [0xff, 0xff, 0xff, 0xff, 0x07];
-                bytes.splice(at..at + 1, huge.into_iter().take(random.usize(1..6)));
-            }
-        }
-    }
-}
-
 #[test]
 fn no_mutation_with_a_right_checksum_ends_the_process() {
     let name = "no_mutation_with_a_right_checksum_ends_the_process";
@@ -470,7 +472,7 @@ fn no_mutation_with_a_right_checksum_ends_the_process() {
             let saved = base.save_nocompress();
             for round in 0..60 {
                 let at = random.usize(..changes.len());
-                let mut mutated = contents(changes[at].raw_bytes()).to_vec();
+                let mut mutated = contents(changes[at].raw_bytes()).unwrap().to_vec();
                 mutate(&mut mutated, &mut random);
                 let bytes = if round % 4 == 0 {
                     chunk_of(2, &deflate(&mutated), 1, &mutated)
@@ -479,7 +481,7 @@ fn no_mutation_with_a_right_checksum_ends_the_process() {
                 };
                 count("change", check_change(&bytes).map(|_| apply(&base, &[&bytes])));
 
-                let mut mutated = contents(&saved).to_vec();
+                let mut mutated = contents(&saved).unwrap().to_vec();
                 mutate(&mut mutated, &mut random);
                 let bytes = chunk(0, &mutated);
                 let judged = check_document(&bytes, DocumentLimits::SNAPSHOT);

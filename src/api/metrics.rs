@@ -61,6 +61,11 @@ fn write(out: &mut String, shared: &Shared, status: &Status) -> fmt::Result {
     let repairs = status.sync_repairs_total;
     single(out, "sync_repairs_total", "counter", "Replicas that differed for long.", repairs)?;
     single(out, "store_bytes", "gauge", "Bytes of the store on disk.", status.store_bytes)?;
+    let pace = shared.handle.pace();
+    let help = "The most processor time that one input has taken the loop.";
+    single(out, "longest_input_microseconds", "gauge", help, pace.longest_us())?;
+    let help = "Inputs that took the loop more than 250 ms of processor time.";
+    single(out, "slow_inputs_total", "counter", help, pace.slow())?;
     let help = "Milliseconds since the start.";
     single(out, "uptime_milliseconds", "gauge", help, status.uptime_ms)?;
     header_of(out, "http_requests_total", "counter", "Requests by route and status.")?;

@@ -14,7 +14,6 @@ use super::{
     failure::Failure,
     output::Output,
     printable::{count, printable},
-    progress::Progress,
 };
 use crate::{
     config,
@@ -63,7 +62,6 @@ pub async fn await_receipt(
     out: &mut Output,
 ) -> Result<(), Failure> {
     let until = Instant::now() + wait;
-    let progress = Progress::start("waiting until every machine has applied the delete");
     let answer = loop {
         let left = until.saturating_duration_since(Instant::now());
         let answer = ask(client, receipt, left.min(WAIT_AT_ONCE)).await?;
@@ -71,9 +69,7 @@ pub async fn await_receipt(
         if told.complete || Instant::now() >= until {
             break answer;
         }
-        progress.say(format!("waiting: {}", outstanding(&told)));
     };
-    drop(progress);
     let told = show(&answer, json, out)?;
     if told.complete {
         Ok(())

@@ -247,22 +247,22 @@ fn undo_line(out: &mut Output, verb: &str, operation: &str) -> Result<(), Failur
 fn git_line(out: &mut Output, state: Option<GitState>) -> Result<(), Failure> {
     let what = match state {
         None => return Ok(()),
-        Some(GitState::Clean) => "clean, as its host last reported",
+        Some(GitState::Clean) => "that is clean, as its host last reported",
         Some(GitState::Uncommitted) => {
-            "holds uncommitted or untracked files, as its host last reported: it will stay until \
+            "that holds uncommitted or untracked files, as its host last reported: it will stay until \
              it is forced"
         }
         Some(GitState::Unreached) => {
-            "holds commits that are on no other branch, as its host last reported: it will stay \
+            "that holds commits that are on no other branch, as its host last reported: it will stay \
              until it is forced"
         }
         Some(GitState::UncommittedAndUnreached) => {
-            "holds uncommitted files and commits that are on no other branch, as its host last \
+            "that holds uncommitted files and commits that are on no other branch, as its host last \
              reported: it will stay until it is forced"
         }
         Some(GitState::Unknown) => "of unknown state: its host has not reported",
     };
-    out.line(&format!("    a git worktree, {what}"))
+    out.line(&format!("    a git worktree {what}"))
 }
 
 fn list_sessions(out: &mut Output, noun: &str, sessions: &[&Session]) -> Result<(), Failure> {

@@ -142,6 +142,11 @@ fn commit<D: Desk>(
         writes.append(&mut batch.writes);
         rest.push(batch);
     }
+    if planted!(ReplyBeforeCommit) {
+        for (asker, answer) in rest.iter_mut().flat_map(|batch| batch.replies.drain(..)) {
+            desk.answer(asker, answer);
+        }
+    }
     if !writes.is_empty() {
         let committed = store.commit(&writes)?;
         desk.tell(Told::Backlogs(committed.backlogs));

@@ -148,13 +148,22 @@ impl<A> Engine<A> {
             frames_durable,
             reloads,
             replies,
-            teardowns,
+            mut teardowns,
             receipts,
         } = effects;
+        if planted!(SealNotDurable) {
+            for due in teardowns.drain(..) {
+                let occupants = self.occupants(&due);
+                hands.tear_down(due, occupants);
+            }
+        }
         for outgoing in &frames {
             hands.send(outgoing);
         }
         for publication in diffs {
+            if planted!(DiffTwice) {
+                hands.publish(publication.clone());
+            }
             hands.publish(publication);
         }
         if reset {

@@ -10,7 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::hub::Hub;
+use super::{hub::Hub, pace::Pace};
 use crate::{
     clock,
     replica::{
@@ -155,6 +155,7 @@ pub struct Peer {
 pub struct Handle {
     requests: mpsc::Sender<Request>,
     hub: Arc<Hub>,
+    pace: Arc<Pace>,
     agents: Arc<Mutex<BTreeMap<String, AgentStatus>>>,
     receipts: watch::Sender<bool>,
 }
@@ -164,7 +165,8 @@ impl Handle {
     pub fn new(hub: Arc<Hub>) -> (Self, mpsc::Receiver<Request>) {
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
         let receipts = watch::Sender::new(false);
-        (Self { requests, hub, agents: Arc::default(), receipts }, receiver)
+        let (pace, agents) = (Arc::default(), Arc::default());
+        (Self { requests, hub, pace, agents, receipts }, receiver)
     }
 
     /// Returns what marks that answers about receipts may have changed; `true` once nobody is to
@@ -176,6 +178,11 @@ impl Handle {
     /// Returns the present view and the stream of diffs.
     pub fn hub(&self) -> &Arc<Hub> {
         &self.hub
+    }
+
+    /// Returns how long inputs keep the loop.
+    pub fn pace(&self) -> &Arc<Pace> {
+        &self.pace
     }
 
     /// Tells whether the loop has stopped taking requests.

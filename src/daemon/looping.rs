@@ -16,6 +16,7 @@ use super::{
     engine::{Engine, Hands},
     handle::{Answer, DocumentStatus, Peer, Request, Status},
     hub::{Hub, Published},
+    pace::Pace,
 };
 use crate::{
     clock::Clock,
@@ -48,6 +49,8 @@ pub struct Shells {
     pub teardown: Arc<teardown::Config>,
     /// Tells those who wait for a receipt to look again.
     pub receipts: watch::Sender<bool>,
+    /// Where it is counted how long inputs take.
+    pub pace: Arc<Pace>,
 }
 
 /// The shells, and where what is done elsewhere tells its end.
@@ -189,7 +192,8 @@ impl Loop {
     }
 
     fn event(&mut self, event: Event) {
-        self.engine.hear(self.clock.now(), event, &mut self.hands);
+        let pace = self.hands.shells.pace.clone();
+        pace.measure(|| self.engine.hear(self.clock.now(), event, &mut self.hands));
     }
 
     /// Takes the requests that wait, as many as fit a turn.
@@ -203,7 +207,10 @@ impl Loop {
     fn request(&mut self, request: Request) {
         match request {
             Request::Command(command, answer) => {
-                self.engine.ask(self.clock.now(), command, answer, &mut self.hands);
+                let pace = self.hands.shells.pace.clone();
+                pace.measure(|| {
+                    self.engine.ask(self.clock.now(), command, answer, &mut self.hands);
+                });
             }
             // Whoever asked may have hung up.
             Request::Status(answer) => drop(answer.send(self.status())),
@@ -218,7 +225,8 @@ impl Loop {
     }
 
     fn take(&mut self, input: Input) {
-        self.engine.take(self.clock.now(), input, &mut self.hands);
+        let pace = self.hands.shells.pace.clone();
+        pace.measure(|| self.engine.take(self.clock.now(), input, &mut self.hands));
     }
 
     fn status(&self) -> Status {

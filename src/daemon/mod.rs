@@ -10,6 +10,7 @@ pub mod engine;
 pub mod handle;
 pub mod hub;
 mod looping;
+pub mod pace;
 mod removal;
 mod run;
 mod survey;

@@ -175,8 +175,9 @@ pub async fn run(
         .collect();
     let teardown = Arc::new(teardown);
     let ending = teardown.clone();
-    let receipts = handle.receipts().clone();
-    let shells = Shells { hub, transport: transport.clone(), committer, store, teardown, receipts };
+    let (receipts, pace) = (handle.receipts().clone(), handle.pace().clone());
+    let links = transport.clone();
+    let shells = Shells { hub, transport: links, committer, store, teardown, receipts, pace };
     let looping = Loop::new(engine, effects, clock, shells);
     let stopping = CancellationToken::new();
     let mut looped = tokio::spawn(looping.run(requests, events, told, stopping.clone()));

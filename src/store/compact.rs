@@ -77,6 +77,9 @@ pub fn verify(
     expected_heads: &[ChangeHash],
 ) -> Result<Verified, Error> {
     let document = plan.document;
+    if planted!(SnapshotUnverified) {
+        return Ok(Verified { plan, snapshot });
+    }
     let loaded = catch_unwind(AssertUnwindSafe(|| {
         Automerge::load(&snapshot).map(|loaded| loaded.get_heads())
     }));

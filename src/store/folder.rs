@@ -60,7 +60,10 @@ impl Folder {
     pub(super) fn open_file(&self) -> Result<Option<File>, OpenError> {
         let path = self.file_path();
         match OpenOptions::new().read(true).write(true).open(&path) {
-            Ok(file) => checked(file, &path).map(Some),
+            Ok(file) => {
+                forget_cached(&file);
+                checked(file, &path).map(Some)
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(OpenError::NotWritable { path, source }),
         }
@@ -97,6 +100,20 @@ impl Folder {
         fs::rename(self.0.join(NEW_FILE_NAME), self.file_path()).map_err(refused)?;
         sync_folder(&self.0).map_err(refused)
     }
+}
+
+/// Has the pages of a file read from the disk again.
+///
+/// After a sync has failed, the system may keep what it could not write as if it had (seen by
+/// PostgreSQL, "fsyncgate", 2018): a store that is opened on that passes every check, is built on,
+/// and is damaged once the memory is gone.
+fn forget_cached(file: &File) {
+    #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+    if let Err(error) = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed) {
+        tracing::debug!(%error, "the store's file is read as it is cached");
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+    let _ = file;
 }
 
 fn checked(file: File, path: &Path) -> Result<File, OpenError> {

@@ -259,7 +259,12 @@ impl Store {
         state.stopped = true;
         self.named(|| {
             let mut transaction = self.database.begin_write()?;
-            transaction.set_durability(Durability::Immediate)?;
+            let durable = !planted!(NoFsync);
+            transaction.set_durability(if durable {
+                Durability::Immediate
+            } else {
+                Durability::None
+            })?;
             work(&transaction, &mut state.ledger)?;
             Ok(transaction.commit()?)
         })?;

@@ -6,17 +6,14 @@
 use std::{collections::BTreeSet, fmt::Write as _, time::Duration};
 
 use sessionmesh::replica::{
-    command::{
-        Command, Import, ImportedSession, ImportedWorkspace, NewSession, NewWorkspace, Reply,
-        SessionPatch, Target, WorkspacePatch,
-    },
+    command::{Command, Reply},
     effect::{RequestId, TeardownOutcome},
-    ids::{DocumentId, NodeId, OperationId, SessionId, WorkspaceId},
-    record::{SessionKey, SessionState, TeardownAction, WorkspaceKey, WorkspaceState},
+    ids::{DocumentId, NodeId, OperationId},
 };
 
 use super::{
-    watch::Acknowledged,
+    asks::Asks,
+    ends,
     world::{Mode, UNDO_WINDOW, World, name_of},
 };
 
@@ -81,27 +78,6 @@ impl Program {
         self.random.usize(..self.world.nodes.len())
     }
 
-    fn session_id(&mut self) -> SessionId {
-        format!("s{}", self.random.usize(..SESSIONS)).parse().unwrap()
-    }
-
-    fn workspace_id(&mut self) -> WorkspaceId {
-        format!("w{}", self.random.usize(..WORKSPACES)).parse().unwrap()
-    }
-
-    /// A session that a node shows.
-    fn session(&mut self, node: usize) -> Option<SessionKey> {
-        let view = self.world.nodes[node].replica.view();
-        let keys: Vec<SessionKey> = view.sessions().map(|session| session.key()).collect();
-        self.random.choice(keys)
-    }
-
-    fn workspace(&mut self, node: usize) -> Option<WorkspaceKey> {
-        let view = self.world.nodes[node].replica.view();
-        let keys: Vec<_> = view.workspaces().map(|entry| entry.record.key()).collect();
-        self.random.choice(keys)
-    }
-
     fn request(&mut self, node: usize, command: Command) {
         let _ = writeln!(self.log, "  {} asks {command:?}", name_of(node));
         let request = self.world.request(node, command);
@@ -133,15 +109,15 @@ impl Program {
     fn step(&mut self) {
         let node = self.node();
         match self.random.u8(..100) {
-            0..12 => self.create_session(node),
+            0..12 => self.ask(node, |asks| Some(asks.create_session())),
             12..17 => self.create_workspace(node),
-            17..28 => self.delete_session(node),
-            28..32 => self.delete_workspace(node),
+            17..28 => self.ask(node, |asks| asks.delete_session()),
+            28..32 => self.ask(node, |asks| asks.delete_workspace()),
             32..37 => self.restore(node),
-            37..47 => self.update_session(node),
-            47..52 => self.update_workspace(node),
+            37..47 => self.ask(node, |asks| asks.update_session()),
+            47..52 => self.ask(node, |asks| asks.update_workspace()),
             52..55 => self.go_on_with_teardown(node),
-            55..58 => self.import(node),
+            55..58 => self.ask(node, |asks| Some(asks.import())),
             58..64 => self.turn_a_cable(),
             64..66 => self.pause_or_resume(node),
             66..69 => self.crash(node),
@@ -167,50 +143,18 @@ impl Program {
         }
     }
 
-    fn create_session(&mut self, node: usize) {
-        let mut new = NewSession { id: Some(self.session_id()), ..NewSession::default() };
-        if self.random.u8(..4) > 0
-            && let Some(key) = self.workspace(node)
-        {
-            new.workspace_id = Some(format!("{}@{}", key.id, key.host));
+    /// Draws what a node is asked, and asks it, if there is something to ask.
+    fn ask(&mut self, node: usize, draw: impl FnOnce(&mut Asks<'_>) -> Option<Command>) {
+        let view = self.world.nodes[node].replica.view();
+        let (sessions, workspaces) = (SESSIONS, WORKSPACES);
+        let drawn = draw(&mut Asks { random: &mut self.random, view, sessions, workspaces });
+        if let Some(command) = drawn {
+            self.request(node, command);
         }
-        if self.random.u8(..4) == 0
-            && let Some(key) = self.session(node)
-        {
-            new.host = Some(key.host.to_string());
-            new.parent_id = Some(key.id);
-        }
-        self.request(node, Command::CreateSession(new));
     }
 
     fn create_workspace(&mut self, node: usize) {
-        let id = Some(self.workspace_id());
-        let keep = self.random.u8(..5) == 0;
-        self.request(
-            node,
-            Command::CreateWorkspace(NewWorkspace {
-                id,
-                name: "w".to_owned(),
-                kind: "directory".to_owned(),
-                project_id: None,
-                directory: None,
-                branch: None,
-                keep,
-                extra: Default::default(),
-            }),
-        );
-    }
-
-    fn delete_session(&mut self, node: usize) {
-        let Some(key) = self.session(node) else { return };
-        let dry_run = self.random.u8(..8) == 0;
-        self.request(node, Command::DeleteSession { session: session(&key), dry_run });
-    }
-
-    fn delete_workspace(&mut self, node: usize) {
-        let Some(key) = self.workspace(node) else { return };
-        let dry_run = self.random.u8(..8) == 0;
-        self.request(node, Command::DeleteWorkspace { workspace: workspace(&key), dry_run });
+        self.ask(node, |asks| Some(asks.create_workspace()));
     }
 
     fn restore(&mut self, node: usize) {
@@ -224,84 +168,12 @@ impl Program {
         }
     }
 
-    fn update_session(&mut self, node: usize) {
-        let Some(key) = self.session(node) else { return };
-        let mut patch = SessionPatch::default();
-        match self.random.u8(..6) {
-            0..3 => {
-                patch.workspace_id = Some(match self.random.u8(..3) {
-                    0 => None,
-                    _ => Some(self.workspace_id()),
-                });
-            }
-            3 => patch.title = Some(Some(format!("title {}", self.random.u8(..9)))),
-            4 => {
-                patch.archived_at = Some(if self.random.bool() { Some(1) } else { None });
-            }
-            _ => {
-                let value = if self.random.bool() { Some("x".to_owned()) } else { None };
-                patch.extra.insert(format!("k{}", self.random.u8(..2)), value);
-            }
-        }
-        self.request(node, Command::UpdateSession(session(&key), patch));
-    }
-
-    fn update_workspace(&mut self, node: usize) {
-        let Some(key) = self.workspace(node) else { return };
-        let mut patch = WorkspacePatch::default();
-        match self.random.u8(..4) {
-            0 => patch.name = Some(format!("name {}", self.random.u8(..9))),
-            1 => patch.keep = Some(true),
-            _ => patch.keep = Some(false),
-        }
-        self.request(node, Command::UpdateWorkspace(workspace(&key), patch));
-    }
-
     fn go_on_with_teardown(&mut self, node: usize) {
-        let view = self.world.nodes[node].replica.view();
-        let failed = view.workspaces().filter(|w| w.record.state == WorkspaceState::Failed);
-        let failed: Vec<WorkspaceKey> = failed.map(|entry| entry.record.key()).collect();
-        let Some(key) = self.random.choice(failed) else { return };
-        let action = if self.random.bool() { TeardownAction::Retry } else { TeardownAction::Force };
-        self.reached.push("teardown asked for again");
-        self.request(node, Command::Teardown(workspace(&key), action));
-    }
-
-    fn import(&mut self, node: usize) {
-        let mut import = Import::default();
-        for _ in 0..self.random.usize(..2) {
-            import.workspaces.push(ImportedWorkspace {
-                id: self.workspace_id(),
-                name: "imported".to_owned(),
-                kind: "worktree".to_owned(),
-                project_id: None,
-                directory: None,
-                branch: None,
-                created_at: 1,
-                extra: Default::default(),
-            });
+        let before = self.waiting.len();
+        self.ask(node, |asks| asks.go_on_with_teardown());
+        if self.waiting.len() > before {
+            self.reached.push("teardown asked for again");
         }
-        let mut ids = BTreeSet::new();
-        for _ in 0..self.random.usize(1..4) {
-            ids.insert(self.session_id());
-        }
-        for id in ids {
-            let workspace_id = self.random.bool().then(|| self.workspace_id());
-            let parent_id = (self.random.u8(..3) == 0).then(|| self.session_id());
-            import.sessions.push(ImportedSession {
-                parent_id: parent_id.filter(|parent| *parent != id),
-                id,
-                workspace_id,
-                project_id: None,
-                directory: None,
-                title: Some("imported".to_owned()),
-                created_at: 1,
-                updated_at: 2,
-                archived_at: None,
-                extra: Default::default(),
-            });
-        }
-        self.request(node, Command::Import(import));
     }
 
     fn turn_a_cable(&mut self) {
@@ -398,50 +270,15 @@ impl Program {
                 assert_eq!(held.len(), 1, "{} holds {held:?} of {}", name_of(node), host.id);
             }
         }
-        let restored: BTreeSet<&SessionKey> =
-            nodes.iter().flat_map(|node| &node.watch.restored).collect();
+        let watches: Vec<_> = nodes.iter().map(|node| &node.watch).collect();
+        ends::nothing_came_back_by_itself(&watches);
+        let acknowledged: BTreeSet<_> =
+            watches.iter().flat_map(|watch| &watch.acknowledged).copied().collect();
         for node in nodes {
             let view = node.replica.view();
             assert_eq!(view, nodes[0].replica.view(), "all show the same");
-            for session in view.sessions() {
-                assert_ne!(session.state, SessionState::Deleted, "{session:?} was to be purged");
-            }
-            for entry in view.workspaces() {
-                let empty = entry.record.session_count == 0 && entry.record.used;
-                let may_stay = match entry.record.state {
-                    WorkspaceState::Live => !empty || entry.record.keep,
-                    WorkspaceState::Sealed => !empty,
-                    WorkspaceState::Failed => true,
-                    WorkspaceState::Vacated => false,
-                };
-                assert!(may_stay, "nothing is done about {:?}", entry.record);
-            }
-            // What was restored elsewhere was restored by someone, itself or one of its parents.
-            for key in &node.watch.restored_by_merge {
-                let (mut family, mut waiting) = (BTreeSet::new(), vec![key.clone()]);
-                let mut of_two_records = false;
-                while let Some(key) = waiting.pop() {
-                    let parents = nodes.iter().filter_map(|node| node.watch.parents.get(&key));
-                    let parents: BTreeSet<_> = parents.flatten().cloned().collect();
-                    of_two_records |= parents.len() > 1;
-                    if family.insert(key.clone()) {
-                        let host = key.host;
-                        waiting.extend(
-                            parents.into_iter().flatten().map(|id| SessionKey { host, id }),
-                        );
-                    }
-                }
-                let by_someone = family.iter().any(|key| restored.contains(key));
-                assert!(by_someone || of_two_records, "nobody restored {key:?}");
-            }
-        }
-        let acknowledged: BTreeSet<_> =
-            nodes.iter().flat_map(|node| &node.watch.acknowledged).collect();
-        for node in nodes {
-            for Acknowledged { document, change, actor, seq } in &acknowledged {
-                let held = node.replica.holds(document, change, actor, *seq);
-                assert!(held, "an acknowledged change of {document} is lost: {change}");
-            }
+            ends::nothing_is_due(view, |_| true);
+            ends::nothing_acknowledged_is_lost_in_any_epoch(&node.replica, &acknowledged);
         }
     }
 
@@ -468,12 +305,4 @@ fn epochs_of(world: &World, node: usize, host: NodeId) -> Vec<u32> {
         _ => None,
     });
     of_host.collect()
-}
-
-fn session(key: &SessionKey) -> Target<SessionId> {
-    Target { id: key.id.clone(), host: Some(key.host.to_string()) }
-}
-
-fn workspace(key: &WorkspaceKey) -> Target<WorkspaceId> {
-    Target { id: key.id.clone(), host: Some(key.host.to_string()) }
 }

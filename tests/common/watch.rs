@@ -6,21 +6,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use sessionmesh::replica::{
     command::{Refusal, Reply},
     diff::{CauseKind, Diff, Event},
-    effect::{Effects, RequestId, Startup, TeardownDue, Write},
+    effect::{Effects, Publication, RequestId, Startup, Stored, TeardownDue, Write},
     fold::{Fold, Snapshot},
     ids::{ChangeHash, DocumentId, NodeId, SessionId, StartId},
     machine::Replica,
     record::{Session, SessionKey, SessionState, TeardownState, WorkspaceKey, WorkspaceState},
 };
 
-use super::disk::Disk;
-
 /// A change, by its name and by its author's count.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Acknowledged {
     pub document: DocumentId,
     pub change: ChangeHash,
-    pub actor: Vec<u8>,
+    pub actor: [u8; 20],
     pub seq: u64,
 }
 
@@ -52,7 +50,7 @@ impl Watch {
     pub fn new(replica: &Replica) -> Self {
         Self {
             node: replica.node(),
-            fold: fold(replica),
+            fold: fold(snapshot(replica)),
             events: BTreeMap::new(),
             acknowledged: BTreeSet::new(),
             purged: BTreeSet::new(),
@@ -69,26 +67,42 @@ impl Watch {
     pub fn effects(&mut self, replica: &Replica, fx: &Effects) {
         let journalled = fx.writes.iter().filter(|write| matches!(write, Write::Journal { .. }));
         assert_eq!(journalled.count(), fx.diffs.len(), "every diff is in the journal");
-        for publication in &fx.diffs {
-            let told: Diff = serde_json::from_str(&publication.body).expect("a diff reads back");
-            assert_eq!(told, publication.diff, "the body is the diff");
-            self.diff(&publication.diff);
-        }
+        fx.diffs.iter().for_each(|publication| self.published(publication));
         if fx.reset {
-            self.purged.clear();
-            self.gone.clear();
-            self.begin_anew(replica);
+            self.reset(snapshot(replica));
         }
+        self.stands_at(replica);
+        fx.teardowns.iter().for_each(|due| self.teardown_asked_for(replica, due));
+    }
+
+    /// Takes note of a diff that is published.
+    pub fn published(&mut self, publication: &Publication) {
+        let told: Diff = serde_json::from_str(&publication.body).expect("a diff reads back");
+        assert_eq!(told, publication.diff, "the body is the diff");
+        self.diff(&publication.diff);
+    }
+
+    /// Takes note that the view is published whole, no diff telling what changed.
+    pub fn reset(&mut self, snapshot: Snapshot) {
+        self.purged.clear();
+        self.gone.clear();
+        self.begin_anew(snapshot);
+    }
+
+    /// Checks that all that was published leads to where the replica stands.
+    pub fn stands_at(&self, replica: &Replica) {
         assert_eq!(self.fold.cursor(), replica.cursor(), "no diff is missing");
         assert_eq!(self.fold.digest(), replica.digest(), "the diffs fold to the view");
-        for due in &fx.teardowns {
-            let entry = replica.view().workspace(&due.workspace.key()).expect("it is shown");
-            let teardown = entry.stored.teardown.as_ref().expect("sealed");
-            assert_eq!(teardown.state, TeardownState::Sealed);
-            assert_eq!(teardown.incarnation, due.incarnation);
-            assert_eq!(entry.record.host, self.node, "only the host tears down");
-            assert_eq!(entry.record.session_count, 0, "nobody is in what is torn down");
-        }
+    }
+
+    /// Checks that a teardown may be asked for.
+    pub fn teardown_asked_for(&self, replica: &Replica, due: &TeardownDue) {
+        let entry = replica.view().workspace(&due.workspace.key()).expect("it is shown");
+        let teardown = entry.stored.teardown.as_ref().expect("sealed");
+        assert_eq!(teardown.state, TeardownState::Sealed);
+        assert_eq!(teardown.incarnation, due.incarnation);
+        assert_eq!(entry.record.host, self.node, "only the host tears down");
+        assert_eq!(entry.record.session_count, 0, "nobody is in what is torn down");
     }
 
     fn diff(&mut self, diff: &Diff) {
@@ -218,14 +232,14 @@ impl Watch {
             self.acknowledged.insert(Acknowledged {
                 document: *document,
                 change: ChangeHash(change.hash().0),
-                actor: change.actor_id().to_bytes().to_vec(),
+                actor: change.actor_id().to_bytes().try_into().expect("an actor of ours"),
                 seq: change.seq(),
             });
         }
     }
 
     /// Checks that the seal is on the disk, and nobody in the workspace, when a teardown starts.
-    pub fn teardown_started(&self, disk: &Disk, due: &TeardownDue) {
+    pub fn teardown_started(&self, stored: Stored, due: &TeardownDue) {
         let startup = Startup {
             node: self.node,
             name: String::new(),
@@ -236,26 +250,26 @@ impl Watch {
             keyring: super::keys::key_of(self.node),
         };
         let now = sessionmesh::replica::effect::Now { monotonic: Default::default(), wall_ms: 0 };
-        let (after_crash, _) = Replica::open(startup, disk.stored(), now).expect("it can be read");
+        let (after_crash, _) = Replica::open(startup, stored, now).expect("it can be read");
         let entry = after_crash.view().workspace(&due.workspace.key()).expect("it is on the disk");
         let teardown = entry.stored.teardown.as_ref().expect("the seal is durable");
         assert!(teardown.incarnation >= due.incarnation, "this seal is durable");
     }
 
     /// Begins anew with a node that was started again.
-    pub fn restarted(&mut self, replica: &Replica, disk: &Disk) {
+    pub fn restarted(&mut self, replica: &Replica, journal: &[Diff]) {
         // Whoever held the last durable diff's cursor goes on from there without a gap.
         let mut last = None;
-        for diff in &disk.journal {
+        for diff in journal {
             assert!(last.is_none_or(|last| last == diff.previous), "the journal has no gap");
             last = Some(diff.cursor);
         }
-        if let Some(last) = disk.journal.last() {
+        if let Some(last) = journal.last() {
             assert_eq!(replica.cursor(), last.cursor, "a cursor survives a restart");
             assert_eq!(replica.digest(), last.digest, "and so does the view at it");
         }
         // What a crash has undone may come to be again, in another way.
-        let events = || disk.journal.iter().flat_map(|diff| &diff.events);
+        let events = || journal.iter().flat_map(|diff| &diff.events);
         self.purged = events()
             .filter_map(|event| match event {
                 Event::SessionPurged { session } => Some(session.key()),
@@ -268,15 +282,15 @@ impl Watch {
                 _ => None,
             })
             .collect();
-        self.begin_anew(replica);
+        self.begin_anew(snapshot(replica));
     }
 
-    fn begin_anew(&mut self, replica: &Replica) {
-        self.fold = fold(replica);
-        self.compared_at = None;
-        let shown = replica.view().sessions();
+    fn begin_anew(&mut self, snapshot: Snapshot) {
+        let shown = snapshot.sessions.iter();
         let deleted = shown.filter(|session| session.state == SessionState::Deleted);
         self.deleted = deleted.map(|session| session.key()).collect();
+        self.fold = fold(snapshot);
+        self.compared_at = None;
     }
 
     /// Checks what holds at any moment.
@@ -297,9 +311,11 @@ impl Watch {
     }
 }
 
-fn fold(replica: &Replica) -> Fold {
+fn snapshot(replica: &Replica) -> Snapshot {
     let (sessions, workspaces) = replica.records();
-    let snapshot =
-        Snapshot { cursor: replica.cursor(), digest: replica.digest(), sessions, workspaces };
+    Snapshot { cursor: replica.cursor(), digest: replica.digest(), sessions, workspaces }
+}
+
+fn fold(snapshot: Snapshot) -> Fold {
     Fold::from_snapshot(snapshot).expect("a view has its digest")
 }

@@ -279,7 +279,7 @@ impl World {
             state.disk.commit(&writes);
             state.watch.durable(&writes, &replies);
             for due in &teardowns {
-                state.watch.teardown_started(&state.disk, due);
+                state.watch.teardown_started(state.disk.stored(), due);
             }
             self.answers.extend(replies);
             frames.into_iter().for_each(|outgoing| self.send(node, outgoing));
@@ -329,7 +329,7 @@ impl World {
         let opened = Replica::open(startup, state.disk.stored(), now);
         let (replica, fx) = opened.expect("what was durable can be read");
         state.replica = replica;
-        state.watch.restarted(&state.replica, &state.disk);
+        state.watch.restarted(&state.replica, &state.disk.journal);
         self.opened(node, fx);
         for other in plugged {
             let redial_at = self.now + REDIAL;

@@ -240,7 +240,7 @@ impl World {
             Replica::open(startup, disk.stored(), now).expect("what was written can be read");
         assert_eq!(replica.digest(), before, "a restart changes nothing that is shown");
         node.replica = replica;
-        node.watch.restarted(&node.replica, &disk);
+        node.watch.restarted(&node.replica, &disk.journal);
         node.disk = Arc::new(disk);
         self.take(at, fx, None);
         for peer in peers.iter().filter(|peer| **peer != peers[at]) {

@@ -100,6 +100,16 @@ impl Daemon {
         self.child.wait().expect("it can be waited for")
     }
 
+    /// Returns the number of its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Tells whether the process has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("it can be waited for").is_some()
+    }
+
     /// Waits until it ends by itself, and returns how.
     pub async fn ended(mut self) -> std::process::ExitStatus {
         let deadline = Instant::now() + PATIENCE;

@@ -144,7 +144,7 @@ impl Daemon {
         let (transport, events) =
             Transport::with_socket(config, endpoint, socket).expect("a simulated socket");
         match &mut self.watch {
-            Some(watch) => watch.restarted(&replica, &self.disk),
+            Some(watch) => watch.restarted(&replica, &self.disk.journal),
             None => self.watch = Some(Watch::new(&replica)),
         }
         let (waiting, teardowns) = (VecDeque::new(), BTreeMap::new());
@@ -272,7 +272,7 @@ impl Daemon {
         let watch = self.watch.as_mut().expect("it was started");
         self.disk.commit(&batch.writes);
         watch.durable(&batch.writes, &batch.replies);
-        batch.teardowns.iter().for_each(|due| watch.teardown_started(&self.disk, due));
+        batch.teardowns.iter().for_each(|due| watch.teardown_started(self.disk.stored(), due));
         self.answers.extend(batch.replies);
         for Outgoing { to, frame } in batch.frames {
             running.transport.send(&to, &frame).expect("a replica keeps the limits");

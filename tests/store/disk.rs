@@ -22,12 +22,28 @@ pub enum Fault {
     Once(u64),
     /// This operation and all after it fail.
     From(u64),
+    /// The next sync fails, what was written before it goes through.
+    NextSync,
 }
 
 #[derive(Debug)]
 enum Operation {
     Write { offset: usize, data: Vec<u8> },
     SetLen(usize),
+}
+
+impl Operation {
+    fn apply(&self, bytes: &mut Vec<u8>) {
+        match self {
+            Self::SetLen(length) => bytes.resize(*length, 0),
+            Self::Write { offset, data } => {
+                let end = offset + data.len();
+                // Beyond the end only where a change of the length was lost.
+                bytes.resize(bytes.len().max(end), 0);
+                bytes[*offset..end].copy_from_slice(data);
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -41,6 +57,8 @@ struct Platter {
     operations: u64,
     fault: Fault,
     rng: Rng,
+    /// How many faults have struck.
+    struck: u64,
     /// Backends of earlier boots do nothing any more.
     boot: u64,
 }
@@ -59,6 +77,7 @@ impl Disk {
             operations: 0,
             fault,
             rng: Rng::with_seed(seed),
+            struck: 0,
             boot: 0,
         })))
     }
@@ -78,11 +97,47 @@ impl Disk {
         self.platter().operations
     }
 
-    /// Ends the process: its later writes don't happen, its earlier ones all do.
+    /// Returns what survives a power cut for certain.
+    pub fn synced_bytes(&self) -> Vec<u8> {
+        self.platter().synced.clone()
+    }
+
+    /// Puts other bytes on the disk, as whoever restores a backup does.
+    pub fn restore(&self, bytes: &[u8]) {
+        let mut platter = self.platter();
+        platter.boot += 1;
+        platter.fault = Fault::None;
+        platter.pending.clear();
+        platter.current = bytes.to_vec();
+        platter.synced = bytes.to_vec();
+    }
+
+    /// Fails from now on as told; operations are counted from here.
+    pub fn fail(&self, fault: Fault) {
+        let mut platter = self.platter();
+        let now = platter.operations;
+        platter.fault = match fault {
+            Fault::None | Fault::NextSync => fault,
+            Fault::Once(after) => Fault::Once(now + after),
+            Fault::From(after) => Fault::From(now + after),
+        };
+    }
+
+    /// Returns how many operations have failed as was asked for.
+    pub fn struck(&self) -> u64 {
+        self.platter().struck
+    }
+
+    /// Ends the process: its later writes don't happen, its earlier ones all do, but for those that
+    /// a failed sync has lost. Whoever opens the file next has what is cached of it dropped first
+    /// (see `store::folder`), and so sees what is there.
     pub fn kill(&self) {
         let mut platter = self.platter();
         platter.boot += 1;
         platter.fault = Fault::None;
+        let Platter { synced, pending, current, .. } = &mut *platter;
+        current.clone_from(synced);
+        pending.iter().for_each(|operation| operation.apply(current));
     }
 
     /// Cuts the power: of what was not synced, any sector may be there or not.
@@ -121,12 +176,7 @@ impl Disk {
 
 impl Platter {
     fn perform(&mut self, operation: Operation) {
-        match &operation {
-            Operation::SetLen(length) => self.current.resize(*length, 0),
-            Operation::Write { offset, data } => {
-                self.current[*offset..offset + data.len()].copy_from_slice(data);
-            }
-        }
+        operation.apply(&mut self.current);
         self.pending.push(operation);
     }
 
@@ -134,11 +184,22 @@ impl Platter {
     fn fails(&mut self) -> bool {
         let number = self.operations;
         self.operations += 1;
-        match self.fault {
-            Fault::None => false,
+        let fails = match self.fault {
+            Fault::None | Fault::NextSync => false,
             Fault::Once(at) => number == at,
             Fault::From(first) => number >= first,
+        };
+        self.struck += u64::from(fails);
+        fails
+    }
+
+    fn sync_fails(&mut self) -> bool {
+        let next_sync = self.fault == Fault::NextSync;
+        if next_sync {
+            self.fault = Fault::None;
+            self.struck += 1;
         }
+        self.fails() || next_sync
     }
 }
 
@@ -180,14 +241,14 @@ impl StorageBackend for Backend {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut platter = self.platter()?;
-        if platter.fails() {
+        if platter.sync_fails() {
             // What a kernel could not write it may mark clean and never write again.
             let mut rng = platter.rng.fork();
             platter.pending.retain(|_| rng.bool());
             return Err(io::Error::other("injected sync failure"));
         }
-        platter.synced = platter.current.clone();
-        platter.pending.clear();
+        let Platter { synced, pending, .. } = &mut *platter;
+        pending.drain(..).for_each(|operation| operation.apply(synced));
         Ok(())
     }
 

@@ -60,6 +60,14 @@ fn check(disk: &Disk, program: &[Step], acknowledged: usize, opened: bool, conte
     drop(store);
     let store = Store::with_backend(disk.backend()).expect(context);
     assert_eq!(Contents::of(&store).expect(context), contents[program.len()], "{context}");
+    // What was built on lies on the disk, too. A sync fails, the system keeps what it could not
+    // write as if it had, a daemon that is started again finds nothing wrong and goes on: with the
+    // next power cut all was gone. (Found by the simulator; since then what is cached of the file
+    // is dropped before it is opened.)
+    drop(store);
+    disk.cut_power();
+    let store = Store::with_backend(disk.backend()).expect(context);
+    assert_eq!(Contents::of(&store).expect(context), contents[program.len()], "{context}");
 }
 
 fn operations(program: &[Step]) -> u64 {

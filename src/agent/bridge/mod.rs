@@ -5,7 +5,7 @@
 //! over; what is yet to be done is found again from the two lists, never from a queue.
 
 pub mod anchor;
-mod compare;
+pub mod compare;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

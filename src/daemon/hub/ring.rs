@@ -124,8 +124,9 @@ impl Ring {
                 _ => return Next::Unknown,
             }
         };
+        let skipped = usize::from(planted!(CursorSkips) && index + 1 < self.diffs.len());
         self.diffs
-            .get(index)
+            .get(index + skipped)
             .map_or(Next::Nothing, |(cursor, body)| Next::Diff(*cursor, body.clone()))
     }
 }

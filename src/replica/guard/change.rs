@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Budget, CHANGE_ACTORS_MAX, CHANGE_BYTES_MAX, CHANGE_OPS_MAX, DEPENDENCIES_MAX, DEPTH_MAX,
-    MESSAGE_BYTES_MAX, Refused, at_most,
+    Budget, CHANGE_ACTORS_MAX, CHANGE_BYTES_MAX, CHANGE_OPS_FREE, CHANGE_OPS_MAX, DEPENDENCIES_MAX,
+    DEPTH_MAX, MESSAGE_BYTES_MAX, OPS_PER_BYTE_MAX, Refused, TIME_MAX, at_most,
     chunk::{Chunk, Kind, inflate},
     column::{Listed, Spec, count_items},
     operation::{
@@ -99,20 +99,26 @@ fn check_one(bytes: &[u8], budget: &mut Budget) -> Result<ChangeHeader, Refused>
 
 /// Judges a chunk that must be a change.
 pub(super) fn check_chunk(chunk: &Chunk<'_>, budget: &mut Budget) -> Result<ChangeHeader, Refused> {
-    at_most("bytes of a change", chunk.contents.len() as u64, CHANGE_BYTES_MAX as u64)?;
+    let bytes = chunk.contents.len() as u64;
+    at_most("bytes of a change", bytes, CHANGE_BYTES_MAX as u64)?;
+    let ops_max = CHANGE_OPS_MAX.min(CHANGE_OPS_FREE + OPS_PER_BYTE_MAX * bytes);
     match chunk.kind {
         Kind::Document => Err(Refused::Unused { what: "a document among changes" }),
-        Kind::Change => check_contents(chunk.verify(chunk.contents)?, chunk.contents, budget),
+        Kind::Change => {
+            check_contents(chunk.verify(chunk.contents)?, chunk.contents, ops_max, budget)
+        }
         Kind::DeflatedChange => {
             let contents = inflate(chunk.contents, CHANGE_BYTES_MAX, budget, "a change")?;
-            check_contents(chunk.verify(&contents)?, &contents, budget)
+            check_contents(chunk.verify(&contents)?, &contents, ops_max, budget)
         }
     }
 }
 
+/// Judges what is in a change, which may have so many operations for the bytes that it came in.
 fn check_contents(
     hash: ChangeHash,
     contents: &[u8],
+    ops_max: u64,
     budget: &mut Budget,
 ) -> Result<ChangeHeader, Refused> {
     let mut reader = Reader::new(contents);
@@ -121,6 +127,7 @@ fn check_contents(
     let seq = reader.unsigned("seq")?;
     let start_op = reader.unsigned("start_op")?;
     let time = reader.signed("time")?;
+    at_most("time", time.unsigned_abs(), TIME_MAX)?;
     let message_bytes = reader.count(MESSAGE_BYTES_MAX, 1, "message")?;
     if std::str::from_utf8(reader.take(message_bytes, "message")?).is_err() {
         return Err(Refused::Invalid { what: "message" });
@@ -132,7 +139,7 @@ fn check_contents(
     let columns = Listed::take(&mut reader, &COLUMNS, false)?.data(&mut reader, budget)?;
     reader.end("a change")?;
 
-    let ops = count_items::<u64>(columns.bytes(ACTION), CHANGE_OPS_MAX, "operations of a change")?;
+    let ops = count_items::<u64>(columns.bytes(ACTION), ops_max, "operations of a change")?;
     budget.spend_ops(ops)?;
     // Automerge keeps both numbers in 32 bits.
     let limit = u64::from(u32::MAX);

@@ -30,12 +30,23 @@ pub const CHANGE_BYTES_MAX: usize = 4 << 20;
 /// Most operations of a change: as above, at four each.
 pub const CHANGE_OPS_MAX: u64 = 65_536;
 
+/// How many operations a change may have however short it is: twice the buckets of a host document.
+pub const CHANGE_OPS_FREE: u64 = 512;
+
+/// How many operations may come with each byte beyond: honest ones, which bring a key, an id or a
+/// value, take three bytes each at the least, saved and deflated.
+pub const OPS_PER_BYTE_MAX: u64 = 2;
+
 /// Most dependencies of a change: the heads that its author had, of which each is a concurrent
 /// writer.
 pub const DEPENDENCIES_MAX: u64 = 256;
 
 /// Most actors that a change names: the authors of what it overwrites.
 pub const CHANGE_ACTORS_MAX: u64 = 4096;
+
+/// Furthest a change's time may be from the epoch, whichever way: automerge subtracts times from each
+/// other in 64 bits, and JSON readers take no greater numbers.
+pub const TIME_MAX: u64 = 1 << 53;
 
 /// Longest message of a change, in bytes: ours have none.
 pub const MESSAGE_BYTES_MAX: u64 = 1024;

@@ -134,7 +134,8 @@ pub struct PeerView {
 impl Replica {
     /// Starts a replica from what was stored; on a first start, with a fleet of its own.
     pub fn open(startup: Startup, stored: Stored, now: Now) -> Result<(Self, Effects), OpenError> {
-        let actor = document::actor(&startup.node, startup.start);
+        let start = if planted!(ActorReused) { StartId([0; 8]) } else { startup.start };
+        let actor = document::actor(&startup.node, start);
         let cursor = stored.cursor.unwrap_or(Cursor { sequence: 0, start: startup.start });
         let mut replica = Self {
             node: startup.node,
@@ -338,7 +339,9 @@ impl Replica {
     ) {
         let own_touched = touched.workspaces.keys().any(|key| key.host == self.node);
         let changes = self.view.apply(touched);
-        self.host_work.note(now.monotonic, &self.node, &changes);
+        if !planted!(RuleAtDelete) || matches!(origin, Origin::Here) {
+            self.host_work.note(now.monotonic, &self.node, &changes);
+        }
         if own_touched {
             // What people ask for after a failed teardown does not show in the record.
             self.host_work.look_again();

@@ -49,6 +49,9 @@ impl Exchange {
             if link.greeted_with.is_none() || Some(*peer) == from {
                 continue;
             }
+            if planted!(RelayDropped) && from.is_some() {
+                continue;
+            }
             let lacks = |author: &Fingerprint| {
                 let relayed = trust.node(author).filter(|author| *author != self.node);
                 !relayed.is_some_and(|author| author == *peer || link.their_links.contains(&author))

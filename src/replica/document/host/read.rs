@@ -28,6 +28,15 @@ impl Document {
             Standing::Records(objects) => objects,
             Standing::Nothing | Standing::Grave => return None,
         };
+        if planted!(PurgeUndone) {
+            let time = |object: &ObjId, key| int_at(&self.automerge, object, key);
+            let is_purged = |object: &ObjId| {
+                time(object, "purged_at").is_some_and(|at| time(object, "updated_at") == Some(at))
+            };
+            if objects.iter().any(is_purged) {
+                return None;
+            }
+        }
         let mut sessions = objects.iter().map(|object| read_session(&self.automerge, object));
         let mut session = sessions.next()?;
         for later in sessions {
@@ -82,6 +91,7 @@ fn read_session(automerge: &Automerge, record: &ObjId) -> StoredSession {
             "archived_at" => session.archived_at = time(&item.value),
             "extra" => session.extra = read_extra(automerge, &item.id()),
             "deleted" => session.deleted = read_deletion(automerge, &item.id()),
+            "restored" if planted!(RestoreBeatsDelete) => session.deleted = None,
             _ => {}
         }
     }

@@ -19,7 +19,7 @@ use super::{
         },
     },
     super::Touched,
-    Done, GRAVE, GRAVE_CONFIRMED, Places, Standing, map_at, maps_at,
+    Done, GRAVE, GRAVE_CONFIRMED, Places, Standing, int_at, map_at, maps_at,
 };
 
 /// The fields of a session that can be written later than at its creation.
@@ -161,6 +161,9 @@ impl<'tx, 'doc> Writer<'tx, 'doc> {
             return Ok(());
         }
         for record in self.session_objects(id) {
+            if planted!(RestoreBeatsDelete) {
+                self.tx.put(&record, "restored", true)?;
+            }
             delete_key(self.tx, &record, "deleted")?;
         }
         Ok(())
@@ -169,6 +172,13 @@ impl<'tx, 'doc> Writer<'tx, 'doc> {
     /// Removes a session for good, and notes whether its agent's server has confirmed that it is
     /// gone there; only its host may.
     pub fn purge_session(&mut self, id: &SessionId, confirmed: bool) -> Done {
+        if planted!(PurgeUndone) {
+            for record in self.session_objects(id) {
+                let edited = int_at(self.tx, &record, "updated_at").unwrap_or(0);
+                self.tx.put(&record, "purged_at", edited)?;
+            }
+            return Ok(());
+        }
         let grave = if confirmed { GRAVE_CONFIRMED } else { GRAVE };
         self.tx.put(self.places.bucket(id), id.as_str(), grave)
     }
