@@ -85,17 +85,19 @@ impl Trust {
         self.attested.clear();
         self.attested_by_host.clear();
         for (by, attested) in attested {
-            let writes = self.authors.get(&by.fingerprint()).is_some_and(|author| author.writes);
-            if !writes {
+            let Some(attester) = self.authors.get(&by.fingerprint()).filter(|author| author.writes)
+            else {
                 continue;
-            }
+            };
+            // Its fellows attest anew to what they have, where it was the only one to.
+            let revoked = attester.revoked;
             for ((document, actor), extent) in attested {
                 let key = (document, actor);
                 if document.host() == Some(by) {
                     grow(&mut self.attested_by_host, key, extent);
                 }
                 // What a revoked node says of itself is what its revocation is to end.
-                if self.node(&fingerprint(&actor)) != Some(by) {
+                if !revoked && self.node(&fingerprint(&actor)) != Some(by) {
                     grow(&mut self.attested, key, extent);
                 }
             }
@@ -118,10 +120,7 @@ impl Trust {
             Some(author) if !author.writes => Standing::Reader,
             Some(author) => {
                 let extent = || self.attested.get(&(*document, *actor)).copied();
-                // Of admins that revoke each other, not knowing of each other, both count: so what
-                // a revoked node writes of members is taken, or the fleet would fall in two.
-                let is_bounded = author.revoked && document.host().is_some();
-                Standing::Writer(author.node, is_bounded.then(extent))
+                Standing::Writer(author.node, author.revoked.then(extent))
             }
             None => match self.attested_by_host.get(&(*document, *actor)) {
                 Some(extent) => Standing::Attested(*extent),

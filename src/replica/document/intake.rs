@@ -164,7 +164,9 @@ impl Document {
                 return Err(untrusted(Untrusted::Unvouched));
             }
             match trust.standing(&id, actor) {
-                Standing::Writer(_, Some(extent)) if extent.is_none_or(|e| e.seq < seq) => {
+                Standing::Writer(_, Some(extent))
+                    if extent.is_none_or(|e| e.seq < seq) && id.host().is_some() =>
+                {
                     return Err(ApplyError::NotYet { document: id });
                 }
                 Standing::Writer(node, _) => {
@@ -209,13 +211,18 @@ impl Document {
                 if change.start_op().get() != self.max_op(&change, &BTreeMap::new()) + 1 {
                     return Err(Untrusted::Counter);
                 }
+                let actor = actor_in(change.actor_id());
+                let late = is_late(trust, &document, &actor, change.seq());
                 let mut judge = authority::Judge::new(self);
-                judge.check(&change.decode()).map_err(Untrusted::Overreach)?;
+                judge.late(late).check(&change.decode()).map_err(Untrusted::Overreach)?;
             }
             Ok(())
         });
         let judged = judged.map_err(|_| ApplyError::Panicked { document })?;
-        judged.map_err(|source| ApplyError::Untrusted { document, source })
+        judged.map_err(|source| match source {
+            Untrusted::Overreach(authority::LATE) => ApplyError::NotYet { document },
+            source => ApplyError::Untrusted { document, source },
+        })
     }
 
     /// Returns the greatest counter of what a change depends on.
@@ -316,7 +323,10 @@ impl Document {
                     left_out.reader += count;
                     continue;
                 }
-                Standing::Writer(_, Some(extent)) if extent.is_none_or(|e| e.seq < seq) => {
+                // Of the fleet document, it is judged one by one.
+                Standing::Writer(_, Some(extent))
+                    if extent.is_none_or(|e| e.seq < seq) && self.id.host().is_some() =>
+                {
                     left_out.revoked += count;
                     continue;
                 }
@@ -402,13 +412,20 @@ impl Document {
                 let judged = match &mut scratch {
                     None => judge.check(expanded),
                     Some(scratch) => {
-                        let judged = authority::Judge::of(scratch, &self.places).check(expanded);
+                        let late = is_late(trust, &self.id, &actor, change.seq());
+                        let mut judge = authority::Judge::of(scratch, &self.places);
+                        let judged = judge.late(late).check(expanded);
                         judged.and_then(|()| {
                             let applied = scratch.apply_changes([change.clone()]);
                             applied.map_err(|_| Overreach { what: "can't be applied" })
                         })
                     }
                 };
+                if judged == Err(authority::LATE) {
+                    left_out.revoked += 1;
+                    refused.insert(change.hash());
+                    continue;
+                }
                 judged.err().map(Untrusted::Overreach)
             };
             match wrong {
@@ -503,6 +520,12 @@ impl Document {
         applied.vouchers = vouchers.into_values().collect();
         Ok(applied)
     }
+}
+
+/// Tells whether a change is by a revoked node, and beyond what anyone attests to have.
+fn is_late(trust: &Trust, id: &ids::DocumentId, actor: &ActorBytes, seq: u64) -> bool {
+    matches!(trust.standing(id, actor), Standing::Writer(_, Some(extent))
+        if extent.is_none_or(|extent| extent.seq < seq))
 }
 
 /// Follows an actor's changes back from those that are vouched for, by themselves or since one that

@@ -279,7 +279,7 @@ impl Document {
             }
         };
         document.vouchers = Self::check_whole(&document.automerge, id, &header, vouchers, trust)?;
-        document.check_authority(&header)?;
+        document.check_authority(&header, trust)?;
         Ok(document)
     }
 

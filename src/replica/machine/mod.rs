@@ -74,6 +74,8 @@ pub struct Replica {
     view: View,
     members: BTreeMap<NodeId, Member>,
     trust: Trust,
+    /// Who was known to be revoked when this was last looked at.
+    revoked: BTreeSet<NodeId>,
     paused: BTreeSet<NodeId>,
     invites: BTreeMap<[u8; 32], StoredInvite>,
     cursor: Cursor,
@@ -145,6 +147,7 @@ impl Replica {
             view: View::new(),
             members: BTreeMap::new(),
             trust: Trust::new(startup.keyring),
+            revoked: BTreeSet::new(),
             paused: stored.paused,
             invites: stored.invites.into_iter().collect(),
             cursor,
@@ -185,6 +188,9 @@ impl Replica {
             fx.writes.push(Write::ResetJournal { cursor: replica.cursor });
         }
         replica.read_members();
+        // What these had written is attested to since it was learned that they are revoked.
+        let revoked = replica.members.values().filter(|member| member.revoked.is_some());
+        replica.revoked = revoked.map(|member| member.node).collect();
         replica.attest(now, &mut fx);
         replica.settle(now, &mut fx);
         Ok((replica, fx))

@@ -4,6 +4,8 @@
 //! Must not know what a change says. Invariant: what is here of a revoked node, or of a former fleet
 //! in this node's own document, is attested, so that every member comes to take it.
 
+use std::collections::BTreeSet;
+
 use super::super::{
     document::LeftOut,
     effect::{Effects, Now, Write},
@@ -22,12 +24,20 @@ impl Replica {
         if self.role() == Role::Reader || !self.documents.contains_key(&id) {
             return;
         }
+        let revoked = self.members.values().filter(|member| member.revoked.is_some());
+        let revoked: BTreeSet<NodeId> = revoked.map(|member| member.node).collect();
+        let newly: BTreeSet<NodeId> = revoked.difference(&self.revoked).copied().collect();
+        self.revoked = revoked;
         let mut attested = Attested::new();
         for (name, document) in &self.documents {
             for voucher in document.vouchers() {
                 let extent = Extent { seq: voucher.seq, hash: voucher.hash };
                 let is_news = match self.trust.standing(name, &voucher.actor) {
-                    Standing::Writer(_, Some(known)) => known.is_none_or(|e| e.seq < extent.seq),
+                    // What it writes of members later is taken in part, and not attested to.
+                    Standing::Writer(node, Some(known)) => {
+                        (name.host().is_some() || newly.contains(&node))
+                            && known.is_none_or(|e| e.seq < extent.seq)
+                    }
                     Standing::Unknown => name.host() == Some(self.node),
                     Standing::Writer(_, None) | Standing::Attested(_) | Standing::Reader => false,
                 };

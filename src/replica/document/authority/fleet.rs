@@ -14,7 +14,7 @@ use super::{
         },
         fleet::{Places, role_named},
     },
-    Act, Action, Author, Overreach, is_by, refuse,
+    Act, Action, Author, LATE, Overreach, is_by, refuse,
 };
 
 /// Judges one operation.
@@ -72,7 +72,16 @@ pub(super) fn check(
         ["members", node, _, ..] => (is_own(node) || is_admin(), "writes of another member"),
         _ => (false, "writes to a place that is not known"),
     };
-    if fits { Ok(()) } else { refuse(what) }
+    let lets_in = match (&path[..], act.key) {
+        (["members"], _) | (["members", _], "role") => true,
+        (["members", _], "left") => matches!(act.action, Action::Delete),
+        _ => false,
+    };
+    match fits {
+        true if author.late && lets_in => Err(LATE),
+        true => Ok(()),
+        false => refuse(what),
+    }
 }
 
 /// Tells whether no role that is overwritten is greater.

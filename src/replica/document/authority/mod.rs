@@ -27,6 +27,10 @@ pub struct Overreach {
     pub what: &'static str,
 }
 
+/// What a revoked node may no longer do in a fleet document, though it may revoke: of two admins that
+/// revoke each other, not knowing of each other, both count, or the fleet would fall in two.
+pub(super) const LATE: Overreach = Overreach { what: "lets somebody in after it was revoked" };
+
 fn refuse<T>(what: &'static str) -> Result<T, Overreach> {
     Err(Overreach { what })
 }
@@ -76,6 +80,8 @@ struct Author<'a> {
     fingerprint: Fingerprint,
     /// What the change builds on.
     heads: &'a [ChangeHash],
+    /// Whether it was revoked, and nobody attests to have this of it from before.
+    late: bool,
 }
 
 /// Names an object by the operation that made it.
@@ -90,6 +96,7 @@ pub(super) struct Judge<'a> {
     made: BTreeMap<Made, Vec<String>>,
     /// What it writes to each key of a map.
     written: BTreeMap<(Made, String), Vec<Made>>,
+    late: bool,
 }
 
 impl<'a> Judge<'a> {
@@ -99,7 +106,13 @@ impl<'a> Judge<'a> {
     }
 
     pub(super) fn of(automerge: &'a Automerge, places: &'a Places) -> Self {
-        Self { automerge, places, made: BTreeMap::new(), written: BTreeMap::new() }
+        Self { automerge, places, made: BTreeMap::new(), written: BTreeMap::new(), late: false }
+    }
+
+    /// Says whether the author was revoked, and nobody attests to have its change from before.
+    pub(super) fn late(&mut self, late: bool) -> &mut Self {
+        self.late = late;
+        self
     }
 
     /// Judges a change; all that it builds on is in the document, or was judged before.
@@ -107,7 +120,7 @@ impl<'a> Judge<'a> {
     /// For a fleet document all of it must be in the document.
     pub(super) fn check(&mut self, change: &ExpandedChange) -> Result<(), Overreach> {
         let actor = actor_in(&change.actor_id);
-        let author = Author { fingerprint: fingerprint(&actor), heads: &change.deps };
+        let author = Author { fingerprint: fingerprint(&actor), heads: &change.deps, late: self.late };
         let mut fresh: BTreeSet<Made> = BTreeSet::new();
         for (number, operation) in (change.start_op.get()..).zip(&change.operations) {
             let id = (number, actor);
