@@ -96,6 +96,8 @@ pub(super) struct Judge<'a> {
     made: BTreeMap<Made, Vec<String>>,
     /// What it writes to each key of a map.
     written: BTreeMap<(Made, String), Vec<Made>>,
+    /// For each change of the batch, what it builds on in the document.
+    built_on: BTreeMap<ChangeHash, BTreeSet<ChangeHash>>,
     late: bool,
 }
 
@@ -106,7 +108,14 @@ impl<'a> Judge<'a> {
     }
 
     pub(super) fn of(automerge: &'a Automerge, places: &'a Places) -> Self {
-        Self { automerge, places, made: BTreeMap::new(), written: BTreeMap::new(), late: false }
+        Self {
+            automerge,
+            places,
+            made: BTreeMap::new(),
+            written: BTreeMap::new(),
+            built_on: BTreeMap::new(),
+            late: false,
+        }
     }
 
     /// Says whether the author was revoked, and nobody attests to have its change from before.
@@ -120,7 +129,16 @@ impl<'a> Judge<'a> {
     /// For a fleet document all of it must be in the document.
     pub(super) fn check(&mut self, change: &ExpandedChange) -> Result<(), Overreach> {
         let actor = actor_in(&change.actor_id);
-        let author = Author { fingerprint: fingerprint(&actor), heads: &change.deps, late: self.late };
+        let mut built_on = BTreeSet::new();
+        for dep in &change.deps {
+            match self.built_on.get(dep) {
+                Some(before) => built_on.extend(before),
+                None => drop(built_on.insert(*dep)),
+            }
+        }
+        let heads: Vec<ChangeHash> = built_on.iter().copied().collect();
+        self.built_on.extend(change.hash.map(|hash| (hash, built_on)));
+        let author = Author { fingerprint: fingerprint(&actor), heads: &heads, late: self.late };
         let mut fresh: BTreeSet<Made> = BTreeSet::new();
         for (number, operation) in (change.start_op.get()..).zip(&change.operations) {
             let id = (number, actor);
