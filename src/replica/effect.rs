@@ -136,6 +136,12 @@ pub enum Write {
         /// Which.
         document: DocumentId,
     },
+    /// A document is no longer held in memory, nor found at the next start; it, and what is still
+    /// written to it, can be reloaded.
+    Archive {
+        /// Which.
+        document: DocumentId,
+    },
     /// A diff was published.
     Journal {
         /// Its cursor.

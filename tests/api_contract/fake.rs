@@ -434,7 +434,7 @@ fn carry_out(hub: &Hub, command: Command) -> Reply {
         Command::Join(_) => Reply::Joined(FLEET),
         Command::Leave | Command::Announce { .. } => Reply::Done,
         Command::Pause(_) | Command::Resume(_) | Command::Revoke(_) => Reply::Peer(LAP),
-        Command::AgentGone(_) => Reply::Done,
+        Command::AgentGone(_) | Command::Rewrite => Reply::Done,
         Command::Receipt(_) => Reply::Receipt(Box::new(receipt())),
     }
 }

@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 pub use authority::Overreach;
 use automerge::{ActorId, Automerge, Change, ExpandedChange, transaction::CommitOptions};
 pub use history::{History, Outcome, Step as HistoryStep, Wrote};
-pub use host::{Done as Written, SessionFields, Writer as HostWriter};
+pub use host::{Done as Written, Limits, Part, Scope, SessionFields, Vector, Writer as HostWriter};
 pub use intake::{Coverage, LeftOut, Untrusted};
 pub use salvage::Salvaged;
 pub use touched::Touched;
@@ -338,6 +338,11 @@ impl Document {
         automerge::ReadDoc::stats(&self.automerge).num_changes
     }
 
+    /// Returns how many operations the document is made of, without deletes.
+    pub fn op_count(&self) -> u64 {
+        automerge::ReadDoc::stats(&self.automerge).num_ops
+    }
+
     /// Returns the document whole, as automerge saves it.
     pub fn save(&self) -> Vec<u8> {
         self.automerge.save()
@@ -388,6 +393,20 @@ impl Document {
         })
         .map_err(|_| ApplyError::Panicked { document })?
         .ok_or(ApplyError::Misnamed { document })
+    }
+
+    /// Applies what another copy of the same document, already judged, has and this one lacks.
+    ///
+    /// Errors as [`Document::apply`].
+    pub fn merge_copy(&mut self, copy: &Self, trust: &Trust) -> Result<Applied, ApplyError> {
+        let document = self.id;
+        if self.places != copy.places {
+            return Err(ApplyError::Misnamed { document });
+        }
+        let added = guard::contained(|| self.automerge.get_changes_added(&copy.automerge));
+        let added = added.map_err(|_| ApplyError::Panicked { document })?;
+        let vouchers: Vec<Voucher> = copy.vouchers().copied().collect();
+        self.take_in(added, &vouchers, trust, Coverage::Whole)
     }
 
     fn read_change(&self, bytes: &[u8]) -> Result<Change, ApplyError> {

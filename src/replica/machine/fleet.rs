@@ -460,6 +460,7 @@ impl Replica {
             shown_no_more.extend(id.host().map(|host| self.view.remove_host(host)));
         }
         self.reloading.retain(|id| *id == own);
+        self.epochs.forget_peers();
         if shown_no_more.iter().any(|changes| !changes.is_empty()) {
             self.cursor = Cursor { sequence: self.cursor.sequence + 1, start: self.start };
             fx.writes.push(Write::ResetJournal { cursor: self.cursor });

@@ -8,13 +8,13 @@ use std::collections::BTreeSet;
 
 use super::super::{
     document::{Applied, ApplyError, Document},
-    effect::{Effects, Now, Outgoing, StoredDocument, Write},
+    effect::{Effects, Now, Outgoing, StoredDocument},
     ids::{DocumentId, NodeId},
     record::Role,
     view,
     voucher::Voucher,
 };
-use super::{EPOCH_FIRST, Origin, Replica, read_all};
+use super::{Origin, Replica, read_all};
 use crate::wire::{CloseCode, Frame, Hello, PROTOCOL, PROTOCOL_MIN, ProtocolRange};
 
 /// How often what a peer sent of the fleet document is looked at again, because it let in those who
@@ -179,6 +179,7 @@ impl Replica {
                 let known = |document: &DocumentId| self.is_of_fleet(document);
                 let theirs: Vec<_> = documents.into_iter().filter(|d| known(&d.document)).collect();
                 self.heads_told(peer, &theirs, fx);
+                let theirs = self.useful(&peer, theirs);
                 self.exchange.heads_told(
                     at,
                     &peer,
@@ -231,9 +232,8 @@ impl Replica {
         }
         match document {
             DocumentId::Fleet(fleet) => *fleet == self.fleet,
-            // An epoch that its host did not begin would be written to in place of its document.
             DocumentId::Host { host, epoch } => {
-                *epoch == EPOCH_FIRST
+                self.is_epoch(*host, *epoch)
                     && self.members.contains_key(host)
                     && self.exchange.is_shared(document)
             }
@@ -257,7 +257,8 @@ impl Replica {
         sent: (&[Vec<u8>], &[Voucher]),
         fx: &mut Effects,
     ) {
-        if !self.may_write_to(&peer, &document) {
+        if !self.may_write_to(&peer, &document) || self.changes_elsewhere(now, peer, document, sent)
+        {
             return;
         }
         // What is let in of the fleet document may say who the authors of the rest are.
@@ -298,7 +299,7 @@ impl Replica {
     }
 
     /// Cuts off a peer whose bytes did not become part of a document.
-    fn contain(
+    pub(super) fn contain(
         &mut self,
         peer: NodeId,
         document: DocumentId,
@@ -344,53 +345,41 @@ impl Replica {
             self.merged(now, peer, id, merged, fx);
         } else {
             match Document::adopt(id, self.actor.clone(), &bytes, vouchers, &self.trust) {
-                Ok(document) => self.adopted(now, peer, document, bytes, fx),
+                Ok(document) => {
+                    if self.take_over(now, peer, document, bytes, fx) {
+                        self.exchange.adopted(at, &peer, &self.documents, &mut fx.frames);
+                    }
+                }
                 // Closing the link frees the place: another peer is asked.
                 Err(error) => return self.contain(peer, id, &error, fx),
             }
         }
         self.exchange.fetched(at, &id, &mut fx.frames);
-        self.exchange.catch_up_with(at, &peer, &id, &self.documents, &mut fx.frames);
-    }
-
-    /// Takes a document over that this node had nothing of.
-    fn adopted(
-        &mut self,
-        now: Now,
-        peer: NodeId,
-        document: Document,
-        bytes: Vec<u8>,
-        fx: &mut Effects,
-    ) {
-        let id = document.id();
-        let mut touched = view::Touched::default();
-        if let Some(host) = id.host() {
-            read_all(&document, host, &mut touched);
+        if !self.documents.contains_key(&id) {
+            return;
         }
-        self.documents.insert(id, document);
-        fx.writes.push(Write::Snapshot { document: id, bytes });
-        self.record_vouchers(id, fx);
-        let authors = id.host().map(|host| host.fingerprint()).into_iter().collect();
-        self.publish(now, touched, Origin::Peer(peer), authors, fx);
-        self.exchange.adopted(now.monotonic, &peer, &self.documents, &mut fx.frames);
+        self.exchange.catch_up_with(at, &peer, &id, &self.documents, &mut fx.frames);
     }
 
     /// Takes back a document that was thrown away, as the store has it.
     pub(super) fn document_reloaded(&mut self, now: Now, stored: StoredDocument, fx: &mut Effects) {
+        let Some(stored) = self.epoch_reloaded(now, stored, fx) else { return };
         let id = stored.id;
         if !self.reloading.remove(&id) {
             // The fleet that it belonged to was left meanwhile.
             return;
         }
+        let loaded = self.load(stored);
         let mut touched = view::Touched::default();
         if let Some(host) = id.host() {
             // What is shown and not stored was never acknowledged, and goes.
-            let sessions = self.view.sessions_of(&host).map(|session| (session.key(), None));
-            touched.sessions.extend(sessions);
-            let workspaces = self.view.workspaces_of(&host);
-            touched.workspaces.extend(workspaces.map(|entry| (entry.record.key(), None)));
+            self.clear_shown(host, &mut touched);
+            self.relayer(host, None);
+            if let Some(document) = self.host_document(host) {
+                read_all(document, host, &mut touched);
+            }
         }
-        match self.load(stored, &mut touched) {
+        match loaded {
             Ok(()) => {
                 tracing::info!(document = %id, "rebuilt the document from the store");
                 self.members_changed(now, fx);
@@ -419,7 +408,7 @@ mod tests {
     use crate::replica::{
         command::{Command, NewSession, Refusal, Reply, Target},
         diff::{CauseKind, Event},
-        effect::{Input, RequestId, Startup, Stored},
+        effect::{Input, RequestId, Startup, Stored, Write},
         ids::StartId,
         voucher::Trusting,
     };
