@@ -276,7 +276,7 @@ impl Life {
             .daemons
             .iter()
             .filter_map(|daemon| daemon.watch.as_ref())
-            .flat_map(|watch| watch.acknowledged.iter().cloned())
+            .flat_map(|watch| watch.acknowledged.iter().copied())
             .collect();
         let digest = self.daemons[0].replica().digest();
         for daemon in &mut self.daemons {

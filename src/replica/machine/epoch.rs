@@ -185,8 +185,7 @@ impl Replica {
 
     fn is_rewrite_due(&mut self, now: Now) -> bool {
         // What a reader writes goes to nobody.
-        if self.role() == Role::Reader
-            || self.epochs.retry_at.is_some_and(|at| at > now.monotonic)
+        if self.role() == Role::Reader || self.epochs.retry_at.is_some_and(|at| at > now.monotonic)
         {
             return false;
         }

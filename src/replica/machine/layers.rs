@@ -326,6 +326,14 @@ impl Replica {
         Some(Layers { shown, older })
     }
 
+    /// Notes that nothing that is shown of a host is there any more, unless it is read after this.
+    pub(super) fn clear_shown(&self, host: NodeId, touched: &mut view::Touched) {
+        let sessions = self.view.sessions_of(&host).map(|session| (session.key(), None));
+        touched.sessions.extend(sessions);
+        let workspaces = self.view.workspaces_of(&host);
+        touched.workspaces.extend(workspaces.map(|entry| (entry.record.key(), None)));
+    }
+
     /// Takes over the views that documents give each by itself; where several epochs of a host are
     /// held, what it shows is derived from all of them instead.
     pub(super) fn open_views(&mut self, now: Now, views: Vec<(DocumentId, View, Vec<Change>)>) {

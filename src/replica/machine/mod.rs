@@ -232,14 +232,6 @@ impl Replica {
         Ok(())
     }
 
-    /// Notes that nothing that is shown of a host is there any more, unless it is read after this.
-    fn clear_shown(&self, host: NodeId, touched: &mut view::Touched) {
-        let sessions = self.view.sessions_of(&host).map(|session| (session.key(), None));
-        touched.sessions.extend(sessions);
-        let workspaces = self.view.workspaces_of(&host);
-        touched.workspaces.extend(workspaces.map(|entry| (entry.record.key(), None)));
-    }
-
     /// Takes one input in and tells what is to be done about it.
     pub fn handle(&mut self, now: Now, input: Input) -> Effects {
         let mut fx = Effects::default();

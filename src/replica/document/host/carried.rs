@@ -104,7 +104,8 @@ impl Document {
         let mut automerge = Automerge::new();
         automerge.apply_changes(carried).ok()?;
         let before = Self::place(earlier.id, automerge, Vouchers::default())?;
-        let touched = touched::by(&earlier.automerge, &since.iter().map(Change::decode).collect::<Vec<_>>());
+        let touched =
+            touched::by(&earlier.automerge, &since.iter().map(Change::decode).collect::<Vec<_>>());
         let authors =
             since.iter().map(|change| fingerprint(&actor_in(change.actor_id()))).collect();
         Some(Part { before, touched, authors })
