@@ -7,6 +7,7 @@ mod common;
 use std::time::Duration;
 
 use common::{
+    ends,
     scene::{LEFT, RIGHT, Scene, THIRD, room},
     world::Mode,
 };
@@ -19,8 +20,10 @@ use sessionmesh::replica::{
 /// Has the host write its document anew, and see it through.
 fn rewrite(scene: &mut Scene) {
     let host = scene.host;
+    let before = epochs(scene, host);
     scene.world.ask(host, Command::Rewrite).expect("any node may");
-    assert_eq!(epochs(scene, host).len(), 1, "the host goes on in one");
+    let after = epochs(scene, host);
+    assert!(after.len() == 1 && after > before, "the host goes on in a later one: {after:?}");
 }
 
 /// Lists the epochs of the host's document that a node holds.
@@ -34,11 +37,13 @@ fn epochs(scene: &Scene, node: usize) -> Vec<u32> {
     of_host.collect()
 }
 
-/// All nodes hold this epoch of the host's document, and no other.
+/// All nodes hold the epoch that the host has gone over to, and no other.
 #[track_caller]
-fn all_hold(scene: &Scene, epoch: u32) {
+fn all_hold_the_newest(scene: &Scene) {
+    let newest = epochs(scene, scene.host);
+    assert!(newest.len() == 1 && newest[0] > 0, "held by the host: {newest:?}");
     for node in 0..scene.world.nodes.len() {
-        assert_eq!(epochs(scene, node), [epoch], "held by {node}");
+        assert_eq!(epochs(scene, node), newest, "held by {node}");
     }
 }
 
@@ -78,7 +83,7 @@ fn a_document_written_anew_shows_the_same_everywhere_and_nothing_is_told() {
     scene.world.nodes.iter_mut().for_each(|node| node.watch.events.clear());
     rewrite(&mut scene);
     scene.world.agree();
-    all_hold(&scene, 1);
+    all_hold_the_newest(&scene);
     for node in &scene.world.nodes {
         assert_eq!(node.replica.digest(), digest);
         assert!(node.watch.events.is_empty(), "{:?}", node.watch.events);
@@ -120,11 +125,11 @@ fn a_restart_finds_the_epoch_that_was_gone_over_to() {
         scene.world.crash(node, usize::MAX);
         scene.world.agree();
     }
-    all_hold(&scene, 1);
+    all_hold_the_newest(&scene);
     scene.session_is("a", Live);
     rewrite(&mut scene);
     scene.world.agree();
-    all_hold(&scene, 2);
+    all_hold_the_newest(&scene);
 }
 
 #[test]
@@ -166,7 +171,7 @@ fn what_each_had_written_to_the_epoch_before_is_carried_over() {
         scene.move_to("moved", "w2");
         scene.set_keep("w2", true);
         meet(&mut scene);
-        all_hold(&scene, 1);
+        all_hold_the_newest(&scene);
         for id in ["kept", "created", "child", "renamed", "restored", "moved"] {
             scene.session_is(id, Live);
         }
@@ -199,7 +204,7 @@ fn who_was_away_shows_and_keeps_what_it_wrote_until_it_is_carried_over() {
     scene.world.plug(RIGHT, THIRD);
     scene.world.agree();
     for node in [RIGHT, THIRD] {
-        assert_eq!(epochs(&scene, node), [0, 1]);
+        assert_eq!(epochs(&scene, node).len(), 2);
         assert_eq!(state(&scene, node, "a"), Some(Deleted));
         assert_eq!(state(&scene, node, "new"), Some(Live));
         assert_eq!(title(&scene, node, "b").as_deref(), Some("in the new epoch"));
@@ -224,7 +229,7 @@ fn who_was_away_shows_and_keeps_what_it_wrote_until_it_is_carried_over() {
     assert_eq!(title(&scene, LEFT, "new").as_deref(), Some("renamed by another"));
     assert_eq!(title(&scene, LEFT, "b").as_deref(), Some("again"));
     meet(&mut scene);
-    all_hold(&scene, 1);
+    all_hold_the_newest(&scene);
 }
 
 #[test]
@@ -282,7 +287,7 @@ fn what_two_had_written_at_once_comes_out_as_it_would_have() {
         scene.world.cut(LEFT, node);
     }
     meet(&mut scene);
-    all_hold(&scene, 1);
+    all_hold_the_newest(&scene);
     let winner = title(&scene, LEFT, "a").unwrap();
     assert!(["right", "third"].contains(&winner.as_str()));
     scene.session_is("b", Deleted);
@@ -326,7 +331,7 @@ fn who_was_away_across_two_epochs_loses_nothing() {
     scene.at = LEFT;
     scene.create("c", "w");
     meet(&mut scene);
-    all_hold(&scene, 2);
+    all_hold_the_newest(&scene);
     scene.session_is("a", Deleted);
     scene.session_is("c", Live);
     for node in [LEFT, RIGHT, THIRD] {
@@ -394,7 +399,7 @@ fn wherever_who_was_away_is_killed_nothing_that_was_acknowledged_is_lost() {
         scene.world.crash(RIGHT, synced % 3);
         scene.world.disks = Mode::Prompt;
         meet(&mut scene);
-        all_hold(&scene, 1);
+        all_hold_the_newest(&scene);
         scene.session_is("a", Deleted);
         scene.session_is("b", Live);
     }
@@ -413,7 +418,7 @@ fn what_is_written_while_a_new_epoch_becomes_durable_is_in_it() {
     scene.world.agree();
     scene.world.pass(Duration::from_secs(3));
     scene.world.agree();
-    all_hold(&scene, 1);
+    all_hold_the_newest(&scene);
     assert_eq!(title(&scene, THIRD, "a").as_deref(), Some("meanwhile"));
 }
 
@@ -434,4 +439,66 @@ fn a_delete_is_undone_whichever_epoch_it_was_written_to() {
     scene.world.agree();
     scene.session_is("a", Live);
     scene.session_is("b", Live);
+}
+
+/// A host was put back to a copy of its store from before it wrote its document anew, wrote on, and
+/// met a peer. It went over to the epoch that the peer had of it, showed what it had written as
+/// purged, and then as created again when it carried that over.
+#[test]
+fn a_host_that_was_put_back_to_before_its_epoch_shows_nothing_as_purged() {
+    let mut scene = Scene::new(LEFT);
+    room(&mut scene, &["a"]);
+    scene.world.agree();
+    let copy = scene.world.nodes[LEFT].disk.clone();
+    rewrite(&mut scene);
+    scene.rename("a", "in the lost life");
+    scene.world.agree();
+    scene.world.part();
+    scene.world.nodes[LEFT].disk = copy;
+    scene.world.crash(LEFT, 0);
+    scene.create("new", "w");
+    meet(&mut scene);
+    all_hold_the_newest(&scene);
+    scene.session_is("new", Live);
+    for node in [LEFT, RIGHT, THIRD] {
+        assert_eq!(title(&scene, node, "a").as_deref(), Some("in the lost life"));
+        let events = &scene.world.nodes[node].watch.events;
+        assert!(events.keys().all(|(event, _)| *event != "session.purged"), "{events:?}");
+    }
+}
+
+/// A host was put back to a copy of its store, and wrote its document anew before it met a peer that
+/// held an epoch of its lost life. Both epochs bore one number and neither could be let in; then the
+/// one of the lost life was not one that was gone on from, and stayed where it was for good; then
+/// what that one had taken over was to be taken over again.
+#[test]
+fn an_epoch_of_a_life_that_its_host_does_not_know_of_is_carried_over_whole() {
+    for (lost, found) in [(1, 1), (2, 1), (1, 3)] {
+        let mut scene = Scene::new(LEFT);
+        room(&mut scene, &["kept", "deleted", "purged"]);
+        scene.world.agree();
+        let copy = scene.world.nodes[LEFT].disk.clone();
+        scene.at = RIGHT;
+        scene.delete("purged");
+        scene.pass_undo_window();
+        scene.delete("deleted");
+        scene.world.agree();
+        (0..lost).for_each(|_| rewrite(&mut scene));
+        scene.create("new", "w");
+        scene.world.agree();
+        scene.world.part();
+        scene.world.nodes[LEFT].disk = copy;
+        scene.world.crash(LEFT, 0);
+        (0..found).for_each(|_| rewrite(&mut scene));
+        meet(&mut scene);
+        all_hold_the_newest(&scene);
+        scene.session_is("kept", Live);
+        scene.session_is("deleted", Deleted);
+        scene.session_is("new", Live);
+        for node in [LEFT, RIGHT, THIRD] {
+            assert_eq!(state(&scene, node, "purged"), None);
+            let acknowledged = &scene.world.nodes[RIGHT].watch.acknowledged;
+            ends::nothing_acknowledged_is_lost(&scene.world.nodes[node].replica, acknowledged);
+        }
+    }
 }

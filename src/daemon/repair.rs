@@ -4,7 +4,10 @@
 //! the node stays the node that it was; a host document of its own that is lost is never begun
 //! anew where a peer may hold it, but had back from there.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use serde::Serialize;
 
@@ -45,8 +48,7 @@ pub struct Report {
 pub fn repair(data_dir: &Path) -> Result<Report, Error> {
     let key = NodeKey::load(data_dir)?;
     let suspect = Suspect::take(data_dir)?;
-    let Left { stored, problems } = suspect.look()?;
-    let found = Found::judge(&key, stored, problems);
+    let found = Found::judge(&key, suspect.look()?);
     let mut report = found.report();
     if report.damaged {
         report.aside = suspect.replace(&found.writes()).map_err(|error| match error {
@@ -64,8 +66,7 @@ pub fn repair(data_dir: &Path) -> Result<Report, Error> {
 /// As [`repair`], but for writing.
 pub fn look(data_dir: &Path) -> Result<Report, Error> {
     let key = NodeKey::load(data_dir)?;
-    let Left { stored, problems } = Suspect::take(data_dir)?.look()?;
-    Ok(Found::judge(&key, stored, problems).report())
+    Ok(Found::judge(&key, Suspect::take(data_dir)?.look()?).report())
 }
 
 /// What is left of a store.
@@ -73,6 +74,8 @@ struct Found {
     node: NodeId,
     stored: Stored,
     documents: Vec<Salvaged>,
+    /// Earlier epochs of its own document, beside the present one.
+    archived: BTreeSet<DocumentId>,
     lost: Vec<String>,
     /// Whether the document that says who belongs to the fleet is here.
     fleet_known: bool,
@@ -81,7 +84,8 @@ struct Found {
 }
 
 impl Found {
-    fn judge(key: &NodeKey, mut stored: Stored, mut lost: Vec<String>) -> Self {
+    fn judge(key: &NodeKey, left: Left) -> Self {
+        let Left { mut stored, mut archived, problems: mut lost } = left;
         let node = key.node();
         let mut documents = Vec::new();
         for document in std::mem::take(&mut stored.documents) {
@@ -131,7 +135,11 @@ impl Found {
         if begun && !own && !stored.recovering && !lost.iter().any(|line| line.starts_with(OWN)) {
             lost.push(format!("{OWN}: all of it"));
         }
-        Self { node, stored, documents, lost, fleet_known, alone }
+        // Without the newest one the one before is what is left.
+        let epochs = documents.iter().map(|salvaged| salvaged.document.id());
+        let newest = epochs.filter(|id| id.host() == Some(node)).max();
+        archived.retain(|id| Some(*id) < newest);
+        Self { node, stored, documents, archived, lost, fleet_known, alone }
     }
 
     /// Tells whether a document goes into the new store: what other hosts hold is nobody's as long
@@ -150,6 +158,9 @@ impl Found {
             writes.extend(changes.map(|bytes| Write::Change { document, bytes }));
             let vouchers = salvaged.document.vouchers();
             writes.extend(vouchers.map(|voucher| Write::Voucher { document, voucher: *voucher }));
+            if self.archived.contains(&document) {
+                writes.push(Write::Archive { document });
+            }
         }
         if let Some(fleet) = self.stored.fleet {
             writes.push(Write::Fleet(fleet));
@@ -225,7 +236,8 @@ const OWN: &str = "this node's own host document";
 fn told(id: &DocumentId, node: NodeId) -> String {
     match id {
         DocumentId::Fleet(_) => "the fleet document".to_owned(),
-        DocumentId::Host { host, .. } if *host == node => OWN.to_owned(),
+        DocumentId::Host { host, epoch: 0 } if *host == node => OWN.to_owned(),
+        DocumentId::Host { host, epoch } if *host == node => format!("{OWN}, epoch {epoch}"),
         DocumentId::Host { host, .. } => format!("the document of host {}", host.short()),
     }
 }

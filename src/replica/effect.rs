@@ -253,6 +253,13 @@ pub struct StoredDocument {
     pub vouchers: Vec<Voucher>,
 }
 
+impl StoredDocument {
+    /// Tells of a document that there is nothing.
+    pub fn nothing(id: DocumentId) -> Self {
+        Self { id, snapshot: None, changes: Vec::new(), vouchers: Vec::new() }
+    }
+}
+
 /// All that a node knew when it was last stopped; empty on a first start.
 #[derive(Debug, Clone, Default)]
 pub struct Stored {

@@ -174,9 +174,9 @@ impl Store {
         })
     }
 
-    /// Reads some documents, archived ones too.
+    /// Reads some documents, archived ones too; of one that is not there, that nothing is.
     pub fn reload(&self, wanted: &[DocumentId]) -> Result<Vec<StoredDocument>, Error> {
-        self.read(|transaction| documents(transaction, |id| wanted.contains(id)))
+        self.read(|transaction| wanted.iter().map(|id| document(transaction, *id)).collect())
     }
 
     /// Reads which fleet the node belongs to; `None` before its first start has come to that.
@@ -345,13 +345,11 @@ fn documents(
     wanted: impl Fn(&DocumentId) -> bool,
 ) -> Result<Vec<StoredDocument>, Fault> {
     let mut documents = std::collections::BTreeMap::new();
-    let nothing =
-        |id| StoredDocument { id, snapshot: None, changes: Vec::new(), vouchers: Vec::new() };
     for entry in transaction.open_table(SNAPSHOTS)?.iter()? {
         let (key, snapshot) = entry?;
         let id = tables::document(key.value(), "snapshots")?;
         if wanted(&id) {
-            documents.entry(id).or_insert_with(|| nothing(id)).snapshot =
+            documents.entry(id).or_insert_with(|| StoredDocument::nothing(id)).snapshot =
                 Some(snapshot.value().to_vec());
         }
     }
@@ -361,7 +359,7 @@ fn documents(
         if !wanted(&id) {
             continue;
         }
-        let document = documents.entry(id).or_insert_with(|| nothing(id));
+        let document = documents.entry(id).or_insert_with(|| StoredDocument::nothing(id));
         document.changes.push(change.value().to_vec());
     }
     for entry in transaction.open_table(VOUCHERS)?.iter()? {
@@ -375,6 +373,29 @@ fn documents(
         document.vouchers.push(tables::voucher(*actor, voucher.value())?);
     }
     Ok(documents.into_values().collect())
+}
+
+fn document(transaction: &ReadTransaction, id: DocumentId) -> Result<StoredDocument, Fault> {
+    let key = tables::document_key(&id);
+    let mut document = StoredDocument::nothing(id);
+    let snapshot = transaction.open_table(SNAPSHOTS)?.get(key.as_slice())?;
+    document.snapshot = snapshot.map(|snapshot| snapshot.value().to_vec());
+    for entry in transaction.open_table(CHANGES)?.range(all_changes(&key))? {
+        document.changes.push(entry?.1.value().to_vec());
+    }
+    for entry in transaction.open_table(VOUCHERS)?.range(all_vouchers(&key))? {
+        let (key, voucher) = entry?;
+        document.vouchers.push(tables::voucher(*key.value().1, voucher.value())?);
+    }
+    Ok(document)
+}
+
+fn all_changes(key: &[u8]) -> std::ops::RangeInclusive<(&[u8], u64)> {
+    (key, 0)..=(key, u64::MAX)
+}
+
+fn all_vouchers(key: &[u8]) -> std::ops::RangeInclusive<(&[u8], &[u8; ACTOR_BYTES])> {
+    (key, &[0; ACTOR_BYTES])..=(key, &[0xff; ACTOR_BYTES])
 }
 
 /// Returns the document that a write is about, if it is about one.
@@ -463,9 +484,7 @@ fn apply(transaction: &WriteTransaction, ledger: &mut Ledger, write: &Write) -> 
 
 /// Deletes a document's changes and the vouchers for them.
 fn delete_changes(transaction: &WriteTransaction, key: &[u8]) -> Result<(), Fault> {
-    let all = (key, 0)..=(key, u64::MAX);
-    transaction.open_table(CHANGES)?.retain_in(all, |_, _| false)?;
-    let all = (key, &[0; ACTOR_BYTES])..=(key, &[0xff; ACTOR_BYTES]);
-    transaction.open_table(VOUCHERS)?.retain_in(all, |_, _| false)?;
+    transaction.open_table(CHANGES)?.retain_in(all_changes(key), |_, _| false)?;
+    transaction.open_table(VOUCHERS)?.retain_in(all_vouchers(key), |_, _| false)?;
     Ok(())
 }

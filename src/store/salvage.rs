@@ -4,7 +4,7 @@
 //! another name; at every moment there is one store under the store's name, the old or the new.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     os::unix::fs::FileExt as _,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -22,13 +22,13 @@ use super::{
     error::{Damage, Error, OpenError},
     folder::Folder,
     tables::{
-        self, CHANGES, INVITES, PAUSED, RECEIPTS, SCHEMA, SETTING_FLEET, SETTING_RECOVERING,
-        SETTING_SCHEMA, SETTINGS, SNAPSHOTS, VOUCHERS,
+        self, ARCHIVED, CHANGES, INVITES, PAUSED, RECEIPTS, SCHEMA, SETTING_FLEET,
+        SETTING_RECOVERING, SETTING_SCHEMA, SETTINGS, SNAPSHOTS, VOUCHERS,
     },
 };
 use crate::replica::{
     effect::{Stored, StoredDocument, Write},
-    ids::{ACTOR_BYTES, FleetId, NodeId},
+    ids::{ACTOR_BYTES, DocumentId, FleetId, NodeId},
 };
 
 /// How much is read at once, in bytes: where a disk can't read, so much is taken for zeroes.
@@ -39,6 +39,8 @@ const BLOCK_BYTES: usize = 4_096;
 pub struct Left {
     /// As far as it could be read; without the journal.
     pub stored: Stored,
+    /// Which of the documents are not loaded at a start.
+    pub archived: BTreeSet<DocumentId>,
     /// What could not be read, a line each.
     pub problems: Vec<String>,
 }
@@ -112,7 +114,7 @@ impl Suspect {
     }
 
     fn read(&self, transaction: &ReadTransaction, left: &mut Left) -> Result<(), OpenError> {
-        let Left { stored, problems } = left;
+        let Left { stored, archived, problems } = left;
         let settings = rows(transaction, SETTINGS, problems, |name: &str, value: &[u8]| {
             Some((name.to_owned(), value.to_vec()))
         });
@@ -127,19 +129,18 @@ impl Suspect {
         stored.fleet = fleet.map(FleetId);
         stored.recovering = settings.contains_key(SETTING_RECOVERING);
         let mut documents = BTreeMap::new();
-        let empty =
-            |id| StoredDocument { id, snapshot: None, changes: Vec::new(), vouchers: Vec::new() };
         for (id, snapshot) in rows(transaction, SNAPSHOTS, problems, |key: &[u8], value: &[u8]| {
             Some((tables::document(key, "snapshots").ok()?, value.to_vec()))
         }) {
-            documents.entry(id).or_insert_with(|| empty(id)).snapshot = Some(snapshot);
+            documents.entry(id).or_insert_with(|| StoredDocument::nothing(id)).snapshot =
+                Some(snapshot);
         }
         for (id, change) in
             rows(transaction, CHANGES, problems, |(key, _): (&[u8], u64), value: &[u8]| {
                 Some((tables::document(key, "changes").ok()?, value.to_vec()))
             })
         {
-            documents.entry(id).or_insert_with(|| empty(id)).changes.push(change);
+            documents.entry(id).or_insert_with(|| StoredDocument::nothing(id)).changes.push(change);
         }
         type Vouching<'a> = (&'a [u8], &'a [u8; ACTOR_BYTES]);
         let vouchers =
@@ -148,9 +149,18 @@ impl Suspect {
                 Some((document, tables::voucher(*actor, value).ok()?))
             });
         for (id, voucher) in vouchers {
-            documents.entry(id).or_insert_with(|| empty(id)).vouchers.push(voucher);
+            documents
+                .entry(id)
+                .or_insert_with(|| StoredDocument::nothing(id))
+                .vouchers
+                .push(voucher);
         }
         stored.documents = documents.into_values().collect();
+        *archived = rows(transaction, ARCHIVED, problems, |key: &[u8], ()| {
+            tables::document(key, "archived").ok()
+        })
+        .into_iter()
+        .collect();
         stored.paused =
             rows(transaction, PAUSED, problems, |node: &[u8; 32], ()| Some(NodeId(*node)))
                 .into_iter()

@@ -87,9 +87,7 @@ impl Disk {
     }
 
     fn entry(&mut self, id: DocumentId) -> &mut StoredDocument {
-        let empty =
-            || StoredDocument { id, snapshot: None, changes: Vec::new(), vouchers: Vec::new() };
-        self.documents.entry(id).or_insert_with(empty)
+        self.documents.entry(id).or_insert_with(|| StoredDocument::nothing(id))
     }
 
     pub fn stored(&self) -> Stored {
@@ -104,6 +102,6 @@ impl Disk {
     }
 
     pub fn document(&self, id: DocumentId) -> StoredDocument {
-        self.documents.get(&id).expect("a document that was written").clone()
+        self.documents.get(&id).cloned().unwrap_or_else(|| StoredDocument::nothing(id))
     }
 }

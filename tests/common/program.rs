@@ -278,7 +278,7 @@ impl Program {
             let view = node.replica.view();
             assert_eq!(view, nodes[0].replica.view(), "all show the same");
             ends::nothing_is_due(view, |_| true);
-            ends::nothing_acknowledged_is_lost_in_any_epoch(&node.replica, &acknowledged);
+            ends::nothing_acknowledged_is_lost(&node.replica, &acknowledged);
         }
     }
 

@@ -22,6 +22,19 @@ pub struct Acknowledged {
     pub seq: u64,
 }
 
+impl Acknowledged {
+    /// Names a change by its bytes.
+    pub fn of(document: DocumentId, bytes: &[u8]) -> Self {
+        let change = automerge::Change::try_from(bytes).expect("a change");
+        Self {
+            document,
+            change: ChangeHash(change.hash().0),
+            actor: change.actor_id().to_bytes().try_into().expect("an actor of ours"),
+            seq: change.seq(),
+        }
+    }
+}
+
 /// What is known of a node from outside.
 #[derive(Debug, Clone)]
 pub struct Watch {
@@ -228,13 +241,7 @@ impl Watch {
         }
         for write in writes {
             let Write::Change { document, bytes } = write else { continue };
-            let change = automerge::Change::try_from(&bytes[..]).expect("a change");
-            self.acknowledged.insert(Acknowledged {
-                document: *document,
-                change: ChangeHash(change.hash().0),
-                actor: change.actor_id().to_bytes().try_into().expect("an actor of ours"),
-                seq: change.seq(),
-            });
+            self.acknowledged.insert(Acknowledged::of(*document, bytes));
         }
     }
 

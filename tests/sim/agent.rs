@@ -1,6 +1,6 @@
 //! The coding agent's server beside a node: sessions come, change and go there, too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sessionmesh::{
     agent::bridge::compare::{Here, mark},
@@ -20,6 +20,8 @@ const IDS: usize = 5;
 #[derive(Debug, Default)]
 pub struct Agent {
     sessions: BTreeMap<SessionId, u32>,
+    /// The ids of those that it has no more: a server makes an id once.
+    spent: BTreeSet<SessionId>,
     made: u32,
     pub away: bool,
     /// Whether its list was seen to lack most, and is to be read again before that is believed.
@@ -33,6 +35,7 @@ impl Agent {
         match (random.u8(..3), random.choice(known)) {
             (0, Some(id)) => {
                 self.sessions.remove(&id);
+                self.spent.insert(id);
             }
             (1, Some(id)) => {
                 self.made += 1;
@@ -40,8 +43,11 @@ impl Agent {
             }
             _ => {
                 self.made += 1;
-                let id = format!("a{}", random.usize(..IDS)).parse().unwrap();
-                self.sessions.insert(id, self.made);
+                let ids = IDS + self.spent.len();
+                let id: SessionId = format!("a{}", random.usize(..ids)).parse().unwrap();
+                if !self.spent.contains(&id) {
+                    self.sessions.insert(id, self.made);
+                }
             }
         }
     }
@@ -49,6 +55,7 @@ impl Agent {
     /// Deletes what it is asked to; all of it is gone then.
     pub fn delete(&mut self, ids: &[SessionId]) {
         self.sessions.retain(|id, _| !ids.contains(id));
+        self.spent.extend(ids.iter().cloned());
     }
 
     pub fn sessions(&self) -> impl Iterator<Item = &SessionId> {

@@ -6,7 +6,7 @@ use sessionmesh::{
     replica::{
         command::{Command, NewSession, Target},
         effect::{Now, Startup, Stored},
-        ids::{ChangeHash, DocumentId, StartId},
+        ids::StartId,
         machine::Replica,
         record::{Role, WorkspaceState},
     },
@@ -14,7 +14,7 @@ use sessionmesh::{
 };
 
 use super::{
-    common::{asks::Asks, keys::key_of},
+    common::{asks::Asks, keys::key_of, watch::Acknowledged},
     count::Seen,
     disk::{Disk, Fault},
     fabric::Event,
@@ -83,6 +83,11 @@ pub enum Kind {
     /// A workspace is ended by its host and entered elsewhere.
     Apart,
     Revoke,
+    /// A host writes its document anew.
+    Rewrite,
+    CrashInRewrite,
+    /// A host writes its document anew, others go on with the one before.
+    Straggle,
 }
 
 /// How often each is drawn.
@@ -129,6 +134,9 @@ const WEIGHTS: &[(Kind, u32)] = &[
     (Kind::CrashInCompaction, 20),
     (Kind::Apart, 30),
     (Kind::Revoke, 20),
+    (Kind::Rewrite, 30),
+    (Kind::CrashInRewrite, 25),
+    (Kind::Straggle, 40),
 ];
 
 impl Kind {
@@ -146,6 +154,7 @@ impl Kind {
                 | Self::GoOnWithTeardown
                 | Self::Agent
                 | Self::WindowPasses
+                | Self::Rewrite
         )
     }
 }
@@ -310,6 +319,12 @@ impl World {
                 }
                 self.join(node);
             }
+            Kind::Rewrite => drop(self.ask(node, Command::Rewrite, Asked::Person)),
+            Kind::CrashInRewrite => {
+                self.fabric.crash_in_rewrite = true;
+                self.ask(node, Command::Rewrite, Asked::Person);
+            }
+            Kind::Straggle => self.straggle(node, other, &mut random),
             Kind::Revoke => {
                 if !self.revoked && self.nodes.len() > 2 {
                     self.revoked = true;
@@ -452,6 +467,8 @@ fn replica_of(stored: Stored) -> Replica {
     Replica::open(startup, stored, now).expect("what is stored can be understood").0
 }
 
-fn holds(replica: &Replica, (document, hash): &(DocumentId, ChangeHash)) -> bool {
-    replica.document_copy(document).is_some_and(|copy| copy.has(hash))
+/// Tells whether a replica has a change beside which something was acknowledged, or what it says.
+pub fn holds(replica: &Replica, acknowledged: &Acknowledged) -> bool {
+    let Acknowledged { document, change, actor, seq } = acknowledged;
+    replica.holds(document, change, actor, *seq)
 }

@@ -54,6 +54,7 @@ kinds! {
         Joined = "node joined",
         Revoked = "node revoked",
         Apart = "used while it is ended elsewhere",
+        Straggled = "written to an epoch left behind",
     }
     states {
         Acknowledged = "acknowledged",
@@ -76,6 +77,11 @@ kinds! {
         SubscriberResumed = "subscriber went on after a restart",
         Grouped = "several batches in one commit",
         AgentDeleted = "deleted at the agent",
+        Rewritten = "document written anew",
+        Layered = "several epochs of a host held",
+        CarriedOver = "carried over to a later epoch",
+        RewriteAtCrash = "crash while an epoch was written",
+        CarryAtCrash = "crash while it was carried over",
     }
 }
 

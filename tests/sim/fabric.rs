@@ -108,6 +108,10 @@ pub struct Fabric {
     pub crash_in_teardown: bool,
     /// The next node that compacts a log crashes over it.
     pub crash_in_compaction: bool,
+    /// The next host that begins an epoch crashes over it.
+    pub crash_in_rewrite: bool,
+    /// The next host that carries something over to its present epoch crashes over it.
+    pub crash_in_carrying: bool,
     trace: DefaultHasher,
     /// What happened, while it is `Some`.
     pub log: Option<String>,
@@ -129,6 +133,8 @@ impl Fabric {
             crash_in_snapshot: false,
             crash_in_teardown: false,
             crash_in_compaction: false,
+            crash_in_rewrite: false,
+            crash_in_carrying: false,
             trace: DefaultHasher::new(),
             log: None,
         }

@@ -16,7 +16,7 @@ use sessionmesh::replica::{
 };
 
 use super::{
-    chaos::Act,
+    chaos::{Act, holds},
     common::ends,
     count::{Counts, Seen},
     fabric::{Event, Weather},
@@ -247,6 +247,8 @@ impl World {
         self.fabric.crash_in_snapshot = false;
         self.fabric.crash_in_teardown = false;
         self.fabric.crash_in_compaction = false;
+        self.fabric.crash_in_rewrite = false;
+        self.fabric.crash_in_carrying = false;
         self.cut_in_commit.clear();
         self.garble.clear();
         self.fabric.cuts.clear();
@@ -371,8 +373,16 @@ impl World {
             // A node that forgot what it was asked does not tell any more who restored what.
             ends::nothing_came_back_by_itself(&watches);
         }
-        let acknowledged: BTreeSet<_> =
+        let mut acknowledged: BTreeSet<_> =
             current.iter().flat_map(|node| &self.nodes[*node].acknowledged).copied().collect();
+        if self.fabric.counts.of(Seen::Restored) > 0 {
+            // Old copies of disks may not know of a node that was let in since: what only that one
+            // has nobody can ask for.
+            let strangers = (0..self.nodes.len()).filter(|node| !current.contains(node));
+            for up in strangers.filter_map(|node| self.nodes[node].up.as_ref()) {
+                acknowledged.retain(|it| !holds(up.engine.replica(), it));
+            }
+        }
         for up in &ups {
             let replica = up.engine.replica();
             assert_eq!(replica.view(), ups[0].engine.replica().view(), "all show the same");
@@ -402,6 +412,11 @@ impl World {
         for (key, (document, delete)) in &self.deletes {
             let state = replica.view().session(key).map(|session| session.state);
             let Some(copy) = replica.document_copy(document) else { continue };
+            let heads = replica.document_heads();
+            if heads.iter().any(|(id, ..)| id.host() == document.host() && id > document) {
+                // What was restored since stands in a later epoch.
+                continue;
+            }
             if matches!(state, None | Some(SessionState::Deleted)) || !copy.has(delete) {
                 continue;
             }

@@ -18,6 +18,7 @@ mod count;
 #[path = "../store/disk.rs"]
 #[expect(dead_code, reason = "each test uses its own part of the disk")]
 mod disk;
+mod epochs;
 mod fabric;
 mod follow;
 mod life;

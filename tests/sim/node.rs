@@ -19,7 +19,7 @@ use sessionmesh::{
         document::Copied,
         effect::{DialTarget, Input, Outgoing, Publication, TeardownDue, Write},
         fold::Snapshot,
-        ids::{ChangeHash, DocumentId, NodeId, StartId},
+        ids::{NodeId, StartId},
     },
     store::{Store, compact::Plan},
     teardown::Occupant,
@@ -29,9 +29,10 @@ use sessionmesh::{
 
 use super::{
     agent::Agent,
-    common::watch::Watch,
+    common::watch::{Acknowledged, Watch},
     count::Seen,
     disk::Disk,
+    epochs::{self, Epochs},
     fabric::{Event, Fabric, QUEUES},
     follow::Follower,
     link::Contending,
@@ -99,8 +100,9 @@ pub struct Out {
     pub slept: Duration,
     pub born: Duration,
     pub watch: Watch,
+    pub epochs: Epochs,
     /// What each request that waits will have made durable.
-    pub pending: BTreeMap<Asker, Vec<(DocumentId, ChangeHash)>>,
+    pub pending: BTreeMap<Asker, Vec<Acknowledged>>,
     pub answers: Vec<(Asker, Answer)>,
     pub asked_teardowns: Vec<TeardownDue>,
     published: usize,
@@ -121,7 +123,7 @@ pub struct Node {
     pub fell_asleep: Duration,
     /// What is known of it from outside while it is down.
     pub watch: Option<Watch>,
-    pub acknowledged: BTreeSet<(DocumentId, ChangeHash)>,
+    pub acknowledged: BTreeSet<Acknowledged>,
     pub followers: Vec<Follower>,
     pub agent: Agent,
     pub backup: Option<Rc<Vec<u8>>>,
@@ -161,6 +163,7 @@ impl Out {
             slept: Duration::ZERO,
             born,
             watch,
+            epochs: Epochs::default(),
             pending: BTreeMap::new(),
             answers: Vec::new(),
             asked_teardowns: Vec::new(),
@@ -278,8 +281,7 @@ impl Hands for Ports<'_> {
             for write in &batch.writes {
                 match write {
                     Write::Change { document, bytes } => {
-                        let change = automerge::Change::try_from(&bytes[..]).expect("a change");
-                        changes.push((*document, ChangeHash(change.hash().0)));
+                        changes.push(Acknowledged::of(*document, bytes));
                     }
                     Write::Journal { .. } => journalled += 1,
                     _ => {}
@@ -291,6 +293,19 @@ impl Hands for Ports<'_> {
                 if answer.is_ok() {
                     self.out.pending.insert(*asker, changes.clone());
                 }
+            }
+            let own = key(self.out.number);
+            let mut crashes = false;
+            if epochs::carries_over(batch, own) {
+                self.fabric.counts.add(Seen::CarriedOver);
+                crashes = std::mem::take(&mut self.fabric.crash_in_carrying);
+            } else if epochs::begins_epoch(batch, own) {
+                crashes = std::mem::take(&mut self.fabric.crash_in_rewrite);
+            }
+            if crashes {
+                // While it becomes durable, or shortly after.
+                let time = self.fabric.between(Duration::ZERO, Duration::from_micros(700));
+                self.fabric.after(time, Event::Crash { node: self.out.number });
             }
             self.out.asked_teardowns.extend(batch.teardowns.iter().cloned());
         }

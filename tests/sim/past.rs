@@ -46,3 +46,21 @@ fn who_let_a_node_in_may_vouch_for_that_by_a_change_that_builds_on_the_nodes_own
         play(&Scenario { seed: 1, nodes: 4, acts, only: vec![0, 1, 2], weather, calm, skews_ms });
     }
 }
+
+/// A host was killed after what it had carried over to its present epoch was durable, and before it
+/// had told of it: the next start showed what the journal did not know of, and every subscriber had
+/// to begin anew. Both stand in one transaction now.
+#[test]
+fn what_was_carried_over_is_in_the_journal_with_it() {
+    for salt in 0..8 {
+        let act = |kind| {
+            let after = Duration::from_millis(3_000);
+            Act { after, kind, node: Some(0), salt }
+        };
+        let acts: Vec<Act> =
+            [Kind::CreateWorkspace, Kind::Burst, Kind::Straggle, Kind::Straggle].map(act).into();
+        let only = (0..acts.len()).collect();
+        let (weather, calm, skews_ms) = (CALM, false, [0; 5]);
+        play(&Scenario { seed: salt, nodes: 2, acts, only, weather, calm, skews_ms });
+    }
+}

@@ -120,6 +120,7 @@ impl World {
         if !up.out.tearing_down.is_empty() {
             self.fabric.counts.add(Seen::TeardownAtCrash);
         }
+        self.count_epochs_at_crash(node);
         let links = self.links_of(node);
         let sending =
             |id: &u64| self.fabric.links[id].sides.iter().any(|s| s.is_sending_snapshot());

@@ -186,6 +186,7 @@ impl World {
         if replica.frontier() != out.frontier {
             out.frontier = replica.frontier();
             self.fabric.note(out.frontier);
+            out.epochs.look(replica, &mut self.fabric);
             let other = self.seen_at.entry(out.frontier).or_insert(digest);
             assert_eq!(*other, digest, "equal heads give equal views");
             for (index, follower) in node.followers.iter_mut().enumerate() {
@@ -331,7 +332,8 @@ impl World {
                 && !deleted.dry_run
             {
                 let key = deleted.session.key();
-                self.deletes.extend(changes.iter().map(|change| (key.clone(), *change)));
+                let deletes = changes.iter().map(|it| (key.clone(), (it.document, it.change)));
+                self.deletes.extend(deletes);
             }
             self.nodes[number].acknowledged.extend(changes);
             match (reply, asked) {

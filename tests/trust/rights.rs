@@ -35,7 +35,7 @@ fn member(world: &World, node: usize) -> Member {
 #[test]
 fn what_only_a_host_may_write_is_refused_from_others() {
     type Write = fn(&mut AutoCommit);
-    let writes: [(&str, Write); 14] = [
+    let writes: [(&str, Write); 15] = [
         ("purges", |doc| {
             let path = session_path("s0");
             let bucket = at(doc, &[&path[0], &path[1]]);
@@ -92,6 +92,12 @@ fn what_only_a_host_may_write_is_refused_from_others() {
         ("laid out", |doc| {
             let meta = at(doc, &["meta"]);
             doc.put(&meta, "epoch", 7).unwrap();
+        }),
+        // Whoever reads it gives up what was never carried over.
+        ("laid out", |doc| {
+            let meta = at(doc, &["meta"]);
+            let carried = doc.put_object(&meta, "carried", ObjType::Map).unwrap();
+            doc.put_object(&carried, "0", ObjType::Map).unwrap();
         }),
         ("what it never holds", |doc| {
             let record = session_at(doc, "s0");

@@ -503,20 +503,6 @@ impl Document {
         ready
     }
 
-    /// Takes up what a copy has that this node has made of the document and written to itself.
-    ///
-    /// Errors as [`Document::apply`].
-    pub fn take_up(&mut self, copy: &Self) -> Result<Applied, ApplyError> {
-        let document = self.id;
-        let added = guard::contained(|| self.automerge.get_changes_added(&copy.automerge));
-        let added = added.map_err(|_| ApplyError::Panicked { document })?;
-        let decoded = added.iter().map(|change| (change.hash(), change.decode())).collect();
-        let vouchers = copy.vouchers_for(&added);
-        let applied = self.apply_ready(&added, &decoded)?;
-        vouchers.iter().for_each(|voucher| self.vouch(*voucher));
-        Ok(Applied { vouchers, ..applied })
-    }
-
     fn apply_ready(&mut self, ready: &[Change], decoded: &Decoded) -> Result<Applied, ApplyError> {
         let document = self.id;
         let automerge = &mut self.automerge;

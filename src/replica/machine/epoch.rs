@@ -1,16 +1,16 @@
 //! Owns what a host does about its epochs: writing its document anew once history outweighs state,
 //! and carrying over what comes in for an epoch that it has left behind.
 //!
-//! Must not know what a record means, nor what other nodes hold. Invariant: nobody is told of a new
-//! epoch, nor of what was carried over into it, before that is durable, so that a crash never has it
-//! done twice.
+//! Must not know what a record means, nor what other nodes hold. Invariants: nobody is told of a new
+//! epoch before it is durable; what is carried over stands in one change with the word that it was,
+//! or is told of once it is durable, so that a crash never has it done twice.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use super::super::{
-    document::{self, Applied, AppliedChange, Document, Part},
+    document::{Applied, AppliedChange, Document, Part},
     effect::{Effects, Now, StoredDocument, Write},
-    ids::{ChangeHash, DocumentId, Fingerprint, NodeId, StartId},
+    ids::{ChangeHash, DocumentId, NodeId},
     record::Role,
     voucher::Voucher,
 };
@@ -32,6 +32,10 @@ const LOOK_EVERY: u64 = 256;
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How many copies of epochs are remembered that were of no use, so as not to ask for them again.
 const SEEN_MAX: usize = 256;
+/// By how much an epoch's number is greater than that of the one before, at most; drawn, so that a
+/// host of which an old copy of the store was put in place does not call another document what its
+/// peers call one that they have of its lost life. It lasts for a hundred thousand rewrites.
+const EPOCHS_SKIPPED_MAX: u32 = 1 << 16;
 /// How much may wait to be carried over; more comes again.
 const ARRIVED_MAX: usize = 64;
 
@@ -64,14 +68,6 @@ enum Stage {
     },
     /// An earlier epoch is awaited from the store.
     Loading(DocumentId),
-    /// What it has gained is becoming durable, in both epochs.
-    CarriedOver {
-        of: DocumentId,
-        /// The present epoch's, with what was carried over.
-        document: Box<Document>,
-        authors: BTreeSet<Fingerprint>,
-        peer: NodeId,
-    },
 }
 
 /// What a peer has of an earlier epoch.
@@ -144,23 +140,12 @@ impl Replica {
         DocumentId::Host { host: self.node, epoch: self.epochs.own }
     }
 
-    /// Settles which epoch of this node's own document is the present one, after a start.
+    /// Settles which epoch of this node's own document is the present one, after a start: the newest,
+    /// whether or not the one before had gone on, for that is then carried over.
     pub(super) fn open_epochs(&mut self, fx: &mut Effects) {
-        let mut held = self.held_of(self.node);
-        held.reverse();
-        while let Some(id) = held.pop() {
-            let begun = match held.last() {
-                Some(older) => self.documents[&id].covers(&self.documents[older]),
-                None => true,
-            };
-            if begun && let DocumentId::Host { epoch, .. } = id {
-                self.epochs.own = epoch;
-                self.give_up_epochs(self.node, fx);
-                return;
-            }
-            // It became durable, and nobody was told of it: the older one had gone on.
-            self.documents.remove(&id);
-            fx.writes.push(Write::Forget { document: id });
+        if let Some(DocumentId::Host { epoch, .. }) = self.held_of(self.node).first() {
+            self.epochs.own = *epoch;
+            self.give_up_epochs(self.node, fx);
         }
     }
 
@@ -175,9 +160,12 @@ impl Replica {
         if !matches!(self.epochs.stage, Stage::Idle) || !self.may_carry_out() {
             return;
         }
-        if let Some((_, id, _)) = self.epochs.arrived.first() {
-            fx.reloads.push(*id);
-            self.epochs.stage = Stage::Loading(*id);
+        let arrived = self.epochs.arrived.first().map(|(_, id, _)| *id);
+        let own = self.own_document();
+        let held = || self.held_of(self.node).into_iter().find(|id| *id != own);
+        if let Some(id) = arrived.or_else(held) {
+            fx.reloads.push(id);
+            self.epochs.stage = Stage::Loading(id);
         } else if self.is_rewrite_due(now) {
             self.rewrite(now, fx);
         }
@@ -207,13 +195,12 @@ impl Replica {
     fn rewrite(&mut self, now: Now, fx: &mut Effects) {
         let own = self.own_document();
         let document = &self.documents[&own];
-        if self.epochs.own == u32::MAX {
-            return;
-        }
+        let skipped = self.random.u32(1..EPOCHS_SKIPPED_MAX);
+        let Some(epoch) = self.epochs.own.checked_add(skipped) else { return };
         self.epochs.asked = false;
         self.epochs.retry_at = None;
         let heads = document.heads();
-        let (mut next, mut written) = document.rewritten(self.actor.clone(), now.wall_ms);
+        let (mut next, mut written) = document.rewritten(epoch, self.actor.clone(), now.wall_ms);
         self.vouch_for(&mut next, &mut written);
         tracing::info!(
             changes = document.change_count(),
@@ -239,7 +226,6 @@ impl Replica {
             Stage::Idle => None,
             Stage::Rewritten { document, .. } => Some(document.id()),
             Stage::Loading(id) => Some(*id),
-            Stage::CarriedOver { of, .. } => Some(*of),
         };
         if awaited != Some(stored.id) || self.reloading.contains(&stored.id) {
             return Some(stored);
@@ -248,9 +234,6 @@ impl Replica {
             Stage::Idle => return Some(stored),
             Stage::Rewritten { document, heads } => self.begin_epoch(now, *document, &heads, fx),
             Stage::Loading(_) => self.carry_over(now, stored, fx),
-            Stage::CarriedOver { document, authors, peer, .. } => {
-                self.carried_over(now, &document, authors, peer, fx);
-            }
         }
         None
     }
@@ -288,10 +271,24 @@ impl Replica {
             self.epochs.arrived.extend(waiting);
             return;
         };
-        let (snapshot, changes) = (stored.snapshot, stored.changes);
-        let vouchers = stored.vouchers;
-        let loaded =
-            Document::load(id, self.actor.clone(), snapshot.as_deref(), &changes, &vouchers);
+        let is_known = stored.snapshot.is_some() || !stored.changes.is_empty();
+        let loaded = if is_known {
+            let StoredDocument { snapshot, changes, vouchers, .. } = stored;
+            Document::load(id, self.actor.clone(), snapshot.as_deref(), &changes, &vouchers)
+        } else {
+            // Begun in a life of this node that its store does not know of.
+            let whole = waiting.iter().find_map(|(.., what)| match what {
+                Arrived::Whole(copy) => Some(copy),
+                Arrived::Changes(..) => None,
+            });
+            let Some(copy) = whole else { return };
+            fx.writes.push(Write::Snapshot { document: id, bytes: copy.save() });
+            fx.writes.push(Write::Archive { document: id });
+            let vouchers = copy.vouchers();
+            fx.writes
+                .extend(vouchers.map(|voucher| Write::Voucher { document: id, voucher: *voucher }));
+            Ok(copy.fork(self.actor.clone()))
+        };
         let parted =
             loaded.map(|earlier| present.part_carried(&earlier).map(|part| (earlier, part)));
         let (mut earlier, before, mut touched, mut authors) = match parted {
@@ -300,11 +297,11 @@ impl Replica {
             }
             Ok(None) => {
                 tracing::error!(document = %id, "the epoch is not the one that was carried over");
-                return;
+                return self.shelve(now, id, fx);
             }
             Err(error) => {
                 tracing::error!(document = %id, %error, "can't read the epoch back");
-                return;
+                return self.shelve(now, id, fx);
             }
         };
         let (mut gained, mut vouched) = (Vec::new(), Vec::new());
@@ -334,47 +331,36 @@ impl Replica {
             }
         }
         if present.covers(&earlier) {
-            return;
+            return self.shelve(now, id, fx);
         }
         authors.extend(gained.iter().map(AppliedChange::author));
-        // Under an actor of its own: the present document goes on meanwhile.
-        let start = StartId(self.start.0.map(|byte| !byte));
-        let mut document = present.fork(document::actor(&self.node, start));
-        let mut carried = document.carry_over(&before, &earlier, &touched, now.wall_ms);
+        let Some(present) = self.documents.get_mut(&own) else { return };
+        let mut carried = present.carry_over(&before, &earlier, &touched, now.wall_ms);
         tracing::info!(document = %id, changes = gained.len(), "carried over what was written to an earlier epoch");
-        self.vouch_for(&mut document, &mut carried);
+        self.vouch(own, &mut carried);
         let gained = Applied { changes: gained, vouchers: vouched, ..Applied::default() };
         self.record(id, &gained, fx);
         self.record(own, &carried, fx);
-        fx.reloads.push(id);
-        let document = Box::new(document);
-        self.epochs.stage = Stage::CarriedOver { of: id, document, authors, peer: from };
+        let origin = if from == self.node { Origin::Here } else { Origin::Peer(from) };
+        let told = fx.frames.len();
+        self.spread(now, own, &carried, None, origin, authors, fx);
+        if carried.changes.len() > 1 {
+            // Only the last of them says that it was done: were the others to come back after a
+            // crash without it, all would be done again.
+            fx.frames_durable.extend(fx.frames.drain(told..));
+        }
     }
 
-    fn carried_over(
-        &mut self,
-        now: Now,
-        copy: &Document,
-        authors: BTreeSet<Fingerprint>,
-        peer: NodeId,
-        fx: &mut Effects,
-    ) {
-        let id = copy.id();
-        // Thrown away meanwhile, it comes back from the store with what was carried over.
-        let Some(document) = self.documents.get_mut(&id) else { return };
-        match document.take_up(copy) {
-            Ok(applied) => {
-                let origin = if peer == self.node { Origin::Here } else { Origin::Peer(peer) };
-                self.spread(now, id, &applied, None, origin, authors, fx);
-            }
-            Err(error) => {
-                tracing::error!(document = %id, %error, "can't take up what was written");
-                // The store has it.
-                self.documents.remove(&id);
-                self.reloading.insert(id);
-                fx.reloads.push(id);
-            }
+    /// Leaves an earlier epoch of this node's own to its store.
+    fn shelve(&mut self, now: Now, id: DocumentId, fx: &mut Effects) {
+        if self.documents.remove(&id).is_none() {
+            return;
         }
+        fx.writes.push(Write::Archive { document: id });
+        self.exchange.forget(&id);
+        let records = self.layers_changed(self.node, id, &BTreeSet::new(), fx);
+        let touched = self.read_touched(self.node, &records);
+        self.publish(now, touched, Origin::Store, BTreeSet::new(), fx);
     }
 
     /// Tells whether a change is held, or what it says has been taken over from an earlier epoch.

@@ -18,6 +18,9 @@ use super::super::{
 use super::{Origin, Replica, epoch::Arrived, read_all};
 use crate::wire::DocumentHeads;
 
+/// How many epochs of a host are held; it signs what makes one, so that more show that it is bad.
+const EPOCHS_HELD_MAX: usize = 16;
+
 /// What is shown of a host of which several epochs are held.
 #[derive(Debug, Clone)]
 pub struct Layers {
@@ -95,21 +98,27 @@ impl Replica {
     }
 
     /// Tells whether anything is taken in of an epoch of a host: a newer one than is known here, or
-    /// one that the host says to have gone on from.
+    /// what its host has yet to carry over.
     pub(super) fn is_epoch(&self, host: NodeId, epoch: u32) -> bool {
         let Some(newest) = self.newest_epoch(host) else { return true };
         let id = DocumentId::Host { host, epoch };
         epoch >= newest
             || self.documents.contains_key(&id)
-            || self.newest(host).is_some_and(|document| document.follows(epoch))
+            || self.held_of(host).len() < EPOCHS_HELD_MAX
     }
 
     /// Picks from what a peer has the documents that are of use here.
     pub(super) fn useful(&self, peer: &NodeId, theirs: Vec<DocumentHeads>) -> Vec<DocumentHeads> {
         let mut newest: BTreeMap<NodeId, u32> = BTreeMap::new();
+        let mut strange: BTreeMap<NodeId, u32> = BTreeMap::new();
         for told in &theirs {
-            if let DocumentId::Host { host, epoch } = told.document {
-                let known = newest.entry(host).or_default();
+            let DocumentId::Host { host, epoch } = told.document else { continue };
+            let known = newest.entry(host).or_default();
+            *known = epoch.max(*known);
+            if !self.newest(host).is_some_and(|document| document.follows(epoch))
+                && self.newest_epoch(host).is_some_and(|known| epoch < known)
+            {
+                let known = strange.entry(host).or_default();
                 *known = epoch.max(*known);
             }
         }
@@ -124,7 +133,10 @@ impl Replica {
                         || self.newest(host).is_none_or(|d| d.covers_heads(epoch, &told.heads));
                     // Once it has seen the newer one, the peer itself knows whether it still
                     // needs the older one.
-                    !is_known && !self.exchange.is_greeting(peer) && self.is_way_to_host(peer, host)
+                    !is_known
+                        && !self.exchange.is_greeting(peer)
+                        && self.is_way_to_host(peer, host)
+                        && strange.get(&host).is_none_or(|strange| epoch >= *strange)
                 }
                 // One more of each host, however many a peer claims.
                 _ => newest.get(&host) == Some(&epoch),
@@ -151,9 +163,10 @@ impl Replica {
         if !older || self.documents.contains_key(&id) {
             return false;
         }
-        if host == self.node {
+        let follows = self.newest(host).is_some_and(|document| document.follows(epoch));
+        if host == self.node && follows {
             self.epochs.arrived(peer, id, Arrived::Changes(changes.to_vec(), vouchers.to_vec()));
-        } else if self.is_way_to_host(&peer, host) {
+        } else if host != self.node && self.is_way_to_host(&peer, host) {
             return false;
         } else {
             self.exchange.note_traffic(now.monotonic, &peer);
@@ -249,21 +262,18 @@ impl Replica {
     }
 
     /// Gives up the earlier epochs of a host that the newest holds all of; this node's own go to
-    /// its store, and what is not held of them is carried over from there.
+    /// its store, where late writes are compared with them.
     pub(super) fn give_up_epochs(&mut self, host: NodeId, fx: &mut Effects) {
         let Some(newest) = self.host_document_id(host) else { return };
         for id in self.held_of(host).into_iter().filter(|id| *id != newest) {
             let covered = self.documents[&newest].covers(&self.documents[&id]);
-            if host == self.node {
-                fx.writes.push(Write::Archive { document: id });
-                if !covered {
-                    self.epochs.arrived(host, id, Arrived::Changes(Vec::new(), Vec::new()));
-                }
-            } else if covered {
-                fx.writes.push(Write::Forget { document: id });
-            } else {
+            if !covered {
                 continue;
             }
+            fx.writes.push(match host == self.node {
+                true => Write::Archive { document: id },
+                false => Write::Forget { document: id },
+            });
             self.documents.remove(&id);
             self.exchange.forget(&id);
             tracing::info!(document = %id, %newest, "gave an epoch up");

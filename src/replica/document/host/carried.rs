@@ -12,7 +12,7 @@ use automerge::{
 
 use super::{
     super::{
-        super::ids::{ChangeHash, DocumentId, Fingerprint, NodeId, fingerprint},
+        super::ids::{ChangeHash, DocumentId, Fingerprint, NodeId, WorkspaceId, fingerprint},
         Touched, Vouchers, actor_in, touched,
     },
     AllPlaces, Document, Done, is_by, map_at, maps_at,
@@ -89,9 +89,12 @@ impl Document {
 
     /// Parts an earlier epoch: how it was when it was last taken over into this document, and which
     /// records it has touched since. `None` if it does not begin as that one did.
+    ///
+    /// One from which this document does not go on was begun by its host in a life that it does not
+    /// know of any more, since an old copy of its store was put in place: all of it counts.
     pub fn part_carried(&self, earlier: &Self) -> Option<Part> {
         let DocumentId::Host { epoch, .. } = earlier.id else { return None };
-        let held = self.carried(epoch)?;
+        let Some(held) = self.carried(epoch) else { return self.part_unknown(earlier) };
         if held.covers(&earlier.vector()) {
             let (touched, authors) = Default::default();
             return Some(Part { before: earlier.clone(), touched, authors });
@@ -109,6 +112,24 @@ impl Document {
         let authors =
             since.iter().map(|change| fingerprint(&actor_in(change.actor_id()))).collect();
         Some(Part { before, touched, authors })
+    }
+
+    fn part_unknown(&self, earlier: &Self) -> Option<Part> {
+        let begun = earlier.automerge.get_changes(&[]).into_iter().next()?;
+        let mut automerge = Automerge::new();
+        automerge.apply_changes([begun]).ok()?;
+        let before = Self::place(earlier.id, automerge, Vouchers::default())?;
+        let sessions = earlier.session_ids().into_iter();
+        let mut touched: BTreeSet<Touched> = sessions.map(Touched::Session).collect();
+        touched.extend(earlier.workspace_ids().into_iter().map(Touched::Workspace));
+        // An id that is spent there may be known by its hash alone.
+        let sessions = self.session_ids().into_iter().filter(|id| earlier.is_session_spent(id));
+        touched.extend(sessions.map(Touched::Session));
+        let spent = |id: &WorkspaceId| earlier.is_workspace_spent(id);
+        let workspaces = self.workspace_ids().into_iter().filter(spent);
+        touched.extend(workspaces.map(Touched::Workspace));
+        let authors = earlier.vector().into_keys().map(|actor| fingerprint(&actor_in(&actor)));
+        Some(Part { before, touched, authors: authors.collect() })
     }
 
     pub(super) fn host(&self) -> &NodeId {
@@ -173,24 +194,25 @@ fn read(automerge: &Automerge, map: &ObjId, host: &NodeId) -> Epoch {
 }
 
 /// Writes that an earlier epoch is held up to there.
-pub(super) fn write(
-    tx: &mut Transaction<'_>,
-    epoch: u32,
-    vector: &Vector,
-    heads: &[ChangeHash],
-) -> Done {
+pub(super) fn write(tx: &mut Transaction<'_>, epoch: u32, held: &Epoch) -> Done {
     let Some(meta) = meta(tx) else { return Ok(()) };
     let carried = map_or_new(tx, &meta, CARRIED)?;
     let map = map_or_new(tx, &carried, &epoch.to_string())?;
     let seqs = map_or_new(tx, &map, SEQS)?;
-    for (actor, seq) in vector {
+    for (actor, seq) in &held.seqs {
         let seq = i64::try_from(*seq).unwrap_or(i64::MAX);
-        if super::int_at(tx, &seqs, &actor.to_hex_string()) != Some(seq) {
+        // A store that an old copy was put in place of has less than was once taken over.
+        if super::int_at(tx, &seqs, &actor.to_hex_string()).is_none_or(|held| held < seq) {
             tx.put(&seqs, actor.to_hex_string(), seq)?;
         }
     }
     let at = map_or_new(tx, &map, HEADS)?;
-    heads.iter().try_for_each(|head| tx.put(&at, head.to_string(), true))
+    for head in held.heads.iter().map(ToString::to_string) {
+        if tx.get(&at, &head)?.is_none() {
+            tx.put(&at, head, true)?;
+        }
+    }
+    Ok(())
 }
 
 fn map_or_new(

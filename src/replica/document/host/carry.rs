@@ -14,7 +14,9 @@ use automerge::{
 
 use super::{
     super::super::ids::DocumentId,
-    Applied, Document, Done, GRAVE, Places, Standing, carried, map_at,
+    Applied, Document, Done, GRAVE, Places, Standing,
+    carried::{self, Epoch},
+    map_at,
     rewrite::{ORIGINS, Origins, marks, origins, origins_node, parts},
     tree::{self, DELETED, Node, TEARDOWN, Tree},
 };
@@ -70,8 +72,11 @@ impl Document {
             .iter()
             .map(|touched| Step { touched, was: before.stand(touched), is: after.stand(touched) })
             .collect();
-        let vector = after.vector();
-        let heads = after.heads();
+        let mut held = after.all_carried();
+        held.insert(
+            epoch,
+            Epoch { seqs: after.vector(), heads: after.heads().into_iter().collect() },
+        );
         let places = self.host_places().clone();
         let parts = parts(&steps, |step| step.is.record.as_ref().map_or((8, 0), tree::weight));
         let last = parts.len() - 1;
@@ -81,7 +86,8 @@ impl Document {
             let written = part.iter().try_for_each(|step| step.write(&mut tx, &places, epoch));
             // Only then: whoever sees it forgets the earlier epoch.
             let written = written.and_then(|()| match at == last {
-                true => carried::write(&mut tx, epoch, &vector, &heads),
+                // What it had taken over itself came along.
+                true => held.iter().try_for_each(|(of, held)| carried::write(&mut tx, *of, held)),
                 false => Ok(()),
             });
             written.expect("the paths and values written are the schema's own");

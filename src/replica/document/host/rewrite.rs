@@ -81,30 +81,27 @@ impl Step<'_> {
                 };
                 graves::write_row(tx, &map, row)
             }
-            Self::Carried(epoch, held) => {
-                let heads: Vec<_> = held.heads.iter().copied().collect();
-                carried::write(tx, *epoch, &held.seqs, &heads)
-            }
+            Self::Carried(epoch, held) => carried::write(tx, *epoch, held),
         }
     }
 }
 
 impl Document {
-    /// Writes what is left of this host document into the one of the next epoch; returns it, and
-    /// its last change.
+    /// Writes what is left of this host document into the one of a later epoch; returns it, and its
+    /// last change.
     ///
     /// # Panics
     ///
     /// If automerge refuses a write: all paths are this module's own.
-    pub fn rewritten(&self, actor: automerge::ActorId, wall_ms: i64) -> (Self, Applied) {
+    pub fn rewritten(&self, next: u32, actor: automerge::ActorId, wall_ms: i64) -> (Self, Applied) {
         let DocumentId::Host { host, epoch } = self.id else {
             unreachable!("only hosts write their documents anew")
         };
-        let id = DocumentId::Host { host, epoch: epoch + 1 };
+        let id = DocumentId::Host { host, epoch: next };
         let mut automerge = Automerge::new().with_actor(actor);
         let time = || CommitOptions::default().with_time(wall_ms / 1_000);
         let mut tx = automerge.transaction();
-        super::genesis(&mut tx, host, epoch + 1).expect("an empty document takes any key");
+        super::genesis(&mut tx, host, next).expect("an empty document takes any key");
         tx.commit_with(time());
 
         let mut carried = self.all_carried();
@@ -113,7 +110,7 @@ impl Document {
         let graves = self.all_graves();
         let steps = self.steps(&graves, &carried);
         let meta = map_at(&automerge, &ROOT, "meta").expect("the genesis has it");
-        let places = super::Places::find(&automerge, host, epoch + 1);
+        let places = super::Places::find(&automerge, host, next);
         let places = places.expect("the genesis is complete");
         for part in parts(&steps, Step::weight) {
             let mut tx = automerge.transaction();

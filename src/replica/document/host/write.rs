@@ -185,6 +185,9 @@ impl<'tx, 'doc> Writer<'tx, 'doc> {
 
     /// Creates a workspace; whatever stood at its id loses.
     pub fn create_workspace(&mut self, id: &WorkspaceId, workspace: &StoredWorkspace) -> Done {
+        if !self.may_workspace(id, Scope::All) {
+            return Ok(());
+        }
         let record = self.tx.put_object(&self.places.workspaces, id.as_str(), ObjType::Map)?;
         let tx = &mut *self.tx;
         tx.put(&record, "name", workspace.name.as_str())?;
