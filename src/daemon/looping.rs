@@ -14,15 +14,16 @@ use super::{
     compact,
     durable::{Job, Told},
     engine::{Engine, Hands},
+    evidence,
     handle::{Answer, DocumentStatus, Peer, Request, Status},
     hub::{Hub, Published},
     pace::Pace,
 };
 use crate::{
-    clock::Clock,
+    clock::{self, Clock},
     replica::{
         document::Copied,
-        effect::{DialTarget, Effects, Input, Outgoing, Publication, TeardownDue},
+        effect::{DialTarget, Effects, Evidence, Input, Outgoing, Publication, TeardownDue},
         ids::NodeId,
         record::WorkspaceKey,
     },
@@ -47,6 +48,8 @@ pub struct Shells {
     pub store: Arc<Store>,
     /// What ending a workspace needs to know.
     pub teardown: Arc<teardown::Config>,
+    /// Where what automerge panicked on is kept.
+    pub evidence: Arc<evidence::Folder>,
     /// Tells those who wait for a receipt to look again.
     pub receipts: watch::Sender<bool>,
     /// Where it is counted how long inputs take.
@@ -85,6 +88,19 @@ impl Hands for ShellHands {
 
     fn receipts(&mut self) {
         self.shells.receipts.send_modify(|_| ());
+    }
+
+    fn keep(&mut self, evidence: Evidence) {
+        let folder = self.shells.evidence.clone();
+        tokio::task::spawn_blocking(move || {
+            let Evidence { peer, document, message, .. } = &evidence;
+            match folder.keep(clock::wall_ms(), &evidence) {
+                Ok(file) => {
+                    tracing::warn!(%peer, %document, message, ?file, "automerge panicked; please report it");
+                }
+                Err(error) => tracing::error!(%error, "can't keep what automerge panicked on"),
+            }
+        });
     }
 
     fn store(&mut self, job: Job<Self::Asker>) {
@@ -250,6 +266,12 @@ impl Loop {
             sent_bytes: traffic.sent_bytes,
             received_bytes: traffic.received_bytes,
             sync_repairs_total: replica.sync_repairs_total(),
+            refusals: replica
+                .refusals()
+                .iter()
+                .map(|(code, count)| ((*code).to_owned(), *count))
+                .collect(),
+            kept_off: replica.kept_off_count(),
             recovering: replica.is_recovering(),
             // The bridges tell the handle, which fills it in.
             agents: Vec::new(),

@@ -8,6 +8,7 @@ pub mod compact;
 pub mod doctor;
 pub mod durable;
 pub mod engine;
+pub mod evidence;
 pub mod handle;
 pub mod hub;
 mod looping;

@@ -119,6 +119,8 @@ pub fn status() -> Status {
         sent_bytes: 512,
         received_bytes: 256,
         sync_repairs_total: 2,
+        refusals: [("panicked".to_owned(), 1), ("checksum".to_owned(), 3)].into(),
+        kept_off: 1,
         recovering: false,
         agents: vec![handle::AgentStatus {
             url: "http://127.0.0.1:4096/".to_owned(),

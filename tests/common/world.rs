@@ -255,6 +255,7 @@ impl World {
             replies,
             teardowns,
             receipts: _,
+            evidence: _,
         } = fx;
         if let Some(dials) = dials {
             self.nodes[node].dials = dials.into_iter().map(|target| target.node).collect();

@@ -56,11 +56,22 @@ pub enum ApplyError {
         /// What automerge says.
         reason: String,
     },
-    /// Automerge panicked; the document in memory can't be trusted any more.
+    /// Automerge panicked on them, before it touched the document.
     #[error("document {document}: automerge panicked on what a peer sent")]
     Panicked {
         /// Which document they were for.
         document: DocumentId,
+        /// What the panic said.
+        message: String,
+    },
+    /// Automerge panicked, or stopped half way, while it changed the document: what is in memory
+    /// can't be trusted any more.
+    #[error("document {document}: automerge panicked while it took in what a peer sent")]
+    Broken {
+        /// Which document they were for.
+        document: DocumentId,
+        /// What the panic, or the error, said.
+        message: String,
     },
     /// More changes wait for what they depend on than may.
     #[error("document {document}: too many changes wait for others")]
@@ -88,6 +99,32 @@ pub enum ApplyError {
         /// What they were said to be.
         document: DocumentId,
     },
+}
+
+impl ApplyError {
+    /// Returns the error's name for logs and metrics; it never changes.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Refused { source, .. } => source.code(),
+            Self::Unreadable { .. } => "unreadable",
+            Self::Panicked { .. } => "panicked",
+            Self::Broken { .. } => "broken",
+            Self::TooManyOrphans { .. } => "too_many_orphans",
+            Self::Untrusted { source, .. } => source.code(),
+            Self::NotYet { .. } => "not_yet",
+            Self::Misnamed { .. } => "misnamed",
+        }
+    }
+
+    /// Says that automerge panicked before it touched a document.
+    fn panicked(document: DocumentId) -> impl Fn(guard::Panicked) -> Self {
+        move |guard::Panicked { message }| Self::Panicked { document, message }
+    }
+
+    /// Says that automerge panicked while it changed a document.
+    fn broken(document: DocumentId) -> impl Fn(guard::Panicked) -> Self {
+        move |guard::Panicked { message }| Self::Broken { document, message }
+    }
 }
 
 /// A change that has become part of a document.
@@ -283,7 +320,7 @@ impl Document {
             }
         };
         document.vouchers = Self::check_whole(&document.automerge, id, &header, vouchers, trust)?;
-        document.check_authority(&header)?;
+        document.check_authority(&header, trust)?;
         Ok(document)
     }
 
@@ -355,7 +392,7 @@ impl Document {
 
     /// Applies what a peer sent, as far as what it depends on is here; the rest waits.
     ///
-    /// On an error nothing was applied, but for [`ApplyError::Panicked`]: then the document must
+    /// On an error nothing was applied, but for [`ApplyError::Broken`]: then the document must
     /// be thrown away.
     pub fn apply(
         &mut self,
@@ -391,7 +428,7 @@ impl Document {
             let is_same = self.places.are_in(document, &other);
             is_same.then(|| self.automerge.get_changes_added(&other))
         })
-        .map_err(|_| ApplyError::Panicked { document })?
+        .map_err(ApplyError::panicked(document))?
         .ok_or(ApplyError::Misnamed { document })
     }
 
@@ -404,7 +441,7 @@ impl Document {
             return Err(ApplyError::Misnamed { document });
         }
         let added = guard::contained(|| self.automerge.get_changes_added(&copy.automerge));
-        let added = added.map_err(|_| ApplyError::Panicked { document })?;
+        let added = added.map_err(ApplyError::panicked(document))?;
         let vouchers: Vec<Voucher> = copy.vouchers().copied().collect();
         self.take_in(added, &vouchers, trust, Coverage::Whole)
     }
@@ -412,7 +449,7 @@ impl Document {
     fn read_change(&self, bytes: &[u8]) -> Result<Change, ApplyError> {
         let document = self.id;
         guard::contained(|| Change::try_from(bytes))
-            .map_err(|_| ApplyError::Panicked { document })?
+            .map_err(ApplyError::panicked(document))?
             .map_err(|e| ApplyError::Unreadable { document, reason: e.to_string() })
     }
 
@@ -487,7 +524,7 @@ impl Document {
         guard::check_sync_message(bytes)
             .map_err(|source| ApplyError::Refused { document, source })?;
         let mut message = guard::contained(|| automerge::sync::Message::decode(bytes))
-            .map_err(|_| ApplyError::Panicked { document })?
+            .map_err(ApplyError::panicked(document))?
             .map_err(|e| ApplyError::Unreadable { document, reason: e.to_string() })?;
         let chunks = std::mem::replace(&mut message.changes, automerge::sync::ChunkList::empty());
         let mut changes = Vec::new();
@@ -507,7 +544,7 @@ impl Document {
         let noted = guard::contained(|| {
             automerge::sync::SyncDoc::receive_sync_message(automerge, state, message)
         })
-        .map_err(|_| ApplyError::Panicked { document })?;
+        .map_err(ApplyError::broken(document))?;
         if let Err(error) = noted {
             // The message carries no changes any more; only what is known of the peer is in doubt.
             tracing::debug!(%document, %error, "begins the sync protocol anew");
@@ -547,7 +584,7 @@ fn load_foreign(
         return Err(refused(guard::Refused::Unused { what: "changes behind a document" }));
     }
     let loaded = guard::contained(|| Automerge::load(bytes))
-        .map_err(|_| ApplyError::Panicked { document })?
+        .map_err(ApplyError::panicked(document))?
         .map_err(|e| ApplyError::Unreadable { document, reason: e.to_string() })?;
     Ok((loaded, header))
 }

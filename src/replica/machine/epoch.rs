@@ -14,7 +14,7 @@ use super::super::{
     record::Role,
     voucher::Voucher,
 };
-use super::{Origin, Replica};
+use super::{Origin, Replica, offence::Sent};
 
 /// How many changes a document has at least before it is written anew: at some 400 bytes of memory
 /// and 5 µs of every start each, fewer are not worth that every peer fetches it whole.
@@ -308,10 +308,10 @@ impl Replica {
         authors.insert(self.node.fingerprint());
         let mut from = self.node;
         for (peer, _, what) in waiting {
-            let merged = match what {
-                Arrived::Whole(copy) => earlier.merge_copy(&copy, &self.trust),
+            let (merged, changes) = match what {
+                Arrived::Whole(copy) => (earlier.merge_copy(&copy, &self.trust), Vec::new()),
                 Arrived::Changes(changes, vouchers) => {
-                    earlier.apply(&changes, &vouchers, &self.trust)
+                    (earlier.apply(&changes, &vouchers, &self.trust), changes)
                 }
             };
             match merged {
@@ -325,7 +325,8 @@ impl Replica {
                 Err(error) => {
                     // What came before it in the same batch comes again, from whoever has it.
                     self.epochs.seen.retain(|(of, _)| *of != id);
-                    self.contain(peer, id, &error, fx);
+                    let sent = Sent::Changes(&changes);
+                    self.contain(now, peer, id, &error, sent, fx);
                     return;
                 }
             }

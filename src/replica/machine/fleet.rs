@@ -111,6 +111,7 @@ impl Replica {
                 member.node != self.node
                     && member.is_current()
                     && !self.paused.contains(&member.node)
+                    && !self.offences.is_kept_off(&member.node)
                     && !member.addresses.is_empty()
                     && ticket.is_none_or(|ticket| ticket.inviter != member.node)
             })

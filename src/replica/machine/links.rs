@@ -14,7 +14,7 @@ use super::super::{
     view,
     voucher::Voucher,
 };
-use super::{Origin, Replica, read_all};
+use super::{Origin, Replica, offence::Sent, read_all};
 use crate::wire::{CloseCode, Frame, Hello, PROTOCOL, PROTOCOL_MIN, ProtocolRange};
 
 /// How often what a peer sent of the fleet document is looked at again, because it let in those who
@@ -29,7 +29,7 @@ impl Replica {
             return;
         }
         // A node that is not a member, or no longer, speaks first: it may have a ticket.
-        match self.judge(&peer) {
+        match self.judge(now, &peer) {
             Ok(()) => self.greet(peer, fx),
             Err((CloseCode::UnknownKey | CloseCode::Left, _)) => {}
             Err((code, reason)) => self.refuse(peer, code, reason, fx),
@@ -57,13 +57,18 @@ impl Replica {
         self.join_failed(peer, code, &reason, fx);
         if let Some(code) = code.filter(|code| code.is_refusal()) {
             tracing::warn!(%peer, code = code.name(), %reason, "the peer refused the link");
+            if code == CloseCode::Hostile {
+                // It will not be of another mind soon.
+                self.keep_off(now, peer, false, &reason);
+            }
         }
         self.note_problem(peer, reason);
     }
 
     /// Remembers why there is no link, of members only: strangers may come with any number of keys.
     fn note_problem(&mut self, peer: NodeId, reason: String) {
-        if self.members.contains_key(&peer) {
+        // Why it is kept off stays to be seen for as long as it is.
+        if self.members.contains_key(&peer) && !self.offences.is_kept_off(&peer) {
             self.problems.insert(peer, reason);
         }
     }
@@ -93,7 +98,7 @@ impl Replica {
     }
 
     /// Tells whether a key may have a link.
-    fn judge(&self, peer: &NodeId) -> Result<(), (CloseCode, String)> {
+    fn judge(&self, now: Now, peer: &NodeId) -> Result<(), (CloseCode, String)> {
         let refuse = |code, reason: &str| Err((code, reason.to_owned()));
         match self.members.get(peer) {
             None => refuse(CloseCode::UnknownKey, "this key is not a member of the fleet"),
@@ -106,13 +111,20 @@ impl Replica {
             Some(_) if self.paused.contains(peer) => {
                 Err((CloseCode::Paused, format!("{} paused syncing", self.name)))
             }
-            Some(_) => Ok(()),
+            Some(_) => match self.shut_out_for(now, peer) {
+                Some(wait) => {
+                    let wait = wait.as_secs() + 1;
+                    let reason = format!("kept off for {wait} s more: automerge panicked");
+                    Err((CloseCode::Hostile, reason))
+                }
+                None => Ok(()),
+            },
         }
     }
 
     fn refuse(&self, peer: NodeId, code: CloseCode, reason: String, fx: &mut Effects) {
-        if code == CloseCode::Paused {
-            // This side asked for it, and the peer dials on.
+        if matches!(code, CloseCode::Paused | CloseCode::Hostile) {
+            // This side has said so before, and the peer dials on.
             tracing::debug!(%peer, code = code.name(), %reason, "refused a peer");
         } else {
             tracing::warn!(%peer, code = code.name(), %reason, "refused a peer");
@@ -129,7 +141,7 @@ impl Replica {
                 format!("the peer is of fleet {}, this node of {}", hello.fleet, self.fleet);
             Err((CloseCode::WrongFleet, reason))
         } else {
-            self.judge(&peer)
+            self.judge(now, &peer)
         };
         if let Err((code, reason)) = judged {
             self.refuse(peer, code, reason, fx);
@@ -211,7 +223,7 @@ impl Replica {
                     (&mut self.documents, &self.trust),
                     &mut fx.frames,
                 );
-                self.merged(now, peer, document, applied, fx);
+                self.merged(now, peer, document, applied, Sent::Message(&message), fx);
             }
             Frame::Snapshot { document, bytes, vouchers } => {
                 self.snapshot_sent(now, peer, document, bytes, &vouchers, fx);
@@ -274,7 +286,7 @@ impl Replica {
             let is_news =
                 |applied: &Applied| !applied.changes.is_empty() && applied.left_out.unknown > 0;
             let again = document.host().is_none() && applied.as_ref().is_ok_and(is_news);
-            self.merged(now, peer, document, applied, fx);
+            self.merged(now, peer, document, applied, Sent::Changes(sent.0), fx);
             if !again {
                 return;
             }
@@ -287,43 +299,16 @@ impl Replica {
         peer: NodeId,
         document: DocumentId,
         applied: Result<Applied, ApplyError>,
+        sent: Sent<'_>,
         fx: &mut Effects,
     ) {
         match applied {
             Ok(mut applied) => {
-                self.left_out(peer, document, &applied.left_out, fx);
+                self.left_out(now, peer, document, &applied.left_out, fx);
                 self.absorb(now, document, &mut applied, Some(peer), fx);
             }
-            Err(error) => self.contain(peer, document, &error, fx),
+            Err(error) => self.contain(now, peer, document, &error, sent, fx),
         }
-    }
-
-    /// Cuts off a peer whose bytes did not become part of a document.
-    pub(super) fn contain(
-        &mut self,
-        peer: NodeId,
-        document: DocumentId,
-        error: &ApplyError,
-        fx: &mut Effects,
-    ) {
-        tracing::warn!(%peer, %document, %error, "closing the link to a peer for what it sent");
-        match error {
-            // The peer is far ahead; the comparison of frontiers asks for what is missing.
-            ApplyError::TooManyOrphans { .. } => return,
-            // It may know more members than this node: it is asked again.
-            ApplyError::NotYet { .. } => return,
-            ApplyError::Panicked { .. } => {
-                if self.documents.remove(&document).is_some() {
-                    self.reloading.insert(document);
-                    fx.reloads.push(document);
-                }
-            }
-            ApplyError::Refused { .. }
-            | ApplyError::Untrusted { .. }
-            | ApplyError::Unreadable { .. }
-            | ApplyError::Misnamed { .. } => {}
-        }
-        fx.closes.push((peer, CloseCode::Hostile, error.to_string()));
     }
 
     fn snapshot_sent(
@@ -342,7 +327,7 @@ impl Replica {
         }
         if let Some(document) = self.documents.get_mut(&id) {
             let merged = document.merge_saved(&bytes, vouchers, &self.trust);
-            self.merged(now, peer, id, merged, fx);
+            self.merged(now, peer, id, merged, Sent::Whole(&bytes), fx);
         } else {
             match Document::adopt(id, self.actor.clone(), &bytes, vouchers, &self.trust) {
                 Ok(document) => {
@@ -351,7 +336,9 @@ impl Replica {
                     }
                 }
                 // Closing the link frees the place: another peer is asked.
-                Err(error) => return self.contain(peer, id, &error, fx),
+                Err(error) => {
+                    return self.contain(now, peer, id, &error, Sent::Whole(&bytes), fx);
+                }
             }
         }
         self.exchange.fetched(at, &id, &mut fx.frames);
@@ -462,9 +449,19 @@ mod tests {
         create(&mut replica, "not_stored");
 
         let mut fx = Effects::default();
-        replica.contain(NodeId([2; 32]), id, &ApplyError::Panicked { document: id }, &mut fx);
-        replica.contain(NodeId([3; 32]), id, &ApplyError::Panicked { document: id }, &mut fx);
+        let message = || "an assertion".to_owned();
+        let (panicked, broken) = (
+            ApplyError::Panicked { document: id, message: message() },
+            ApplyError::Broken { document: id, message: message() },
+        );
+        let sent = Sent::Message(b"a message");
+        replica.contain(at(2), NodeId([2; 32]), id, &panicked, sent, &mut fx);
+        assert!(fx.reloads.is_empty(), "what was not touched is not thrown away");
+        replica.contain(at(2), NodeId([2; 32]), id, &broken, sent, &mut fx);
+        replica.contain(at(2), NodeId([3; 32]), id, &broken, sent, &mut fx);
         assert_eq!(fx.reloads, [id], "it is asked for once");
+        assert_eq!(fx.evidence.len(), 3);
+        assert!(fx.evidence.iter().all(|it| it.bytes == b"a message"));
         // What a peer has of it may be less than the store has.
         assert!(!replica.is_of_fleet(&id));
         let (refused, _) = ask(&mut replica, Command::CreateSession(NewSession::default()));

@@ -17,6 +17,7 @@ mod layers;
 mod links;
 mod loaded;
 mod names;
+mod offence;
 mod receipts;
 mod standing;
 
@@ -48,6 +49,7 @@ use epoch::Epochs;
 use fleet::Joining;
 use layers::Layers;
 pub use loaded::Loaded;
+use offence::Offences;
 use receipts::Receipts;
 
 /// Explains why a replica can't start from what was stored.
@@ -90,6 +92,7 @@ pub struct Replica {
     /// Documents that were thrown away and are awaited from the store; nothing is said of them.
     reloading: BTreeSet<DocumentId>,
     dials: Vec<DialTarget>,
+    offences: Offences,
     /// Why there is no link to a peer, where that is known.
     problems: BTreeMap<NodeId, String>,
     /// See [`Stored::recovering`].
@@ -186,6 +189,7 @@ impl Replica {
             receipts: Receipts::new(stored.receipts),
             reloading: BTreeSet::new(),
             dials: Vec::new(),
+            offences: Offences::default(),
             problems: BTreeMap::new(),
             recovering: stored.recovering,
         };
@@ -266,6 +270,7 @@ impl Replica {
         self.go_on_with_epochs(now, fx);
         self.join_timed_out(now, fx);
         self.close_silent(now, fx);
+        self.forgive(now);
         // Whoever is being cut off is told nothing more, and nothing more is taken from it.
         for (peer, ..) in &fx.closes {
             self.exchange.lost(now.monotonic, peer, &mut fx.frames);
@@ -286,7 +291,8 @@ impl Replica {
         let joining = self.joining.as_ref().map(|joining| joining.until);
         let host_work = self.host_work.due().filter(|_| self.may_carry_out());
         let epochs = self.epochs.due().filter(|_| self.may_carry_out());
-        [self.exchange.due(), host_work, epochs, joining].into_iter().flatten().min()
+        let due = [self.exchange.due(), host_work, epochs, joining, self.offences.due()];
+        due.into_iter().flatten().min()
     }
 
     /// Tells whether this node knows enough to purge and to seal what it hosts.
