@@ -8,7 +8,7 @@ use automerge::{AutoCommit, ROOT, transaction::Transactable};
 use fastrand::Rng;
 use sessionmesh::{
     replica::{
-        effect::{Stored, Write},
+        effect::{Stored, StoredDocument, Write},
         ids::{ActorBytes, ChangeHash, Cursor, DocumentId, FleetId, NodeId, ReceiptId, StartId},
         invite::StoredInvite,
         receipt::StoredReceipt,
@@ -68,7 +68,10 @@ impl Contents {
         let loaded: BTreeSet<DocumentId> = documents.iter().map(|stored| stored.id).collect();
         let all = NAMES.map(|name| store.reload(&[name]));
         let all = all.into_iter().collect::<Result<Vec<_>, _>>()?;
-        let all: Vec<_> = all.into_iter().flatten().chain(documents).collect();
+        // Of what is not there, nothing is told.
+        let is_there = |it: &StoredDocument| it.snapshot.is_some() || !it.changes.is_empty();
+        let all = all.into_iter().flatten().filter(is_there).chain(documents);
+        let all: Vec<_> = all.collect();
         let vouchers = all.iter().flat_map(|stored| {
             stored.vouchers.iter().map(|voucher| ((stored.id, voucher.actor), *voucher))
         });
