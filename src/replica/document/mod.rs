@@ -13,6 +13,7 @@ mod intake;
 mod orphans;
 mod salvage;
 mod touched;
+mod untrusted;
 
 use std::collections::BTreeSet;
 
@@ -21,9 +22,10 @@ use automerge::{ActorId, Automerge, Change, ExpandedChange, transaction::CommitO
 pub use foreign::Foreign;
 pub use history::{History, Outcome, Step as HistoryStep, Wrote};
 pub use host::{Done as Written, Limits, Part, Scope, SessionFields, Vector, Writer as HostWriter};
-pub use intake::{Coverage, LeftOut, Untrusted};
+pub use intake::{ACTORS_PER_NODE_MAX, Coverage, LeftOut};
 pub use salvage::Salvaged;
 pub use touched::Touched;
+pub use untrusted::Untrusted;
 
 use self::{intake::Vouchers, orphans::Orphans};
 use super::{
