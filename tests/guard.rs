@@ -413,6 +413,17 @@ fn hush() {
     std::panic::set_hook(Box::new(|_| {}));
 }
 
+/// The hostile suite found them: automerge panicked, which was contained.
+#[test]
+fn a_document_in_which_two_operations_have_one_id_is_refused() {
+    for number in 1..=4 {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/hostile");
+        let bytes = std::fs::read(format!("{folder}/twice-t0-{number}.bin")).unwrap();
+        let refused = check_document(&bytes, DocumentLimits::SNAPSHOT).unwrap_err();
+        assert_eq!(refused, Refused::Invalid { what: "an operation whose id another has" });
+    }
+}
+
 #[test]
 fn no_hostile_fixture_ends_the_process() {
     confined::confined("no_hostile_fixture_ends_the_process", MEMORY_KIB_MAX, DEADLINE, || {

@@ -21,7 +21,7 @@ use crate::{
             StoredDocument, TeardownDue,
         },
         ids::{Cursor, NodeId},
-        machine::{Loaded, OpenError as ReplicaError, Replica},
+        machine::{Loaded, OpenError as ReplicaError, ReadSnapshot, Replica},
         record::SessionState,
     },
     store::{self, Store},
@@ -158,6 +158,12 @@ impl<A> Engine<A> {
     /// Takes an input in and carries its effects out.
     pub fn take(&mut self, now: Now, input: Input, hands: &mut impl Hands<Asker = A>) {
         let effects = self.replica.handle(now, input);
+        self.carry_out(effects, hands);
+    }
+
+    /// Takes in a document of a peer that was read elsewhere.
+    pub fn take_read(&mut self, now: Now, read: ReadSnapshot, hands: &mut impl Hands<Asker = A>) {
+        let effects = self.replica.handle_read(now, read);
         self.carry_out(effects, hands);
     }
 

@@ -11,6 +11,7 @@ pub mod engine;
 pub mod evidence;
 pub mod handle;
 pub mod hub;
+pub mod loading;
 mod looping;
 pub mod pace;
 mod reading;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use automerge::{ActorId, Change, transaction::Transactable as _};
-use sessionmesh::replica::{ids::DocumentId, record::Role};
+use sessionmesh::replica::{document::ACTORS_PER_NODE_MAX, ids::DocumentId, record::Role};
 
 use crate::{
     Rogue, actor_of, common::world::World, copy, crafted, create, host_document, refused, scene,
@@ -198,4 +198,27 @@ fn what_a_reader_writes_is_not_taken_from_anyone() {
     send(&mut world, 1, 0, document, &[&change], vouchers);
     assert_eq!(world.nodes[0].replica.frontier(), before);
     assert_eq!(world.closes, [], "whoever relays it may know it as something else");
+}
+
+/// The word of each actor is checked, which takes longer than it takes to say it.
+#[test]
+fn a_node_that_writes_under_more_actors_than_any_is_refused_before_their_words_are_checked() {
+    refused(&mut scene(), "too many actors", |world, rogue| {
+        let document = host_document(world, 0);
+        let mut doc = copy(world, 1, &document);
+        let session = session_at(&doc, "s0");
+        let mut changes = Vec::new();
+        for number in 0..=ACTORS_PER_NODE_MAX {
+            let mut actor = actor_of(rogue.id, 0x77);
+            actor[12..16].copy_from_slice(&u32::try_from(number).unwrap().to_be_bytes());
+            doc.set_actor(ActorId::from(actor));
+            doc.put(&session, "title", format!("by start {number}")).unwrap();
+            doc.commit();
+            changes.push(doc.get_last_local_change().unwrap());
+        }
+        // Were any of them checked, this one would be found to be nobody's.
+        let mut vouchers: Vec<_> = changes.iter().map(|it| rogue.vouch(&document, it)).collect();
+        vouchers[0].signature[0] ^= 1;
+        send(world, 1, 0, document, &changes.iter().collect::<Vec<_>>(), vouchers);
+    });
 }

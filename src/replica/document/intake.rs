@@ -11,11 +11,11 @@ use automerge::{Change, ChangeHash, ExpandedChange};
 use super::{
     super::{
         guard,
-        ids::{self, ActorBytes, NodeId},
+        ids::{self, ActorBytes, Fingerprint, NodeId},
         trust::{Standing, Trust},
         voucher::Voucher,
     },
-    Applied, ApplyError, Document, LOAD_BATCH_CHANGES, Places, actor_in,
+    Applied, ApplyError, Document, LOAD_BATCH_CHANGES, Places, Untrusted, actor_in,
     authority::{self, Overreach},
     hash_in,
     orphans::ORPHANS_MAX,
@@ -24,52 +24,6 @@ use super::{
 /// Most actors of one node in a document: each start of it that writes there makes one, so this
 /// is years of restarts, and the vouchers of all of them are checked within a fraction of a second.
 pub const ACTORS_PER_NODE_MAX: usize = 4_096;
-
-/// Explains why a change is not taken for its author's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Untrusted {
-    /// Nobody vouches for it.
-    #[error("nobody vouches for the last change of an actor")]
-    Unvouched,
-    /// Its voucher is not by the key of the node whose name it bears.
-    #[error("a voucher is not by the node in whose name it is")]
-    Forged,
-    /// It does not stand where its author's next change does.
-    #[error("a change does not follow its author's previous one")]
-    Unlinked,
-    /// Its counters are not those that follow from what it depends on.
-    #[error("a change does not count its operations on from those before it")]
-    Counter,
-    /// It does what its author must not.
-    #[error("a change by {} {did}", named(by.as_ref()))]
-    Overreach {
-        /// Its author, who need not be the peer that passed it on, where it is known here.
-        by: Option<NodeId>,
-        /// What it does.
-        did: Overreach,
-    },
-    /// Its author writes under more names than any honest node.
-    #[error("a node writes under too many actors")]
-    TooManyActors,
-}
-
-impl Untrusted {
-    /// Returns the error's name for logs and metrics; it never changes.
-    pub fn code(self) -> &'static str {
-        match self {
-            Self::Unvouched => "unvouched",
-            Self::Forged => "forged",
-            Self::Unlinked => "unlinked",
-            Self::Counter => "counter",
-            Self::Overreach { .. } => "overreach",
-            Self::TooManyActors => "too_many_actors",
-        }
-    }
-}
-
-fn named(node: Option<&NodeId>) -> String {
-    node.map_or_else(|| "a node that is not known here".to_owned(), ToString::to_string)
-}
 
 /// What was not taken of what a peer sent, though the peer may mean well.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -354,6 +308,11 @@ impl Document {
                 return Err(Untrusted::Unlinked);
             }
         }
+        let mut given: BTreeMap<ActorBytes, Vec<&Voucher>> = BTreeMap::new();
+        for voucher in vouchers {
+            given.entry(voucher.actor).or_default().push(voucher);
+        }
+        self.count_actors(by_actor.keys())?;
         let (mut reached, mut checked) = (BTreeSet::new(), Vec::new());
         for (actor, of_actor) in by_actor {
             let Some((&seq, last)) = of_actor.last_key_value() else { continue };
@@ -380,13 +339,15 @@ impl Document {
                 Standing::Writer(node, _) => Some(node),
                 Standing::Attested(_) => None,
             };
-            let of_this = vouchers.iter().filter(|voucher| voucher.actor == actor);
+            let of_this = given.get(&actor).into_iter().flatten().copied();
             let names = |voucher: &&Voucher| {
                 let change = of_actor.get(&voucher.seq);
                 change.is_some_and(|change| hash_in(&change.hash()) == voucher.hash)
             };
             let mut words: BTreeMap<u64, &Voucher> = BTreeMap::new();
-            for voucher in of_this.filter(names) {
+            // Each is checked, which takes long, but for those that the last one covers anyway.
+            let counts = |voucher: &&Voucher| coverage == Coverage::Gaps || voucher.seq == seq;
+            for voucher in of_this.filter(names).filter(counts) {
                 if let Some(node) = by
                     && !self.vouchers.is_known(voucher)
                     && !trust.is_by(voucher, &self.id, &node)
@@ -413,6 +374,24 @@ impl Document {
             reached.extend(here);
         }
         Ok((reached, checked))
+    }
+
+    /// Refuses more actors of one node than it may have, before any word of theirs is checked: each
+    /// takes as long as some hundred bytes take to come.
+    fn count_actors<'a>(
+        &self,
+        actors: impl Iterator<Item = &'a ActorBytes>,
+    ) -> Result<(), Untrusted> {
+        let mut new: BTreeMap<Fingerprint, usize> = BTreeMap::new();
+        for actor in actors.filter(|actor| !self.vouchers.newest.contains_key(*actor)) {
+            let fingerprint = ids::fingerprint(actor);
+            let count = new.entry(fingerprint).or_insert_with(|| self.vouchers.actors_of(actor));
+            *count += 1;
+            if *count > ACTORS_PER_NODE_MAX {
+                return Err(Untrusted::TooManyActors);
+            }
+        }
+        Ok(())
     }
 
     /// Judges changes that can be applied one after the other; returns those that must not be and

@@ -6,22 +6,26 @@
 
 mod authority;
 mod fleet;
+mod foreign;
 mod history;
 mod host;
 mod intake;
 mod orphans;
 mod salvage;
 mod touched;
+mod untrusted;
 
 use std::collections::BTreeSet;
 
 pub use authority::Overreach;
 use automerge::{ActorId, Automerge, Change, ExpandedChange, transaction::CommitOptions};
+pub use foreign::Foreign;
 pub use history::{History, Outcome, Step as HistoryStep, Wrote};
 pub use host::{Done as Written, Limits, Part, Scope, SessionFields, Vector, Writer as HostWriter};
-pub use intake::{Coverage, LeftOut, Untrusted};
+pub use intake::{ACTORS_PER_NODE_MAX, Coverage, LeftOut};
 pub use salvage::Salvaged;
 pub use touched::Touched;
+pub use untrusted::Untrusted;
 
 use self::{intake::Vouchers, orphans::Orphans};
 use super::{
@@ -294,36 +298,6 @@ impl Document {
         Self::place(id, automerge, vouchers).ok_or(ApplyError::Misnamed { document: id })
     }
 
-    /// Takes a document over from a peer, whole.
-    ///
-    /// Fails if the guard refuses the bytes, automerge can't load them, they are another document
-    /// than they are said to be, or its authors don't stand for what is in it. Who they are, a
-    /// fleet document says itself.
-    pub fn adopt(
-        id: DocumentId,
-        actor: ActorId,
-        bytes: &[u8],
-        vouchers: &[Voucher],
-        trust: &Trust,
-    ) -> Result<Self, ApplyError> {
-        let (automerge, header) = load_foreign(id, bytes)?;
-        let automerge = automerge.with_actor(actor);
-        let document = Self::place(id, automerge, Vouchers::default());
-        let mut document = document.ok_or(ApplyError::Misnamed { document: id })?;
-        let mut learned;
-        let trust = match id {
-            DocumentId::Host { .. } => trust,
-            DocumentId::Fleet(_) => {
-                learned = trust.clone();
-                learned.learn(&document.members(), document.attested());
-                &learned
-            }
-        };
-        document.vouchers = Self::check_whole(&document.automerge, id, &header, vouchers, trust)?;
-        document.check_authority(&header, trust)?;
-        Ok(document)
-    }
-
     fn place(id: DocumentId, automerge: Automerge, vouchers: Vouchers) -> Option<Self> {
         let places = Places::find(id, &automerge)?;
         let name = id.to_string().into();
@@ -406,32 +380,6 @@ impl Document {
         self.take_in(changes?, vouchers, trust, Coverage::Whole)
     }
 
-    /// Applies what another copy of the same document has and this one lacks.
-    ///
-    /// Errors as [`Document::apply`].
-    pub fn merge_saved(
-        &mut self,
-        bytes: &[u8],
-        vouchers: &[Voucher],
-        trust: &Trust,
-    ) -> Result<Applied, ApplyError> {
-        let changes = self.changes_in(bytes)?;
-        self.take_in(changes, vouchers, trust, Coverage::Whole)
-    }
-
-    /// Lists the changes that another copy of the same document has and this one lacks.
-    fn changes_in(&self, bytes: &[u8]) -> Result<Vec<Change>, ApplyError> {
-        let document = self.id;
-        let (other, _) = load_foreign(document, bytes)?;
-        guard::contained(|| {
-            // Another beginning would put its own maps beside those that hold the records.
-            let is_same = self.places.are_in(document, &other);
-            is_same.then(|| self.automerge.get_changes_added(&other))
-        })
-        .map_err(ApplyError::panicked(document))?
-        .ok_or(ApplyError::Misnamed { document })
-    }
-
     /// Applies what another copy of the same document, already judged, has and this one lacks.
     ///
     /// Errors as [`Document::apply`].
@@ -488,23 +436,25 @@ impl Document {
         &self,
         state: &mut automerge::sync::State,
     ) -> Option<(Vec<u8>, Vec<Voucher>)> {
+        // Automerge would say all of a document in place of a third of it, which nobody takes.
+        if let Some(theirs) = &mut state.their_capabilities {
+            theirs.retain(|it| !matches!(it, automerge::sync::Capability::MessageV2));
+        }
         let mut message = automerge::sync::SyncDoc::generate_sync_message(&self.automerge, state)?;
         // Automerge does not know of what waits: it would ask for that again and again, and never
         // for what it waits for, where the Bloom filter has a gap.
         message.need = self.needs(&message.need);
-        let mut actors = BTreeSet::new();
-        let mut is_whole = false;
-        for part in message.changes.iter().flat_map(|chunk| guard::parts(chunk).unwrap_or_default())
-        {
-            match part {
+        let changes = message.changes.iter();
+        let changes = changes.flat_map(|chunk| guard::parts(chunk).unwrap_or_default());
+        let actors: BTreeSet<_> = changes
+            .filter_map(|part| match part {
                 guard::Part::Change(bytes) => {
-                    let change = Change::try_from(bytes);
-                    actors.extend(change.map(|change| actor_in(change.actor_id())));
+                    Some(actor_in(Change::try_from(bytes).ok()?.actor_id()))
                 }
-                guard::Part::Document(_) => is_whole = true,
-            }
-        }
-        let carried = |voucher: &&Voucher| is_whole || actors.contains(&voucher.actor);
+                guard::Part::Document(_) => None,
+            })
+            .collect();
+        let carried = |voucher: &&Voucher| actors.contains(&voucher.actor);
         let vouchers = self.vouchers().filter(carried).copied().collect();
         Some((message.encode(), vouchers))
     }
@@ -534,7 +484,12 @@ impl Document {
             for part in parts {
                 match part {
                     guard::Part::Change(bytes) => changes.push(self.read_change(bytes)?),
-                    guard::Part::Document(bytes) => changes.extend(self.changes_in(bytes)?),
+                    // It would be loaded, and whoever has that much to say sends a snapshot.
+                    guard::Part::Document(_) => {
+                        let source =
+                            guard::Refused::Unused { what: "a document in a sync message" };
+                        return Err(ApplyError::Refused { document, source });
+                    }
                 }
             }
         }
@@ -570,21 +525,4 @@ impl Document {
         let change = self.automerge.get_last_local_change().expect("it was just committed");
         Some(self.describe_own(&change))
     }
-}
-
-/// Loads a document that came from elsewhere.
-fn load_foreign(
-    document: DocumentId,
-    bytes: &[u8],
-) -> Result<(Automerge, guard::DocumentHeader), ApplyError> {
-    let refused = |source| ApplyError::Refused { document, source };
-    let header = guard::check_document(bytes, guard::DocumentLimits::SNAPSHOT).map_err(refused)?;
-    if !header.appended.is_empty() {
-        // Whoever saves a document saves it whole.
-        return Err(refused(guard::Refused::Unused { what: "changes behind a document" }));
-    }
-    let loaded = guard::contained(|| Automerge::load(bytes))
-        .map_err(ApplyError::panicked(document))?
-        .map_err(|e| ApplyError::Unreadable { document, reason: e.to_string() })?;
-    Ok((loaded, header))
 }

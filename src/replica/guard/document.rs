@@ -353,8 +353,8 @@ fn check_operations(
     operations.end()
 }
 
-/// Sees to it that an operation is only overwritten by one at the same key of the same map:
-/// automerge would take the others for overwriting it or not, depending on what else it reads.
+/// Sees to it that no two operations have one id, and that an operation is only overwritten by one
+/// at the same key of the same map: automerge would take the others for overwriting it or not, depending on what else it reads.
 #[derive(Debug, Default)]
 struct Places {
     /// How many keys came before.
@@ -386,6 +386,10 @@ impl Places {
     fn end(mut self) -> Result<(), Refused> {
         self.all.sort_unstable();
         self.deletes.sort_unstable();
+        // Automerge asserts it where it takes a document apart into its changes.
+        if self.all.windows(2).any(|two| two[0] == two[1]) {
+            return Err(Refused::Invalid { what: "an operation whose id another has" });
+        }
         let is_operation = |(id, _): &(OpId, u32)| self.all.binary_search(id).is_ok();
         let at_two_keys =
             self.deletes.windows(2).any(|two| two[0].0 == two[1].0 && two[0] != two[1]);

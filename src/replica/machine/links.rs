@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use super::super::{
-    document::{Applied, ApplyError, Document},
+    document::{Applied, ApplyError},
     effect::{Effects, Now, Outgoing, StoredDocument},
     ids::{DocumentId, NodeId},
     record::Role,
@@ -226,7 +226,7 @@ impl Replica {
                 self.merged(now, peer, document, applied, Sent::Message(&message), fx);
             }
             Frame::Snapshot { document, bytes, vouchers } => {
-                self.snapshot_sent(now, peer, document, bytes, &vouchers, fx);
+                self.snapshot_sent(now, peer, document, bytes, vouchers, fx);
             }
             Frame::Open { .. } | Frame::Hello(_) | Frame::Join(_) | Frame::Joined { .. } => {
                 let reason = "a frame came out of turn".to_owned();
@@ -253,7 +253,7 @@ impl Replica {
     }
 
     /// Tells whether what the peer sends of a document is taken in at all.
-    fn may_write_to(&self, peer: &NodeId, document: &DocumentId) -> bool {
+    pub(super) fn may_write_to(&self, peer: &NodeId, document: &DocumentId) -> bool {
         let reads_only = self.members.get(peer).is_none_or(|member| member.role == Role::Reader);
         if reads_only {
             tracing::debug!(%peer, %document, "ignored what a reader sent");
@@ -293,7 +293,7 @@ impl Replica {
         }
     }
 
-    fn merged(
+    pub(super) fn merged(
         &mut self,
         now: Now,
         peer: NodeId,
@@ -309,43 +309,6 @@ impl Replica {
             }
             Err(error) => self.contain(now, peer, document, &error, sent, fx),
         }
-    }
-
-    fn snapshot_sent(
-        &mut self,
-        now: Now,
-        peer: NodeId,
-        id: DocumentId,
-        bytes: Vec<u8>,
-        vouchers: &[Voucher],
-        fx: &mut Effects,
-    ) {
-        let at = now.monotonic;
-        if !self.may_write_to(&peer, &id) {
-            self.exchange.fetched(at, &id, &mut fx.frames);
-            return;
-        }
-        if let Some(document) = self.documents.get_mut(&id) {
-            let merged = document.merge_saved(&bytes, vouchers, &self.trust);
-            self.merged(now, peer, id, merged, Sent::Whole(&bytes), fx);
-        } else {
-            match Document::adopt(id, self.actor.clone(), &bytes, vouchers, &self.trust) {
-                Ok(document) => {
-                    if self.take_over(now, peer, document, bytes, fx) {
-                        self.exchange.adopted(at, &peer, &self.documents, &mut fx.frames);
-                    }
-                }
-                // Closing the link frees the place: another peer is asked.
-                Err(error) => {
-                    return self.contain(now, peer, id, &error, Sent::Whole(&bytes), fx);
-                }
-            }
-        }
-        self.exchange.fetched(at, &id, &mut fx.frames);
-        if !self.documents.contains_key(&id) {
-            return;
-        }
-        self.exchange.catch_up_with(at, &peer, &id, &self.documents, &mut fx.frames);
     }
 
     /// Takes back a document that was thrown away, as the store has it.

@@ -18,7 +18,9 @@ mod links;
 mod loaded;
 mod names;
 mod offence;
+mod peers;
 mod receipts;
+mod snapshot;
 mod standing;
 
 use std::{
@@ -50,7 +52,9 @@ use fleet::Joining;
 use layers::Layers;
 pub use loaded::Loaded;
 use offence::Offences;
+pub use peers::PeerView;
 use receipts::Receipts;
+pub use snapshot::{ReadSnapshot, Snapshot};
 
 /// Explains why a replica can't start from what was stored.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +66,8 @@ pub enum OpenError {
 
 /// One node's copy of everything the fleet agrees on.
 ///
-/// [`Replica::open`] starts it, [`Replica::handle`] is its only way in, [`Replica::due`] tells when
+/// [`Replica::open`] starts it, [`Replica::handle`] and, for what was read elsewhere,
+/// [`Replica::handle_read`] are its only ways in, [`Replica::due`] tells when
 /// to call again; the rest only reads. Of a copy and its original only one may go on among the same
 /// peers: both write under the same actor.
 #[derive(Debug, Clone)]
@@ -122,21 +127,6 @@ impl Origin {
             Self::Here | Self::Store => None,
         }
     }
-}
-
-/// A member other than this node, as [`Replica::peers`] tells it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PeerView {
-    /// What the fleet document says of it.
-    pub member: Member,
-    /// Whether a link is up and both have greeted.
-    pub connected: bool,
-    /// Whether this node has paused syncing with it.
-    pub paused: bool,
-    /// Whether both are known to hold the same.
-    pub in_sync: bool,
-    /// Why there is no link, where that is known.
-    pub problem: Option<String>,
 }
 
 impl Replica {
@@ -256,6 +246,10 @@ impl Replica {
             Input::DocumentReloaded(stored) => self.document_reloaded(now, stored, &mut fx),
             Input::TimePassed => {}
         }
+        self.finish(now, fx)
+    }
+
+    fn finish(&mut self, now: Now, mut fx: Effects) -> Effects {
         self.settle(now, &mut fx);
         fx.receipts |= self.receipts.are_kept() && !fx.diffs.is_empty();
         fx
@@ -551,22 +545,6 @@ impl Replica {
         let mut view = View::new();
         view.apply(touched);
         view
-    }
-
-    /// Lists the members other than this node, former ones only while they are revoked.
-    pub fn peers(&self) -> Vec<PeerView> {
-        let frontier = self.frontier();
-        self.members
-            .values()
-            .filter(|member| member.node != self.node && !member.left)
-            .map(|member| PeerView {
-                connected: self.exchange.is_greeted(&member.node),
-                paused: self.paused.contains(&member.node),
-                in_sync: self.exchange.is_in_sync(&member.node, &frontier),
-                problem: self.problems.get(&member.node).cloned(),
-                member: member.clone(),
-            })
-            .collect()
     }
 
     /// Returns how often two replicas were found to differ with nothing on the way.
