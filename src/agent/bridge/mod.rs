@@ -31,12 +31,16 @@ use crate::{
 };
 
 /// Waits between attempts to reach a server: the first, and the longest. It is on this machine, so
-/// asking costs little, and whoever restarts it wants to see it soon.
-const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
+/// asking costs little, and what it has when it is back is to be seen everywhere within a second.
+const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_millis(750));
 /// How long events are gathered before they are acted upon.
 const GATHER: Duration = Duration::from_millis(100);
-/// How often the workspaces are listed: no event tells of them.
-const WORKSPACES_EVERY: Duration = Duration::from_secs(5);
+/// How often the workspaces are listed: no event tells of them, and one that is made or removed is
+/// to be seen everywhere within a second.
+const WORKSPACES_EVERY: Duration = Duration::from_millis(500);
+/// How much longer than listing them took the server is left alone: so that it costs no more than a
+/// fiftieth of its time, however many projects it has.
+const WORKSPACES_REST_FACTOR: u32 = 50;
 /// How often the loop is asked what is to be deleted there.
 const DUE_EVERY: Duration = Duration::from_millis(200);
 /// How long the server is left alone after it failed to delete something.
@@ -166,9 +170,8 @@ impl Bridge {
         self.stands(AgentState::Connected, None, true);
         (self.problem, self.retry) = (None, RETRY.0);
 
-        let mut workspaces = interval(WORKSPACES_EVERY);
+        let mut look_at = Instant::now();
         let mut due = interval(DUE_EVERY);
-        workspaces.set_missed_tick_behavior(MissedTickBehavior::Delay);
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut act_at: Option<Instant> = None;
         loop {
@@ -187,13 +190,16 @@ impl Bridge {
                     }
                     self.reconcile().await?;
                 }
-                _ = workspaces.tick() => {
+                () = sleep_until(look_at) => {
+                    let began = Instant::now();
                     let differ = self.listing.reread_workspaces(&self.client).await?;
                     let moved = self.seen != Some(self.handle.hub().cursor());
                     if differ || moved || self.lagging {
                         self.refused.clear();
                         self.reconcile().await?;
                     }
+                    let rest = began.elapsed() * WORKSPACES_REST_FACTOR;
+                    look_at = Instant::now() + WORKSPACES_EVERY.max(rest);
                 }
                 _ = due.tick() => self.delete_due().await?,
             }
