@@ -58,7 +58,9 @@ fn play_all(odd: bool) {
         program.reached.iter().for_each(|kind| *reached.entry(kind).or_default() += 1);
     }
     if number("PROGRAM").is_none() {
-        for kind in ["acknowledged", "crash that lost writes", "overflow", "teardown ended"] {
+        for kind in
+            ["acknowledged", "crash that lost writes", "overflow", "rewrite", "teardown ended"]
+        {
             assert!(reached.contains_key(kind), "never reached: {kind}; {reached:?}");
         }
     }

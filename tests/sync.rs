@@ -327,6 +327,25 @@ fn a_sync_message_that_is_none_closes_the_link() {
     harmless(junk, Some(CloseCode::Hostile));
 }
 
+/// It would be loaded on the loop, which a snapshot is not.
+#[test]
+fn a_document_in_a_sync_message_closes_the_link() {
+    let whole = |world: &World| {
+        let bytes = bytes_of(&document(world, 1), world, 1);
+        let mut length = Vec::new();
+        let mut left = bytes.len();
+        while left >= 0x80 {
+            length.push(left as u8 | 0x80);
+            left >>= 7;
+        }
+        length.push(left as u8);
+        // No heads, no needs, nothing known to be had, and one document.
+        let message = [&[0x43, 0, 0, 0, 1][..], &length, &bytes].concat();
+        Frame::Sync { document: document(world, 1), message, vouchers: Vec::new() }
+    };
+    harmless(whole, Some(CloseCode::Hostile));
+}
+
 #[test]
 fn a_frame_out_of_turn_closes_the_link() {
     let join = |_: &World| Frame::Joined { fleet_document: Vec::new(), vouchers: Vec::new() };

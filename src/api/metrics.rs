@@ -60,6 +60,15 @@ fn write(out: &mut String, shared: &Shared, status: &Status) -> fmt::Result {
     single(out, "subscribers", "gauge", "Event streams that are open.", subscribers)?;
     let repairs = status.sync_repairs_total;
     single(out, "sync_repairs_total", "counter", "Replicas that differed for long.", repairs)?;
+    header_of(out, "refusals_total", "counter", "What peers sent and was refused, by reason.")?;
+    for (code, count) in &status.refusals {
+        writeln!(out, r#"sessionmesh_refusals_total{{code="{code}"}} {count}"#)?;
+    }
+    let contained = ["panicked", "broken"].map(|code| status.refusals.get(code).unwrap_or(&0));
+    let help = "Inputs of peers on which automerge panicked.";
+    single(out, "contained_panics_total", "counter", help, contained.into_iter().sum())?;
+    let help = "Members that are kept off for a while for what one of the two has sent.";
+    single(out, "peers_kept_off", "gauge", help, status.kept_off)?;
     single(out, "store_bytes", "gauge", "Bytes of the store on disk.", status.store_bytes)?;
     let help = "Bytes sent over links, with all that QUIC adds.";
     single(out, "sent_bytes_total", "counter", help, status.sent_bytes)?;

@@ -44,6 +44,14 @@ pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
             count(usize::try_from(status.sync_repairs_total).unwrap_or(usize::MAX), "time"),
         ),
     ];
+    let refused: u64 = status.refusals.values().sum();
+    if refused > 0 {
+        let by_code: Vec<_> =
+            status.refusals.iter().map(|(code, n)| format!("{code} {n}")).collect();
+        let kept_off = count(usize::try_from(status.kept_off).unwrap_or(usize::MAX), "peer");
+        let all = format!("{refused} ({}); {kept_off} kept off now", by_code.join(", "));
+        facts.push(("refused", all));
+    }
     if status.recovering {
         let what = "what a damaged store had lost is not back yet; nothing is purged or ended here";
         facts.push(("recovery", what.to_owned()));

@@ -13,7 +13,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::{Error, repair};
+use super::{Error, evidence, repair};
 use crate::{
     clock,
     identity::{key, token},
@@ -87,6 +87,7 @@ pub fn look(data_dir: &Path, listen: SocketAddr, http: SocketAddr) -> Vec<Check>
         checks.push(port("peers' port", listen, "udp", UdpSocket::bind(listen).err()));
         checks.push(port("API's port", http, "tcp", TcpListener::bind(http).err()));
     }
+    checks.push(panics(data_dir));
     checks.extend(space(data_dir));
     checks.push(git());
     checks.push(wall_clock());
@@ -144,6 +145,23 @@ fn store(data_dir: &Path) -> (Check, bool) {
             (Check::failed(NAME, error.to_string(), "do what the line before says"), false)
         }
     }
+}
+
+/// Names what peers sent that made automerge panic.
+fn panics(data_dir: &Path) -> Check {
+    const NAME: &str = "contained panics";
+    let kept = evidence::look(data_dir);
+    let Some(newest) = kept.last() else {
+        return Check::ok(NAME, "none");
+    };
+    let found = format!(
+        "{} inputs of peers made automerge panic and are kept, the newest in {}",
+        kept.len(),
+        newest.display()
+    );
+    let remedy = "report them as proto/security.md says, and look whose they are: the names hold \
+                  the beginnings of the peers' keys; then remove them";
+    Check::warning(NAME, found, remedy)
 }
 
 fn port(name: &'static str, at: SocketAddr, kind: &str, error: Option<std::io::Error>) -> Check {
@@ -208,6 +226,12 @@ mod tests {
         assert_eq!(state("data folder"), State::Warning);
         assert_eq!(state("peers' port"), State::Ok);
         assert_eq!(state("API's port"), State::Failed);
+        assert_eq!(state("contained panics"), State::Ok);
+        let kept = dir.join(evidence::FOLDER);
+        fs::create_dir_all(&kept).unwrap();
+        fs::write(kept.join("00000000000001-00-0707070707-t0.bin"), [0]).unwrap();
+        assert_eq!(panics(&dir).state, State::Warning);
+        assert!(panics(&dir).found.contains("0707070707"), "{:?}", panics(&dir));
         for check in &looked {
             assert_eq!(check.remedy.is_none(), check.state == State::Ok, "{check:?}");
         }

@@ -162,11 +162,8 @@ fn commit<D: Desk>(
             desk.tell(Told::Teardown(due));
         }
         if !batch.reloads.is_empty() {
-            let stored = store.load()?;
-            for document in stored.documents {
-                if batch.reloads.contains(&document.id) {
-                    desk.tell(Told::Reloaded(document));
-                }
+            for document in store.reload(&batch.reloads)? {
+                desk.tell(Told::Reloaded(document));
             }
         }
     }

@@ -17,11 +17,11 @@ use crate::{
         command::Command,
         document::{ApplyError, Copied},
         effect::{
-            DialTarget, Effects, Input, Now, Outgoing, Publication, RequestId, Startup,
+            DialTarget, Effects, Evidence, Input, Now, Outgoing, Publication, RequestId, Startup,
             StoredDocument, TeardownDue,
         },
         ids::{Cursor, NodeId},
-        machine::{Loaded, OpenError as ReplicaError, Replica},
+        machine::{Loaded, OpenError as ReplicaError, ReadSnapshot, Replica},
         record::SessionState,
     },
     store::{self, Store},
@@ -46,6 +46,8 @@ pub trait Hands {
     fn dial(&mut self, targets: Vec<DialTarget>);
     /// Tells those who wait for a receipt, if anyone can, to look again.
     fn receipts(&mut self) {}
+    /// Keeps what automerge panicked on, where there is a place for it.
+    fn keep(&mut self, _evidence: Evidence) {}
     /// Gives the disk something to do, after all that it was given before.
     fn store(&mut self, job: Job<Self::Asker>);
     /// Saves a copy of a document and verifies what was saved, elsewhere; see [`compact::saved`].
@@ -159,6 +161,12 @@ impl<A> Engine<A> {
         self.carry_out(effects, hands);
     }
 
+    /// Takes in a document of a peer that was read elsewhere.
+    pub fn take_read(&mut self, now: Now, read: ReadSnapshot, hands: &mut impl Hands<Asker = A>) {
+        let effects = self.replica.handle_read(now, read);
+        self.carry_out(effects, hands);
+    }
+
     /// Carries effects out, in the order that [`Effects`] asks for.
     pub fn carry_out(&mut self, effects: Effects, hands: &mut impl Hands<Asker = A>) {
         let Effects {
@@ -170,6 +178,7 @@ impl<A> Engine<A> {
             writes,
             frames_durable,
             reloads,
+            evidence,
             unreadable,
             replies,
             mut teardowns,
@@ -203,6 +212,7 @@ impl<A> Engine<A> {
         if receipts {
             hands.receipts();
         }
+        evidence.into_iter().for_each(|it| hands.keep(it));
         let replies = replies
             .into_iter()
             .filter_map(|(request, reply)| Some((self.waiting.remove(&request)?, reply)))

@@ -126,6 +126,12 @@ pub struct Status {
     pub received_bytes: u64,
     /// How often two replicas were found to differ with nothing on the way, and repaired.
     pub sync_repairs_total: u64,
+    /// How often what peers sent was refused since the start, by the reason's name.
+    #[serde(default)]
+    pub refusals: BTreeMap<String, u64>,
+    /// How many members are kept off for a while for what they sent, or hold this node to be hostile.
+    #[serde(default)]
+    pub kept_off: u64,
     /// Whether what a damaged store had lost is still to be had back from peers: until then nothing
     /// is purged and no workspace ended here.
     #[serde(default)]

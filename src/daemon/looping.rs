@@ -14,16 +14,19 @@ use super::{
     compact,
     durable::{Job, Told},
     engine::{Engine, Hands},
+    evidence,
     handle::{Answer, DocumentStatus, Peer, Request, Status},
     hub::{Hub, Published},
+    loading::Loading,
     pace::Pace,
 };
 use crate::{
-    clock::Clock,
+    clock::{self, Clock},
     replica::{
         document::Copied,
-        effect::{DialTarget, Effects, Input, Outgoing, Publication, TeardownDue},
+        effect::{DialTarget, Effects, Evidence, Input, Outgoing, Publication, TeardownDue},
         ids::NodeId,
+        machine::{ReadSnapshot, Snapshot},
         record::WorkspaceKey,
     },
     store::{self, Store},
@@ -47,6 +50,8 @@ pub struct Shells {
     pub store: Arc<Store>,
     /// What ending a workspace needs to know.
     pub teardown: Arc<teardown::Config>,
+    /// Where what automerge panicked on is kept.
+    pub evidence: Arc<evidence::Folder>,
     /// Tells those who wait for a receipt to look again.
     pub receipts: watch::Sender<bool>,
     /// Where it is counted how long inputs take.
@@ -87,6 +92,19 @@ impl Hands for ShellHands {
         self.shells.receipts.send_modify(|_| ());
     }
 
+    fn keep(&mut self, evidence: Evidence) {
+        let folder = self.shells.evidence.clone();
+        tokio::task::spawn_blocking(move || {
+            let Evidence { peer, document, message, .. } = &evidence;
+            match folder.keep(clock::wall_ms(), &evidence) {
+                Ok(file) => {
+                    tracing::warn!(%peer, %document, message, ?file, "automerge panicked; please report it");
+                }
+                Err(error) => tracing::error!(%error, "can't keep what automerge panicked on"),
+            }
+        });
+    }
+
     fn store(&mut self, job: Job<Self::Asker>) {
         self.shells.committer.give(job);
     }
@@ -114,6 +132,9 @@ pub struct Loop {
     hands: ShellHands,
     inputs: mpsc::UnboundedReceiver<Input>,
     saved: mpsc::UnboundedReceiver<compact::Ended>,
+    loading: Loading<Snapshot>,
+    read: mpsc::UnboundedReceiver<ReadSnapshot>,
+    read_sender: mpsc::UnboundedSender<ReadSnapshot>,
 }
 
 impl Loop {
@@ -124,12 +145,15 @@ impl Loop {
         clock: Clock,
         shells: Shells,
     ) -> Self {
-        // Bounded by what feeds them: one teardown a workspace, one compaction at a time.
+        // Bounded by what feeds them: one teardown a workspace, one compaction and one
+        // reading at a time.
         let (inputs_sender, inputs) = mpsc::unbounded_channel();
         let (saved_sender, saved) = mpsc::unbounded_channel();
+        let (read_sender, read) = mpsc::unbounded_channel();
         let mut hands = ShellHands { shells, inputs: inputs_sender, saved: saved_sender };
         engine.carry_out(effects, &mut hands);
-        Self { engine, clock, hands, inputs, saved }
+        let loading = Loading::default();
+        Self { engine, clock, hands, inputs, saved, loading, read, read_sender }
     }
 
     /// Runs until it is told to stop or the store fails.
@@ -158,6 +182,7 @@ impl Loop {
                 }
                 Some(input) = self.inputs.recv() => self.take(input),
                 Some(ended) = self.saved.recv() => self.engine.saved(ended, &mut self.hands),
+                Some(read) = self.read.recv() => self.take_read(read),
                 Some(event) = events.recv() => {
                     self.event(event);
                     for _ in 1..TURN_MAX {
@@ -192,8 +217,39 @@ impl Loop {
     }
 
     fn event(&mut self, event: Event) {
+        let event = match event {
+            Event::Frame { peer, frame } => match self.engine.replica().to_read(&peer, frame) {
+                Ok(snapshot) => {
+                    if !self.loading.offer(peer, snapshot.bytes(), snapshot) {
+                        tracing::debug!(%peer, "dropped a snapshot: others of that peer wait");
+                    }
+                    return self.load();
+                }
+                Err(frame) => Event::Frame { peer, frame },
+            },
+            other => other,
+        };
+        if let Event::Lost { peer, .. } = &event {
+            self.loading.forget(peer);
+        }
         let pace = self.hands.shells.pace.clone();
         pace.measure(|| self.engine.hear(self.clock.now(), event, &mut self.hands));
+    }
+
+    /// Has the next document of a peer read, beside the loop.
+    fn load(&mut self) {
+        if let Some(snapshot) = self.loading.begin() {
+            let read = self.read_sender.clone();
+            // A loop that has stopped is told nothing: the document comes again.
+            tokio::task::spawn_blocking(move || drop(read.send(snapshot.read())));
+        }
+    }
+
+    fn take_read(&mut self, read: ReadSnapshot) {
+        self.loading.ended();
+        let pace = self.hands.shells.pace.clone();
+        pace.measure(|| self.engine.take_read(self.clock.now(), read, &mut self.hands));
+        self.load();
     }
 
     /// Takes the requests that wait, as many as fit a turn.
@@ -250,6 +306,12 @@ impl Loop {
             sent_bytes: traffic.sent_bytes,
             received_bytes: traffic.received_bytes,
             sync_repairs_total: replica.sync_repairs_total(),
+            refusals: replica
+                .refusals()
+                .iter()
+                .map(|(code, count)| ((*code).to_owned(), *count))
+                .collect(),
+            kept_off: replica.kept_off_count(),
             recovering: replica.is_recovering(),
             // The bridges tell the handle, which fills it in.
             agents: Vec::new(),

@@ -14,6 +14,7 @@ use super::{
     commit::Committer,
     compact,
     engine::{self, Engine},
+    evidence,
     handle::{Handle, RequestError},
     hub::Hub,
     looping::{Loop, Shells},
@@ -207,7 +208,10 @@ pub async fn run(
     let ending = teardown.clone();
     let (receipts, pace) = (handle.receipts().clone(), handle.pace().clone());
     let links = transport.clone();
-    let shells = Shells { hub, transport: links, committer, store, teardown, receipts, pace };
+    evidence::tell_in_short();
+    let evidence = Arc::new(evidence::Folder::new(&settings.data_dir));
+    let shells =
+        Shells { hub, transport: links, committer, store, teardown, evidence, receipts, pace };
     let looping = Loop::new(engine, effects, clock, shells);
     let stopping = CancellationToken::new();
     let mut looped = tokio::spawn(looping.run(requests, events, told, stopping.clone()));

@@ -218,6 +218,9 @@ pub enum Command {
     /// Tells that an agent has these sessions of this host no more; said of a session that is not
     /// deleted here, it means nothing.
     AgentGone(Vec<SessionId>),
+    /// Has the node write its own document anew, whether or not that is due: for tests, benches and
+    /// simulations. Answered at once; done when what is being written meanwhile allows it.
+    Rewrite,
     /// Asks how far a delete has come that was asked for here; those who have not told are asked.
     Receipt(ReceiptId),
     /// Makes a one-time ticket for a new member.

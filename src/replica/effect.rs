@@ -136,6 +136,12 @@ pub enum Write {
         /// Which.
         document: DocumentId,
     },
+    /// A document is no longer held in memory, nor found at the next start; it, and what is still
+    /// written to it, can be reloaded.
+    Archive {
+        /// Which.
+        document: DocumentId,
+    },
     /// A diff was published.
     Journal {
         /// Its cursor.
@@ -205,6 +211,32 @@ pub struct Publication {
     pub body: Arc<str>,
 }
 
+/// What the bytes are that automerge panicked on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EvidenceKind {
+    /// A document, whole.
+    Document,
+    /// Changes, one behind the other.
+    Changes,
+    /// A message of automerge's sync protocol.
+    Message,
+}
+
+/// What a peer sent on which automerge panicked: to be kept for whoever mends it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Evidence {
+    /// Who sent it.
+    pub peer: NodeId,
+    /// For which document.
+    pub document: DocumentId,
+    /// What it is.
+    pub kind: EvidenceKind,
+    /// As it came.
+    pub bytes: Vec<u8>,
+    /// What the panic said.
+    pub message: String,
+}
+
 /// What is to be done about an input.
 #[derive(Debug, Default)]
 pub struct Effects {
@@ -224,6 +256,8 @@ pub struct Effects {
     pub frames_durable: Vec<Outgoing>,
     /// Documents to be loaded from the store, once the writes are durable, and given back.
     pub reloads: Vec<DocumentId>,
+    /// What automerge panicked on, to be kept.
+    pub evidence: Vec<Evidence>,
     /// Why the node can't go on: the store can't give back a document that it can't do without.
     pub unreadable: Option<String>,
     /// To be given once the writes are durable.

@@ -38,7 +38,7 @@ pub enum Standing {
 }
 
 /// A node as far as it matters to what it writes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Author {
     node: NodeId,
     writes: bool,
@@ -65,6 +65,13 @@ impl Trust {
             attested: Attested::new(),
             attested_by_host: Attested::new(),
         }
+    }
+
+    /// Tells whether another would judge every change alike.
+    pub fn judges_like(&self, other: &Self) -> bool {
+        self.authors == other.authors
+            && self.attested == other.attested
+            && self.attested_by_host == other.attested_by_host
     }
 
     /// Takes over what a fleet document says of its members, and what they attest to.

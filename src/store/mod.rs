@@ -12,6 +12,7 @@ pub mod salvage;
 mod tables;
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
@@ -29,8 +30,8 @@ use self::{
     folder::Folder,
     ledger::Ledger,
     tables::{
-        CHANGES, INVITES, JOURNAL, PAUSED, RECEIPTS, SCHEMA, SETTING_FLEET, SETTING_RECOVERING,
-        SETTING_SCHEMA, SETTINGS, SNAPSHOTS, VOUCHERS,
+        ARCHIVED, CHANGES, INVITES, JOURNAL, PAUSED, RECEIPTS, SCHEMA, SETTING_FLEET,
+        SETTING_RECOVERING, SETTING_SCHEMA, SETTINGS, SNAPSHOTS, VOUCHERS,
     },
 };
 pub use self::{
@@ -149,7 +150,9 @@ impl Store {
     /// Reads all that a replica starts from.
     pub fn load(&self) -> Result<Stored, Error> {
         self.read(|transaction| {
-            let mut stored = Stored { documents: documents(transaction)?, ..Stored::default() };
+            let archived = archived(transaction)?;
+            let documents = documents(transaction, |id| !archived.contains(id))?;
+            let mut stored = Stored { documents, ..Stored::default() };
             stored.fleet = fleet(transaction)?;
             for entry in transaction.open_table(PAUSED)?.iter()? {
                 stored.paused.insert(NodeId(*entry?.0.value()));
@@ -169,6 +172,11 @@ impl Store {
             (stored.cursor, stored.digest) = journal::read_last(transaction)?;
             Ok(stored)
         })
+    }
+
+    /// Reads some documents, archived ones too.
+    pub fn reload(&self, wanted: &[DocumentId]) -> Result<Vec<StoredDocument>, Error> {
+        self.read(|transaction| documents(transaction, |id| wanted.contains(id)))
     }
 
     /// Reads which fleet the node belongs to; `None` before its first start has come to that.
@@ -193,7 +201,7 @@ impl Store {
         self.transact(&mut state, |transaction, ledger| {
             writes.iter().try_for_each(|write| apply(transaction, ledger, write))
         })?;
-        let touched: std::collections::BTreeSet<_> = writes.iter().filter_map(touched).collect();
+        let touched: BTreeSet<_> = writes.iter().filter_map(touched).collect();
         Ok(Committed { backlogs: state.ledger.backlogs(|document| touched.contains(document)) })
     }
 
@@ -295,6 +303,7 @@ fn set_up(database: &Database) -> Result<(), Fault> {
     let transaction = database.begin_write()?;
     transaction.open_table(CHANGES)?;
     transaction.open_table(SNAPSHOTS)?;
+    transaction.open_table(ARCHIVED)?;
     transaction.open_table(VOUCHERS)?;
     transaction.open_table(JOURNAL)?;
     transaction.open_table(INVITES)?;
@@ -306,12 +315,22 @@ fn set_up(database: &Database) -> Result<(), Fault> {
 
 /// Makes the tables that a store of an earlier version of the same schema lacks.
 fn add_tables(database: &Database, present: &ReadTransaction) -> Result<(), Fault> {
-    if present.list_tables()?.any(|table| table.name() == RECEIPTS.name()) {
+    let present: Vec<_> = present.list_tables()?.map(|table| table.name().to_owned()).collect();
+    if [ARCHIVED.name(), RECEIPTS.name()].iter().all(|name| present.iter().any(|is| is == name)) {
         return Ok(());
     }
     let transaction = database.begin_write()?;
+    transaction.open_table(ARCHIVED)?;
     transaction.open_table(RECEIPTS)?;
     Ok(transaction.commit()?)
+}
+
+fn archived(transaction: &ReadTransaction) -> Result<BTreeSet<DocumentId>, Fault> {
+    let mut archived = BTreeSet::new();
+    for entry in transaction.open_table(ARCHIVED)?.iter()? {
+        archived.insert(tables::document(entry?.0.value(), "archived")?);
+    }
+    Ok(archived)
 }
 
 fn fleet(transaction: &ReadTransaction) -> Result<Option<FleetId>, Fault> {
@@ -321,19 +340,27 @@ fn fleet(transaction: &ReadTransaction) -> Result<Option<FleetId>, Fault> {
     Ok(Some(FleetId(fleet)))
 }
 
-fn documents(transaction: &ReadTransaction) -> Result<Vec<StoredDocument>, Fault> {
+fn documents(
+    transaction: &ReadTransaction,
+    wanted: impl Fn(&DocumentId) -> bool,
+) -> Result<Vec<StoredDocument>, Fault> {
     let mut documents = std::collections::BTreeMap::new();
     let nothing =
         |id| StoredDocument { id, snapshot: None, changes: Vec::new(), vouchers: Vec::new() };
     for entry in transaction.open_table(SNAPSHOTS)?.iter()? {
         let (key, snapshot) = entry?;
         let id = tables::document(key.value(), "snapshots")?;
-        documents.entry(id).or_insert_with(|| nothing(id)).snapshot =
-            Some(snapshot.value().to_vec());
+        if wanted(&id) {
+            documents.entry(id).or_insert_with(|| nothing(id)).snapshot =
+                Some(snapshot.value().to_vec());
+        }
     }
     for entry in transaction.open_table(CHANGES)?.iter()? {
         let (key, change) = entry?;
         let id = tables::document(key.value().0, "changes")?;
+        if !wanted(&id) {
+            continue;
+        }
         let document = documents.entry(id).or_insert_with(|| nothing(id));
         document.changes.push(change.value().to_vec());
     }
@@ -341,6 +368,9 @@ fn documents(transaction: &ReadTransaction) -> Result<Vec<StoredDocument>, Fault
         let (key, voucher) = entry?;
         let (key, actor) = key.value();
         let id = tables::document(key, "vouchers")?;
+        if !wanted(&id) {
+            continue;
+        }
         let document = documents.get_mut(&id).ok_or(Fault::Table("vouchers"))?;
         document.vouchers.push(tables::voucher(*actor, voucher.value())?);
     }
@@ -352,7 +382,8 @@ fn touched(write: &Write) -> Option<DocumentId> {
     match write {
         Write::Change { document, .. }
         | Write::Snapshot { document, .. }
-        | Write::Forget { document } => Some(*document),
+        | Write::Forget { document }
+        | Write::Archive { document } => Some(*document),
         _ => None,
     }
 }
@@ -386,7 +417,14 @@ fn apply(transaction: &WriteTransaction, ledger: &mut Ledger, write: &Write) -> 
             let key = tables::document_key(document);
             delete_changes(transaction, &key)?;
             transaction.open_table(SNAPSHOTS)?.remove(key.as_slice())?;
+            transaction.open_table(ARCHIVED)?.remove(key.as_slice())?;
             ledger.close(document);
+        }
+        Write::Archive { document } => {
+            if ledger.find(document).is_some() {
+                let key = tables::document_key(document);
+                transaction.open_table(ARCHIVED)?.insert(key.as_slice(), ())?;
+            }
         }
         Write::Journal { cursor, body } => journal::append(transaction, ledger, *cursor, body)?,
         Write::ResetJournal { cursor } => journal::reset(transaction, ledger, *cursor)?,

@@ -18,6 +18,8 @@ pub(super) const SCHEMA: u32 = 1;
 pub(super) const CHANGES: TableDefinition<(&[u8], u64), &[u8]> = TableDefinition::new("changes");
 /// document → as automerge saves it.
 pub(super) const SNAPSHOTS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("snapshots");
+/// The documents that are not loaded at a start. Added after the first stores were made.
+pub(super) const ARCHIVED: TableDefinition<&[u8], ()> = TableDefinition::new("archived");
 /// (document, actor) → the voucher for the actor's last change: its number, big endian, its hash and
 /// the signature.
 pub(super) const VOUCHERS: TableDefinition<(&[u8], &[u8; ACTOR_BYTES]), &[u8]> =

@@ -119,6 +119,8 @@ pub fn status() -> Status {
         sent_bytes: 512,
         received_bytes: 256,
         sync_repairs_total: 2,
+        refusals: [("panicked".to_owned(), 1), ("checksum".to_owned(), 3)].into(),
+        kept_off: 1,
         recovering: false,
         agents: vec![handle::AgentStatus {
             url: "http://127.0.0.1:4096/".to_owned(),
@@ -434,7 +436,7 @@ fn carry_out(hub: &Hub, command: Command) -> Reply {
         Command::Join(_) => Reply::Joined(FLEET),
         Command::Leave | Command::Announce { .. } => Reply::Done,
         Command::Pause(_) | Command::Resume(_) | Command::Revoke(_) => Reply::Peer(LAP),
-        Command::AgentGone(_) => Reply::Done,
+        Command::AgentGone(_) | Command::Rewrite => Reply::Done,
         Command::Receipt(_) => Reply::Receipt(Box::new(receipt())),
     }
 }

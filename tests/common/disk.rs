@@ -1,6 +1,6 @@
 //! A disk: what a node finds again when it is started anew.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sessionmesh::replica::{
     diff::Diff,
@@ -14,6 +14,7 @@ use sessionmesh::replica::{
 pub struct Disk {
     stored: Stored,
     documents: BTreeMap<DocumentId, StoredDocument>,
+    archived: BTreeSet<DocumentId>,
     invites: BTreeMap<[u8; 32], sessionmesh::replica::invite::StoredInvite>,
     receipts: BTreeMap<sessionmesh::replica::ids::ReceiptId, StoredReceipt>,
     /// The published diffs, oldest first, since the journal was last begun anew.
@@ -40,6 +41,11 @@ impl Disk {
                 }
                 Write::Forget { document } => {
                     self.documents.remove(document);
+                    self.archived.remove(document);
+                }
+                Write::Archive { document } => {
+                    assert!(self.documents.contains_key(document), "what is archived is there");
+                    self.archived.insert(*document);
                 }
                 Write::Journal { cursor, body } => {
                     let diff: Diff = serde_json::from_str(body).expect("a diff reads back");
@@ -87,8 +93,10 @@ impl Disk {
     }
 
     pub fn stored(&self) -> Stored {
+        let is_archived = |document: &&StoredDocument| self.archived.contains(&document.id);
+        let documents = self.documents.values().filter(|document| !is_archived(document));
         Stored {
-            documents: self.documents.values().cloned().collect(),
+            documents: documents.cloned().collect(),
             invites: self.invites.iter().map(|(hash, invite)| (*hash, invite.clone())).collect(),
             receipts: self.receipts.values().cloned().collect(),
             ..self.stored.clone()

@@ -9,7 +9,7 @@ use sessionmesh::replica::{
     view::View,
 };
 
-use super::watch::Watch;
+use super::watch::{Acknowledged, Watch};
 
 /// Checks that nothing is left to be done by the hosts that are still there.
 pub fn nothing_is_due(view: &View, is_here: impl Fn(&NodeId) -> bool) {
@@ -59,5 +59,16 @@ pub fn nothing_acknowledged_is_lost(
         for (_, hash) in acknowledged.iter().filter(|(of, _)| *of == id) {
             assert!(document.has(hash), "an acknowledged change of {id} is lost: {hash}");
         }
+    }
+}
+
+/// Checks that a replica holds every change beside which something was acknowledged, or what it says.
+pub fn nothing_acknowledged_is_lost_in_any_epoch(
+    replica: &Replica,
+    acknowledged: &BTreeSet<Acknowledged>,
+) {
+    for Acknowledged { document, change, actor, seq } in acknowledged {
+        let held = replica.holds(document, change, actor, *seq);
+        assert!(held, "an acknowledged change of {document} is lost: {change}");
     }
 }

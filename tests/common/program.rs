@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, fmt::Write as _, time::Duration};
 use sessionmesh::replica::{
     command::{Command, Reply},
     effect::{RequestId, TeardownOutcome},
-    ids::OperationId,
+    ids::{DocumentId, NodeId, OperationId},
 };
 
 use super::{
@@ -120,7 +120,8 @@ impl Program {
             55..58 => self.ask(node, |asks| Some(asks.import())),
             58..64 => self.turn_a_cable(),
             64..66 => self.pause_or_resume(node),
-            66..70 => self.crash(node),
+            66..69 => self.crash(node),
+            69 => self.rewrite(node),
             70..75 => {
                 let batches = self.random.usize(..4);
                 self.world.sync(node, batches);
@@ -194,6 +195,15 @@ impl Program {
         }
     }
 
+    fn rewrite(&mut self, node: usize) {
+        let host = self.world.nodes[node].id;
+        let before = epochs_of(&self.world, node, host);
+        self.request(node, Command::Rewrite);
+        if epochs_of(&self.world, node, host) != before {
+            self.reached.push("rewrite");
+        }
+    }
+
     fn crash(&mut self, node: usize) {
         let waiting = self.world.unsynced(node);
         let synced = self.random.usize(..=waiting);
@@ -245,11 +255,21 @@ impl Program {
         self.end_teardowns();
         self.world.teardowns = Mode::Prompt;
         self.world.finish();
+        // Whatever was under way, the next epoch is gone over to, and by all.
+        let host = self.node();
+        self.world.ask(host, Command::Rewrite).expect("any node may");
+        self.world.agree();
         self.check_end();
     }
 
     fn check_end(&mut self) {
         let nodes = &self.world.nodes;
+        for node in 0..nodes.len() {
+            for host in nodes {
+                let held = epochs_of(&self.world, node, host.id);
+                assert_eq!(held.len(), 1, "{} holds {held:?} of {}", name_of(node), host.id);
+            }
+        }
         let watches: Vec<_> = nodes.iter().map(|node| &node.watch).collect();
         ends::nothing_came_back_by_itself(&watches);
         let acknowledged: BTreeSet<_> =
@@ -258,7 +278,7 @@ impl Program {
             let view = node.replica.view();
             assert_eq!(view, nodes[0].replica.view(), "all show the same");
             ends::nothing_is_due(view, |_| true);
-            ends::nothing_acknowledged_is_lost(&node.replica, &acknowledged);
+            ends::nothing_acknowledged_is_lost_in_any_epoch(&node.replica, &acknowledged);
         }
     }
 
@@ -275,4 +295,14 @@ impl Program {
         });
         sessions.chain(workspaces).collect()
     }
+}
+
+/// Lists the epochs of a host's document that a node holds.
+fn epochs_of(world: &World, node: usize, host: NodeId) -> Vec<u32> {
+    let documents = world.nodes[node].replica.document_heads();
+    let of_host = documents.into_iter().filter_map(|(id, ..)| match id {
+        DocumentId::Host { host: of, epoch } if of == host => Some(epoch),
+        _ => None,
+    });
+    of_host.collect()
 }

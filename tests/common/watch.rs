@@ -13,6 +13,15 @@ use sessionmesh::replica::{
     record::{Session, SessionKey, SessionState, TeardownState, WorkspaceKey, WorkspaceState},
 };
 
+/// A change, by its name and by its author's count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Acknowledged {
+    pub document: DocumentId,
+    pub change: ChangeHash,
+    pub actor: [u8; 20],
+    pub seq: u64,
+}
+
 /// What is known of a node from outside.
 #[derive(Debug, Clone)]
 pub struct Watch {
@@ -21,7 +30,7 @@ pub struct Watch {
     /// How often each event was published, by type and id.
     pub events: BTreeMap<(&'static str, String), u64>,
     /// The changes beside which something was acknowledged.
-    pub acknowledged: BTreeSet<(DocumentId, ChangeHash)>,
+    pub acknowledged: BTreeSet<Acknowledged>,
     purged: BTreeSet<SessionKey>,
     gone: BTreeSet<WorkspaceKey>,
     /// The sessions that were seen deleted, and not seen restored.
@@ -218,14 +227,14 @@ impl Watch {
             return;
         }
         for write in writes {
-            match write {
-                Write::Change { document, bytes } => {
-                    let change = automerge::Change::try_from(&bytes[..]).expect("a change");
-                    self.acknowledged.insert((*document, ChangeHash(change.hash().0)));
-                }
-                Write::Forget { document } => self.acknowledged.retain(|(id, _)| id != document),
-                _ => {}
-            }
+            let Write::Change { document, bytes } = write else { continue };
+            let change = automerge::Change::try_from(&bytes[..]).expect("a change");
+            self.acknowledged.insert(Acknowledged {
+                document: *document,
+                change: ChangeHash(change.hash().0),
+                actor: change.actor_id().to_bytes().try_into().expect("an actor of ours"),
+                seq: change.seq(),
+            });
         }
     }
 

@@ -226,7 +226,15 @@ impl World {
     /// Gives a node one input and takes its effects where they belong.
     pub fn handle(&mut self, node: usize, input: Input) {
         let now = self.now_at(node);
-        let fx = self.nodes[node].replica.handle(now, input);
+        let replica = &mut self.nodes[node].replica;
+        let fx = match input {
+            // As a daemon does it: what a peer sends whole is read beside the replica.
+            Input::FrameReceived { peer, frame } => match replica.to_read(&peer, frame) {
+                Ok(snapshot) => replica.handle_read(now, snapshot.read()),
+                Err(frame) => replica.handle(now, Input::FrameReceived { peer, frame }),
+            },
+            input => replica.handle(now, input),
+        };
         self.take(node, fx);
     }
 
@@ -255,6 +263,7 @@ impl World {
             replies,
             teardowns,
             receipts: _,
+            evidence: _,
         } = fx;
         if let Some(dials) = dials {
             self.nodes[node].dials = dials.into_iter().map(|target| target.node).collect();

@@ -303,7 +303,25 @@ impl Arsenal {
         for target in &self.targets {
             attacks.extend(bombs(target, &self.seal));
         }
+        attacks.extend(self.targets.iter().filter_map(|target| self.farewell(target)));
         attacks
+    }
+
+    /// A member writes of itself that it has left, and goes on: its key is let in no more.
+    fn farewell(&self, target: &Target) -> Option<Attack> {
+        let mut automerge = target.automerge.clone();
+        let (_, members) = automerge.get(ROOT, "members").expect("the root is a map")?;
+        let (_, own) = automerge.get(&members, self.node.to_string()).expect("it is a map")?;
+        let mut actor = [0x1e; 20];
+        actor[..FINGERPRINT_BYTES].copy_from_slice(&self.node.fingerprint());
+        automerge.set_actor(ActorId::from(actor));
+        let before = automerge.get_heads();
+        let mut tx = automerge.transaction();
+        tx.put(&own, "left", true).expect("a put");
+        tx.commit();
+        let changes = automerge.get_changes(&before);
+        let changes = changes.iter().map(|change| change.raw_bytes().to_vec()).collect();
+        Some(Attack::frame("a farewell", &self.seal.changes(target.id, changes)))
     }
 
     /// Frames that are well formed and should not come.

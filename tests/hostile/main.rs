@@ -23,6 +23,7 @@
 //! - `cargo test --test hostile` takes some seconds.
 //! - `HOSTILE_INPUTS=500000 cargo test --release --test hostile` is the long run.
 //! - `HOSTILE_SEED=7` draws others.
+//! - `HOSTILE_KEEP=1` leaves the daemons' folders and logs, which it names.
 
 #[path = "../forge/mod.rs"]
 mod forge;
@@ -51,7 +52,7 @@ use harness::{Daemon, fleet};
 use honest::{Worker, converged};
 use inputs::Arsenal;
 use rogue::{Attack, Rogue, Verdict};
-use sessionmesh::{identity::ticket, replica::ids::NodeId, wire::CloseCode};
+use sessionmesh::{daemon::evidence, identity::ticket, replica::ids::NodeId, wire::CloseCode};
 use vitals::{Probe, forget_peak, memory, metric};
 
 /// How many inputs there are unless `HOSTILE_INPUTS` says otherwise.
@@ -109,7 +110,8 @@ fn print(line: &str) {
 }
 
 async fn run() -> ExitCode {
-    let folder = tempfile::tempdir().expect("a folder for the daemons");
+    let mut folder = tempfile::tempdir().expect("a folder for the daemons");
+    folder.disable_cleanup(env::var_os("HOSTILE_KEEP").is_some());
     // What is deleted is still to be seen at the end.
     let more = ["--undo-window", "1h"];
     let daemons = fleet(folder.path(), &["attacked", "honest1", "honest2"], &more).await;
@@ -119,13 +121,13 @@ async fn run() -> ExitCode {
 
     let others: Vec<NodeId> =
         [&attacked, &one, &two].iter().map(|daemon| daemon.node().parse().unwrap()).collect();
-    let mut first = Rogue::new(target, address);
+    let mut first = Rogue::new(attacked.client(), target, address);
     let ticket_of = async |daemon: &Daemon| ticket::decode(&daemon.invite().await).unwrap();
     let ticket = ticket_of(&attacked).await;
     let recording = puppet::record(&mut first, target, ticket, &others).await;
     let mut rogues = vec![first];
     while rogues.len() < ROGUES {
-        let mut next = Rogue::new(target, address);
+        let mut next = Rogue::new(attacked.client(), target, address);
         next.join(&ticket_of(&attacked).await).await;
         rogues.push(next);
     }
@@ -153,7 +155,7 @@ async fn run() -> ExitCode {
     let tally = Arc::new(Tally::default());
     let (arsenal, next) = (Arc::new(arsenal), Arc::new(AtomicUsize::new(0)));
     let mut attacks = Vec::new();
-    for rogue in rogues {
+    for mut rogue in rogues {
         let (arsenal, next, tally) = (arsenal.clone(), next.clone(), tally.clone());
         attacks.push(tokio::spawn(async move {
             let mut line = None;
@@ -213,6 +215,12 @@ async fn run() -> ExitCode {
         peak.peak,
         peak.resident,
     ));
+    // What automerge panicked on is there for whoever mends it.
+    let panics = metric(&attacked, "contained_panics_total").await;
+    let kept = evidence::look(attacked.dir()).len() as u64;
+    assert!(panics >= contained as u64, "{panics} panics, {contained} links closed for one");
+    let kept_max = evidence::FILES_MAX as u64;
+    assert!(kept == panics.min(kept_max), "{kept} inputs kept of {panics} that panicked");
     let good = hangs == 0 && over <= MEMORY_KIB_MAX && refused > 0;
     print(&format!(
         "hostile: inputs={inputs} held_out={held_out} refused={refused} contained={contained} \

@@ -7,7 +7,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use quinn::{Connection, ConnectionError, Endpoint, RecvStream, SendStream};
 use sessionmesh::{
-    identity::{NodeKey, tls},
+    identity::{NodeKey, ticket, tls},
     replica::{
         ids::{FleetId, NodeId, StartId},
         invite::Ticket,
@@ -18,6 +18,8 @@ use sessionmesh::{
     },
 };
 use tokio::time::{Instant, timeout};
+
+use super::harness::Client;
 
 /// How long the attacked daemon may take for anything before it counts as hung.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -95,6 +97,7 @@ pub enum Verdict {
 pub struct Rogue {
     pub key: Arc<NodeKey>,
     pub fleet: FleetId,
+    daemon: Client,
     endpoint: Endpoint,
     target: NodeId,
     address: SocketAddr,
@@ -102,11 +105,12 @@ pub struct Rogue {
 
 impl Rogue {
     /// Makes one that is not a member yet.
-    pub fn new(target: NodeId, address: SocketAddr) -> Self {
+    pub fn new(daemon: Client, target: NodeId, address: SocketAddr) -> Self {
         let endpoint = Endpoint::client("127.0.0.1:0".parse().expect("an address"));
         Self {
             key: Arc::new(NodeKey::generate()),
             fleet: FleetId([0; 16]),
+            daemon,
             endpoint: endpoint.expect("loopback has a free port"),
             target,
             address,
@@ -154,15 +158,25 @@ impl Rogue {
         }
     }
 
-    /// Dials, and greets as a member.
-    pub async fn greet(&self) -> Line {
+    /// Dials, and greets as a member; with a new key and a new ticket if this one is let in no
+    /// more, since it has written that it has left, or is kept off.
+    pub async fn greet(&mut self) -> Line {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let mut line = self.dial().await;
-            match timeout(PATIENCE, self.hello(&mut line)).await {
-                Ok(Ok(())) => return line,
+            let greeted = async {
+                let mut line = self.open().await?;
+                self.hello(&mut line).await?;
+                Ok(line)
+            };
+            match timeout(PATIENCE, greeted).await {
+                Ok(Ok(line)) => return line,
                 Ok(Err(closed)) if Instant::now() >= deadline => {
                     panic!("the attacked daemon does not greet: {closed:?}")
+                }
+                Ok(Err(Closed { code: Some(CloseCode::Left | CloseCode::Hostile), .. })) => {
+                    self.key = Arc::new(NodeKey::generate());
+                    let ticket = ticket::decode(&self.daemon.invite().await).expect("a ticket");
+                    self.join(&ticket).await;
                 }
                 Ok(Err(_)) => tokio::time::sleep(REDIAL).await,
                 Err(_) => panic!("the attacked daemon has not greeted for {PATIENCE:?}"),

@@ -22,7 +22,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    common::disk::Disk,
+    common::{disk::Disk, watch::Acknowledged},
     daemon::{Daemon, UNDO_WINDOW},
     network::{Network, Weather},
 };
@@ -284,9 +284,9 @@ impl Life {
             watch.check(daemon.replica());
             daemon.watch = Some(watch);
             assert_eq!(daemon.replica().digest(), digest, "all show the same");
-            for (document, hash) in &acknowledged {
-                let copy = daemon.replica().document_copy(document).expect("all hold all");
-                assert!(copy.has(hash), "{} lost {}", daemon.name(), hex(hash));
+            for Acknowledged { document, change, actor, seq } in &acknowledged {
+                let held = daemon.replica().holds(document, change, actor, *seq);
+                assert!(held, "{} lost {}", daemon.name(), hex(change));
             }
         }
         // And all of it is on the disks.

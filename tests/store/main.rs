@@ -96,6 +96,7 @@ fn each_kind_of_write_is_there_after_a_restart() {
         ])
         .unwrap();
     let expected = Contents {
+        archived: Default::default(),
         fleet: Some(FleetId([3; 16])),
         documents: [
             (FLEET, (None, vec![b"f1".to_vec()])),

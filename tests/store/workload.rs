@@ -21,6 +21,15 @@ use sessionmesh::{
 /// The document whose changes are real, so that it can be compacted.
 pub const REAL: DocumentId = DocumentId::Host { host: NodeId([7; 32]), epoch: 3 };
 
+/// The documents of a random program.
+const NAMES: [DocumentId; 5] = [
+    REAL,
+    DocumentId::Fleet(FleetId([9; 16])),
+    DocumentId::Host { host: NodeId([8; 32]), epoch: 1 },
+    DocumentId::Host { host: NodeId([8; 32]), epoch: 2 },
+    DocumentId::Host { host: NodeId([8; 32]), epoch: 3 },
+];
+
 /// One thing that is asked of a store.
 #[derive(Debug, Clone)]
 pub enum Step {
@@ -37,7 +46,9 @@ type Document = (Option<Vec<u8>>, Vec<Vec<u8>>);
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Contents {
     pub fleet: Option<FleetId>,
+    /// Archived ones too.
     pub documents: BTreeMap<DocumentId, Document>,
+    pub archived: BTreeSet<DocumentId>,
     pub vouchers: BTreeMap<(DocumentId, ActorBytes), Voucher>,
     pub paused: BTreeSet<NodeId>,
     pub invites: BTreeMap<[u8; 32], StoredInvite>,
@@ -54,16 +65,21 @@ impl Contents {
         let Stored { fleet, documents, paused, invites, receipts, cursor, digest, recovering } =
             store.load()?;
         let journal = store.journal()?;
-        let vouchers = documents.iter().flat_map(|stored| {
+        let loaded: BTreeSet<DocumentId> = documents.iter().map(|stored| stored.id).collect();
+        let all = NAMES.map(|name| store.reload(&[name]));
+        let all = all.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let all: Vec<_> = all.into_iter().flatten().chain(documents).collect();
+        let vouchers = all.iter().flat_map(|stored| {
             stored.vouchers.iter().map(|voucher| ((stored.id, voucher.actor), *voucher))
         });
+        let vouchers = vouchers.collect();
+        let documents: BTreeMap<DocumentId, Document> =
+            all.into_iter().map(|stored| (stored.id, (stored.snapshot, stored.changes))).collect();
         Ok(Self {
             fleet,
-            vouchers: vouchers.collect(),
-            documents: documents
-                .into_iter()
-                .map(|stored| (stored.id, (stored.snapshot, stored.changes)))
-                .collect(),
+            vouchers,
+            archived: documents.keys().filter(|id| !loaded.contains(id)).copied().collect(),
+            documents,
             paused,
             invites: invites.into_iter().collect(),
             receipts: receipts.into_iter().map(|receipt| (receipt.id.clone(), receipt)).collect(),
@@ -101,7 +117,13 @@ impl Contents {
             }
             Write::Forget { document } => {
                 self.documents.remove(document);
+                self.archived.remove(document);
                 self.vouchers.retain(|(of, _), _| of != document);
+            }
+            Write::Archive { document } => {
+                if self.documents.contains_key(document) {
+                    self.archived.insert(*document);
+                }
             }
             Write::Journal { cursor, body } => {
                 self.journal.push((*cursor, body.to_string()));
@@ -188,16 +210,14 @@ fn real_change(real: &mut AutoCommit, rng: &mut Rng) -> Write {
 }
 
 fn random_write(rng: &mut Rng, sequence: &mut u64) -> Write {
-    let document = match rng.u32(..4) {
-        0 => DocumentId::Fleet(FleetId([9; 16])),
-        epoch => DocumentId::Host { host: NodeId([8; 32]), epoch },
-    };
+    let document = NAMES[rng.usize(1..NAMES.len())];
     let length = rng.usize(1..6_000);
     let bytes = std::iter::repeat_with(|| rng.u8(..)).take(length).collect();
     let node = NodeId([rng.u8(..3); 32]);
     match rng.u8(..11) {
         0..3 => Write::Change { document, bytes },
         3 => Write::Snapshot { document, bytes },
+        4 if rng.bool() => Write::Archive { document },
         4 => Write::Forget { document },
         5 | 6 => {
             *sequence += 1;

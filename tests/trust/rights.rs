@@ -20,7 +20,7 @@ use crate::{
         keys::key_of,
         world::{World, name_of},
     },
-    copy, crafted, create, fleet_document, host_document, map, refused, scene, session_at,
+    copy, crafted, create, fleet_document, host_document, map, refused, scene, send, session_at,
     session_path, title,
 };
 
@@ -121,6 +121,26 @@ fn a_change_that_overwrites_what_stands_elsewhere_is_refused() {
         });
         rogue.send(world, 0, document, &[&crafted]);
     });
+}
+
+/// A relay that lets through what it should have refused is closed, and its author named.
+#[test]
+fn who_wrote_what_it_may_not_is_named_also_when_another_passes_it_on() {
+    let mut world = scene();
+    let rogue = Rogue::new(&world, 1);
+    let document = host_document(&world, 0);
+    let change = rogue.write(&world, &document, |doc| {
+        let workspace = at(doc, &["workspaces", "w0"]);
+        doc.put_object(&workspace, "teardown", ObjType::Map).unwrap();
+    });
+    let vouchers = vec![rogue.vouch(&document, &change)];
+    send(&mut world, 2, 0, document, &[&change], vouchers);
+    let [(0, 2, CloseCode::Hostile, reason)] = &world.closes[..] else {
+        panic!("{:?}", world.closes)
+    };
+    assert!(reason.contains(&format!("by {} ", rogue.id)), "{reason}");
+    let refusals = world.nodes[0].replica.refusals();
+    assert_eq!(refusals.get("overreach"), Some(&1), "{refusals:?}");
 }
 
 #[test]

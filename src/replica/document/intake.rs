@@ -41,8 +41,13 @@ pub enum Untrusted {
     #[error("a change does not count its operations on from those before it")]
     Counter,
     /// It does what its author must not.
-    #[error("a change {0}")]
-    Overreach(Overreach),
+    #[error("a change by {} {did}", named(by.as_ref()))]
+    Overreach {
+        /// Its author, who need not be the peer that passed it on, where it is known here.
+        by: Option<NodeId>,
+        /// What it does.
+        did: Overreach,
+    },
     /// Its author writes under more names than any honest node.
     #[error("a node writes under too many actors")]
     TooManyActors,
@@ -56,10 +61,14 @@ impl Untrusted {
             Self::Forged => "forged",
             Self::Unlinked => "unlinked",
             Self::Counter => "counter",
-            Self::Overreach(_) => "overreach",
+            Self::Overreach { .. } => "overreach",
             Self::TooManyActors => "too_many_actors",
         }
     }
+}
+
+fn named(node: Option<&NodeId>) -> String {
+    node.map_or_else(|| "a node that is not known here".to_owned(), ToString::to_string)
 }
 
 /// What was not taken of what a peer sent, though the peer may mean well.
@@ -186,7 +195,11 @@ impl Document {
     }
 
     /// Checks that all that is in a whole document may be there, of authors that stand for it.
-    pub(super) fn check_authority(&self, header: &guard::DocumentHeader) -> Result<(), ApplyError> {
+    pub(super) fn check_authority(
+        &self,
+        header: &guard::DocumentHeader,
+        trust: &Trust,
+    ) -> Result<(), ApplyError> {
         let document = self.id;
         // A host may do anything in its document but change how that is laid out, which would show.
         let host = document.host().map(|host| host.fingerprint());
@@ -210,11 +223,13 @@ impl Document {
                     return Err(Untrusted::Counter);
                 }
                 let mut judge = authority::Judge::new(self);
-                judge.check(&change.decode()).map_err(Untrusted::Overreach)?;
+                let by = || trust.node(&ids::fingerprint(&actor_in(change.actor_id())));
+                let judged = judge.check(&change.decode());
+                judged.map_err(|did| Untrusted::Overreach { by: by(), did })?;
             }
             Ok(())
         });
-        let judged = judged.map_err(|_| ApplyError::Panicked { document })?;
+        let judged = judged.map_err(ApplyError::panicked(document))?;
         judged.map_err(|source| ApplyError::Untrusted { document, source })
     }
 
@@ -264,7 +279,7 @@ impl Document {
             return Err(ApplyError::TooManyOrphans { document });
         };
         let judged = guard::contained(|| self.judge(&ready, &reached, trust, &mut left_out));
-        let judged = judged.map_err(|_| ApplyError::Panicked { document })?;
+        let judged = judged.map_err(ApplyError::panicked(document))?;
         let (refused, decoded) = judged.map_err(|source| {
             // Nothing of it is kept: what else waited comes again with the repair.
             self.orphans.clear();
@@ -296,7 +311,7 @@ impl Document {
             .admit(reached.collect(), has)
             .map_err(|_| ApplyError::TooManyOrphans { document })?;
         guard::contained(|| trial.automerge.apply_changes(ready))
-            .map_err(|_| ApplyError::Panicked { document })?
+            .map_err(ApplyError::panicked(document))?
             .map_err(|error| ApplyError::Unreadable { document, reason: error.to_string() })?;
         let mut after = trust.clone();
         after.learn(&trial.members(), trial.attested());
@@ -447,7 +462,8 @@ impl Document {
                         })
                     }
                 };
-                judged.err().map(Untrusted::Overreach)
+                let by = || trust.node(&ids::fingerprint(&actor));
+                judged.err().map(|did| Untrusted::Overreach { by: by(), did })
             };
             match wrong {
                 Some(wrong) if sent.contains(&change.hash()) => return Err(wrong),
@@ -503,6 +519,20 @@ impl Document {
         ready
     }
 
+    /// Takes up what a copy has that this node has made of the document and written to itself.
+    ///
+    /// Errors as [`Document::apply`].
+    pub fn take_up(&mut self, copy: &Self) -> Result<Applied, ApplyError> {
+        let document = self.id;
+        let added = guard::contained(|| self.automerge.get_changes_added(&copy.automerge));
+        let added = added.map_err(ApplyError::panicked(document))?;
+        let decoded = added.iter().map(|change| (change.hash(), change.decode())).collect();
+        let vouchers = copy.vouchers_for(&added);
+        let applied = self.apply_ready(&added, &decoded)?;
+        vouchers.iter().for_each(|voucher| self.vouch(*voucher));
+        Ok(Applied { vouchers, ..applied })
+    }
+
     fn apply_ready(&mut self, ready: &[Change], decoded: &Decoded) -> Result<Applied, ApplyError> {
         let document = self.id;
         let automerge = &mut self.automerge;
@@ -512,14 +542,16 @@ impl Document {
                 .chunks(LOAD_BATCH_CHANGES)
                 .try_for_each(|batch| automerge.apply_changes(batch.iter().cloned()))
         })
-        .map_err(|_| ApplyError::Panicked { document })?;
+        .map_err(ApplyError::broken(document))?;
         match applied {
             Ok(()) => {}
             Err(error) if self.automerge.get_heads() == before => {
                 return Err(ApplyError::Unreadable { document, reason: error.to_string() });
             }
             // Some of it is in, and nobody was told.
-            Err(_) => return Err(ApplyError::Panicked { document }),
+            Err(error) => {
+                return Err(ApplyError::Broken { document, message: error.to_string() });
+            }
         }
         let mut vouchers = BTreeMap::new();
         for change in ready {

@@ -6,6 +6,7 @@
 
 mod authority;
 mod fleet;
+mod foreign;
 mod history;
 mod host;
 mod intake;
@@ -17,8 +18,9 @@ use std::collections::BTreeSet;
 
 pub use authority::Overreach;
 use automerge::{ActorId, Automerge, Change, ExpandedChange, transaction::CommitOptions};
+pub use foreign::Foreign;
 pub use history::{History, Outcome, Step as HistoryStep, Wrote};
-pub use host::{Done as Written, SessionFields, Writer as HostWriter};
+pub use host::{Done as Written, Limits, Part, Scope, SessionFields, Vector, Writer as HostWriter};
 pub use intake::{Coverage, LeftOut, Untrusted};
 pub use salvage::Salvaged;
 pub use touched::Touched;
@@ -56,11 +58,22 @@ pub enum ApplyError {
         /// What automerge says.
         reason: String,
     },
-    /// Automerge panicked; the document in memory can't be trusted any more.
+    /// Automerge panicked on them, before it touched the document.
     #[error("document {document}: automerge panicked on what a peer sent")]
     Panicked {
         /// Which document they were for.
         document: DocumentId,
+        /// What the panic said.
+        message: String,
+    },
+    /// Automerge panicked, or stopped half way, while it changed the document: what is in memory
+    /// can't be trusted any more.
+    #[error("document {document}: automerge panicked while it took in what a peer sent")]
+    Broken {
+        /// Which document they were for.
+        document: DocumentId,
+        /// What the panic, or the error, said.
+        message: String,
     },
     /// More changes wait for what they depend on than may.
     #[error("document {document}: too many changes wait for others")]
@@ -88,6 +101,32 @@ pub enum ApplyError {
         /// What they were said to be.
         document: DocumentId,
     },
+}
+
+impl ApplyError {
+    /// Returns the error's name for logs and metrics; it never changes.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Refused { source, .. } => source.code(),
+            Self::Unreadable { .. } => "unreadable",
+            Self::Panicked { .. } => "panicked",
+            Self::Broken { .. } => "broken",
+            Self::TooManyOrphans { .. } => "too_many_orphans",
+            Self::Untrusted { source, .. } => source.code(),
+            Self::NotYet { .. } => "not_yet",
+            Self::Misnamed { .. } => "misnamed",
+        }
+    }
+
+    /// Says that automerge panicked before it touched a document.
+    fn panicked(document: DocumentId) -> impl Fn(guard::Panicked) -> Self {
+        move |guard::Panicked { message }| Self::Panicked { document, message }
+    }
+
+    /// Says that automerge panicked while it changed a document.
+    fn broken(document: DocumentId) -> impl Fn(guard::Panicked) -> Self {
+        move |guard::Panicked { message }| Self::Broken { document, message }
+    }
 }
 
 /// A change that has become part of a document.
@@ -257,36 +296,6 @@ impl Document {
         Self::place(id, automerge, vouchers).ok_or(ApplyError::Misnamed { document: id })
     }
 
-    /// Takes a document over from a peer, whole.
-    ///
-    /// Fails if the guard refuses the bytes, automerge can't load them, they are another document
-    /// than they are said to be, or its authors don't stand for what is in it. Who they are, a
-    /// fleet document says itself.
-    pub fn adopt(
-        id: DocumentId,
-        actor: ActorId,
-        bytes: &[u8],
-        vouchers: &[Voucher],
-        trust: &Trust,
-    ) -> Result<Self, ApplyError> {
-        let (automerge, header) = load_foreign(id, bytes)?;
-        let automerge = automerge.with_actor(actor);
-        let document = Self::place(id, automerge, Vouchers::default());
-        let mut document = document.ok_or(ApplyError::Misnamed { document: id })?;
-        let mut learned;
-        let trust = match id {
-            DocumentId::Host { .. } => trust,
-            DocumentId::Fleet(_) => {
-                learned = trust.clone();
-                learned.learn(&document.members(), document.attested());
-                &learned
-            }
-        };
-        document.vouchers = Self::check_whole(&document.automerge, id, &header, vouchers, trust)?;
-        document.check_authority(&header)?;
-        Ok(document)
-    }
-
     fn place(id: DocumentId, automerge: Automerge, vouchers: Vouchers) -> Option<Self> {
         let places = Places::find(id, &automerge)?;
         let name = id.to_string().into();
@@ -338,6 +347,11 @@ impl Document {
         automerge::ReadDoc::stats(&self.automerge).num_changes
     }
 
+    /// Returns how many operations the document is made of, without deletes.
+    pub fn op_count(&self) -> u64 {
+        automerge::ReadDoc::stats(&self.automerge).num_ops
+    }
+
     /// Returns the document whole, as automerge saves it.
     pub fn save(&self) -> Vec<u8> {
         self.automerge.save()
@@ -350,7 +364,7 @@ impl Document {
 
     /// Applies what a peer sent, as far as what it depends on is here; the rest waits.
     ///
-    /// On an error nothing was applied, but for [`ApplyError::Panicked`]: then the document must
+    /// On an error nothing was applied, but for [`ApplyError::Broken`]: then the document must
     /// be thrown away.
     pub fn apply(
         &mut self,
@@ -364,36 +378,24 @@ impl Document {
         self.take_in(changes?, vouchers, trust, Coverage::Whole)
     }
 
-    /// Applies what another copy of the same document has and this one lacks.
+    /// Applies what another copy of the same document, already judged, has and this one lacks.
     ///
     /// Errors as [`Document::apply`].
-    pub fn merge_saved(
-        &mut self,
-        bytes: &[u8],
-        vouchers: &[Voucher],
-        trust: &Trust,
-    ) -> Result<Applied, ApplyError> {
-        let changes = self.changes_in(bytes)?;
-        self.take_in(changes, vouchers, trust, Coverage::Whole)
-    }
-
-    /// Lists the changes that another copy of the same document has and this one lacks.
-    fn changes_in(&self, bytes: &[u8]) -> Result<Vec<Change>, ApplyError> {
+    pub fn merge_copy(&mut self, copy: &Self, trust: &Trust) -> Result<Applied, ApplyError> {
         let document = self.id;
-        let (other, _) = load_foreign(document, bytes)?;
-        guard::contained(|| {
-            // Another beginning would put its own maps beside those that hold the records.
-            let is_same = self.places.are_in(document, &other);
-            is_same.then(|| self.automerge.get_changes_added(&other))
-        })
-        .map_err(|_| ApplyError::Panicked { document })?
-        .ok_or(ApplyError::Misnamed { document })
+        if self.places != copy.places {
+            return Err(ApplyError::Misnamed { document });
+        }
+        let added = guard::contained(|| self.automerge.get_changes_added(&copy.automerge));
+        let added = added.map_err(ApplyError::panicked(document))?;
+        let vouchers: Vec<Voucher> = copy.vouchers().copied().collect();
+        self.take_in(added, &vouchers, trust, Coverage::Whole)
     }
 
     fn read_change(&self, bytes: &[u8]) -> Result<Change, ApplyError> {
         let document = self.id;
         guard::contained(|| Change::try_from(bytes))
-            .map_err(|_| ApplyError::Panicked { document })?
+            .map_err(ApplyError::panicked(document))?
             .map_err(|e| ApplyError::Unreadable { document, reason: e.to_string() })
     }
 
@@ -432,23 +434,25 @@ impl Document {
         &self,
         state: &mut automerge::sync::State,
     ) -> Option<(Vec<u8>, Vec<Voucher>)> {
+        // Automerge would say all of a document in place of a third of it, which nobody takes.
+        if let Some(theirs) = &mut state.their_capabilities {
+            theirs.retain(|it| !matches!(it, automerge::sync::Capability::MessageV2));
+        }
         let mut message = automerge::sync::SyncDoc::generate_sync_message(&self.automerge, state)?;
         // Automerge does not know of what waits: it would ask for that again and again, and never
         // for what it waits for, where the Bloom filter has a gap.
         message.need = self.needs(&message.need);
-        let mut actors = BTreeSet::new();
-        let mut is_whole = false;
-        for part in message.changes.iter().flat_map(|chunk| guard::parts(chunk).unwrap_or_default())
-        {
-            match part {
+        let changes = message.changes.iter();
+        let changes = changes.flat_map(|chunk| guard::parts(chunk).unwrap_or_default());
+        let actors: BTreeSet<_> = changes
+            .filter_map(|part| match part {
                 guard::Part::Change(bytes) => {
-                    let change = Change::try_from(bytes);
-                    actors.extend(change.map(|change| actor_in(change.actor_id())));
+                    Some(actor_in(Change::try_from(bytes).ok()?.actor_id()))
                 }
-                guard::Part::Document(_) => is_whole = true,
-            }
-        }
-        let carried = |voucher: &&Voucher| is_whole || actors.contains(&voucher.actor);
+                guard::Part::Document(_) => None,
+            })
+            .collect();
+        let carried = |voucher: &&Voucher| actors.contains(&voucher.actor);
         let vouchers = self.vouchers().filter(carried).copied().collect();
         Some((message.encode(), vouchers))
     }
@@ -468,7 +472,7 @@ impl Document {
         guard::check_sync_message(bytes)
             .map_err(|source| ApplyError::Refused { document, source })?;
         let mut message = guard::contained(|| automerge::sync::Message::decode(bytes))
-            .map_err(|_| ApplyError::Panicked { document })?
+            .map_err(ApplyError::panicked(document))?
             .map_err(|e| ApplyError::Unreadable { document, reason: e.to_string() })?;
         let chunks = std::mem::replace(&mut message.changes, automerge::sync::ChunkList::empty());
         let mut changes = Vec::new();
@@ -478,7 +482,12 @@ impl Document {
             for part in parts {
                 match part {
                     guard::Part::Change(bytes) => changes.push(self.read_change(bytes)?),
-                    guard::Part::Document(bytes) => changes.extend(self.changes_in(bytes)?),
+                    // It would be loaded, and whoever has that much to say sends a snapshot.
+                    guard::Part::Document(_) => {
+                        let source =
+                            guard::Refused::Unused { what: "a document in a sync message" };
+                        return Err(ApplyError::Refused { document, source });
+                    }
                 }
             }
         }
@@ -488,7 +497,7 @@ impl Document {
         let noted = guard::contained(|| {
             automerge::sync::SyncDoc::receive_sync_message(automerge, state, message)
         })
-        .map_err(|_| ApplyError::Panicked { document })?;
+        .map_err(ApplyError::broken(document))?;
         if let Err(error) = noted {
             // The message carries no changes any more; only what is known of the peer is in doubt.
             tracing::debug!(%document, %error, "begins the sync protocol anew");
@@ -514,21 +523,4 @@ impl Document {
         let change = self.automerge.get_last_local_change().expect("it was just committed");
         Some(self.describe_own(&change))
     }
-}
-
-/// Loads a document that came from elsewhere.
-fn load_foreign(
-    document: DocumentId,
-    bytes: &[u8],
-) -> Result<(Automerge, guard::DocumentHeader), ApplyError> {
-    let refused = |source| ApplyError::Refused { document, source };
-    let header = guard::check_document(bytes, guard::DocumentLimits::SNAPSHOT).map_err(refused)?;
-    if !header.appended.is_empty() {
-        // Whoever saves a document saves it whole.
-        return Err(refused(guard::Refused::Unused { what: "changes behind a document" }));
-    }
-    let loaded = guard::contained(|| Automerge::load(bytes))
-        .map_err(|_| ApplyError::Panicked { document })?
-        .map_err(|e| ApplyError::Unreadable { document, reason: e.to_string() })?;
-    Ok((loaded, header))
 }

@@ -21,6 +21,8 @@ pub enum Touched {
     Workspace(WorkspaceId),
     /// A member of the fleet.
     Member(NodeId),
+    /// What the document says of itself.
+    Meta,
 }
 
 /// Returns the records that the changes touched; paths that a newer version has added are none.
@@ -57,6 +59,7 @@ fn record_at(path: &[String], key: Option<&str>) -> Option<Touched> {
             steps.next()?.parse().ok().map(Touched::Session)
         }
         "workspaces" => steps.next()?.parse().ok().map(Touched::Workspace),
+        "meta" => Some(Touched::Meta),
         "members" => steps.next()?.parse().ok().map(Touched::Member),
         _ => None,
     }

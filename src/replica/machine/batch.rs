@@ -49,7 +49,7 @@ impl Replica {
         fx: &mut Effects,
         records: &[T],
         each: impl Fn(&mut HostWriter<'_, '_>, &T) -> Written,
-        last: impl FnOnce(&mut HostWriter<'_, '_>) -> Written,
+        last: impl Fn(&mut HostWriter<'_, '_>) -> Written,
     ) -> Result<Option<ChangeHash>, Refusal> {
         let mut parts = split(records, RECORDS_MAX, |_| 1);
         let rest = parts.pop().unwrap_or_default();

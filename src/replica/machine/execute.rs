@@ -13,7 +13,7 @@ use super::super::{
     },
     document::{HostWriter, SessionFields, Written},
     effect::{Effects, Now, RequestId},
-    ids::{ChangeHash, DocumentId, NodeId, OperationId, SessionId, WorkspaceId},
+    ids::{ChangeHash, NodeId, OperationId, SessionId, WorkspaceId},
     record::{
         Extra, Session, SessionKey, SessionState, StoredSession, StoredWorkspace, TeardownAction,
         TeardownState, Workspace, WorkspaceKey, WorkspaceState,
@@ -63,6 +63,10 @@ impl Replica {
             Command::Import(import) => self.import(now, import, fx),
             Command::AgentGone(sessions) => {
                 self.agent_gone(sessions);
+                Ok(Reply::Done)
+            }
+            Command::Rewrite => {
+                self.ask_for_rewrite();
                 Ok(Reply::Done)
             }
             Command::Invite { role, expires_in, secret } => {
@@ -403,15 +407,18 @@ impl Replica {
     }
 
     /// Writes to a host's document in one change and sees to what follows; `None` if nothing was
-    /// written.
+    /// written. Where several epochs of it are held, each gets what belongs there.
     pub(super) fn write_host(
         &mut self,
         now: Now,
         host: NodeId,
         fx: &mut Effects,
-        write: impl FnOnce(&mut HostWriter<'_, '_>) -> Written,
+        write: impl Fn(&mut HostWriter<'_, '_>) -> Written,
     ) -> Result<Option<ChangeHash>, Refusal> {
         let id = self.host_document_id(host).ok_or(Refusal::HostNotReady(host))?;
+        if self.has_layers(host) {
+            return Ok(self.write_layers(now, host, fx, write));
+        }
         let document = self.documents.get_mut(&id).ok_or(Refusal::HostNotReady(host))?;
         let Some(mut applied) = document.write(now.wall_ms, write) else { return Ok(None) };
         self.absorb(now, id, &mut applied, None, fx);
@@ -423,21 +430,11 @@ impl Replica {
         &mut self,
         now: Now,
         fx: &mut Effects,
-        write: impl FnOnce(&mut HostWriter<'_, '_>) -> Written,
+        write: impl Fn(&mut HostWriter<'_, '_>) -> Written,
     ) {
         if let Err(refusal) = self.write_host(now, self.node, fx, write) {
             tracing::warn!(%refusal, "the own document is being reloaded; the work stays due");
         }
-    }
-
-    pub(super) fn host_document_id(&self, host: NodeId) -> Option<DocumentId> {
-        let epochs =
-            DocumentId::Host { host, epoch: 0 }..=DocumentId::Host { host, epoch: u32::MAX };
-        self.documents.range(epochs).next_back().map(|(id, _)| *id)
-    }
-
-    pub(super) fn host_document(&self, host: NodeId) -> Option<&super::Document> {
-        self.documents.get(&self.host_document_id(host)?)
     }
 
     /// Returns a record that is known to be there.

@@ -103,7 +103,9 @@ impl Replica {
                     None => ("gone".to_owned(), vec!["its host has ended it".to_owned()]),
                 };
             }
-            Touched::Member(_) => unreachable!("only sessions and workspaces are found"),
+            Touched::Member(_) | Touched::Meta => {
+                unreachable!("only sessions and workspaces are found")
+            }
         }
         let authors = self.trust.nodes();
         let authors = authors.map(|node| (node.fingerprint(), (node, self.name_of(&node))));

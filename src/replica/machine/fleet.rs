@@ -111,6 +111,7 @@ impl Replica {
                 member.node != self.node
                     && member.is_current()
                     && !self.paused.contains(&member.node)
+                    && !self.offences.is_kept_off(&member.node)
                     && !member.addresses.is_empty()
                     && ticket.is_none_or(|ticket| ticket.inviter != member.node)
             })
@@ -460,6 +461,7 @@ impl Replica {
             shown_no_more.extend(id.host().map(|host| self.view.remove_host(host)));
         }
         self.reloading.retain(|id| *id == own);
+        self.epochs.forget_peers();
         if shown_no_more.iter().any(|changes| !changes.is_empty()) {
             self.cursor = Cursor { sequence: self.cursor.sequence + 1, start: self.start };
             fx.writes.push(Write::ResetJournal { cursor: self.cursor });

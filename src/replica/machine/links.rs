@@ -7,14 +7,14 @@
 use std::collections::BTreeSet;
 
 use super::super::{
-    document::{Applied, ApplyError, Document},
-    effect::{Effects, Now, Outgoing, StoredDocument, Write},
+    document::{Applied, ApplyError},
+    effect::{Effects, Now, Outgoing, StoredDocument},
     ids::{DocumentId, NodeId},
     record::Role,
     view,
     voucher::Voucher,
 };
-use super::{EPOCH_FIRST, Origin, Replica, read_all};
+use super::{Origin, Replica, offence::Sent, read_all};
 use crate::wire::{CloseCode, Frame, Hello, PROTOCOL, PROTOCOL_MIN, ProtocolRange};
 
 /// How often what a peer sent of the fleet document is looked at again, because it let in those who
@@ -29,7 +29,7 @@ impl Replica {
             return;
         }
         // A node that is not a member, or no longer, speaks first: it may have a ticket.
-        match self.judge(&peer) {
+        match self.judge(now, &peer) {
             Ok(()) => self.greet(peer, fx),
             Err((CloseCode::UnknownKey | CloseCode::Left, _)) => {}
             Err((code, reason)) => self.refuse(peer, code, reason, fx),
@@ -57,13 +57,18 @@ impl Replica {
         self.join_failed(peer, code, &reason, fx);
         if let Some(code) = code.filter(|code| code.is_refusal()) {
             tracing::warn!(%peer, code = code.name(), %reason, "the peer refused the link");
+            if code == CloseCode::Hostile {
+                // It will not be of another mind soon.
+                self.keep_off(now, peer, false, &reason);
+            }
         }
         self.note_problem(peer, reason);
     }
 
     /// Remembers why there is no link, of members only: strangers may come with any number of keys.
     fn note_problem(&mut self, peer: NodeId, reason: String) {
-        if self.members.contains_key(&peer) {
+        // Why it is kept off stays to be seen for as long as it is.
+        if self.members.contains_key(&peer) && !self.offences.is_kept_off(&peer) {
             self.problems.insert(peer, reason);
         }
     }
@@ -93,7 +98,7 @@ impl Replica {
     }
 
     /// Tells whether a key may have a link.
-    fn judge(&self, peer: &NodeId) -> Result<(), (CloseCode, String)> {
+    fn judge(&self, now: Now, peer: &NodeId) -> Result<(), (CloseCode, String)> {
         let refuse = |code, reason: &str| Err((code, reason.to_owned()));
         match self.members.get(peer) {
             None => refuse(CloseCode::UnknownKey, "this key is not a member of the fleet"),
@@ -106,13 +111,20 @@ impl Replica {
             Some(_) if self.paused.contains(peer) => {
                 Err((CloseCode::Paused, format!("{} paused syncing", self.name)))
             }
-            Some(_) => Ok(()),
+            Some(_) => match self.shut_out_for(now, peer) {
+                Some(wait) => {
+                    let wait = wait.as_secs() + 1;
+                    let reason = format!("kept off for {wait} s more: automerge panicked");
+                    Err((CloseCode::Hostile, reason))
+                }
+                None => Ok(()),
+            },
         }
     }
 
     fn refuse(&self, peer: NodeId, code: CloseCode, reason: String, fx: &mut Effects) {
-        if code == CloseCode::Paused {
-            // This side asked for it, and the peer dials on.
+        if matches!(code, CloseCode::Paused | CloseCode::Hostile) {
+            // This side has said so before, and the peer dials on.
             tracing::debug!(%peer, code = code.name(), %reason, "refused a peer");
         } else {
             tracing::warn!(%peer, code = code.name(), %reason, "refused a peer");
@@ -129,7 +141,7 @@ impl Replica {
                 format!("the peer is of fleet {}, this node of {}", hello.fleet, self.fleet);
             Err((CloseCode::WrongFleet, reason))
         } else {
-            self.judge(&peer)
+            self.judge(now, &peer)
         };
         if let Err((code, reason)) = judged {
             self.refuse(peer, code, reason, fx);
@@ -179,6 +191,7 @@ impl Replica {
                 let known = |document: &DocumentId| self.is_of_fleet(document);
                 let theirs: Vec<_> = documents.into_iter().filter(|d| known(&d.document)).collect();
                 self.heads_told(peer, &theirs, fx);
+                let theirs = self.useful(&peer, theirs);
                 self.exchange.heads_told(
                     at,
                     &peer,
@@ -210,10 +223,10 @@ impl Replica {
                     (&mut self.documents, &self.trust),
                     &mut fx.frames,
                 );
-                self.merged(now, peer, document, applied, fx);
+                self.merged(now, peer, document, applied, Sent::Message(&message), fx);
             }
             Frame::Snapshot { document, bytes, vouchers } => {
-                self.snapshot_sent(now, peer, document, bytes, &vouchers, fx);
+                self.snapshot_sent(now, peer, document, bytes, vouchers, fx);
             }
             Frame::Open { .. } | Frame::Hello(_) | Frame::Join(_) | Frame::Joined { .. } => {
                 let reason = "a frame came out of turn".to_owned();
@@ -231,9 +244,8 @@ impl Replica {
         }
         match document {
             DocumentId::Fleet(fleet) => *fleet == self.fleet,
-            // An epoch that its host did not begin would be written to in place of its document.
             DocumentId::Host { host, epoch } => {
-                *epoch == EPOCH_FIRST
+                self.is_epoch(*host, *epoch)
                     && self.members.contains_key(host)
                     && self.exchange.is_shared(document)
             }
@@ -241,7 +253,7 @@ impl Replica {
     }
 
     /// Tells whether what the peer sends of a document is taken in at all.
-    fn may_write_to(&self, peer: &NodeId, document: &DocumentId) -> bool {
+    pub(super) fn may_write_to(&self, peer: &NodeId, document: &DocumentId) -> bool {
         let reads_only = self.members.get(peer).is_none_or(|member| member.role == Role::Reader);
         if reads_only {
             tracing::debug!(%peer, %document, "ignored what a reader sent");
@@ -257,7 +269,8 @@ impl Replica {
         sent: (&[Vec<u8>], &[Voucher]),
         fx: &mut Effects,
     ) {
-        if !self.may_write_to(&peer, &document) {
+        if !self.may_write_to(&peer, &document) || self.changes_elsewhere(now, peer, document, sent)
+        {
             return;
         }
         // What is let in of the fleet document may say who the authors of the rest are.
@@ -273,124 +286,50 @@ impl Replica {
             let is_news =
                 |applied: &Applied| !applied.changes.is_empty() && applied.left_out.unknown > 0;
             let again = document.host().is_none() && applied.as_ref().is_ok_and(is_news);
-            self.merged(now, peer, document, applied, fx);
+            self.merged(now, peer, document, applied, Sent::Changes(sent.0), fx);
             if !again {
                 return;
             }
         }
     }
 
-    fn merged(
+    pub(super) fn merged(
         &mut self,
         now: Now,
         peer: NodeId,
         document: DocumentId,
         applied: Result<Applied, ApplyError>,
+        sent: Sent<'_>,
         fx: &mut Effects,
     ) {
         match applied {
             Ok(mut applied) => {
-                self.left_out(peer, document, &applied.left_out, fx);
+                self.left_out(now, peer, document, &applied.left_out, fx);
                 self.absorb(now, document, &mut applied, Some(peer), fx);
             }
-            Err(error) => self.contain(peer, document, &error, fx),
+            Err(error) => self.contain(now, peer, document, &error, sent, fx),
         }
-    }
-
-    /// Cuts off a peer whose bytes did not become part of a document.
-    fn contain(
-        &mut self,
-        peer: NodeId,
-        document: DocumentId,
-        error: &ApplyError,
-        fx: &mut Effects,
-    ) {
-        tracing::warn!(%peer, %document, %error, "closing the link to a peer for what it sent");
-        match error {
-            // The peer is far ahead; the comparison of frontiers asks for what is missing.
-            ApplyError::TooManyOrphans { .. } => return,
-            // It may know more members than this node: it is asked again.
-            ApplyError::NotYet { .. } => return,
-            ApplyError::Panicked { .. } => {
-                if self.documents.remove(&document).is_some() {
-                    self.reloading.insert(document);
-                    fx.reloads.push(document);
-                }
-            }
-            ApplyError::Refused { .. }
-            | ApplyError::Untrusted { .. }
-            | ApplyError::Unreadable { .. }
-            | ApplyError::Misnamed { .. } => {}
-        }
-        fx.closes.push((peer, CloseCode::Hostile, error.to_string()));
-    }
-
-    fn snapshot_sent(
-        &mut self,
-        now: Now,
-        peer: NodeId,
-        id: DocumentId,
-        bytes: Vec<u8>,
-        vouchers: &[Voucher],
-        fx: &mut Effects,
-    ) {
-        let at = now.monotonic;
-        if !self.may_write_to(&peer, &id) {
-            self.exchange.fetched(at, &id, &mut fx.frames);
-            return;
-        }
-        if let Some(document) = self.documents.get_mut(&id) {
-            let merged = document.merge_saved(&bytes, vouchers, &self.trust);
-            self.merged(now, peer, id, merged, fx);
-        } else {
-            match Document::adopt(id, self.actor.clone(), &bytes, vouchers, &self.trust) {
-                Ok(document) => self.adopted(now, peer, document, bytes, fx),
-                // Closing the link frees the place: another peer is asked.
-                Err(error) => return self.contain(peer, id, &error, fx),
-            }
-        }
-        self.exchange.fetched(at, &id, &mut fx.frames);
-        self.exchange.catch_up_with(at, &peer, &id, &self.documents, &mut fx.frames);
-    }
-
-    /// Takes a document over that this node had nothing of.
-    fn adopted(
-        &mut self,
-        now: Now,
-        peer: NodeId,
-        document: Document,
-        bytes: Vec<u8>,
-        fx: &mut Effects,
-    ) {
-        let id = document.id();
-        let mut touched = view::Touched::default();
-        if let Some(host) = id.host() {
-            read_all(&document, host, &mut touched);
-        }
-        self.documents.insert(id, document);
-        fx.writes.push(Write::Snapshot { document: id, bytes });
-        self.record_vouchers(id, fx);
-        let authors = id.host().map(|host| host.fingerprint()).into_iter().collect();
-        self.publish(now, touched, Origin::Peer(peer), authors, fx);
-        self.exchange.adopted(now.monotonic, &peer, &self.documents, &mut fx.frames);
     }
 
     /// Takes back a document that was thrown away, as the store has it.
     pub(super) fn document_reloaded(&mut self, now: Now, stored: StoredDocument, fx: &mut Effects) {
+        let Some(stored) = self.epoch_reloaded(now, stored, fx) else { return };
         let id = stored.id;
         if !self.reloading.remove(&id) {
             // The fleet that it belonged to was left meanwhile.
             return;
         }
+        let loaded = self.load(stored);
         let mut touched = view::Touched::default();
         if let Some(host) = id.host() {
             // What is shown and not stored was never acknowledged, and goes.
-            let sessions = self.view.sessions_of(&host).map(|session| (session.key(), None));
-            touched.sessions.extend(sessions);
-            let workspaces = self.view.workspaces_of(&host);
-            touched.workspaces.extend(workspaces.map(|entry| (entry.record.key(), None)));
+            self.clear_shown(host, &mut touched);
+            self.relayer(host, None);
+            if let Some(document) = self.host_document(host) {
+                read_all(document, host, &mut touched);
+            }
         }
-        match self.load(stored, &mut touched) {
+        match loaded {
             Ok(()) => {
                 tracing::info!(document = %id, "rebuilt the document from the store");
                 self.members_changed(now, fx);
@@ -419,7 +358,7 @@ mod tests {
     use crate::replica::{
         command::{Command, NewSession, Refusal, Reply, Target},
         diff::{CauseKind, Event},
-        effect::{Input, RequestId, Startup, Stored},
+        effect::{Input, RequestId, Startup, Stored, Write},
         ids::StartId,
         voucher::Trusting,
     };
@@ -473,9 +412,19 @@ mod tests {
         create(&mut replica, "not_stored");
 
         let mut fx = Effects::default();
-        replica.contain(NodeId([2; 32]), id, &ApplyError::Panicked { document: id }, &mut fx);
-        replica.contain(NodeId([3; 32]), id, &ApplyError::Panicked { document: id }, &mut fx);
+        let message = || "an assertion".to_owned();
+        let (panicked, broken) = (
+            ApplyError::Panicked { document: id, message: message() },
+            ApplyError::Broken { document: id, message: message() },
+        );
+        let sent = Sent::Message(b"a message");
+        replica.contain(at(2), NodeId([2; 32]), id, &panicked, sent, &mut fx);
+        assert!(fx.reloads.is_empty(), "what was not touched is not thrown away");
+        replica.contain(at(2), NodeId([2; 32]), id, &broken, sent, &mut fx);
+        replica.contain(at(2), NodeId([3; 32]), id, &broken, sent, &mut fx);
         assert_eq!(fx.reloads, [id], "it is asked for once");
+        assert_eq!(fx.evidence.len(), 3);
+        assert!(fx.evidence.iter().all(|it| it.bytes == b"a message"));
         // What a peer has of it may be less than the store has.
         assert!(!replica.is_of_fleet(&id));
         let (refused, _) = ask(&mut replica, Command::CreateSession(NewSession::default()));

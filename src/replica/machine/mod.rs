@@ -9,13 +9,18 @@ mod batch;
 mod bridge;
 mod carry_out;
 mod deleting;
+mod epoch;
 mod execute;
 mod explain;
 mod fleet;
+mod layers;
 mod links;
 mod loaded;
 mod names;
+mod offence;
+mod peers;
 mod receipts;
+mod snapshot;
 mod standing;
 
 use std::{
@@ -42,12 +47,14 @@ use super::{
     voucher::Voucher,
 };
 use carry_out::HostWork;
+use epoch::Epochs;
 use fleet::Joining;
+use layers::Layers;
 pub use loaded::Loaded;
+use offence::Offences;
+pub use peers::PeerView;
 use receipts::Receipts;
-
-/// The epoch in which a host begins; a rewrite of its document would count it up.
-const EPOCH_FIRST: u32 = 0;
+pub use snapshot::{ReadSnapshot, Snapshot};
 
 /// Explains why a replica can't start from what was stored.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +66,8 @@ pub enum OpenError {
 
 /// One node's copy of everything the fleet agrees on.
 ///
-/// [`Replica::open`] starts it, [`Replica::handle`] is its only way in, [`Replica::due`] tells when
+/// [`Replica::open`] starts it, [`Replica::handle`] and, for what was read elsewhere,
+/// [`Replica::handle_read`] are its only ways in, [`Replica::due`] tells when
 /// to call again; the rest only reads. Of a copy and its original only one may go on among the same
 /// peers: both write under the same actor.
 #[derive(Debug, Clone)]
@@ -81,11 +89,15 @@ pub struct Replica {
     cursor: Cursor,
     exchange: Exchange,
     host_work: HostWork,
+    epochs: Epochs,
+    /// What is shown of the hosts of which several epochs are held.
+    layers: BTreeMap<NodeId, Layers>,
     joining: Option<Joining>,
     receipts: Receipts,
     /// Documents that were thrown away and are awaited from the store; nothing is said of them.
     reloading: BTreeSet<DocumentId>,
     dials: Vec<DialTarget>,
+    offences: Offences,
     /// Why there is no link to a peer, where that is known.
     problems: BTreeMap<NodeId, String>,
     /// See [`Stored::recovering`].
@@ -115,21 +127,6 @@ impl Origin {
             Self::Here | Self::Store => None,
         }
     }
-}
-
-/// A member other than this node, as [`Replica::peers`] tells it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PeerView {
-    /// What the fleet document says of it.
-    pub member: Member,
-    /// Whether a link is up and both have greeted.
-    pub connected: bool,
-    /// Whether this node has paused syncing with it.
-    pub paused: bool,
-    /// Whether both are known to hold the same.
-    pub in_sync: bool,
-    /// Why there is no link, where that is known.
-    pub problem: Option<String>,
 }
 
 impl Replica {
@@ -176,19 +173,24 @@ impl Replica {
             cursor,
             exchange: Exchange::new(startup.node),
             host_work: HostWork::new(startup.undo_window, startup.servers),
+            epochs: Epochs::new(),
+            layers: BTreeMap::new(),
             joining: None,
             receipts: Receipts::new(stored.receipts),
             reloading: BTreeSet::new(),
             dials: Vec::new(),
+            offences: Offences::default(),
             problems: BTreeMap::new(),
             recovering: stored.recovering,
         };
         let mut fx = Effects::default();
+        let mut views = Vec::new();
         for Loaded { document, view, changes } in loaded {
+            views.push((document.id(), view, changes));
             replica.documents.insert(document.id(), document);
-            replica.view.join(view);
-            replica.host_work.note(now.monotonic, &replica.node, &changes);
         }
+        replica.open_epochs(&mut fx);
+        replica.open_views(now, views);
         match stored.fleet {
             Some(fleet) => replica.fleet = fleet,
             None => replica.found_fleet(now, &mut fx),
@@ -196,7 +198,7 @@ impl Replica {
         if !replica.documents.contains_key(&replica.own_document()) && !replica.recovering {
             let (document, mut applied) = Document::create_host(
                 replica.node,
-                EPOCH_FIRST,
+                replica.epochs.own(),
                 replica.actor.clone(),
                 now.wall_ms,
             );
@@ -216,17 +218,10 @@ impl Replica {
         (replica, fx)
     }
 
-    fn load(
-        &mut self,
-        stored: StoredDocument,
-        touched: &mut view::Touched,
-    ) -> Result<(), ApplyError> {
+    fn load(&mut self, stored: StoredDocument) -> Result<(), ApplyError> {
         let StoredDocument { id, snapshot, changes, vouchers } = stored;
         let actor = self.actor.clone();
         let document = Document::load(id, actor, snapshot.as_deref(), &changes, &vouchers)?;
-        if let Some(host) = id.host() {
-            read_all(&document, host, touched);
-        }
         self.documents.insert(id, document);
         Ok(())
     }
@@ -251,6 +246,10 @@ impl Replica {
             Input::DocumentReloaded(stored) => self.document_reloaded(now, stored, &mut fx),
             Input::TimePassed => {}
         }
+        self.finish(now, fx)
+    }
+
+    fn finish(&mut self, now: Now, mut fx: Effects) -> Effects {
         self.settle(now, &mut fx);
         fx.receipts |= self.receipts.are_kept() && !fx.diffs.is_empty();
         fx
@@ -262,8 +261,10 @@ impl Replica {
         if self.may_carry_out() {
             self.carry_out(now, fx);
         }
+        self.go_on_with_epochs(now, fx);
         self.join_timed_out(now, fx);
         self.close_silent(now, fx);
+        self.forgive(now);
         // Whoever is being cut off is told nothing more, and nothing more is taken from it.
         for (peer, ..) in &fx.closes {
             self.exchange.lost(now.monotonic, peer, &mut fx.frames);
@@ -283,7 +284,9 @@ impl Replica {
     pub fn due(&self) -> Option<Duration> {
         let joining = self.joining.as_ref().map(|joining| joining.until);
         let host_work = self.host_work.due().filter(|_| self.may_carry_out());
-        [self.exchange.due(), host_work, joining].into_iter().flatten().min()
+        let epochs = self.epochs.due().filter(|_| self.may_carry_out());
+        let due = [self.exchange.due(), host_work, epochs, joining, self.offences.due()];
+        due.into_iter().flatten().min()
     }
 
     /// Tells whether this node knows enough to purge and to seal what it hosts.
@@ -325,18 +328,46 @@ impl Replica {
             self.vouch(id, applied);
         }
         self.record(id, applied, fx);
-        if self.exchange.is_shared(&id) {
-            let out = &mut fx.frames;
-            self.exchange.push(now.monotonic, id, applied, from, &self.trust, out);
-        }
+        let authors = applied.changes.iter().map(AppliedChange::author).collect();
+        let origin = from.map_or(Origin::Here, Origin::Peer);
+        self.spread(now, id, applied, from, origin, authors, fx);
+    }
+
+    /// Takes what a document has gained to the peers and the subscribers.
+    #[expect(clippy::too_many_arguments, reason = "each is a part of what happened")]
+    fn spread(
+        &mut self,
+        now: Now,
+        id: DocumentId,
+        applied: &Applied,
+        from: Option<NodeId>,
+        origin: Origin,
+        authors: BTreeSet<Fingerprint>,
+        fx: &mut Effects,
+    ) {
+        self.push(now, id, applied, from, fx);
         match id {
             DocumentId::Fleet(_) => self.members_changed(now, fx),
             DocumentId::Host { host, .. } => {
-                let touched = self.read_touched(id, host, &applied.touched);
-                let authors = applied.changes.iter().map(AppliedChange::author);
-                let origin = from.map_or(Origin::Here, Origin::Peer);
-                self.publish(now, touched, origin, authors.collect(), fx);
+                let records = self.layers_changed(host, id, &applied.touched, fx);
+                let touched = self.read_touched(host, &records);
+                self.publish(now, touched, origin, authors, fx);
             }
+        }
+    }
+
+    /// Sends what a document has gained on to the peers that may lack it.
+    fn push(
+        &mut self,
+        now: Now,
+        id: DocumentId,
+        applied: &Applied,
+        from: Option<NodeId>,
+        fx: &mut Effects,
+    ) {
+        if self.exchange.is_shared(&id) {
+            let out = &mut fx.frames;
+            self.exchange.push(now.monotonic, id, applied, from, &self.trust, out);
         }
     }
 
@@ -385,11 +416,15 @@ impl Replica {
 
     /// Stands, by this node's key, for what it has just written.
     fn vouch(&mut self, id: DocumentId, applied: &mut Applied) {
-        let (Some(last), Some(document)) = (applied.changes.last(), self.documents.get_mut(&id))
-        else {
-            return;
-        };
-        let voucher = self.trust.vouch(&id, last.actor, last.seq, last.hash);
+        let Some(mut document) = self.documents.remove(&id) else { return };
+        self.vouch_for(&mut document, applied);
+        self.documents.insert(id, document);
+    }
+
+    /// Stands for what this node has written to a document.
+    fn vouch_for(&self, document: &mut Document, applied: &mut Applied) {
+        let Some(last) = applied.changes.last() else { return };
+        let voucher = self.trust.vouch(&document.id(), last.actor, last.seq, last.hash);
         document.vouch(voucher);
         applied.vouchers.push(voucher);
     }
@@ -405,14 +440,9 @@ impl Replica {
         fx.writes.extend(vouchers.map(|voucher| Write::Voucher { document, voucher: *voucher }));
     }
 
-    fn read_touched(
-        &self,
-        id: DocumentId,
-        host: NodeId,
-        touched: &BTreeSet<Touched>,
-    ) -> view::Touched {
+    fn read_touched(&self, host: NodeId, touched: &BTreeSet<Touched>) -> view::Touched {
         let mut read = view::Touched::default();
-        let Some(document) = self.documents.get(&id) else { return read };
+        let Some(document) = self.host_document(host) else { return read };
         for record in touched {
             match record {
                 Touched::Session(id) => {
@@ -421,7 +451,7 @@ impl Replica {
                 Touched::Workspace(id) => {
                     read.workspaces.insert(workspace_key(host, id), document.workspace(id));
                 }
-                Touched::Member(_) => {}
+                Touched::Member(_) | Touched::Meta => {}
             }
         }
         read
@@ -511,39 +541,15 @@ impl Replica {
     /// Reads every record of every document anew: what the view must equal.
     pub fn reread(&self) -> View {
         let mut touched = view::Touched::default();
-        for (id, document) in &self.documents {
-            if let Some(host) = id.host() {
-                read_all(document, host, &mut touched);
-            }
-        }
+        self.read_anew(&mut touched);
         let mut view = View::new();
         view.apply(touched);
         view
     }
 
-    /// Lists the members other than this node, former ones only while they are revoked.
-    pub fn peers(&self) -> Vec<PeerView> {
-        let frontier = self.frontier();
-        self.members
-            .values()
-            .filter(|member| member.node != self.node && !member.left)
-            .map(|member| PeerView {
-                connected: self.exchange.is_greeted(&member.node),
-                paused: self.paused.contains(&member.node),
-                in_sync: self.exchange.is_in_sync(&member.node, &frontier),
-                problem: self.problems.get(&member.node).cloned(),
-                member: member.clone(),
-            })
-            .collect()
-    }
-
     /// Returns how often two replicas were found to differ with nothing on the way.
     pub fn sync_repairs_total(&self) -> u64 {
         self.exchange.repairs_total()
-    }
-
-    fn own_document(&self) -> DocumentId {
-        DocumentId::Host { host: self.node, epoch: EPOCH_FIRST }
     }
 }
 

@@ -12,7 +12,6 @@ use super::super::{
     trust::{Attested, Extent, Standing},
 };
 use super::Replica;
-use crate::wire::CloseCode;
 
 impl Replica {
     /// Writes down what this node has of changes that are only taken as far as someone attests to
@@ -48,6 +47,7 @@ impl Replica {
     /// Takes note of what was not taken of what a peer sent.
     pub(super) fn left_out(
         &mut self,
+        now: Now,
         peer: NodeId,
         document: DocumentId,
         left_out: &LeftOut,
@@ -61,7 +61,7 @@ impl Replica {
             tracing::warn!(%peer, %document, %author, "a node has signed two changes for one place");
             if *author == peer {
                 let reason = "it has signed two changes for one place".to_owned();
-                fx.closes.push((peer, CloseCode::Hostile, reason));
+                self.close_for_offence(now, peer, false, reason, fx);
             }
         }
     }

@@ -39,6 +39,14 @@ fn missing(document: &Document, heads: &[ChangeHash]) -> Option<Frame> {
     (!changes.is_empty()).then(|| frame(changes).unwrap_or_else(|| whole(document)))
 }
 
+/// Returns a message of automerge's sync protocol, or the document whole if it is much.
+fn message(document: &Document, state: &mut automerge::sync::State) -> Option<Frame> {
+    let (message, vouchers) = document.next_sync_message(state)?;
+    let fits = message.len() <= push::CHANGES_BYTES_MAX;
+    let sync = || Frame::Sync { document: document.id(), message, vouchers };
+    Some(if fits { sync() } else { whole(document) })
+}
+
 fn whole(document: &Document) -> Frame {
     let vouchers = document.vouchers().copied().collect();
     Frame::Snapshot { document: document.id(), bytes: document.save(), vouchers }
@@ -180,9 +188,7 @@ impl Exchange {
                 progress.repair.as_ref().is_some_and(|(_, at)| *at + ANSWER_WITHIN > now);
             if !under_way {
                 let mut state = automerge::sync::State::new();
-                if let Some((message, vouchers)) = document.next_sync_message(&mut state) {
-                    out.push(to(peer, Frame::Sync { document: id, message, vouchers }));
-                }
+                out.extend(message(document, &mut state).map(|frame| to(peer, frame)));
                 progress.repair = Some((state, now));
             }
         } else {
@@ -231,7 +237,7 @@ impl Exchange {
         now: Duration,
         peer: &NodeId,
         id: DocumentId,
-        (message, vouchers): (&[u8], &[Voucher]),
+        (sent, vouchers): (&[u8], &[Voucher]),
         (documents, trust): (&mut Documents, &Trust),
         out: &mut Out,
     ) -> Result<Applied, ApplyError> {
@@ -245,7 +251,7 @@ impl Exchange {
             *idle = 0;
         }
         let (mut state, _) = repair.take().unwrap_or_else(|| (automerge::sync::State::new(), now));
-        let applied = document.receive_sync_message(&mut state, message, vouchers, trust)?;
+        let applied = document.receive_sync_message(&mut state, sent, vouchers, trust)?;
         let theirs = state.their_heads.as_deref().unwrap_or_default();
         let done = theirs.len() == document.heads().len()
             && theirs.iter().zip(document.heads()).all(|(theirs, ours)| theirs.0 == ours.0);
@@ -253,10 +259,8 @@ impl Exchange {
         // What is not taken may be offered without end; the comparison begins anew, later.
         let in_vain = *idle > IDLE_MAX;
         // The last word of an exchange that has ended here would begin another one, without end.
-        if !(begins && done || in_vain)
-            && let Some((message, vouchers)) = document.next_sync_message(&mut state)
-        {
-            out.push(to(peer, Frame::Sync { document: id, message, vouchers }));
+        if !(begins && done || in_vain) {
+            out.extend(message(document, &mut state).map(|frame| to(peer, frame)));
         }
         *repair = (!done && !in_vain).then_some((state, now));
         link.traffic_at = Some(now);

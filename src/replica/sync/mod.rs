@@ -167,6 +167,32 @@ impl Exchange {
         self.links.get(peer).is_some_and(|link| link.greeted_with.is_some())
     }
 
+    /// Tells whether the next heads of a peer are those of a greeting.
+    pub fn is_greeting(&self, peer: &NodeId) -> bool {
+        self.links.get(peer).is_some_and(|link| link.awaits_heads)
+    }
+
+    /// Tells whether a peer has said that it has a link to a node.
+    pub fn is_linked(&self, peer: &NodeId, node: &NodeId) -> bool {
+        self.links.get(peer).is_some_and(|link| link.their_links.contains(node))
+    }
+
+    /// Notes that something went over a link that a comparison of the frontiers is to follow.
+    pub fn note_traffic(&mut self, now: Duration, peer: &NodeId) {
+        if let Some(link) = self.links.get_mut(peer) {
+            link.traffic_at = Some(now);
+        }
+    }
+
+    /// Drops what is known of a document that is no longer held.
+    pub fn forget(&mut self, document: &DocumentId) {
+        self.fetching.remove(document);
+        for link in self.links.values_mut() {
+            link.documents.remove(document);
+            link.lacking.remove(document);
+        }
+    }
+
     /// Lists the peers with a link.
     pub fn peers(&self) -> impl Iterator<Item = NodeId> {
         self.links.keys().copied()

@@ -233,8 +233,8 @@ pub(super) fn path_of(automerge: &Automerge, object: &ObjId) -> Option<Vec<Strin
     Some(path)
 }
 
-/// Tells whether an actor is a node's.
-fn is_by(object: &ObjId, node: &Fingerprint) -> bool {
+/// Tells whether a node has written what has this name.
+pub(super) fn is_by(object: &ObjId, node: &Fingerprint) -> bool {
     let by = |actor: &ActorId| fingerprint(&actor_in(actor)) == *node;
     matches!(object, ObjId::Id(_, actor, _) if by(actor))
 }

@@ -4,7 +4,12 @@
 //! comes back, not even by a creation that did not know; where two nodes created the same id at
 //! once, all that either of them says of deleting, keeping and ending counts.
 
+mod carried;
+mod carry;
+mod graves;
 mod read;
+mod rewrite;
+mod tree;
 mod write;
 
 use std::sync::Arc;
@@ -15,10 +20,14 @@ use automerge::{
 };
 use sha2::{Digest as _, Sha256};
 
-pub use self::write::{SessionFields, Writer};
+use self::graves::Graves;
+pub use self::{
+    carried::{CARRIED, Part, Vector},
+    write::{Limits, Scope, SessionFields, Writer},
+};
 use super::{
     super::ids::{Fingerprint, NodeId, SessionId, WorkspaceId},
-    Applied, Document, Places as AllPlaces,
+    Applied, Document, Places as AllPlaces, Touched, authority,
 };
 
 /// The version of the document's shape.
@@ -29,6 +38,8 @@ const BUCKETS: usize = 256;
 
 /// The scalar that stands where a record was.
 const GRAVE: &str = "gone";
+/// Where in `meta` the graves of earlier epochs are.
+const GRAVES: &str = "graves";
 /// The one that stands where a session was that its agent's server has confirmed to have no more.
 const GRAVE_CONFIRMED: &str = "gone there too";
 
@@ -41,6 +52,25 @@ pub struct Places {
     host: Fingerprint,
     workspaces: ObjId,
     buckets: Arc<[ObjId]>,
+    graves: Arc<AllGraves>,
+}
+
+/// What was purged, or gone, before the document was begun.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct AllGraves {
+    sessions: Graves,
+    workspaces: Graves,
+}
+
+impl AllGraves {
+    fn read(automerge: &Automerge, meta: &ObjId, host: &NodeId) -> Self {
+        let Some(graves) = map_at(automerge, meta, GRAVES) else { return Self::default() };
+        let of = |key| {
+            let map = map_at(automerge, &graves, key);
+            map.map(|map| Graves::read(automerge, &map, host)).unwrap_or_default()
+        };
+        Self { sessions: of("sessions"), workspaces: of("workspaces") }
+    }
 }
 
 /// Writes a host document's first change.
@@ -59,19 +89,38 @@ pub fn genesis(tx: &mut Transaction<'_>, host: NodeId, epoch: u32) -> Done {
 
 impl Places {
     /// Finds them; `None` if this is not the named host's document.
+    ///
+    /// Nobody but the host begins its document: another's would take its place.
     pub fn find(automerge: &Automerge, host: NodeId, epoch: u32) -> Option<Self> {
-        let meta = only_map_at(automerge, &ROOT, "meta")?;
+        let meta = only_map_at(automerge, &ROOT, "meta").filter(|meta| is_by(meta, &host))?;
         let named = text_at(automerge, &meta, "host")? == host.to_string()
             && int_at(automerge, &meta, "epoch")? == i64::from(epoch);
         let sessions = only_map_at(automerge, &ROOT, "sessions")?;
         let buckets = buckets_in(automerge, &sessions)?;
         let workspaces = only_map_at(automerge, &ROOT, "workspaces")?;
-        named.then_some(Self { host: host.fingerprint(), workspaces, buckets })
+        let graves = Arc::new(AllGraves::read(automerge, &meta, &host));
+        named.then_some(Self { host: host.fingerprint(), workspaces, buckets, graves })
     }
 
     /// Returns the fingerprint of the host.
     pub fn host(&self) -> Fingerprint {
         self.host
+    }
+
+    /// Tells what stands at a session's key.
+    fn session(&self, automerge: &impl ReadDoc, id: &SessionId) -> Standing {
+        if self.graves.sessions.has(id.as_str()) {
+            return Standing::Grave;
+        }
+        standing(automerge, self.bucket(id), id.as_str())
+    }
+
+    /// Tells what stands at a workspace's key.
+    fn workspace(&self, automerge: &impl ReadDoc, id: &WorkspaceId) -> Standing {
+        if self.graves.workspaces.has(id.as_str()) {
+            return Standing::Grave;
+        }
+        standing(automerge, &self.workspaces, id.as_str())
     }
 
     fn bucket(&self, id: &SessionId) -> &ObjId {
@@ -130,21 +179,20 @@ impl Document {
 
     /// Tells whether a session of this id was here and has been purged.
     pub fn is_session_spent(&self, id: &SessionId) -> bool {
-        let bucket = self.host_places().bucket(id);
-        matches!(standing(&self.automerge, bucket, id.as_str()), Standing::Grave)
+        matches!(self.host_places().session(&self.automerge, id), Standing::Grave)
     }
 
     /// Tells whether the agent's server of a purged session had confirmed that it is gone there.
     pub fn is_confirmed(&self, id: &SessionId) -> bool {
-        let bucket = self.host_places().bucket(id);
-        let all = self.automerge.get_all(bucket, id.as_str()).unwrap_or_default();
-        all.iter().any(|(value, _)| value.as_str() == Some(GRAVE_CONFIRMED))
+        let places = self.host_places();
+        let all = self.automerge.get_all(places.bucket(id), id.as_str()).unwrap_or_default();
+        places.graves.sessions.has_as(id.as_str(), GRAVE_CONFIRMED)
+            || all.iter().any(|(value, _)| value.as_str() == Some(GRAVE_CONFIRMED))
     }
 
     /// Tells whether a workspace of this id was here and is gone.
     pub fn is_workspace_spent(&self, id: &WorkspaceId) -> bool {
-        let workspaces = &self.host_places().workspaces;
-        matches!(standing(&self.automerge, workspaces, id.as_str()), Standing::Grave)
+        matches!(self.host_places().workspace(&self.automerge, id), Standing::Grave)
     }
 
     /// Lists the ids of all sessions, purged ones too.
@@ -165,12 +213,38 @@ impl Document {
         write: impl FnOnce(&mut Writer<'_, '_>) -> Done,
     ) -> Option<Applied> {
         let places = self.host_places().clone();
-        self.commit(wall_ms, |tx| write(&mut Writer::new(tx, &places)))
+        self.commit(wall_ms, |tx| write(&mut Writer::new(tx, &places, None)))
+    }
+
+    /// Writes what of an act belongs into this one of its host's epochs; `None` if nothing does.
+    pub fn write_within(
+        &mut self,
+        wall_ms: i64,
+        limits: &Limits<'_>,
+        write: impl FnOnce(&mut Writer<'_, '_>) -> Done,
+    ) -> Option<Applied> {
+        let places = self.host_places().clone();
+        self.commit(wall_ms, |tx| write(&mut Writer::new(tx, &places, Some(limits))))
+    }
+
+    /// Tells whether a record is there.
+    pub fn has_record(&self, record: &Touched) -> bool {
+        let standing = match record {
+            Touched::Session(id) => self.host_places().session(&self.automerge, id),
+            Touched::Workspace(id) => self.host_places().workspace(&self.automerge, id),
+            Touched::Member(_) | Touched::Meta => return false,
+        };
+        matches!(standing, Standing::Records(_))
     }
 }
 
 fn ids_in<Id: std::str::FromStr>(automerge: &Automerge, map: &ObjId) -> Vec<Id> {
     automerge.keys(map).filter_map(|key| key.parse().ok()).collect()
+}
+
+/// Tells whether a node has written what has this name.
+fn is_by(id: &ObjId, node: &NodeId) -> bool {
+    authority::is_by(id, &node.fingerprint())
 }
 
 /// Returns the map at a key, if one is there.
@@ -384,6 +458,18 @@ mod tests {
         let applied = one.apply(&bytes, &vouchers(&other), &trust()).unwrap();
         assert_eq!(applied.touched, [Touched::Session(s.clone())].into());
         assert_eq!(one.session(&s), None);
+    }
+
+    #[test]
+    fn an_epoch_that_another_node_has_begun_is_refused() {
+        for (by, taken) in [(HOST, true), (NodeId([2; 32]), false)] {
+            let actor = super::super::actor(&by, StartId([1; 8]));
+            let mut automerge = Automerge::new().with_actor(actor);
+            let mut tx = automerge.transaction();
+            genesis(&mut tx, HOST, 1).unwrap();
+            tx.commit();
+            assert_eq!(Places::find(&automerge, HOST, 1).is_some(), taken);
+        }
     }
 
     #[test]

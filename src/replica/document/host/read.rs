@@ -15,7 +15,7 @@ use super::{
             TeardownState,
         },
     },
-    Document, Standing, int_at, maps_at, standing, text_at,
+    Document, Standing, int_at, maps_at, text_at,
 };
 
 /// Largest time that JSON readers keep exact; what a peer writes beyond it is brought back.
@@ -24,7 +24,7 @@ const TIME_MS_MAX: i64 = 1 << 53;
 impl Document {
     /// Reads a session; `None` if it is not there or was purged.
     pub fn session(&self, id: &SessionId) -> Option<StoredSession> {
-        let objects = match standing(&self.automerge, self.host_places().bucket(id), id.as_str()) {
+        let objects = match self.host_places().session(&self.automerge, id) {
             Standing::Records(objects) => objects,
             Standing::Nothing | Standing::Grave => return None,
         };
@@ -48,7 +48,7 @@ impl Document {
 
     /// Reads a workspace; `None` if it is not there or is gone.
     pub fn workspace(&self, id: &WorkspaceId) -> Option<StoredWorkspace> {
-        let objects = match standing(&self.automerge, &self.host_places().workspaces, id.as_str()) {
+        let objects = match self.host_places().workspace(&self.automerge, id) {
             Standing::Records(objects) => objects,
             Standing::Nothing | Standing::Grave => return None,
         };

@@ -18,7 +18,8 @@ use super::{
             TeardownState,
         },
     },
-    Done, GRAVE, GRAVE_CONFIRMED, Places, Standing, int_at, map_at, maps_at, standing,
+    super::Touched,
+    Done, GRAVE, GRAVE_CONFIRMED, Places, Standing, int_at, map_at, maps_at,
 };
 
 /// The fields of a session that can be written later than at its creation.
@@ -34,20 +35,62 @@ pub struct SessionFields {
     pub extra: BTreeMap<String, Option<String>>,
 }
 
+/// What may be written to a record of one epoch while its host has several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// Nothing: all that it says is in a newer one.
+    Nothing,
+    /// What takes something back: it may have been put there, and it can't take back more than it
+    /// has seen.
+    Removals,
+    /// That, and the fields of which only one value counts.
+    Fields,
+    /// Everything.
+    All,
+}
+
+/// Tells what of an act is written to one of several epochs.
+pub struct Limits<'a> {
+    /// To a record.
+    pub scope: &'a dyn Fn(&Touched) -> Scope,
+    /// Whether a session is created there.
+    pub creates: &'a dyn Fn(&StoredSession) -> bool,
+}
+
 /// One change to a host document, as it is being written.
 pub struct Writer<'tx, 'doc> {
     tx: &'tx mut Transaction<'doc>,
     places: &'tx Places,
+    limits: Option<&'tx Limits<'tx>>,
 }
 
 impl<'tx, 'doc> Writer<'tx, 'doc> {
     /// Begins to write where the places are.
-    pub(super) fn new(tx: &'tx mut Transaction<'doc>, places: &'tx Places) -> Self {
-        Self { tx, places }
+    pub(super) fn new(
+        tx: &'tx mut Transaction<'doc>,
+        places: &'tx Places,
+        limits: Option<&'tx Limits<'tx>>,
+    ) -> Self {
+        Self { tx, places, limits }
+    }
+
+    fn may(&self, record: Touched, scope: Scope) -> bool {
+        self.limits.is_none_or(|limits| (limits.scope)(&record) >= scope)
+    }
+
+    fn may_session(&self, id: &SessionId, scope: Scope) -> bool {
+        self.may(Touched::Session(id.clone()), scope)
+    }
+
+    fn may_workspace(&self, id: &WorkspaceId, scope: Scope) -> bool {
+        self.may(Touched::Workspace(id.clone()), scope)
     }
 
     /// Creates a session; whatever stood at its id loses.
     pub fn create_session(&mut self, id: &SessionId, session: &StoredSession) -> Done {
+        if self.limits.is_some_and(|limits| !(limits.creates)(session)) {
+            return Ok(());
+        }
         let record = self.tx.put_object(self.places.bucket(id), id.as_str(), ObjType::Map)?;
         let tx = &mut *self.tx;
         put_text(tx, &record, "workspace_id", session.workspace_id.as_ref().map(|id| id.as_str()))?;
@@ -65,6 +108,9 @@ impl<'tx, 'doc> Writer<'tx, 'doc> {
 
     /// Changes fields of a session.
     pub fn update_session(&mut self, id: &SessionId, fields: &SessionFields) -> Done {
+        if !self.may_session(id, Scope::Fields) {
+            return Ok(());
+        }
         for record in self.session_objects(id) {
             let tx = &mut *self.tx;
             let workspace_id = fields.workspace_id.as_ref();
@@ -97,6 +143,9 @@ impl<'tx, 'doc> Writer<'tx, 'doc> {
 
     /// Marks a session deleted, anew even if it is: a restore that did not see this loses.
     pub fn delete_session(&mut self, id: &SessionId, deletion: &Deletion) -> Done {
+        if !self.may_session(id, Scope::All) {
+            return Ok(());
+        }
         for record in self.session_objects(id) {
             let deleted = self.tx.put_object(&record, "deleted", ObjType::Map)?;
             self.tx.put(&deleted, "by", deletion.by.to_string())?;
@@ -108,6 +157,9 @@ impl<'tx, 'doc> Writer<'tx, 'doc> {
 
     /// Takes back every delete of a session that this replica has seen.
     pub fn restore_session(&mut self, id: &SessionId) -> Done {
+        if !self.may_session(id, Scope::Removals) {
+            return Ok(());
+        }
         for record in self.session_objects(id) {
             if planted!(RestoreBeatsDelete) {
                 self.tx.put(&record, "restored", true)?;
@@ -157,6 +209,9 @@ impl<'tx, 'doc> Writer<'tx, 'doc> {
         branch: Option<Option<&str>>,
         extra: &BTreeMap<String, Option<String>>,
     ) -> Done {
+        if !self.may_workspace(id, Scope::Fields) {
+            return Ok(());
+        }
         for record in self.workspace_objects(id) {
             if let Some(name) = name {
                 self.tx.put(&record, "name", name)?;
@@ -173,6 +228,9 @@ impl<'tx, 'doc> Writer<'tx, 'doc> {
 
     /// Notes that a workspace has held a session or was dismissed.
     pub fn use_workspace(&mut self, id: &WorkspaceId) -> Done {
+        if !self.may_workspace(id, Scope::All) {
+            return Ok(());
+        }
         for record in self.workspace_objects(id) {
             self.tx.put(&record, "used", true)?;
         }
@@ -197,6 +255,9 @@ impl<'tx, 'doc> Writer<'tx, 'doc> {
 
     /// Takes back a delete of the workspace as a whole.
     pub fn undismiss(&mut self, id: &WorkspaceId, operation: &OperationId) -> Done {
+        if !self.may_workspace(id, Scope::Removals) {
+            return Ok(());
+        }
         for record in self.workspace_objects(id) {
             for notes in maps_at(self.tx, &record, "dismissals") {
                 delete_key(self.tx, &notes, operation.as_str())?;
@@ -252,6 +313,9 @@ impl<'tx, 'doc> Writer<'tx, 'doc> {
         operation: &OperationId,
         value: ScalarValue,
     ) -> Done {
+        if !self.may_workspace(id, Scope::All) {
+            return Ok(());
+        }
         for record in self.workspace_objects(id) {
             let notes = match map_at(self.tx, &record, map) {
                 Some(notes) => notes,
@@ -263,6 +327,9 @@ impl<'tx, 'doc> Writer<'tx, 'doc> {
     }
 
     fn clear(&mut self, id: &WorkspaceId, map: &str) -> Done {
+        if !self.may_workspace(id, Scope::Removals) {
+            return Ok(());
+        }
         for record in self.workspace_objects(id) {
             for notes in maps_at(self.tx, &record, map) {
                 let keys: Vec<String> = self.tx.keys(&notes).collect();
@@ -275,14 +342,14 @@ impl<'tx, 'doc> Writer<'tx, 'doc> {
     }
 
     fn session_objects(&self, id: &SessionId) -> Vec<ObjId> {
-        match standing(self.tx, self.places.bucket(id), id.as_str()) {
+        match self.places.session(self.tx, id) {
             Standing::Records(objects) => objects,
             Standing::Nothing | Standing::Grave => Vec::new(),
         }
     }
 
     fn workspace_objects(&self, id: &WorkspaceId) -> Vec<ObjId> {
-        match standing(self.tx, &self.places.workspaces, id.as_str()) {
+        match self.places.workspace(self.tx, id) {
             Standing::Records(objects) => objects,
             Standing::Nothing | Standing::Grave => Vec::new(),
         }

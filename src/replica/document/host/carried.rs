@@ -1,0 +1,205 @@
+//! Owns how much of its earlier epochs a host document holds: `meta.carried`.
+//!
+//! Must not know how it came in. Invariants: only what the host itself has written there counts, or
+//! a peer could make others forget what was never carried over; it only ever grows.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use automerge::{
+    ActorId, Automerge, Change, ObjId, ObjType, ReadDoc,
+    transaction::{Transactable, Transaction},
+};
+
+use super::{
+    super::{
+        super::ids::{ChangeHash, DocumentId, Fingerprint, NodeId, fingerprint},
+        Touched, Vouchers, actor_in, touched,
+    },
+    AllPlaces, Document, Done, is_by, map_at, maps_at,
+};
+
+/// Where in `meta` it stands.
+pub const CARRIED: &str = "carried";
+/// How many changes of each actor, counted from its first.
+const SEQS: &str = "seqs";
+/// The heads up to which it was, each time: whoever stands there has nothing more.
+const HEADS: &str = "heads";
+
+/// How many changes of each actor there are.
+pub type Vector = BTreeMap<ActorId, u64>;
+
+/// How much of one earlier epoch is held.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Epoch {
+    pub(super) seqs: Vector,
+    pub(super) heads: BTreeSet<ChangeHash>,
+}
+
+/// An earlier epoch, parted by how much of it is held.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// As it was when it was last taken over.
+    pub before: Document,
+    /// The records that were written to since.
+    pub touched: BTreeSet<Touched>,
+    /// By whom.
+    pub authors: BTreeSet<Fingerprint>,
+}
+
+impl Epoch {
+    fn covers(&self, vector: &Vector) -> bool {
+        vector.iter().all(|(actor, seq)| self.seqs.get(actor).is_some_and(|held| held >= seq))
+    }
+}
+
+impl Document {
+    /// Tells how many changes of each actor the document is made of.
+    pub fn vector(&self) -> Vector {
+        let mut vector = Vector::new();
+        for change in self.automerge.get_changes_meta(&[]) {
+            let seq = vector.entry(change.actor.into_owned()).or_default();
+            *seq = change.seq.max(*seq);
+        }
+        vector
+    }
+
+    /// Tells whether an earlier epoch is one of those that this document goes on from.
+    pub fn follows(&self, epoch: u32) -> bool {
+        epoch_map(&self.automerge, self.host(), epoch).is_some()
+    }
+
+    /// Tells whether all of an earlier epoch's document has been taken over into this one.
+    pub fn covers(&self, earlier: &Self) -> bool {
+        let DocumentId::Host { epoch, .. } = earlier.id else { return false };
+        self.carried(epoch).is_some_and(|held| held.covers(&earlier.vector()))
+    }
+
+    /// Tells whether these were heads of an earlier epoch when it was last taken over.
+    pub fn covers_heads(&self, epoch: u32, heads: &[ChangeHash]) -> bool {
+        let held = self.carried(epoch);
+        held.is_some_and(|held| heads.iter().all(|head| held.heads.contains(head)))
+    }
+
+    /// Tells whether a change of an earlier epoch has been taken over.
+    pub fn covers_change(&self, epoch: u32, actor: &[u8], seq: u64) -> bool {
+        let held =
+            self.carried(epoch).and_then(|held| held.seqs.get(&ActorId::from(actor)).copied());
+        held.is_some_and(|held| held >= seq)
+    }
+
+    /// Parts an earlier epoch: how it was when it was last taken over into this document, and which
+    /// records it has touched since. `None` if it does not begin as that one did.
+    pub fn part_carried(&self, earlier: &Self) -> Option<Part> {
+        let DocumentId::Host { epoch, .. } = earlier.id else { return None };
+        let held = self.carried(epoch)?;
+        if held.covers(&earlier.vector()) {
+            let (touched, authors) = Default::default();
+            return Some(Part { before: earlier.clone(), touched, authors });
+        }
+        let is_held = |change: &Change| {
+            held.seqs.get(change.actor_id()).is_some_and(|seq| *seq >= change.seq())
+        };
+        let changes = earlier.automerge.get_changes(&[]);
+        let (carried, since): (Vec<_>, Vec<_>) = changes.into_iter().partition(is_held);
+        let mut automerge = Automerge::new();
+        automerge.apply_changes(carried).ok()?;
+        let before = Self::place(earlier.id, automerge, Vouchers::default())?;
+        let touched =
+            touched::by(&earlier.automerge, &since.iter().map(Change::decode).collect::<Vec<_>>());
+        let authors =
+            since.iter().map(|change| fingerprint(&actor_in(change.actor_id()))).collect();
+        Some(Part { before, touched, authors })
+    }
+
+    pub(super) fn host(&self) -> &NodeId {
+        match &self.id {
+            DocumentId::Host { host, .. } => host,
+            DocumentId::Fleet(_) => unreachable!("the fleet document has no host"),
+        }
+    }
+
+    fn carried(&self, epoch: u32) -> Option<Epoch> {
+        let map = epoch_map(&self.automerge, self.host(), epoch)?;
+        Some(read(&self.automerge, &map, self.host()))
+    }
+
+    /// Lists the earlier epochs that this document goes on from, and how much of each it holds.
+    pub(super) fn all_carried(&self) -> BTreeMap<u32, Epoch> {
+        let AllPlaces::Host(_) = &self.places else { return BTreeMap::new() };
+        let map = carried_map(&self.automerge, self.host());
+        let epochs = map.into_iter().flat_map(|map| self.automerge.keys(&map).collect::<Vec<_>>());
+        let epochs = epochs.filter_map(|epoch| epoch.parse().ok());
+        epochs.filter_map(|epoch| Some((epoch, self.carried(epoch)?))).collect()
+    }
+}
+
+fn meta(automerge: &impl ReadDoc) -> Option<ObjId> {
+    map_at(automerge, &automerge::ROOT, "meta")
+}
+
+/// Returns the map at a key that the host has made, whatever others have put beside it.
+fn own_map(automerge: &Automerge, object: &ObjId, key: &str, host: &NodeId) -> Option<ObjId> {
+    maps_at(automerge, object, key).into_iter().rfind(|map| is_by(map, host))
+}
+
+fn carried_map(automerge: &Automerge, host: &NodeId) -> Option<ObjId> {
+    own_map(automerge, &meta(automerge)?, CARRIED, host)
+}
+
+fn epoch_map(automerge: &Automerge, host: &NodeId, epoch: u32) -> Option<ObjId> {
+    own_map(automerge, &carried_map(automerge, host)?, &epoch.to_string(), host)
+}
+
+fn read(automerge: &Automerge, map: &ObjId, host: &NodeId) -> Epoch {
+    let mut epoch = Epoch::default();
+    if let Some(seqs) = own_map(automerge, map, SEQS, host) {
+        for actor in automerge.keys(&seqs) {
+            let all = automerge.get_all(&seqs, &actor).unwrap_or_default();
+            let told = all.iter().filter(|(_, id)| is_by(id, host));
+            let seq = told.filter_map(|(value, _)| value.as_i64()).max();
+            let (Some(seq), Ok(actor)) = (seq, ActorId::try_from(actor.as_str())) else { continue };
+            epoch.seqs.insert(actor, u64::try_from(seq).unwrap_or(0));
+        }
+    }
+    if let Some(heads) = own_map(automerge, map, HEADS, host) {
+        for head in automerge.keys(&heads) {
+            let all = automerge.get_all(&heads, &head).unwrap_or_default();
+            if all.iter().any(|(_, id)| is_by(id, host)) {
+                epoch.heads.extend(head.parse::<ChangeHash>());
+            }
+        }
+    }
+    epoch
+}
+
+/// Writes that an earlier epoch is held up to there.
+pub(super) fn write(
+    tx: &mut Transaction<'_>,
+    epoch: u32,
+    vector: &Vector,
+    heads: &[ChangeHash],
+) -> Done {
+    let Some(meta) = meta(tx) else { return Ok(()) };
+    let carried = map_or_new(tx, &meta, CARRIED)?;
+    let map = map_or_new(tx, &carried, &epoch.to_string())?;
+    let seqs = map_or_new(tx, &map, SEQS)?;
+    for (actor, seq) in vector {
+        let seq = i64::try_from(*seq).unwrap_or(i64::MAX);
+        if super::int_at(tx, &seqs, &actor.to_hex_string()) != Some(seq) {
+            tx.put(&seqs, actor.to_hex_string(), seq)?;
+        }
+    }
+    let at = map_or_new(tx, &map, HEADS)?;
+    heads.iter().try_for_each(|head| tx.put(&at, head.to_string(), true))
+}
+
+fn map_or_new(
+    tx: &mut Transaction<'_>,
+    object: &ObjId,
+    key: &str,
+) -> Result<ObjId, automerge::AutomergeError> {
+    match map_at(tx, object, key) {
+        Some(map) => Ok(map),
+        None => tx.put_object(object, key, ObjType::Map),
+    }
+}

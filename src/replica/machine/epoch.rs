@@ -1,0 +1,395 @@
+//! Owns what a host does about its epochs: writing its document anew once history outweighs state,
+//! and carrying over what comes in for an epoch that it has left behind.
+//!
+//! Must not know what a record means, nor what other nodes hold. Invariant: nobody is told of a new
+//! epoch, nor of what was carried over into it, before that is durable, so that a crash never has it
+//! done twice.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use super::super::{
+    document::{self, Applied, AppliedChange, Document, Part},
+    effect::{Effects, Now, StoredDocument, Write},
+    ids::{ChangeHash, DocumentId, Fingerprint, NodeId, StartId},
+    record::Role,
+    voucher::Voucher,
+};
+use super::{Origin, Replica, offence::Sent};
+
+/// How many changes a document has at least before it is written anew: at some 400 bytes of memory
+/// and 5 µs of every start each, fewer are not worth that every peer fetches it whole.
+const CHANGES_MIN: u64 = 10_000;
+/// How many times as many operations it has by then as the new one would have: so all that is ever
+/// written anew stays within a fraction of what was written.
+const OPS_FACTOR: u64 = 4;
+/// About how many operations a record takes when it is written once.
+const RECORD_OPS: u64 = 12;
+/// About how many the empty document takes.
+const EMPTY_OPS: u64 = 300;
+/// How many changes lie between two looks.
+const LOOK_EVERY: u64 = 256;
+/// How long it waits to try again where something was written while the new epoch became durable.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How many copies of epochs are remembered that were of no use, so as not to ask for them again.
+const SEEN_MAX: usize = 256;
+/// How much may wait to be carried over; more comes again.
+const ARRIVED_MAX: usize = 64;
+
+/// What is known of epochs.
+#[derive(Debug, Clone)]
+pub struct Epochs {
+    /// The one that this node's own document is in.
+    own: u32,
+    stage: Stage,
+    /// What peers have of earlier epochs of this host, and has not been looked into.
+    arrived: Vec<(NodeId, DocumentId, Arrived)>,
+    /// Copies that were fetched and not kept, by their heads.
+    seen: BTreeSet<(DocumentId, Vec<ChangeHash>)>,
+    /// Whether a rewrite was asked for.
+    asked: bool,
+    /// How many changes the document had when it was last looked at.
+    looked_at: u64,
+    retry_at: Option<Duration>,
+}
+
+/// What is under way; one thing at a time.
+#[derive(Debug, Clone)]
+enum Stage {
+    Idle,
+    /// The next epoch is becoming durable.
+    Rewritten {
+        document: Box<Document>,
+        /// Where the present one stood.
+        heads: Vec<ChangeHash>,
+    },
+    /// An earlier epoch is awaited from the store.
+    Loading(DocumentId),
+    /// What it has gained is becoming durable, in both epochs.
+    CarriedOver {
+        of: DocumentId,
+        /// The present epoch's, with what was carried over.
+        document: Box<Document>,
+        authors: BTreeSet<Fingerprint>,
+        peer: NodeId,
+    },
+}
+
+/// What a peer has of an earlier epoch.
+#[derive(Debug, Clone)]
+pub enum Arrived {
+    Whole(Box<Document>),
+    Changes(Vec<Vec<u8>>, Vec<Voucher>),
+}
+
+impl Epochs {
+    /// Starts where a first start does.
+    pub fn new() -> Self {
+        Self {
+            own: 0,
+            stage: Stage::Idle,
+            arrived: Vec::new(),
+            seen: BTreeSet::new(),
+            asked: false,
+            looked_at: 0,
+            retry_at: None,
+        }
+    }
+
+    /// Returns the epoch that this node's own document is in.
+    pub fn own(&self) -> u32 {
+        self.own
+    }
+
+    /// Forgets what was said in a fleet that was left.
+    pub fn forget_peers(&mut self) {
+        self.arrived.clear();
+        self.seen.clear();
+    }
+
+    /// Returns when a rewrite is tried again.
+    pub fn due(&self) -> Option<Duration> {
+        self.retry_at.filter(|_| matches!(self.stage, Stage::Idle))
+    }
+
+    /// Notes that this node's own document is in that epoch from now on.
+    pub fn begun(&mut self, epoch: u32) {
+        self.own = epoch;
+        self.looked_at = 0;
+    }
+
+    /// Takes what a peer has of an earlier epoch of this host, to look into it.
+    pub fn arrived(&mut self, peer: NodeId, id: DocumentId, what: Arrived) {
+        if self.arrived.len() < ARRIVED_MAX {
+            self.arrived.push((peer, id, what));
+        }
+    }
+
+    /// Remembers a copy of an earlier epoch, so as not to ask for it again.
+    pub fn remember(&mut self, document: DocumentId, heads: Vec<ChangeHash>) {
+        if self.seen.len() >= SEEN_MAX {
+            self.seen.clear();
+        }
+        self.seen.insert((document, heads));
+    }
+
+    /// Tells whether a copy with these heads has been here.
+    pub fn has_seen(&self, document: &DocumentId, heads: &[ChangeHash]) -> bool {
+        self.seen.contains(&(*document, heads.to_vec()))
+    }
+}
+
+impl Replica {
+    /// Returns the name of this node's own document.
+    pub(super) fn own_document(&self) -> DocumentId {
+        DocumentId::Host { host: self.node, epoch: self.epochs.own }
+    }
+
+    /// Settles which epoch of this node's own document is the present one, after a start.
+    pub(super) fn open_epochs(&mut self, fx: &mut Effects) {
+        let mut held = self.held_of(self.node);
+        held.reverse();
+        while let Some(id) = held.pop() {
+            let begun = match held.last() {
+                Some(older) => self.documents[&id].covers(&self.documents[older]),
+                None => true,
+            };
+            if begun && let DocumentId::Host { epoch, .. } = id {
+                self.epochs.own = epoch;
+                self.give_up_epochs(self.node, fx);
+                return;
+            }
+            // It became durable, and nobody was told of it: the older one had gone on.
+            self.documents.remove(&id);
+            fx.writes.push(Write::Forget { document: id });
+        }
+    }
+
+    /// Has this node's own document written anew as soon as that can be.
+    pub(super) fn ask_for_rewrite(&mut self) {
+        self.epochs.asked = true;
+        self.epochs.retry_at = None;
+    }
+
+    /// Begins with what is due; level-triggered, so calling it again changes nothing.
+    pub(super) fn go_on_with_epochs(&mut self, now: Now, fx: &mut Effects) {
+        if !matches!(self.epochs.stage, Stage::Idle) || !self.may_carry_out() {
+            return;
+        }
+        if let Some((_, id, _)) = self.epochs.arrived.first() {
+            fx.reloads.push(*id);
+            self.epochs.stage = Stage::Loading(*id);
+        } else if self.is_rewrite_due(now) {
+            self.rewrite(now, fx);
+        }
+    }
+
+    fn is_rewrite_due(&mut self, now: Now) -> bool {
+        // What a reader writes goes to nobody.
+        if self.role() == Role::Reader || self.epochs.retry_at.is_some_and(|at| at > now.monotonic)
+        {
+            return false;
+        }
+        if self.epochs.asked || self.epochs.retry_at.is_some() {
+            return true;
+        }
+        let document = &self.documents[&self.own_document()];
+        let changes = document.change_count();
+        if changes < CHANGES_MIN || changes < self.epochs.looked_at + LOOK_EVERY {
+            return false;
+        }
+        self.epochs.looked_at = changes;
+        let records =
+            self.view.sessions_of(&self.node).count() + self.view.workspaces_of(&self.node).count();
+        let needed = EMPTY_OPS + RECORD_OPS * records as u64;
+        document.op_count() > OPS_FACTOR * needed
+    }
+
+    fn rewrite(&mut self, now: Now, fx: &mut Effects) {
+        let own = self.own_document();
+        let document = &self.documents[&own];
+        if self.epochs.own == u32::MAX {
+            return;
+        }
+        self.epochs.asked = false;
+        self.epochs.retry_at = None;
+        let heads = document.heads();
+        let (mut next, mut written) = document.rewritten(self.actor.clone(), now.wall_ms);
+        self.vouch_for(&mut next, &mut written);
+        tracing::info!(
+            changes = document.change_count(),
+            operations = document.op_count(),
+            operations_left = next.op_count(),
+            "wrote the own document anew"
+        );
+        fx.writes.push(Write::Snapshot { document: next.id(), bytes: next.save() });
+        let (document, vouchers) = (next.id(), written.vouchers.into_iter());
+        fx.writes.extend(vouchers.map(|voucher| Write::Voucher { document, voucher }));
+        fx.reloads.push(next.id());
+        self.epochs.stage = Stage::Rewritten { document: Box::new(next), heads };
+    }
+
+    /// Goes on with what has waited for the store; gives back what it did not wait for.
+    pub(super) fn epoch_reloaded(
+        &mut self,
+        now: Now,
+        stored: StoredDocument,
+        fx: &mut Effects,
+    ) -> Option<StoredDocument> {
+        let awaited = match &self.epochs.stage {
+            Stage::Idle => None,
+            Stage::Rewritten { document, .. } => Some(document.id()),
+            Stage::Loading(id) => Some(*id),
+            Stage::CarriedOver { of, .. } => Some(*of),
+        };
+        if awaited != Some(stored.id) || self.reloading.contains(&stored.id) {
+            return Some(stored);
+        }
+        match std::mem::replace(&mut self.epochs.stage, Stage::Idle) {
+            Stage::Idle => return Some(stored),
+            Stage::Rewritten { document, heads } => self.begin_epoch(now, *document, &heads, fx),
+            Stage::Loading(_) => self.carry_over(now, stored, fx),
+            Stage::CarriedOver { document, authors, peer, .. } => {
+                self.carried_over(now, &document, authors, peer, fx);
+            }
+        }
+        None
+    }
+
+    /// Goes over to an epoch that is durable by now, unless the one before has gone on.
+    fn begin_epoch(
+        &mut self,
+        now: Now,
+        document: Document,
+        heads: &[ChangeHash],
+        fx: &mut Effects,
+    ) {
+        let own = self.documents.get(&self.own_document());
+        if own.is_none_or(|own| own.heads() != heads) {
+            fx.writes.push(Write::Forget { document: document.id() });
+            self.epochs.retry_at = Some(now.monotonic + RETRY_AFTER);
+            return;
+        }
+        let digest = self.view.digest();
+        self.go_over_to(now, Origin::Here, document, fx);
+        debug_assert_eq!(digest, self.view.digest(), "a new epoch shows what the one before did");
+        let own = self.node;
+        self.exchange.adopted(now.monotonic, &own, &self.documents, &mut fx.frames);
+    }
+
+    /// Writes what an earlier epoch has gained into the present one.
+    fn carry_over(&mut self, now: Now, stored: StoredDocument, fx: &mut Effects) {
+        let id = stored.id;
+        let (waiting, rest) =
+            std::mem::take(&mut self.epochs.arrived).into_iter().partition(|(_, of, _)| *of == id);
+        self.epochs.arrived = rest;
+        let waiting: Vec<(NodeId, DocumentId, Arrived)> = waiting;
+        let own = self.own_document();
+        let Some(present) = self.documents.get(&own) else {
+            self.epochs.arrived.extend(waiting);
+            return;
+        };
+        let (snapshot, changes) = (stored.snapshot, stored.changes);
+        let vouchers = stored.vouchers;
+        let loaded =
+            Document::load(id, self.actor.clone(), snapshot.as_deref(), &changes, &vouchers);
+        let parted =
+            loaded.map(|earlier| present.part_carried(&earlier).map(|part| (earlier, part)));
+        let (mut earlier, before, mut touched, mut authors) = match parted {
+            Ok(Some((earlier, Part { before, touched, authors }))) => {
+                (earlier, before, touched, authors)
+            }
+            Ok(None) => {
+                tracing::error!(document = %id, "the epoch is not the one that was carried over");
+                return;
+            }
+            Err(error) => {
+                tracing::error!(document = %id, %error, "can't read the epoch back");
+                return;
+            }
+        };
+        let (mut gained, mut vouched) = (Vec::new(), Vec::new());
+        authors.insert(self.node.fingerprint());
+        let mut from = self.node;
+        for (peer, _, what) in waiting {
+            let (merged, changes) = match what {
+                Arrived::Whole(copy) => (earlier.merge_copy(&copy, &self.trust), Vec::new()),
+                Arrived::Changes(changes, vouchers) => {
+                    (earlier.apply(&changes, &vouchers, &self.trust), changes)
+                }
+            };
+            match merged {
+                Ok(applied) if applied.changes.is_empty() => {}
+                Ok(applied) => {
+                    from = peer;
+                    touched.extend(applied.touched);
+                    gained.extend(applied.changes);
+                    vouched.extend(applied.vouchers);
+                }
+                Err(error) => {
+                    // What came before it in the same batch comes again, from whoever has it.
+                    self.epochs.seen.retain(|(of, _)| *of != id);
+                    let sent = Sent::Changes(&changes);
+                    self.contain(now, peer, id, &error, sent, fx);
+                    return;
+                }
+            }
+        }
+        if present.covers(&earlier) {
+            return;
+        }
+        authors.extend(gained.iter().map(AppliedChange::author));
+        // Under an actor of its own: the present document goes on meanwhile.
+        let start = StartId(self.start.0.map(|byte| !byte));
+        let mut document = present.fork(document::actor(&self.node, start));
+        let mut carried = document.carry_over(&before, &earlier, &touched, now.wall_ms);
+        tracing::info!(document = %id, changes = gained.len(), "carried over what was written to an earlier epoch");
+        self.vouch_for(&mut document, &mut carried);
+        let gained = Applied { changes: gained, vouchers: vouched, ..Applied::default() };
+        self.record(id, &gained, fx);
+        self.record(own, &carried, fx);
+        fx.reloads.push(id);
+        let document = Box::new(document);
+        self.epochs.stage = Stage::CarriedOver { of: id, document, authors, peer: from };
+    }
+
+    fn carried_over(
+        &mut self,
+        now: Now,
+        copy: &Document,
+        authors: BTreeSet<Fingerprint>,
+        peer: NodeId,
+        fx: &mut Effects,
+    ) {
+        let id = copy.id();
+        // Thrown away meanwhile, it comes back from the store with what was carried over.
+        let Some(document) = self.documents.get_mut(&id) else { return };
+        match document.take_up(copy) {
+            Ok(applied) => {
+                let origin = if peer == self.node { Origin::Here } else { Origin::Peer(peer) };
+                self.spread(now, id, &applied, None, origin, authors, fx);
+            }
+            Err(error) => {
+                tracing::error!(document = %id, %error, "can't take up what was written");
+                // The store has it.
+                self.documents.remove(&id);
+                self.reloading.insert(id);
+                fx.reloads.push(id);
+            }
+        }
+    }
+
+    /// Tells whether a change is held, or what it says has been taken over from an earlier epoch.
+    pub fn holds(
+        &self,
+        document: &DocumentId,
+        change: &ChangeHash,
+        actor: &[u8],
+        seq: u64,
+    ) -> bool {
+        if self.documents.get(document).is_some_and(|document| document.has(change)) {
+            return true;
+        }
+        let DocumentId::Host { host, epoch } = document else { return false };
+        self.newest(*host).is_some_and(|newer| newer.covers_change(*epoch, actor, seq))
+    }
+}

@@ -1,0 +1,38 @@
+//! Owns what is told of the other members and the links to them.
+//!
+//! Must not change anything. Invariant: it is read off what the replica knows at that moment.
+
+use super::{super::record::Member, Replica};
+
+/// A member other than this node, as [`Replica::peers`] tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerView {
+    /// What the fleet document says of it.
+    pub member: Member,
+    /// Whether a link is up and both have greeted.
+    pub connected: bool,
+    /// Whether this node has paused syncing with it.
+    pub paused: bool,
+    /// Whether both are known to hold the same.
+    pub in_sync: bool,
+    /// Why there is no link, where that is known.
+    pub problem: Option<String>,
+}
+
+impl Replica {
+    /// Lists the members other than this node, former ones only while they are revoked.
+    pub fn peers(&self) -> Vec<PeerView> {
+        let frontier = self.frontier();
+        self.members
+            .values()
+            .filter(|member| member.node != self.node && !member.left)
+            .map(|member| PeerView {
+                connected: self.exchange.is_greeted(&member.node),
+                paused: self.paused.contains(&member.node),
+                in_sync: self.exchange.is_in_sync(&member.node, &frontier),
+                problem: self.problems.get(&member.node).cloned(),
+                member: member.clone(),
+            })
+            .collect()
+    }
+}
