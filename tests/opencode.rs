@@ -1,6 +1,7 @@
 //! Reads opencode servers: ones that are none, ones that break half-way, and a real one where its
 //! program is found (`SESSIONMESH_OPENCODE_BIN`, or below `target/opencode` after
-//! `npm i --prefix target/opencode opencode-ai@1.18.33`).
+//! `npm i --prefix target/opencode opencode-ai@1.18.33`). Where `SESSIONMESH_REQUIRE_OPENCODE` is
+//! set, a program that is not found is a failure.
 
 use std::{
     net::SocketAddr,
@@ -27,6 +28,15 @@ mod bridged;
 
 #[path = "opencode/ended.rs"]
 mod ended;
+
+#[path = "opencode/killed.rs"]
+mod killed;
+
+#[path = "opencode/told.rs"]
+mod told;
+
+#[path = "opencode/world.rs"]
+mod world;
 
 async fn fake(answer: fn(&Request) -> Response) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -241,6 +251,8 @@ fn spawn(program: &Path, home: &Path, port: u16) -> Child {
 fn program_or_skip() -> Option<PathBuf> {
     let found = program();
     if found.is_none() {
+        let required = std::env::var_os("SESSIONMESH_REQUIRE_OPENCODE").is_some();
+        assert!(!required, "there is no opencode, and SESSIONMESH_REQUIRE_OPENCODE wants one");
         use std::io::Write as _;
         let told = "skipped: no opencode (npm i --prefix target/opencode opencode-ai@1.18.33)\n";
         std::io::stderr().write_all(told.as_bytes()).unwrap();

@@ -125,6 +125,58 @@ impl World {
     }
 }
 
+/// Waits until hooks have written so many lines.
+async fn until_said(runs: &Path, lines: usize) {
+    let deadline = Instant::now() + PATIENCE;
+    while fs::read_to_string(runs).unwrap_or_default().lines().count() < lines {
+        assert!(Instant::now() < deadline, "no hook has come so far");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A hook that goes on, whatever becomes of the daemon that has started it, until it is let go.
+struct Lasting {
+    runs: PathBuf,
+    slow: PathBuf,
+}
+
+impl Lasting {
+    /// Has Bob's daemon start it, kills that daemon and starts another.
+    async fn outlives_its_daemon(world: &mut World, timeout_s: u32) -> (Self, String) {
+        let hook = Self { runs: world.path("runs"), slow: world.path("slow") };
+        fs::write(&hook.slow, "").unwrap();
+        let (runs, slow) = (hook.runs.display(), hook.slow.display());
+        world.write_hook(
+            &format!(
+                "echo begun >>{runs}; while [ -e {slow} ]; do sleep 0.05; done; echo ended >>{runs}"
+            ),
+            timeout_s,
+        );
+        let place = world.path("place");
+        fs::create_dir(&place).unwrap();
+        let id = world.vacate("box", &place).await;
+        until_said(&hook.runs, 1).await;
+        world.bob.take().unwrap().kill();
+        world.bob = Some(Daemon::start(&world.path("bob"), "bob", &["--undo-window", "50ms"]));
+        (hook, id)
+    }
+
+    fn said(&self) -> String {
+        fs::read_to_string(&self.runs).unwrap()
+    }
+
+    fn let_go(&self) {
+        fs::remove_file(&self.slow).unwrap();
+    }
+}
+
+impl Drop for Lasting {
+    fn drop(&mut self) {
+        // A test that fails leaves no hook behind that waits for ever.
+        let _ = fs::remove_file(&self.slow);
+    }
+}
+
 #[tokio::test]
 async fn a_clean_worktree_goes_where_it_is_once_its_last_session_is_deleted_elsewhere() {
     let world = World::new(&[]).await;
@@ -249,11 +301,7 @@ async fn a_host_that_dies_between_seal_and_outcome_ends_the_same_attempt_at_its_
     let place = world.path("place");
     fs::create_dir(&place).unwrap();
     let id = world.vacate("box", &place).await;
-    let deadline = Instant::now() + PATIENCE;
-    while fs::read_to_string(&runs).unwrap_or_default().lines().count() < 1 {
-        assert!(Instant::now() < deadline, "the hook has not begun");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until_said(&runs, 1).await;
     let sealed = |found: &Value| found["state"] == "sealed";
     world.alice.until(&format!("/v1/workspaces/{id}"), "the seal is seen", sealed).await;
     world.bob.take().unwrap().kill();
@@ -277,4 +325,41 @@ async fn a_host_that_dies_between_seal_and_outcome_ends_the_same_attempt_at_its_
         let count = seen.iter().filter(|found| **found == format!("workspace.{name}")).count();
         assert_eq!(count, times, "{name} in {seen:?}");
     }
+}
+
+#[tokio::test]
+async fn a_hook_that_outlives_its_killed_daemon_is_waited_for_and_has_no_second_beside_it() {
+    let mut world = World::new(&[]).await;
+    let (hook, id) = Lasting::outlives_its_daemon(&mut world, 60).await;
+    let deadline = Instant::now() + PATIENCE;
+    while !world.bob().log().contains("waiting for a hook that still runs") {
+        assert!(Instant::now() < deadline, "the new daemon never came to it");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(hook.said(), "begun\n");
+    for daemon in [&world.alice, world.bob()] {
+        let workspace = daemon.get(&format!("/v1/workspaces/{id}")).await;
+        assert_eq!(workspace["state"], "sealed");
+    }
+    hook.let_go();
+    world.until_gone().await;
+    assert_eq!(hook.said(), "begun\nended\nbegun\nended\n");
+    let told = world.alice.get(&format!("/v1/explain/{id}")).await;
+    let attempts = told["teardowns"].as_array().unwrap();
+    assert_eq!(attempts.len(), 1, "{told}");
+    assert_eq!((&attempts[0]["incarnation"], &attempts[0]["state"]), (&json!(1), &json!("gone")));
+}
+
+#[tokio::test]
+async fn a_hook_that_never_ends_after_its_daemon_was_killed_fails_the_attempt_until_it_has() {
+    let mut world = World::new(&[]).await;
+    let (hook, id) = Lasting::outlives_its_daemon(&mut world, 1).await;
+    let reason = world.until_failed(&id, 1).await;
+    assert!(reason.contains("has not ended"), "{reason}");
+    assert_eq!(hook.said(), "begun\n");
+    hook.let_go();
+    until_said(&hook.runs, 2).await;
+    world.go_on(&id, "retry").await;
+    world.until_gone().await;
+    assert_eq!(hook.said(), "begun\nended\nbegun\nended\n");
 }

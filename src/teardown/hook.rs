@@ -78,6 +78,8 @@ pub fn end(due: &TeardownDue, occupants: &[Occupant], config: &Config) -> Result
         && let Some(real) = place::approve(named, config)?
     {
         if !forced {
+            // Given back before the hook runs: it may take an hour.
+            let _judging = config.judging();
             refuse_loss(&real)?;
             place::refuse_used(&real, occupants)?;
         }
@@ -235,7 +237,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        replica::effect::TeardownOutcome,
+        replica::{effect::TeardownOutcome, record::GitState},
         teardown::{
             self,
             testing::{Repository, due},
@@ -403,6 +405,23 @@ mod tests {
                 std::thread::yield_now();
             }
             assert!(ended.join().unwrap().unwrap_err().contains("stopped after 1 s"));
+        });
+    }
+
+    #[test]
+    fn worktrees_are_looked_at_while_a_hook_runs() {
+        let repository = with_hook("sleep 600", 300);
+        let hooked = boxed(&repository, "plain", TeardownAction::Retry);
+        fs::create_dir(repository.path("plain")).unwrap();
+        let workspace = repository.due("w", TeardownAction::Retry).workspace;
+        std::thread::scope(|scope| {
+            scope.spawn(|| end(&repository, &hooked));
+            while repository.config.hooks.load(Ordering::SeqCst) == 0 {
+                std::thread::yield_now();
+            }
+            let seen = teardown::survey::look(&workspace, &repository.config);
+            repository.config.stop();
+            assert_eq!(seen, Some(GitState::Clean));
         });
     }
 

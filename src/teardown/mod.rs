@@ -21,7 +21,7 @@ use std::{
     fmt::Debug,
     path::{Path, PathBuf},
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -68,8 +68,8 @@ pub struct Config {
     /// Asked in order; the first that claims a worktree removes it.
     pub removers: Vec<Arc<dyn Remover>>,
     ledger: Ledger,
-    /// Held while one is being ended, and alone while one is only looked at: git's own process in
-    /// a worktree must not be taken for somebody who works there.
+    /// Held while it is judged whether one may be ended, and alone while one is only looked at:
+    /// git's own process in a worktree must not be taken for somebody who works there.
     looking: RwLock<()>,
     stopping: AtomicBool,
     /// How many hooks run.
@@ -102,6 +102,11 @@ impl Config {
         }
     }
 
+    /// Waits until nobody looks at a worktree, and keeps it so.
+    fn judging(&self) -> RwLockReadGuard<'_, ()> {
+        self.looking.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
     }
@@ -125,7 +130,6 @@ pub struct Occupant {
 pub fn end(due: &TeardownDue, occupants: &[Occupant], config: &Config) -> TeardownOutcome {
     let workspace = &due.workspace;
     let (id, incarnation) = (&workspace.id, due.incarnation);
-    let _ending = config.looking.read().unwrap_or_else(PoisonError::into_inner);
     let ended = match &workspace.directory {
         _ if workspace.kind == KIND_DIRECTORY => Ok(Entry::new(due, Step::Gone)),
         Some(directory) if worktree::is_worktree(workspace) => {

@@ -46,6 +46,7 @@ impl Input {
         fs::create_dir_all(&folder).map_err(Problem::io(&folder))?;
         let path = folder.join(id.as_str());
         let until = Instant::now() + time_max;
+        let mut is_told = false;
         loop {
             let mut open = OpenOptions::new();
             let mut file = open
@@ -65,7 +66,12 @@ impl Input {
                 Err(TryLockError::WouldBlock) if config.is_stopping() => {
                     return Err(Problem::Stopped);
                 }
-                Err(TryLockError::WouldBlock) if Instant::now() < until => thread::sleep(POLL),
+                Err(TryLockError::WouldBlock) if Instant::now() < until => {
+                    if !std::mem::replace(&mut is_told, true) {
+                        tracing::warn!(workspace = %id, "waiting for a hook that still runs");
+                    }
+                    thread::sleep(POLL);
+                }
                 Err(TryLockError::WouldBlock) => return Err(Problem::StillRuns { path }),
                 Err(TryLockError::Error(source)) => return Err(Problem::Io { path, source }),
             }

@@ -7,7 +7,7 @@ use super::{Config, git, place, problem::Problem};
 use crate::replica::record::{GitState, Workspace};
 
 /// Looks at a workspace's worktree; `None` for other kinds, where there is no directory, and while
-/// any workspace is being ended.
+/// it is judged whether any workspace may be ended.
 pub fn look(workspace: &Workspace, config: &Config) -> Option<GitState> {
     if workspace.kind != super::KIND_WORKTREE {
         return None;
@@ -44,10 +44,18 @@ fn of(directory: &str) -> Result<GitState, Problem> {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        process::{Command, Stdio},
+        time::{Duration, Instant},
+    };
+
     use super::*;
     use crate::{
-        replica::record::TeardownAction,
-        teardown::testing::{Repository, due},
+        replica::{effect::TeardownOutcome, record::TeardownAction},
+        teardown::{
+            self,
+            testing::{Repository, due},
+        },
     };
 
     #[test]
@@ -82,12 +90,42 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_looked_at_while_a_workspace_is_being_ended() {
+    fn nothing_is_looked_at_while_it_is_judged_whether_a_workspace_may_be_ended() {
         let repository = Repository::new();
         let workspace = repository.due("w", TeardownAction::Retry).workspace;
-        let ending = repository.config.looking.read().unwrap();
+        let judging = repository.config.judging();
         assert_eq!(look(&workspace, &repository.config), None);
-        drop(ending);
+        drop(judging);
         assert_eq!(look(&workspace, &repository.config), Some(GitState::Clean));
+    }
+
+    /// A removal that began while the host's own git looked at the worktree failed for it.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_program_that_looks_at_a_worktree_is_not_taken_for_somebody_who_works_there() {
+        let repository = Repository::new();
+        let due = repository.due("w", TeardownAction::Retry);
+        // As `look` does: alone, with a program in the worktree.
+        let alone = repository.config.looking.try_write().unwrap();
+        let mut looks = Command::new("cat")
+            .current_dir(repository.path("w"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::scope(|scope| {
+            let ended = scope.spawn(|| teardown::end(&due, &[], &repository.config));
+            // Time enough for one that does not wait to find the program and fail.
+            let until = Instant::now() + Duration::from_millis(500);
+            while !ended.is_finished() && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            looks.kill().unwrap();
+            looks.wait().unwrap();
+            drop(alone);
+            let outcome = ended.join().unwrap();
+            assert!(matches!(outcome, TeardownOutcome::Done(_)), "{outcome:?}");
+        });
+        assert!(!repository.path("w").exists());
     }
 }

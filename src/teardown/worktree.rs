@@ -37,6 +37,7 @@ pub fn end(
     occupants: &[Occupant],
     config: &Config,
 ) -> Result<Entry, Problem> {
+    let judging = config.judging();
     let forced = due.action == TeardownAction::Force;
     let begun = config
         .ledger
@@ -62,6 +63,7 @@ pub fn end(
         refuse_unreached(&found, unreached)?;
         place::refuse_used(&found.path, occupants)?;
     }
+    drop(judging);
     let mut entry = Entry {
         repository: Some(found.repository.clone()),
         branch: found.listed.branch.clone(),

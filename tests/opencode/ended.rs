@@ -1,109 +1,22 @@
-//! Ends the workspaces of a real opencode server, whoever asks and whatever is killed meanwhile.
+//! Ends the workspaces of a real opencode server, whoever asks and whoever is killed meanwhile.
 
-use std::path::PathBuf;
+use std::time::Instant;
 
-use reqwest::Method;
-use serde_json::{Value, json};
-use sessionmesh::replica::diff::Event;
+use serde_json::json;
 
-use super::bridged::{UNDO_WINDOW, World, delete, told, until};
-use crate::harness::{Daemon, Followed, Subscriber, linked};
+use super::world::{ENDED, GONE, Place, UNDO_WINDOW, World, delete};
 
-/// A worktree workspace that opencode made, with a session in it, as it is known on A.
-struct Place {
-    workspace: String,
-    folder: PathBuf,
-    session: String,
-}
+/// What is told of a workspace whose first attempt fails and whose second one does not.
+const FAILED_THEN_GONE: [&str; 6] = [
+    "workspace.created",
+    "workspace.removed",
+    "workspace.sealed",
+    "workspace.failed",
+    "workspace.sealed",
+    "workspace.gone",
+];
 
-impl Place {
-    /// Has opencode make it; `files` are left in it before anyone looks.
-    async fn make(world: &World, files: &[&str]) -> Self {
-        let path = format!("/experimental/workspace?{}", world.real.here());
-        let body = json!({ "type": "worktree", "branch": null });
-        let made = world.real.send(Method::POST, &path, body).await;
-        let workspace = made["id"].as_str().unwrap().to_owned();
-        let folder = PathBuf::from(made["directory"].as_str().unwrap());
-        files.iter().for_each(|file| std::fs::write(folder.join(file), "precious").unwrap());
-        let session = Self::enter(world, &workspace, "first").await;
-        until(&world.a, &session, Some("live")).await;
-        Self { workspace, folder, session }
-    }
-
-    async fn enter(world: &World, workspace: &str, title: &str) -> String {
-        let inside = format!("{}&workspace={workspace}", world.real.here());
-        world.real.create(&inside, json!({ "title": title })).await
-    }
-
-    /// Lists what opencode has of workspaces.
-    async fn listed(world: &World) -> Value {
-        let listed = format!("{}/experimental/workspace?{}", world.real.base, world.real.here());
-        reqwest::get(&listed).await.unwrap().json().await.unwrap()
-    }
-
-    /// Returns what each attempt to end it came to, as a daemon tells it.
-    async fn attempts(&self, daemon: &Daemon) -> Vec<(u64, String)> {
-        let told = daemon.get(&format!("/v1/explain/{}", self.workspace)).await;
-        let attempts = told["teardowns"].as_array().unwrap().iter();
-        attempts
-            .map(|one| {
-                (one["incarnation"].as_u64().unwrap(), one["state"].as_str().unwrap().to_owned())
-            })
-            .collect()
-    }
-}
-
-/// A machine whose event stream is followed.
-struct Watched {
-    stream: Followed,
-    subscriber: Subscriber,
-}
-
-impl Watched {
-    async fn begin(daemon: &Daemon) -> Self {
-        let mut stream = daemon.follow(None).await;
-        let subscriber = Subscriber::begin(&mut stream).await;
-        Self { stream, subscriber }
-    }
-
-    /// Waits until the stream has told it.
-    async fn sees(&mut self, holds: impl Fn(&Event) -> bool) {
-        told(&mut self.stream, &mut self.subscriber, holds).await;
-    }
-
-    async fn sees_sealed(&mut self, place: &Place) {
-        self.sees(|event| {
-            matches!(event, Event::WorkspaceSealed { workspace }
-                if workspace.id.as_str() == place.workspace)
-        })
-        .await;
-    }
-
-    async fn sees_failed(&mut self, place: &Place) {
-        self.sees(|event| {
-            matches!(event, Event::WorkspaceFailed { workspace }
-                if workspace.id.as_str() == place.workspace)
-        })
-        .await;
-    }
-
-    async fn sees_gone(&mut self, place: &Place) {
-        self.sees(|event| {
-            matches!(event, Event::WorkspaceGone { workspace }
-                if workspace.id.as_str() == place.workspace)
-        })
-        .await;
-    }
-
-    async fn sees_purged(&mut self, id: &str) {
-        self.sees(
-            |event| matches!(event, Event::SessionPurged { session } if session.id.as_str() == id),
-        )
-        .await;
-    }
-}
-
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_dirty_worktree_stays_is_told_as_failed_and_goes_by_force_from_the_other_machine() {
     let Some(world) = World::start().await else { return };
     let place = Place::make(&world, &["notes.txt"]).await;
@@ -119,147 +32,98 @@ async fn a_dirty_worktree_stays_is_told_as_failed_and_goes_by_force_from_the_oth
     assert_eq!(dry["workspace"]["id"], place.workspace);
     assert_eq!((&dry["git_state"], &dry["dry_run"]), (&json!("uncommitted"), &json!(true)));
 
-    let (mut a, mut b) = (Watched::begin(&world.a).await, Watched::begin(&world.b).await);
-    delete(&world.a, &place.session).await;
-    a.sees_failed(&place).await;
-    b.sees_failed(&place).await;
+    let (_, deleted) = delete(&world.a, &place.session).await;
+    world.tell(&place.workspace, &FAILED_THEN_GONE[..2], deleted).await;
+    world.tell(&place.workspace, &FAILED_THEN_GONE[..4], deleted + UNDO_WINDOW).await;
+    world.tell(&place.session, &ENDED, deleted + UNDO_WINDOW).await;
     assert!(place.folder.join("notes.txt").exists());
-    let failed = world.a.get(&format!("/v1/workspaces/{}", place.workspace)).await;
-    let error = failed["teardown"]["error"].as_str().unwrap();
+    let error = place.error(&world.a).await;
     assert!(error.contains("1 untracked file (notes.txt)"), "{error}");
 
-    let path = format!("/v1/workspaces/{}/teardown", place.workspace);
-    world.a.ok("POST", &path, Some(json!({ "action": "force" }))).await;
-    a.sees_gone(&place).await;
-    b.sees_gone(&place).await;
-    assert!(!place.folder.exists());
-    assert_eq!(Place::listed(&world).await, json!([]));
+    let forced = place.go_on(&world.a, "force").await;
+    world.tell(&place.workspace, &FAILED_THEN_GONE[..5], forced).await;
+    let removed = place.until_removed(&world).await;
+    world.tell(&place.workspace, &FAILED_THEN_GONE, removed).await;
+    assert!(place.is_forgotten_by_git(&world));
     let expected = [(1, "failed".to_owned()), (2, "gone".to_owned())];
     assert_eq!(place.attempts(&world.a).await, expected);
 }
 
-#[tokio::test]
-async fn a_host_that_is_killed_between_the_seal_and_its_outcome_ends_the_same_attempt_again() {
-    let Some(mut world) = World::start().await else { return };
-    let place = Place::make(&world, &[]).await;
-    let mut a = Watched::begin(&world.a).await;
-    // opencode is asked to remove the worktree, and does not get to it.
-    world.real.signal("STOP");
-    delete(&world.a, &place.session).await;
-    a.sees_sealed(&place).await;
-    let listen = world.b.quic();
-    let (spare, more) = (world.dir.path().join("spare"), ["--undo-window", UNDO_WINDOW]);
-    std::mem::replace(&mut world.b, Daemon::start(&spare, "spare", &more)).kill();
-    assert!(place.folder.exists());
-    world.real.signal("CONT");
-    world.b = world.start_b(&listen);
-    a.sees_gone(&place).await;
-    a.sees_purged(&place.session).await;
-    assert!(!place.folder.exists());
-    assert_eq!(Place::listed(&world).await, json!([]));
-    assert_eq!(place.attempts(&world.a).await, [(1, "gone".to_owned())]);
-}
-
-#[tokio::test]
-async fn an_opencode_that_is_killed_while_it_removes_a_workspace_is_told_of_and_asked_again() {
-    let Some(mut world) = World::start().await else { return };
-    let place = Place::make(&world, &[]).await;
-    let mut a = Watched::begin(&world.a).await;
-    world.real.signal("STOP");
-    delete(&world.a, &place.session).await;
-    a.sees_sealed(&place).await;
-    world.real.kill();
-    a.sees_failed(&place).await;
-    let failed = world.a.get(&format!("/v1/workspaces/{}", place.workspace)).await;
-    let error = failed["teardown"]["error"].as_str().unwrap();
-    assert!(error.contains("opencode did not remove it"), "{error}");
-    assert!(place.folder.exists());
-    world.real.start_again().await;
-    let path = format!("/v1/workspaces/{}/teardown", place.workspace);
-    world.a.ok("POST", &path, Some(json!({ "action": "retry" }))).await;
-    a.sees_gone(&place).await;
-    a.sees_purged(&place.session).await;
-    assert!(!place.folder.exists());
-    assert_eq!(Place::listed(&world).await, json!([]));
-}
-
-#[tokio::test]
-async fn an_opencode_that_is_killed_among_deletes_carries_the_rest_out_when_it_is_back() {
-    let Some(mut world) = World::start().await else { return };
-    let mut doomed = Vec::new();
-    for number in 0..8 {
-        doomed.push(world.create(&format!("doomed {number}")).await);
-    }
-    for id in &doomed {
-        until(&world.a, id, Some("live")).await;
-    }
-    let mut a = Watched::begin(&world.a).await;
-    let mut receipts = Vec::new();
-    for id in &doomed {
-        receipts.push(delete(&world.a, id).await["receipt"].as_str().unwrap().to_owned());
-    }
-    a.sees(|event| matches!(event, Event::SessionPurged { .. })).await;
-    world.real.kill();
-    world.real.start_again().await;
-    // Killed again, before anyone need have heard of what it has just made.
-    let late = world.create("late").await;
-    world.real.kill();
-    world.real.start_again().await;
-    for id in &doomed {
-        a.sees_purged(id).await;
-        assert!(!world.is_there(id).await);
-    }
-    until(&world.a, &late, Some("live")).await;
-    for receipt in receipts {
-        let path = format!("/v1/receipts/{receipt}?wait=30s");
-        let told = world.a.get(&path).await;
-        assert_eq!(told["complete"], true, "{told}");
-        assert_eq!(told["sessions"][0]["agent"], "done");
-    }
-}
-
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn of_two_developers_who_each_delete_one_of_the_last_two_sessions_both_see_it_all_end() {
     let Some(world) = World::start().await else { return };
+    let (c, on_c) = world.add("c").await;
     let place = Place::make(&world, &[]).await;
     let second = Place::enter(&world, &place.workspace, "second").await;
-    let ticket = world.a.invite().await;
-    let more = ["--undo-window", UNDO_WINDOW, "--join", &ticket];
-    let c = Daemon::start(&world.dir.path().join("c"), "c", &more);
-    linked(&[&world.a, &world.b, &c]).await;
-    for daemon in [&world.a, &c] {
-        until(daemon, &second, Some("live")).await;
+    let machines = [&world.on_a, &world.on_b, &on_c];
+    let created = Instant::now();
+    for machine in machines {
+        machine.tells(&second, &["session.created"], created).await;
     }
-    let mut machines = Vec::new();
-    for daemon in [&world.a, &world.b, &c] {
-        machines.push(Watched::begin(daemon).await);
+    let ((_, first_deleted), (_, second_deleted)) =
+        tokio::join!(delete(&world.a, &place.session), delete(&c, &second));
+    let deleted = first_deleted.max(second_deleted);
+    for machine in machines {
+        machine.tells(&place.session, &ENDED[..2], first_deleted).await;
+        machine.tells(&second, &ENDED[..2], second_deleted).await;
+        machine.tells(&place.workspace, &GONE[..2], deleted).await;
+        machine.tells(&place.workspace, &GONE[..3], deleted + UNDO_WINDOW).await;
     }
-    tokio::join!(delete(&world.a, &place.session), delete(&c, &second));
-    for machine in &mut machines {
-        for id in [&place.session, &second] {
-            machine
-                .sees(|event| {
-                    matches!(event, Event::SessionDeleted { session, .. }
-                        if session.id.as_str() == *id)
-                })
-                .await;
-        }
-        machine.sees_gone(&place).await;
-        machine.sees_purged(&place.session).await;
-        machine.sees_purged(&second).await;
+    let removed = place.until_removed(&world).await;
+    for machine in machines {
+        machine.tells(&place.workspace, &GONE, removed).await;
+        machine.tells(&place.session, &ENDED, deleted + UNDO_WINDOW).await;
+        machine.tells(&second, &ENDED, deleted + UNDO_WINDOW).await;
     }
-    assert!(!place.folder.exists());
-    assert_eq!(Place::listed(&world).await, json!([]));
+    assert!(place.is_forgotten_by_git(&world));
     for id in [&place.session, &second] {
         assert!(!world.is_there(id).await);
     }
-    // What opencode does from now on shows on both.
+    // What opencode does from now on shows on all of them.
     let created = world.create("after").await;
-    for machine in &mut machines {
-        machine
-            .sees(|event| {
-                matches!(event, Event::SessionCreated { session } if session.id.as_str() == created)
-            })
-            .await;
-    }
+    on_c.has_told(&created, &["session.created"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_host_that_is_killed_between_the_seal_and_its_outcome_ends_the_same_attempt_again() {
+    let Some(mut world) = World::start().await else { return };
+    let place = Place::make(&world, &[]).await;
+    // opencode is asked to remove the worktree, and does not get to it.
+    world.real.signal("STOP");
+    let (_, deleted) = delete(&world.a, &place.session).await;
+    world.tell(&place.workspace, &GONE[..3], deleted + UNDO_WINDOW).await;
+    world.is_durable_on_b().await;
+    world.kill_b();
+    assert!(place.folder.exists());
+    world.real.signal("CONT");
+    world.start_b();
+    place.until_removed(&world).await;
+    world.have_told(&place.workspace, &GONE).await;
+    world.have_told(&place.session, &ENDED).await;
+    assert!(place.is_forgotten_by_git(&world));
+    assert_eq!(place.attempts(&world.a).await, [(1, "gone".to_owned())]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_host_and_an_opencode_that_are_both_killed_after_the_seal_end_the_workspace_later() {
+    let Some(mut world) = World::start().await else { return };
+    let place = Place::make(&world, &[]).await;
+    world.real.signal("STOP");
+    let (_, deleted) = delete(&world.a, &place.session).await;
+    world.tell(&place.workspace, &FAILED_THEN_GONE[..3], deleted + UNDO_WINDOW).await;
+    world.is_durable_on_b().await;
+    world.kill_b();
+    world.real.kill();
+    world.start_b();
+    // The attempt is made again, and nobody is there to ask.
+    world.tell(&place.workspace, &FAILED_THEN_GONE[..4], Instant::now()).await;
+    assert!(place.folder.exists());
+    world.real.start_again().await;
+    place.go_on(&world.a, "retry").await;
+    world.have_told(&place.workspace, &FAILED_THEN_GONE).await;
+    world.have_told(&place.session, &ENDED).await;
+    assert!(!place.folder.exists() && place.is_forgotten_by_git(&world));
+    assert_eq!(Place::listed(&world).await, json!([]));
+    let expected = [(1, "failed".to_owned()), (2, "gone".to_owned())];
+    assert_eq!(place.attempts(&world.a).await, expected);
 }
