@@ -222,3 +222,29 @@ fn a_node_that_writes_under_more_actors_than_any_is_refused_before_their_words_a
         send(world, 1, 0, document, &changes.iter().collect::<Vec<_>>(), vouchers);
     });
 }
+
+/// Whoever writes next builds on all of them; a change that names more than may be named would be
+/// taken by nobody, and the fleet fall apart.
+#[test]
+fn a_node_that_writes_side_by_side_with_itself_can_not_split_the_fleet() {
+    let mut world = scene();
+    let rogue = Rogue::new(&world, 1);
+    let document = host_document(&world, 0);
+    let base = copy(&world, 1, &document);
+    let beside = (0..600_u32).map(|number| {
+        let mut doc = base.clone();
+        let mut actor = actor_of(rogue.id, 0x77);
+        actor[12..16].copy_from_slice(&number.to_be_bytes());
+        doc.set_actor(ActorId::from(actor));
+        let session = session_at(&doc, "s0");
+        doc.put(&session, "title", format!("by start {number}")).unwrap();
+        doc.commit();
+        doc.get_last_local_change().unwrap()
+    });
+    let beside: Vec<Change> = beside.collect();
+    rogue.send(&mut world, 0, document, &beside.iter().collect::<Vec<_>>());
+    create(&mut world, 2, 0, "on_top");
+    world.agree();
+    assert_eq!(world.closes, [], "what builds on all of it is taken by all");
+    assert!(world.session(0, 0, "on_top").is_some());
+}

@@ -40,9 +40,9 @@ pub const CHANGE_OPS_FREE: u64 = 512;
 /// value, take three bytes each at the least, saved and deflated.
 pub const OPS_PER_BYTE_MAX: u64 = 2;
 
-/// Most dependencies of a change: the heads that its author had, of which each is a concurrent
-/// writer.
-pub const DEPENDENCIES_MAX: u64 = 256;
+/// Most dependencies of a change: the heads that its author had. Were it less than a document may
+/// have, a node that writes side by side with itself could have whoever writes next be refused by all.
+pub const DEPENDENCIES_MAX: u64 = HEADS_MAX;
 
 /// Most actors that a change names: the authors of what it overwrites.
 pub const CHANGE_ACTORS_MAX: u64 = 4096;
