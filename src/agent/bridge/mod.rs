@@ -10,8 +10,10 @@ pub mod compare;
 use std::{
     collections::{BTreeMap, BTreeSet},
     convert::Infallible,
+    future::pending,
     io,
     path::PathBuf,
+    pin::Pin,
     sync::Arc,
     time::Duration,
 };
@@ -131,6 +133,9 @@ pub async fn run(
     }
 }
 
+/// The workspaces, on their way.
+type Looking = Pin<Box<dyn Future<Output = Result<Listing, opencode::Error>> + Send>>;
+
 struct Bridge {
     client: Client,
     handle: Handle,
@@ -171,7 +176,8 @@ impl Bridge {
         self.stands(AgentState::Connected, None, true);
         (self.problem, self.retry) = (None, RETRY.0);
 
-        let mut look_at = Instant::now();
+        // Asked beside the events: a server that hangs is to be known by the end of their stream.
+        let (mut look_at, mut looking) = (Instant::now(), None::<Looking>);
         let mut due = interval(DUE_EVERY);
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut act_at: Option<Instant> = None;
@@ -183,16 +189,22 @@ impl Bridge {
                     }
                 }
                 () = sleep_until(act_at.unwrap_or_else(Instant::now)), if act_at.is_some() => {
-                    act_at = None;
-                    self.listing.reread_workspaces(&self.client).await?;
+                    // What was asked before would be older than what is asked now.
+                    (act_at, looking) = (None, None);
+                    self.listing.take_workspaces(Listing::read_workspaces(&self.client).await?);
                     if self.suspicion(&self.listing).is_some() {
                         // What was told piece by piece is believed no sooner than a list.
                         self.listing = self.read().await?;
                     }
                     self.reconcile().await?;
                 }
-                () = sleep_until(look_at) => {
-                    let differ = self.listing.reread_workspaces(&self.client).await?;
+                () = sleep_until(look_at), if looking.is_none() => {
+                    let client = self.client.clone();
+                    looking = Some(Box::pin(async move { Listing::read_workspaces(&client).await }));
+                }
+                found = answer(&mut looking) => {
+                    looking = None;
+                    let differ = self.listing.take_workspaces(found?);
                     let moved = self.seen != Some(self.handle.hub().cursor());
                     if differ || moved || self.lagging {
                         self.refused.clear();
@@ -392,6 +404,14 @@ impl Bridge {
             self.problem = problem;
         }
         Ok(())
+    }
+}
+
+/// Waits for the answer to a question, for ever if none was asked.
+async fn answer(looking: &mut Option<Looking>) -> Result<Listing, opencode::Error> {
+    match looking {
+        Some(looking) => looking.await,
+        None => pending().await,
     }
 }
 

@@ -74,15 +74,24 @@ impl Listing {
         Self { projects: projects.len(), first_seen, ..Self::default() }
     }
 
-    /// Reads the workspaces anew; tells whether they differ.
-    pub async fn reread_workspaces(&mut self, client: &Client) -> Result<bool, Error> {
+    /// Lists the workspaces again, beside which sessions may change.
+    ///
+    /// # Errors
+    ///
+    /// As [`Listing::read`].
+    pub async fn read_workspaces(client: &Client) -> Result<Self, Error> {
         let mut read = Self::default();
         for project in &Self::projects(client).await? {
             read.add_workspaces(client, project).await?;
         }
-        let differ = read.workspaces != self.workspaces;
-        self.workspaces = read.workspaces;
-        Ok(differ)
+        Ok(read)
+    }
+
+    /// Takes the workspaces of a newer list; tells whether anything differs.
+    pub fn take_workspaces(&mut self, newer: Self) -> bool {
+        let differ = newer.workspaces != self.workspaces;
+        self.workspaces = newer.workspaces;
+        differ
     }
 
     async fn projects(client: &Client) -> Result<Vec<Project>, Error> {
