@@ -13,6 +13,7 @@ mod count;
 #[path = "../store/disk.rs"]
 #[expect(dead_code, reason = "each test uses its own part of the disk")]
 mod disk;
+mod epochs;
 mod fabric;
 mod follow;
 #[expect(dead_code, reason = "the simulation asks more of a life")]
