@@ -165,7 +165,8 @@ impl World {
         }
     }
 
-    /// Delivers one packet, from a link chosen at random; false if nothing is on its way.
+    /// Delivers one packet, from a link chosen at random, or a document that was read; false if nothing
+    /// is on its way.
     pub fn deliver_one(&mut self) -> bool {
         let ways: Vec<((usize, usize), usize)> = self
             .wires
@@ -174,10 +175,16 @@ impl World {
             .filter(|(_, _, packets)| !packets.is_empty())
             .map(|(ends, way, _)| (ends, way))
             .collect();
-        if ways.is_empty() {
+        let reading: Vec<usize> =
+            (0..self.nodes.len()).filter(|node| !self.nodes[*node].reading.is_empty()).collect();
+        if ways.is_empty() && reading.is_empty() {
             return false;
         }
-        let ((a, b), way) = ways[self.random.usize(..ways.len())];
+        let chosen = self.random.usize(..ways.len() + reading.len());
+        let Some(((a, b), way)) = ways.get(chosen).copied() else {
+            self.give_read(reading[chosen - ways.len()]);
+            return true;
+        };
         let wire = self.wires.get_mut(&(a, b)).expect("it was just found");
         let packet = wire.packets[way].pop_front().expect("it was just found");
         let (from, to) = if way == 0 { (a, b) } else { (b, a) };

@@ -14,7 +14,7 @@ use sessionmesh::{
         command::{Command, Refusal, Reply},
         effect::{Effects, Input, Now, Outgoing, RequestId, Startup, TeardownDue, TeardownOutcome},
         ids::{NodeId, StartId},
-        machine::Replica,
+        machine::{ReadSnapshot, Replica},
         record::{Role, Session, SessionKey, Workspace, WorkspaceKey},
     },
     wire::{self, CloseCode, Frame},
@@ -59,6 +59,8 @@ pub struct Node {
     /// Added to the wall clock.
     pub skew_ms: i64,
     waiting: VecDeque<Batch>,
+    /// Documents of peers that were read, and come back some time.
+    pub(super) reading: VecDeque<ReadSnapshot>,
     pub(super) dials: BTreeSet<NodeId>,
     born: Duration,
     starts: u8,
@@ -169,6 +171,7 @@ impl World {
             teardowns: Vec::new(),
             skew_ms: 0,
             waiting: VecDeque::new(),
+            reading: VecDeque::new(),
             dials: BTreeSet::new(),
             born,
             starts,
@@ -228,13 +231,24 @@ impl World {
         let now = self.now_at(node);
         let replica = &mut self.nodes[node].replica;
         let fx = match input {
-            // As a daemon does it: what a peer sends whole is read beside the replica.
+            // As a daemon does it: what a peer sends whole is read beside the replica, which goes on.
             Input::FrameReceived { peer, frame } => match replica.to_read(&peer, frame) {
-                Ok(snapshot) => replica.handle_read(now, snapshot.read()),
+                Ok(snapshot) => {
+                    self.nodes[node].reading.push_back(snapshot.read());
+                    return;
+                }
                 Err(frame) => replica.handle(now, Input::FrameReceived { peer, frame }),
             },
             input => replica.handle(now, input),
         };
+        self.take(node, fx);
+    }
+
+    /// Gives a node the next document that was read for it.
+    pub(super) fn give_read(&mut self, node: usize) {
+        let now = self.now_at(node);
+        let Some(read) = self.nodes[node].reading.pop_front() else { return };
+        let fx = self.nodes[node].replica.handle_read(now, read);
         self.take(node, fx);
     }
 
@@ -329,6 +343,7 @@ impl World {
             }
         }
         self.nodes[node].waiting.clear();
+        self.nodes[node].reading.clear();
         self.nodes[node].teardowns.clear();
         self.nodes[node].dials.clear();
         self.nodes[node].starts += 1;

@@ -181,6 +181,8 @@ impl Bridge {
         let mut due = interval(DUE_EVERY);
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut act_at: Option<Instant> = None;
+        // Whether what is asked is asked for what was told: it is acted upon in any case.
+        let mut acts = false;
         loop {
             tokio::select! {
                 event = events.next() => {
@@ -188,25 +190,22 @@ impl Bridge {
                         act_at.get_or_insert_with(|| Instant::now() + GATHER);
                     }
                 }
-                () = sleep_until(act_at.unwrap_or_else(Instant::now)), if act_at.is_some() => {
-                    // What was asked before would be older than what is asked now.
-                    (act_at, looking) = (None, None);
-                    self.listing.take_workspaces(Listing::read_workspaces(&self.client).await?);
-                    if self.suspicion(&self.listing).is_some() {
-                        // What was told piece by piece is believed no sooner than a list.
-                        self.listing = self.read().await?;
-                    }
-                    self.reconcile().await?;
+                () = sleep_until(act_at.unwrap_or_else(Instant::now)), if act_at.is_some() && !acts => {
+                    // What was asked before would be older than what was told.
+                    (act_at, acts, looking) = (None, true, Some(self.look()));
                 }
-                () = sleep_until(look_at), if looking.is_none() => {
-                    let client = self.client.clone();
-                    looking = Some(Box::pin(async move { Listing::read_workspaces(&client).await }));
-                }
+                () = sleep_until(look_at), if looking.is_none() => looking = Some(self.look()),
                 found = answer(&mut looking) => {
                     looking = None;
                     let differ = self.listing.take_workspaces(found?);
                     let moved = self.seen != Some(self.handle.hub().cursor());
-                    if differ || moved || self.lagging {
+                    if std::mem::take(&mut acts) {
+                        if self.suspicion(&self.listing).is_some() {
+                            // What was told piece by piece is believed no sooner than a list.
+                            self.listing = self.read().await?;
+                        }
+                        self.reconcile().await?;
+                    } else if differ || moved || self.lagging {
                         self.refused.clear();
                         self.reconcile().await?;
                     }
@@ -215,6 +214,12 @@ impl Bridge {
                 _ = due.tick() => self.delete_due().await?,
             }
         }
+    }
+
+    /// Asks which workspaces there are.
+    fn look(&self) -> Looking {
+        let client = self.client.clone();
+        Box::pin(async move { Listing::read_workspaces(&client).await })
     }
 
     /// Takes an event into the list; tells whether to act upon it soon.

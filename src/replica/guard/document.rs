@@ -354,7 +354,8 @@ fn check_operations(
 }
 
 /// Sees to it that no two operations have one id, and that an operation is only overwritten by one
-/// at the same key of the same map: automerge would take the others for overwriting it or not, depending on what else it reads.
+/// at the same key of the same map: automerge would take the others for overwriting it or not,
+/// depending on what else it reads.
 #[derive(Debug, Default)]
 struct Places {
     /// How many keys came before.
