@@ -41,8 +41,8 @@ const GATHER: Duration = Duration::from_millis(100);
 /// to be seen everywhere within a second.
 const WORKSPACES_EVERY: Duration = Duration::from_millis(500);
 /// How long the server is left alone for each question that listing them takes, one a project and
-/// one more. Such a question takes opencode 1.18.33 three milliseconds (measured), so that this
-/// costs it three hundredths of a core at most, however many projects it has.
+/// one more. Such a question takes opencode 1.18.33 some milliseconds (measured), so that this costs
+/// it some hundredths of a core, however many projects it has.
 const REST_PER_QUESTION: Duration = Duration::from_millis(100);
 /// How often the loop is asked what is to be deleted there.
 const DUE_EVERY: Duration = Duration::from_millis(200);
