@@ -102,6 +102,21 @@ async fn a_refusal_is_one_line_with_the_hint_of_the_daemon() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_is_asked_too_much_is_asked_again_after_a_pause() {
+    let times = Arc::new(AtomicUsize::new(0));
+    let fake = Fake::start(move |_, path, _| {
+        names(path).unwrap_or_else(|| match times.fetch_add(1, Ordering::Relaxed) {
+            0 | 1 => problem(429, "too_many_requests", "there are more than some"),
+            _ => ok(session("ses_new")),
+        })
+    })
+    .await;
+    let (exit, out, err) = said(&fake.run(&["session", "create", "--title", "x"]).await);
+    assert_eq!((exit, out.as_str()), (0, "ses_new\n"), "{err}");
+    assert_eq!(fake.asked().len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_daemon_every_client_verb_ends_with_4() {
     let folder = tempfile::tempdir().unwrap();
     for args in [

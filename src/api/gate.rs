@@ -1,7 +1,8 @@
 //! Owns who may pass: the one layer in front of every route and of what is not a route.
 //!
 //! Must not know what a route does. Invariant: nothing behind it runs for a request that names a
-//! foreign host, comes from a foreign page, or lacks the token where the route asks for one.
+//! foreign host, comes from a foreign page, lacks the token where the route asks for one, or is one
+//! too many.
 
 use axum::{
     body::HttpBody as _,
@@ -33,13 +34,14 @@ pub(super) async fn pass(State(shared): State<Shared>, request: Request, next: N
     let method = parts.method.clone();
     let route = parts.extensions.get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let has_body = body.size_hint().upper() != Some(0);
-    let mut response = match check(&shared.token, &parts, has_body) {
-        Ok(()) => next.run(Request::from_parts(parts, body)).await,
-        Err(refused) => {
-            tracing::debug!(%method, path = parts.uri.path(), %refused, "refused a request");
-            refused.into_response()
-        }
-    };
+    let mut response =
+        match check(&shared.token, &parts, has_body).and_then(|open| is_due(&shared, open)) {
+            Ok(()) => next.run(Request::from_parts(parts, body)).await,
+            Err(refused) => {
+                tracing::debug!(%method, path = parts.uri.path(), %refused, "refused a request");
+                refused.into_response()
+            }
+        };
     let headers = response.headers_mut();
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -47,7 +49,14 @@ pub(super) async fn pass(State(shared): State<Shared>, request: Request, next: N
     response
 }
 
-fn check(token: &Token, parts: &Parts, has_body: bool) -> Result<(), Error> {
+/// Counts a request that would pass. What is refused before this, or says no more than that the
+/// daemon is there, costs no more than saying that there are too many.
+fn is_due(shared: &Shared, is_open: bool) -> Result<(), Error> {
+    if is_open || shared.bucket.take() { Ok(()) } else { Err(Error::TooManyRequests) }
+}
+
+/// Tells whether a request is for an open route, unless it may not pass.
+fn check(token: &Token, parts: &Parts, has_body: bool) -> Result<bool, Error> {
     let via = parts.extensions.get().copied().unwrap_or(Via::Tcp);
     let host = single(&parts.headers, &header::HOST).map_err(|()| Error::ForeignHost)?;
     if via == Via::Tcp && !(host.is_some_and(is_loopback) && authority_is_loopback(&parts.uri)) {
@@ -58,7 +67,7 @@ fn check(token: &Token, parts: &Parts, has_body: bool) -> Result<(), Error> {
         return Err(Error::ForeignOrigin);
     }
     if routes::is_open(parts.uri.path()) {
-        return Ok(());
+        return Ok(true);
     }
     if !is_authorized(token, &parts.headers) {
         return Err(Error::Unauthorized);
@@ -69,7 +78,7 @@ fn check(token: &Token, parts: &Parts, has_body: bool) -> Result<(), Error> {
     if !reads_only && !body::declares_json(parts).unwrap_or(!has_body) {
         return Err(Error::NotJson);
     }
-    Ok(())
+    Ok(false)
 }
 
 /// Returns a header that must not be there twice: two readers might choose differently.

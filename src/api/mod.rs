@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod names;
 mod patience;
 pub mod problem;
+pub mod rate;
 mod receipts;
 pub mod routes;
 pub mod sessions;
@@ -56,6 +57,7 @@ pub struct Context {
     name: String,
     token: Token,
     counters: metrics::Counters,
+    bucket: rate::Bucket,
 }
 
 type Shared = Arc<Context>;
@@ -63,8 +65,8 @@ type Shared = Arc<Context>;
 impl Api {
     /// Makes the interface of a daemon whose machine has this key and name.
     pub fn new(handle: Handle, node: NodeId, name: String, token: Token) -> Self {
-        let counters = metrics::Counters::default();
-        Self { shared: Arc::new(Context { handle, node, name, token, counters }) }
+        let (counters, bucket) = Default::default();
+        Self { shared: Arc::new(Context { handle, node, name, token, counters, bucket }) }
     }
 
     /// Returns all routes behind the gate.

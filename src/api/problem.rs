@@ -15,7 +15,7 @@ use crate::{daemon::handle::RequestError, replica::command::Refusal};
 /// The media type of a problem.
 pub const PROBLEM_JSON: &str = "application/problem+json";
 /// How long a client is asked to wait before it tries again, seconds: a request takes the loop
-/// milliseconds, so a second drains it.
+/// milliseconds, so a second drains it, and a second brings thousands of requests that may be made.
 pub const RETRY_AFTER_S: u32 = 1;
 
 const BAD_TICKET: &str = "Copy the whole ticket, or make a new one with `sessionmesh invite`.";
@@ -52,7 +52,7 @@ impl IntoResponse for Problem {
         let mut response = (status, Body::from(body)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
-        if status == StatusCode::SERVICE_UNAVAILABLE {
+        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
         }
         if matches!(status, StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT) {
@@ -111,6 +111,8 @@ pub enum Error {
     MethodNotAllowed { method: String, path: String },
     #[error("there are {subscribers_max} subscribers already")]
     TooManySubscribers { subscribers_max: usize },
+    #[error("there are more requests than {} a second", super::rate::REQUESTS_PER_SECOND)]
+    TooManyRequests,
     #[error("there are {} connections already", super::listen::CONNECTIONS_MAX)]
     TooManyConnections,
     #[error("the history can't be read")]
@@ -238,6 +240,11 @@ impl Error {
                 StatusCode::SERVICE_UNAVAILABLE,
                 "too_many_connections",
                 "Close connections that are not needed, or use fewer for more.",
+            ),
+            Self::TooManyRequests => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "too_many_requests",
+                "Follow GET /v1/events instead of asking again and again, or pause for a second.",
             ),
             Self::ForeignReply | Self::HistoryUnread => (
                 StatusCode::INTERNAL_SERVER_ERROR,

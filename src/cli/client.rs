@@ -28,6 +28,10 @@ use crate::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an answer may take: joining a fleet waits for another node.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
+/// How often to ask again where the daemon is asked too much: in each pause it takes thousands.
+const PAUSES_MAX: u32 = 10;
+/// How long to pause, which is what the daemon asks for.
+const PAUSE: Duration = Duration::from_secs(api::problem::RETRY_AFTER_S as u64);
 /// How many records are asked for at a time.
 const PAGE_RECORDS: usize = 500;
 
@@ -195,15 +199,27 @@ impl Client {
         body: Option<&impl Serialize>,
     ) -> Result<Answer, Failure> {
         let _progress = (!self.quiet).then(|| Progress::start("waiting for the daemon"));
-        let mut request = self.http.request(method, url(path, query)).timeout(ANSWER_TIMEOUT);
-        request = request.header(header::AUTHORIZATION, self.authorization.clone());
-        if let Some(body) = body {
-            request = request.json(body);
+        let mut pauses = 0;
+        loop {
+            let url = url(path, query);
+            let mut request = self.http.request(method.clone(), url).timeout(ANSWER_TIMEOUT);
+            request = request.header(header::AUTHORIZATION, self.authorization.clone());
+            if let Some(body) = body {
+                request = request.json(body);
+            }
+            let response = request.send().await.map_err(|error| self.lost(&error))?;
+            let status = response.status();
+            let text = response.text().await.map_err(|error| self.lost(&error))?;
+            if status.is_success() {
+                return Ok(Answer(text));
+            }
+            // Nothing was done of what was asked, so it may be asked again.
+            if status != StatusCode::TOO_MANY_REQUESTS || pauses == PAUSES_MAX {
+                return Err(refused(status, &text).into());
+            }
+            pauses += 1;
+            tokio::time::sleep(PAUSE).await;
         }
-        let response = request.send().await.map_err(|error| self.lost(&error))?;
-        let status = response.status();
-        let text = response.text().await.map_err(|error| self.lost(&error))?;
-        if status.is_success() { Ok(Answer(text)) } else { Err(refused(status, &text).into()) }
     }
 
     fn lost(&self, error: &reqwest::Error) -> Failure {

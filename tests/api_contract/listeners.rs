@@ -21,15 +21,15 @@ use crate::fake::{TOKEN, World, cursor, session};
 
 const ANY_PORT: &str = "127.0.0.1:0";
 
-struct Serving {
-    world: World,
-    http: SocketAddr,
-    socket: PathBuf,
+pub struct Serving {
+    pub world: World,
+    pub http: SocketAddr,
+    pub socket: PathBuf,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
 
-async fn serve(data_dir: &Path) -> Serving {
+pub async fn serve(data_dir: &Path) -> Serving {
     let world = World::new(vec![session("ses_1")], vec![]);
     let listeners = Listeners::bind(ANY_PORT.parse().unwrap(), data_dir).await.unwrap();
     let (http, socket) = (listeners.http(), listeners.socket().to_owned());
@@ -40,7 +40,7 @@ async fn serve(data_dir: &Path) -> Serving {
 }
 
 /// Sends a request as text and returns all that comes until the other side closes.
-async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> String {
+pub async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> String {
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
@@ -53,7 +53,7 @@ fn view_request(host: &str) -> String {
     )
 }
 
-async fn read_until(stream: &mut (impl AsyncRead + Unpin), sought: &str) -> String {
+pub async fn read_until(stream: &mut (impl AsyncRead + Unpin), sought: &str) -> String {
     let mut text = String::new();
     let mut buffer = [0; 4_096];
     while !text.contains(sought) {

@@ -10,3 +10,4 @@ mod gate;
 mod listeners;
 mod lists;
 mod schemas;
+mod sockets;
