@@ -41,6 +41,9 @@ pub enum ParseIdError {
     },
 }
 
+/// The digits of hexadecimal numbers.
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
 /// Shortens and escapes foreign text so that it can stand in a message.
 fn quoted(text: &str) -> String {
     const SHOWN_CHARS_MAX: usize = 80;
@@ -107,7 +110,14 @@ macro_rules! hex_id {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+                // At once: an id is written several times for each change, and digit by digit it
+                // takes as long as a record's other fields together.
+                let mut digits = [0; 2 * $bytes];
+                for (pair, byte) in digits.chunks_exact_mut(2).zip(self.0) {
+                    pair[0] = HEX[usize::from(byte >> 4)];
+                    pair[1] = HEX[usize::from(byte & 0xf)];
+                }
+                f.write_str(std::str::from_utf8(&digits).map_err(|_| fmt::Error)?)
             }
         }
 

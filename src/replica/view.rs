@@ -4,11 +4,15 @@
 //! that a fresh view would derive from all facts at once, whatever the order in which they came.
 
 mod host;
+mod named;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 pub use self::host::WorkspaceEntry;
-use self::host::{HostFacts, HostView};
+use self::{
+    host::{HostFacts, HostView},
+    named::Named,
+};
 use super::{
     digest::Digest,
     ids::{NodeId, OperationId, SessionId, WorkspaceId},
@@ -65,11 +69,13 @@ impl Undoable<'_> {
 /// All sessions and workspaces of a fleet, with their derived states.
 ///
 /// Parents and workspaces are on the same host as the sessions that name them, so everything is
-/// kept and derived host by host; what is asked for by a bare id costs one look-up per host.
+/// kept and derived host by host; what is asked for by a bare id is found over all hosts at once.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct View {
     hosts: BTreeMap<NodeId, HostView>,
     digest: Digest,
+    named_sessions: Named,
+    named_workspaces: Named,
 }
 
 impl View {
@@ -95,12 +101,35 @@ impl View {
         let mut changes = Vec::new();
         for (host, facts) in by_host {
             let view = self.hosts.entry(host).or_default();
+            let known = changes.len();
             view.apply(host, facts, &mut self.digest, &mut changes);
             if view.is_empty() {
                 self.hosts.remove(&host);
             }
+            self.name(&host, &changes[known..]);
         }
         changes
+    }
+
+    /// Notes which ids have come, and which have gone.
+    fn name(&mut self, host: &NodeId, changes: &[Change]) {
+        for change in changes {
+            match change {
+                Change::Session { before: None, after: Some(it) } => {
+                    self.named_sessions.add(host, it.id.as_str());
+                }
+                Change::Session { before: Some(it), after: None } => {
+                    self.named_sessions.remove(host, it.id.as_str());
+                }
+                Change::Workspace { before: None, after: Some(it), .. } => {
+                    self.named_workspaces.add(host, it.id.as_str());
+                }
+                Change::Workspace { before: Some(it), after: None, .. } => {
+                    self.named_workspaces.remove(host, it.id.as_str());
+                }
+                Change::Session { .. } | Change::Workspace { .. } => {}
+            }
+        }
     }
 
     /// Returns what [`View::apply`] would, and leaves the view as it was.
@@ -130,12 +159,16 @@ impl View {
             assert!(before.is_none(), "host {host} is in both views");
         }
         self.digest += other.digest;
+        self.named_sessions.join(other.named_sessions);
+        self.named_workspaces.join(other.named_workspaces);
     }
 
     /// Removes all records of a host, as when its document is dropped, and returns them.
     pub fn remove_host(&mut self, host: NodeId) -> Vec<Change> {
         let removed = self.hosts.remove(&host).map(|view| view.dissolve(&mut self.digest));
-        removed.unwrap_or_default()
+        let changes = removed.unwrap_or_default();
+        self.name(&host, &changes);
+        changes
     }
 
     /// Returns a session; its record holds all that its document says of it.
@@ -199,12 +232,16 @@ impl View {
 
     /// Returns the sessions of that id, one per host that has it, in key order.
     pub fn sessions_named(&self, id: &SessionId) -> impl Iterator<Item = &Arc<Session>> {
-        self.hosts.values().filter_map(|view| view.session(id))
+        let hosts = self.named_sessions.hosts(id.as_str());
+        let views = hosts.flat_map(|hosts| self.hosts.range(hosts));
+        views.filter_map(|(_, view)| view.session(id))
     }
 
     /// Returns the workspaces of that id, one per host that has it, in key order.
     pub fn workspaces_named(&self, id: &WorkspaceId) -> impl Iterator<Item = &WorkspaceEntry> {
-        self.hosts.values().filter_map(|view| view.workspace(id))
+        let hosts = self.named_workspaces.hosts(id.as_str());
+        let views = hosts.flat_map(|hosts| self.hosts.range(hosts));
+        views.filter_map(|(_, view)| view.workspace(id))
     }
 
     /// Returns what one act of deleting has left that can be restored.
