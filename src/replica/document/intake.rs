@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use automerge::{Change, ChangeHash, ExpandedChange};
+use automerge::{Change, ChangeHash};
 
 use super::{
     super::{
@@ -15,7 +15,7 @@ use super::{
         trust::{Standing, Trust},
         voucher::Voucher,
     },
-    Applied, ApplyError, Document, LOAD_BATCH_CHANGES, Places, Untrusted, actor_in,
+    Applied, ApplyError, Document, LOAD_BATCH_CHANGES, Places, Touched, Untrusted, actor_in,
     authority::{self, Overreach},
     hash_in,
     orphans::ORPHANS_MAX,
@@ -50,8 +50,8 @@ pub enum Coverage {
     Gaps,
 }
 
-/// What changes say, by their names.
-type Decoded = BTreeMap<ChangeHash, ExpandedChange>;
+/// Which records changes touch, by their names.
+type TouchedBy = BTreeMap<ChangeHash, BTreeSet<Touched>>;
 
 /// The vouchers that a document holds.
 #[derive(Debug, Clone, Default)]
@@ -234,14 +234,14 @@ impl Document {
         };
         let judged = guard::contained(|| self.judge(&ready, &reached, trust, &mut left_out));
         let judged = judged.map_err(ApplyError::panicked(document))?;
-        let (refused, decoded) = judged.map_err(|source| {
+        let (refused, touched) = judged.map_err(|source| {
             // Nothing of it is kept: what else waited comes again with the repair.
             self.orphans.clear();
             self.vouchers.pending.clear();
             untrusted(source)
         })?;
         let ready = self.complete(ready, refused);
-        let applied = self.apply_ready(&ready, &decoded)?;
+        let applied = self.apply_ready(&ready, touched)?;
         Ok(Applied { left_out, ..applied })
     }
 
@@ -395,15 +395,15 @@ impl Document {
     }
 
     /// Judges changes that can be applied one after the other; returns those that must not be and
-    /// that the peer is not to blame for, since it did not send them now, and what the others say.
+    /// that the peer is not to blame for, since it did not send them now, and what the others touch.
     fn judge(
         &self,
         ready: &[Change],
         sent: &BTreeSet<ChangeHash>,
         trust: &Trust,
         left_out: &mut LeftOut,
-    ) -> Result<(BTreeSet<ChangeHash>, Decoded), Untrusted> {
-        let (mut refused, mut decoded) = (BTreeSet::new(), Decoded::new());
+    ) -> Result<(BTreeSet<ChangeHash>, TouchedBy), Untrusted> {
+        let (mut refused, mut touched) = (BTreeSet::new(), TouchedBy::new());
         // What an author of a fleet document was allowed to, shows only in what it built on.
         let mut scratch = matches!(self.places, Places::Fleet(_)).then(|| self.automerge.clone());
         let mut judge = authority::Judge::new(self);
@@ -430,19 +430,26 @@ impl Document {
             } else if seq == 0 && self.vouchers.actors_of(&actor) >= ACTORS_PER_NODE_MAX {
                 Some(Untrusted::TooManyActors)
             } else {
-                let expanded = decoded.entry(change.hash()).or_insert_with(|| change.decode());
+                let expanded = change.decode();
                 let judged = match &mut scratch {
-                    None => judge.check(expanded),
+                    None => judge.check(&expanded),
                     Some(scratch) => {
-                        let judged = authority::Judge::of(scratch, &self.places).check(expanded);
-                        judged.and_then(|()| {
+                        let judged = authority::Judge::of(scratch, &self.places).check(&expanded);
+                        judged.and_then(|touches| {
                             let applied = scratch.apply_changes([change.clone()]);
-                            applied.map_err(|_| Overreach { what: "can't be applied" })
+                            applied.map_err(|_| Overreach { what: "can't be applied" })?;
+                            Ok(touches)
                         })
                     }
                 };
                 let by = || trust.node(&ids::fingerprint(&actor));
-                judged.err().map(|did| Untrusted::Overreach { by: by(), did })
+                match judged {
+                    Ok(touches) => {
+                        touched.insert(change.hash(), touches);
+                        None
+                    }
+                    Err(did) => Some(Untrusted::Overreach { by: by(), did }),
+                }
             };
             match wrong {
                 Some(wrong) if sent.contains(&change.hash()) => return Err(wrong),
@@ -456,7 +463,7 @@ impl Document {
                 }
             }
         }
-        Ok((refused, decoded))
+        Ok((refused, touched))
     }
 
     /// Returns those of the changes after which the last of each actor is vouched for; has the
@@ -498,7 +505,11 @@ impl Document {
         ready
     }
 
-    fn apply_ready(&mut self, ready: &[Change], decoded: &Decoded) -> Result<Applied, ApplyError> {
+    fn apply_ready(
+        &mut self,
+        ready: &[Change],
+        mut touched: TouchedBy,
+    ) -> Result<Applied, ApplyError> {
         let document = self.id;
         let automerge = &mut self.automerge;
         let before = automerge.get_heads();
@@ -533,8 +544,8 @@ impl Document {
         if self.orphans.is_empty() {
             self.vouchers.pending.clear();
         }
-        let expanded = ready.iter().filter_map(|change| decoded.get(&change.hash()));
-        let mut applied = self.describe(ready, expanded);
+        let touched = ready.iter().filter_map(|change| touched.remove(&change.hash()));
+        let mut applied = self.describe(ready, touched.flatten().collect());
         applied.vouchers = vouchers.into_values().collect();
         Ok(applied)
     }

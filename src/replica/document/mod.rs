@@ -268,7 +268,7 @@ impl Document {
         let change = automerge.get_last_local_change().expect("the genesis has operations");
         let document =
             Self::place(id, automerge, Vouchers::default()).expect("the genesis is complete");
-        let applied = document.describe_own(&change);
+        let applied = document.describe_own(std::slice::from_ref(&change));
         (document, applied)
     }
 
@@ -406,17 +406,23 @@ impl Document {
         self.orphans.missing().map(hash_in).collect()
     }
 
-    fn describe_own(&self, change: &Change) -> Applied {
-        self.describe(std::slice::from_ref(change), [&change.decode()])
+    /// Describes changes that were written without noting which records they touch.
+    fn describe_own(&self, changes: &[Change]) -> Applied {
+        self.describe(changes, self.touched_by(changes))
     }
 
-    fn describe<'a>(
-        &self,
-        changes: &[Change],
-        decoded: impl IntoIterator<Item = &'a ExpandedChange>,
-    ) -> Applied {
+    fn touched_by(&self, changes: &[Change]) -> BTreeSet<Touched> {
+        let decoded: Vec<ExpandedChange> = changes.iter().map(Change::decode).collect();
+        touched::by(&self.automerge, &decoded)
+    }
+
+    fn describe(&self, changes: &[Change], touched: BTreeSet<Touched>) -> Applied {
+        debug_assert!(
+            self.touched_by(changes).is_subset(&touched),
+            "a touched record is not noted"
+        );
         Applied {
-            touched: touched::by(&self.automerge, decoded),
+            touched,
             changes: changes
                 .iter()
                 .map(|change| AppliedChange {
@@ -518,11 +524,20 @@ impl Document {
         wall_ms: i64,
         write: impl FnOnce(&mut automerge::transaction::Transaction<'_>) -> host::Done,
     ) -> Option<Applied> {
+        let change = self.commit_change(wall_ms, write)?;
+        Some(self.describe_own(&[change]))
+    }
+
+    /// Writes as [`Document::commit`] does, and leaves it to its caller to say what was touched.
+    fn commit_change(
+        &mut self,
+        wall_ms: i64,
+        write: impl FnOnce(&mut automerge::transaction::Transaction<'_>) -> host::Done,
+    ) -> Option<Change> {
         let mut tx = self.automerge.transaction();
         write(&mut tx).expect("the paths and values written are the schema's own");
         let (hash, _) = tx.commit_with(CommitOptions::default().with_time(wall_ms / 1_000));
         hash?;
-        let change = self.automerge.get_last_local_change().expect("it was just committed");
-        Some(self.describe_own(&change))
+        Some(self.automerge.get_last_local_change().expect("it was just committed"))
     }
 }

@@ -51,7 +51,8 @@ pub fn by<'a>(
     touched
 }
 
-fn record_at(path: &[String], key: Option<&str>) -> Option<Touched> {
+/// Returns the record in which a key of a map is.
+pub fn record_at(path: &[String], key: Option<&str>) -> Option<Touched> {
     let mut steps = path.iter().map(String::as_str).chain(key);
     match steps.next()? {
         "sessions" => {

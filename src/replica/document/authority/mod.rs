@@ -7,7 +7,7 @@
 mod fleet;
 mod host;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use automerge::{
     ActorId, Automerge, ChangeHash, ExpandedChange, ObjId, ObjType, Prop, ROOT, ReadDoc,
@@ -16,7 +16,7 @@ use automerge::{
 
 use super::{
     super::ids::{ActorBytes, Fingerprint, fingerprint},
-    Document, Places, actor_in,
+    Document, Places, Touched, actor_in, touched,
 };
 
 /// Says that a change does what its author must not.
@@ -92,8 +92,8 @@ type Made = (u64, ActorBytes);
 pub(super) struct Judge<'a> {
     automerge: &'a Automerge,
     places: &'a Places,
-    /// The maps that the batch makes, and where.
-    made: BTreeMap<Made, Vec<String>>,
+    /// Where the maps are that the batch writes to, those that it makes too.
+    paths: BTreeMap<Made, Vec<String>>,
     /// What it writes to each key of a map.
     written: BTreeMap<(Made, String), Vec<Made>>,
     /// For each change of the batch, what it builds on in the document.
@@ -110,16 +110,21 @@ impl<'a> Judge<'a> {
         Self {
             automerge,
             places,
-            made: BTreeMap::new(),
+            paths: BTreeMap::new(),
             written: BTreeMap::new(),
             built_on: BTreeMap::new(),
         }
     }
 
-    /// Judges a change; all that it builds on is in the document, or was judged before.
+    /// Judges a change, and returns the records that it touches; all that it builds on is in the
+    /// document, or was judged before.
     ///
     /// For a fleet document all of it must be in the document.
-    pub(super) fn check(&mut self, change: &ExpandedChange) -> Result<(), Overreach> {
+    pub(super) fn check(
+        &mut self,
+        change: &ExpandedChange,
+    ) -> Result<BTreeSet<Touched>, Overreach> {
+        let mut touches = BTreeSet::new();
         let actor = actor_in(&change.actor_id);
         let mut built_on = BTreeSet::new();
         for dep in &change.deps {
@@ -151,14 +156,12 @@ impl<'a> Judge<'a> {
             if overwritten > 0 {
                 self.check_overwritten(&object, made, key, operation, author.heads)?;
             }
-            let known;
-            let path = match self.made.get(&made) {
-                Some(path) => path.as_slice(),
-                None => {
-                    known = path_of(self.automerge, &object)
-                        .ok_or(Overreach { what: "writes to a map that is not there" })?;
-                    known.as_slice()
-                }
+            let path = match self.paths.entry(made) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(place) => place.insert(
+                    path_of(self.automerge, &object)
+                        .ok_or(Overreach { what: "writes to a map that is not there" })?,
+                ),
             };
             let act = Act {
                 path,
@@ -172,16 +175,19 @@ impl<'a> Judge<'a> {
                 Places::Host(places) => host::check(places, &author, &act)?,
                 Places::Fleet(places) => fleet::check(self.automerge, places, &author, &act)?,
             }
+            if object != ROOT {
+                touches.extend(touched::record_at(path, Some(key)));
+            }
             if matches!(action, Action::Map) {
                 let path = path.iter().cloned().chain([key.to_string()]).collect();
-                self.made.insert(id, path);
+                self.paths.insert(id, path);
                 fresh.insert(id);
             }
             if !matches!(action, Action::Delete) {
                 self.written.entry((made, key.to_string())).or_default().push(id);
             }
         }
-        Ok(())
+        Ok(touches)
     }
 
     /// Refuses to overwrite what stands elsewhere: automerge would find it only by chance, namely

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use automerge::{
-    Change, ObjId, ObjType, ReadDoc,
+    ObjId, ObjType, ReadDoc,
     transaction::{CommitOptions, Transactable, Transaction},
 };
 
@@ -96,8 +96,7 @@ impl Document {
                 changes.extend(self.automerge.get_last_local_change());
             }
         }
-        let decoded: Vec<_> = changes.iter().map(Change::decode).collect();
-        self.describe(&changes, &decoded)
+        self.describe_own(&changes)
     }
 
     fn stand(&self, touched: &Touched) -> Stand {

@@ -12,7 +12,7 @@ mod rewrite;
 mod tree;
 mod write;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use automerge::{
     Automerge, AutomergeError, ObjId, ObjType, ROOT, ReadDoc, Value, ValueRef,
@@ -212,8 +212,7 @@ impl Document {
         wall_ms: i64,
         write: impl FnOnce(&mut Writer<'_, '_>) -> Done,
     ) -> Option<Applied> {
-        let places = self.host_places().clone();
-        self.commit(wall_ms, |tx| write(&mut Writer::new(tx, &places, None)))
+        self.write_noting(wall_ms, None, write)
     }
 
     /// Writes what of an act belongs into this one of its host's epochs; `None` if nothing does.
@@ -223,8 +222,25 @@ impl Document {
         limits: &Limits<'_>,
         write: impl FnOnce(&mut Writer<'_, '_>) -> Done,
     ) -> Option<Applied> {
+        self.write_noting(wall_ms, Some(limits), write)
+    }
+
+    /// Writes, and notes which records are touched: to find it in the change takes it apart again.
+    fn write_noting(
+        &mut self,
+        wall_ms: i64,
+        limits: Option<&Limits<'_>>,
+        write: impl FnOnce(&mut Writer<'_, '_>) -> Done,
+    ) -> Option<Applied> {
         let places = self.host_places().clone();
-        self.commit(wall_ms, |tx| write(&mut Writer::new(tx, &places, Some(limits))))
+        let mut touched = BTreeSet::new();
+        let change = self.commit_change(wall_ms, |tx| {
+            let mut writer = Writer::new(tx, &places, limits);
+            write(&mut writer)?;
+            touched = writer.into_touched();
+            Ok(())
+        })?;
+        Some(self.describe(&[change], touched))
     }
 
     /// Tells whether a record is there.
@@ -307,7 +323,7 @@ mod tests {
             node: HOST,
             name: "host".to_owned(),
             role: Role::Member,
-            addresses: std::collections::BTreeSet::new(),
+            addresses: BTreeSet::new(),
             added_by: HOST,
             added_at: 0,
             revoked: None,
@@ -446,8 +462,7 @@ mod tests {
             tx.create_workspace(&w, &workspace())
         });
         use super::super::Touched;
-        let both: std::collections::BTreeSet<_> =
-            [Touched::Session(s.clone()), Touched::Workspace(w.clone())].into();
+        let both: BTreeSet<_> = [Touched::Session(s.clone()), Touched::Workspace(w.clone())].into();
         assert_eq!(applied.touched, both);
         meet(&mut one, &mut other);
         // Also what is written deep inside of it, and beside a purge that takes it away.

@@ -121,7 +121,7 @@ impl Document {
         let last = automerge.get_last_local_change().expect("it was just written");
         let document = Self::place(id, automerge, Vouchers::default());
         let document = document.expect("the genesis is complete");
-        let written = document.describe_own(&last);
+        let written = document.describe_own(&[last]);
         (document, written)
     }
 

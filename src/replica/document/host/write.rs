@@ -3,7 +3,7 @@
 //! Must not know the rule, nor who may write what. Invariant: where two nodes created the same id
 //! at once, what is written is written to both, so that it holds whichever is read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use automerge::{
     ObjId, ObjType, ReadDoc, ScalarValue,
@@ -62,6 +62,8 @@ pub struct Writer<'tx, 'doc> {
     tx: &'tx mut Transaction<'doc>,
     places: &'tx Places,
     limits: Option<&'tx Limits<'tx>>,
+    /// The records that were written to, or may have been.
+    touched: BTreeSet<Touched>,
 }
 
 impl<'tx, 'doc> Writer<'tx, 'doc> {
@@ -71,7 +73,12 @@ impl<'tx, 'doc> Writer<'tx, 'doc> {
         places: &'tx Places,
         limits: Option<&'tx Limits<'tx>>,
     ) -> Self {
-        Self { tx, places, limits }
+        Self { tx, places, limits, touched: BTreeSet::new() }
+    }
+
+    /// Returns the records that were written to.
+    pub(super) fn into_touched(self) -> BTreeSet<Touched> {
+        self.touched
     }
 
     fn may(&self, record: Touched, scope: Scope) -> bool {
@@ -91,6 +98,7 @@ impl<'tx, 'doc> Writer<'tx, 'doc> {
         if self.limits.is_some_and(|limits| !(limits.creates)(session)) {
             return Ok(());
         }
+        self.touched.insert(Touched::Session(id.clone()));
         let record = self.tx.put_object(self.places.bucket(id), id.as_str(), ObjType::Map)?;
         let tx = &mut *self.tx;
         put_text(tx, &record, "workspace_id", session.workspace_id.as_ref().map(|id| id.as_str()))?;
@@ -179,6 +187,7 @@ impl<'tx, 'doc> Writer<'tx, 'doc> {
             }
             return Ok(());
         }
+        self.touched.insert(Touched::Session(id.clone()));
         let grave = if confirmed { GRAVE_CONFIRMED } else { GRAVE };
         self.tx.put(self.places.bucket(id), id.as_str(), grave)
     }
@@ -188,6 +197,7 @@ impl<'tx, 'doc> Writer<'tx, 'doc> {
         if !self.may_workspace(id, Scope::All) {
             return Ok(());
         }
+        self.touched.insert(Touched::Workspace(id.clone()));
         let record = self.tx.put_object(&self.places.workspaces, id.as_str(), ObjType::Map)?;
         let tx = &mut *self.tx;
         tx.put(&record, "name", workspace.name.as_str())?;
@@ -306,6 +316,7 @@ impl<'tx, 'doc> Writer<'tx, 'doc> {
 
     /// Removes a workspace for good, and leaves what was done; only its host may.
     pub fn remove_workspace(&mut self, id: &WorkspaceId, ended: &Ended) -> Done {
+        self.touched.insert(Touched::Workspace(id.clone()));
         self.tx.put(&self.places.workspaces, id.as_str(), ended.grave(GRAVE))
     }
 
@@ -344,14 +355,16 @@ impl<'tx, 'doc> Writer<'tx, 'doc> {
         Ok(())
     }
 
-    fn session_objects(&self, id: &SessionId) -> Vec<ObjId> {
+    fn session_objects(&mut self, id: &SessionId) -> Vec<ObjId> {
+        self.touched.insert(Touched::Session(id.clone()));
         match self.places.session(self.tx, id) {
             Standing::Records(objects) => objects,
             Standing::Nothing | Standing::Grave => Vec::new(),
         }
     }
 
-    fn workspace_objects(&self, id: &WorkspaceId) -> Vec<ObjId> {
+    fn workspace_objects(&mut self, id: &WorkspaceId) -> Vec<ObjId> {
+        self.touched.insert(Touched::Workspace(id.clone()));
         match self.places.workspace(self.tx, id) {
             Standing::Records(objects) => objects,
             Standing::Nothing | Standing::Grave => Vec::new(),
