@@ -21,7 +21,7 @@ use crate::{
             StoredDocument, TeardownDue,
         },
         ids::{Cursor, NodeId},
-        machine::{Loaded, OpenError as ReplicaError, ReadSnapshot, Replica},
+        machine::{Begun, Loaded, OpenError as ReplicaError, ReadSnapshot, Replica},
         record::SessionState,
     },
     store::{self, Store},
@@ -75,6 +75,17 @@ pub struct Opened<A> {
     pub effects: Effects,
     /// The published diffs that are still kept, oldest first.
     pub journal: Vec<(Cursor, Arc<str>)>,
+}
+
+/// Turns what happened on the links into an input.
+pub fn heard(event: Event) -> Input {
+    match event {
+        Event::Connected { peer, .. } => Input::PeerConnected { peer },
+        Event::Lost { peer, code, reason } => Input::PeerLost { peer, code, reason },
+        Event::Frame { peer, frame } => Input::FrameReceived { peer, frame },
+        Event::Drained { peer } => Input::PeerDrained { peer },
+        Event::DialFailed { peer, reason } => Input::DialFailed { peer, reason },
+    }
 }
 
 /// A replica, and those who wait for it to be durable.
@@ -137,27 +148,39 @@ impl<A> Engine<A> {
 
     /// Takes a request in; the answer goes to `asker`.
     pub fn ask(&mut self, now: Now, command: Command, asker: A, hands: &mut impl Hands<Asker = A>) {
+        let input = self.asked(command, asker);
+        self.take(now, input, hands);
+    }
+
+    /// Turns a request into an input; the answer goes to `asker`.
+    pub fn asked(&mut self, command: Command, asker: A) -> Input {
         let request = RequestId(self.next_request);
         self.next_request += 1;
         self.waiting.insert(request, asker);
-        self.take(now, Input::Requested { request, command }, hands);
+        Input::Requested { request, command }
     }
 
     /// Takes in what happened on the links.
     pub fn hear(&mut self, now: Now, event: Event, hands: &mut impl Hands<Asker = A>) {
-        let input = match event {
-            Event::Connected { peer, .. } => Input::PeerConnected { peer },
-            Event::Lost { peer, code, reason } => Input::PeerLost { peer, code, reason },
-            Event::Frame { peer, frame } => Input::FrameReceived { peer, frame },
-            Event::Drained { peer } => Input::PeerDrained { peer },
-            Event::DialFailed { peer, reason } => Input::DialFailed { peer, reason },
-        };
-        self.take(now, input, hands);
+        self.take(now, heard(event), hands);
     }
 
     /// Takes an input in and carries its effects out.
     pub fn take(&mut self, now: Now, input: Input, hands: &mut impl Hands<Asker = A>) {
-        let effects = self.replica.handle(now, input);
+        let begun = self.begin(now, input, hands);
+        self.finish(now, begun, hands);
+    }
+
+    /// Takes an input in as far as peers are to be told of it, and tells them.
+    pub fn begin(&mut self, now: Now, input: Input, hands: &mut impl Hands<Asker = A>) -> Begun {
+        let mut begun = self.replica.begin(now, input);
+        begun.take_frames().iter().for_each(|outgoing| hands.send(outgoing));
+        begun
+    }
+
+    /// Does the rest of an input and carries its effects out.
+    pub fn finish(&mut self, now: Now, begun: Begun, hands: &mut impl Hands<Asker = A>) {
+        let effects = self.replica.finish(now, begun);
         self.carry_out(effects, hands);
     }
 

@@ -2,23 +2,28 @@
 //! of the daemon's shells.
 //!
 //! Must not know the rules of the domain, nor wait for the disk. Invariant: all effects of an input
-//! are given out before the next input is taken.
+//! are given out before the next input is taken, in their order: frames, diffs, what has to wait for
+//! the disk. Between them the loop steps aside where nothing else waits for it: what it wakes runs on
+//! the same thread, and would else have to wait until the loop has done all of its turn.
 
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::yield_now,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     commit::{self, Committer},
     compact,
     durable::{Job, Told},
-    engine::{Engine, Hands},
+    engine::{self, Engine, Hands},
     evidence,
     handle::{Answer, DocumentStatus, Peer, Request, Status},
     hub::{Hub, Published},
     loading::Loading,
-    pace::Pace,
+    pace::{Pace, timed},
 };
 use crate::{
     clock::{self, Clock},
@@ -63,6 +68,24 @@ struct ShellHands {
     shells: Shells,
     inputs: mpsc::UnboundedSender<Input>,
     saved: mpsc::UnboundedSender<compact::Ended>,
+    /// What the disk is to be given at the end of the turn.
+    jobs: Vec<Job<oneshot::Sender<Answer>>>,
+    /// Whether somebody was woken who is waited for elsewhere.
+    has_woken: bool,
+}
+
+impl ShellHands {
+    /// Gives the disk what it is to be given.
+    fn give_jobs(&mut self) {
+        self.jobs.drain(..).for_each(|job| self.shells.committer.give(job));
+    }
+
+    /// Lets those run who were woken.
+    async fn step_aside(&mut self) {
+        if std::mem::take(&mut self.has_woken) {
+            yield_now().await;
+        }
+    }
 }
 
 impl Hands for ShellHands {
@@ -70,10 +93,12 @@ impl Hands for ShellHands {
 
     fn send(&mut self, outgoing: &Outgoing) {
         commit::send(&self.shells.transport, outgoing);
+        self.has_woken = true;
     }
 
     fn publish(&mut self, publication: Publication) {
         self.shells.hub.publish(&publication.diff, publication.body);
+        self.has_woken |= self.shells.hub.subscribers() > 0;
     }
 
     fn reset(&mut self, published: Published) {
@@ -106,7 +131,7 @@ impl Hands for ShellHands {
     }
 
     fn store(&mut self, job: Job<Self::Asker>) {
-        self.shells.committer.give(job);
+        self.jobs.push(job);
     }
 
     fn save(&mut self, plan: store::compact::Plan, copy: Copied) {
@@ -150,8 +175,15 @@ impl Loop {
         let (inputs_sender, inputs) = mpsc::unbounded_channel();
         let (saved_sender, saved) = mpsc::unbounded_channel();
         let (read_sender, read) = mpsc::unbounded_channel();
-        let mut hands = ShellHands { shells, inputs: inputs_sender, saved: saved_sender };
+        let mut hands = ShellHands {
+            shells,
+            inputs: inputs_sender,
+            saved: saved_sender,
+            jobs: Vec::new(),
+            has_woken: false,
+        };
         engine.carry_out(effects, &mut hands);
+        hands.give_jobs();
         let loading = Loading::default();
         Self { engine, clock, hands, inputs, saved, loading, read, read_sender }
     }
@@ -180,24 +212,25 @@ impl Loop {
                         break;
                     }
                 }
-                Some(input) = self.inputs.recv() => self.take(input),
+                Some(input) = self.inputs.recv() => self.take(input, false).await,
                 Some(ended) = self.saved.recv() => self.engine.saved(ended, &mut self.hands),
                 Some(read) = self.read.recv() => self.take_read(read),
                 Some(event) = events.recv() => {
-                    self.event(event);
+                    self.event(event, events.is_empty() && requests.is_empty()).await;
                     for _ in 1..TURN_MAX {
                         let Some(event) = events.try_recv() else { break };
-                        self.event(event);
+                        self.event(event, events.is_empty() && requests.is_empty()).await;
                     }
                     // However much the peers have to say, people get their turn.
-                    self.requests(&mut requests);
+                    self.requests(&mut requests).await;
                 }
                 Some(request) = requests.recv() => {
-                    self.request(request);
-                    self.requests(&mut requests);
+                    self.request(request, requests.is_empty()).await;
+                    self.requests(&mut requests).await;
                 }
-                () = sleep_until(due) => self.take(Input::TimePassed),
+                () = sleep_until(due) => self.take(Input::TimePassed, false).await,
             }
+            self.hands.give_jobs();
         }
         requests.close();
         if let Some(error) = failed {
@@ -205,7 +238,7 @@ impl Loop {
         }
         // Requests that were let in before the stop are carried out, and answered once durable.
         while let Ok(request) = requests.try_recv() {
-            self.request(request);
+            self.request(request, false).await;
         }
         let committer = self.hands.shells.committer;
         let finished = tokio::task::spawn_blocking(move || committer.finish());
@@ -216,7 +249,7 @@ impl Loop {
         }
     }
 
-    fn event(&mut self, event: Event) {
+    async fn event(&mut self, event: Event, is_last: bool) {
         let event = match event {
             Event::Frame { peer, frame } => match self.engine.replica().to_read(&peer, frame) {
                 Ok(snapshot) => {
@@ -232,8 +265,7 @@ impl Loop {
         if let Event::Lost { peer, .. } = &event {
             self.loading.forget(peer);
         }
-        let pace = self.hands.shells.pace.clone();
-        pace.measure(|| self.engine.hear(self.clock.now(), event, &mut self.hands));
+        self.take(engine::heard(event), is_last).await;
     }
 
     /// Has the next document of a peer read, beside the loop.
@@ -253,20 +285,18 @@ impl Loop {
     }
 
     /// Takes the requests that wait, as many as fit a turn.
-    fn requests(&mut self, requests: &mut mpsc::Receiver<Request>) {
+    async fn requests(&mut self, requests: &mut mpsc::Receiver<Request>) {
         for _ in 1..TURN_MAX {
             let Ok(request) = requests.try_recv() else { break };
-            self.request(request);
+            self.request(request, requests.is_empty()).await;
         }
     }
 
-    fn request(&mut self, request: Request) {
+    async fn request(&mut self, request: Request, is_last: bool) {
         match request {
             Request::Command(command, answer) => {
-                let pace = self.hands.shells.pace.clone();
-                pace.measure(|| {
-                    self.engine.ask(self.clock.now(), command, answer, &mut self.hands);
-                });
+                let input = self.engine.asked(command, answer);
+                self.take(input, is_last).await;
             }
             // Whoever asked may have hung up.
             Request::Status(answer) => drop(answer.send(self.status())),
@@ -280,9 +310,20 @@ impl Loop {
         }
     }
 
-    fn take(&mut self, input: Input) {
-        let pace = self.hands.shells.pace.clone();
-        pace.measure(|| self.engine.take(self.clock.now(), input, &mut self.hands));
+    /// Takes an input in; steps aside in between if it is the last that waits.
+    async fn take(&mut self, input: Input, is_last: bool) {
+        let now = self.clock.now();
+        self.hands.has_woken = false;
+        let (begun, begin_took) = timed(|| self.engine.begin(now, input, &mut self.hands));
+        if is_last {
+            self.hands.step_aside().await;
+        }
+        let ((), finish_took) = timed(|| self.engine.finish(now, begun, &mut self.hands));
+        self.hands.shells.pace.note(begin_took + finish_took);
+        if is_last {
+            self.hands.step_aside().await;
+        }
+        self.hands.give_jobs();
     }
 
     fn status(&self) -> Status {

@@ -23,13 +23,13 @@ pub struct Pace {
 impl Pace {
     /// Does what an input asks for, and counts how long this thread was at it.
     pub fn measure<T>(&self, work: impl FnOnce() -> T) -> T {
-        let began = thread_time();
-        let done = work();
-        self.note(thread_time().saturating_sub(began));
+        let (done, took) = timed(work);
+        self.note(took);
         done
     }
 
-    fn note(&self, took: Duration) {
+    /// Counts how long this thread was at an input that was done in parts, all of them together.
+    pub fn note(&self, took: Duration) {
         let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.longest_us.fetch_max(us, Ordering::Relaxed);
         if took > SLOW {
@@ -46,6 +46,13 @@ impl Pace {
     pub fn slow(&self) -> u64 {
         self.slow.load(Ordering::Relaxed)
     }
+}
+
+/// Does something, and returns for how long this thread was at it.
+pub fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
+    let began = thread_time();
+    let done = work();
+    (done, thread_time().saturating_sub(began))
 }
 
 /// Returns for how long this thread has run on a processor.

@@ -112,6 +112,11 @@ impl Events {
         Some(self.show(item))
     }
 
+    /// Tells whether no event waits to be taken.
+    pub fn is_empty(&self) -> bool {
+        self.receiver.is_empty()
+    }
+
     fn show(&self, item: Item) -> Event {
         match (&item.event, item.link) {
             (Event::Connected { peer, .. }, Some(link)) => {

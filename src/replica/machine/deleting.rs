@@ -7,55 +7,102 @@ use super::super::{
     command::{Refusal, Reply, SessionDeleted, Target, WorkspaceDeleted},
     document::HostWriter,
     effect::{Effects, Now},
-    ids::{SessionId, WorkspaceId},
+    ids::{ChangeHash, SessionId, WorkspaceId},
     record::{Deletion, Session, SessionKey, SessionState, Workspace, WorkspaceState},
     view::{Change, Touched},
 };
 use super::Replica;
 
+/// A delete that was written, and whose answer waits until it is shown.
+#[derive(Debug, Clone)]
+pub(super) struct Deleting {
+    key: SessionKey,
+    deletion: Deletion,
+    change: Option<ChangeHash>,
+    /// What it changes, where that was to be found out before.
+    previewed: Option<Vec<Change>>,
+    answer: SessionDeleted,
+}
+
 impl Replica {
+    /// Deletes a session; what came of it is told once it is shown.
     pub(super) fn delete_session(
         &mut self,
         now: Now,
         target: &Target<SessionId>,
-        dry_run: bool,
         fx: &mut Effects,
-    ) -> Result<Reply, Refusal> {
+    ) -> Result<Deleting, Refusal> {
+        let (key, deletion, answer) = self.session_deletion(now, target)?;
+        self.may_write()?;
+        // What several epochs show together is derived at once, with the write.
+        let previewed = self
+            .has_layers(key.host)
+            .then(|| self.preview_deletion(std::iter::once(&key), &deletion));
+        let change =
+            self.write_host(now, key.host, fx, |tx| tx.delete_session(&key.id, &deletion))?;
+        Ok(Deleting { key, deletion, change, previewed, answer })
+    }
+
+    /// Tells what a delete has done; `shown` is what differs by it.
+    pub(super) fn session_deleted(
+        &mut self,
+        now: Now,
+        deleting: Deleting,
+        shown: Vec<Change>,
+        fx: &mut Effects,
+    ) -> SessionDeleted {
+        let Deleting { key, deletion, change, previewed, mut answer } = deleting;
+        tell(&mut answer, &previewed.unwrap_or(shown));
+        let sessions = if answer.already_deleted {
+            std::slice::from_ref(&answer.session)
+        } else {
+            &answer.sessions_deleted
+        };
+        answer.receipt = self.keep_receipt(now, key.host, change, &deletion, sessions, fx);
+        answer.session = self.session_record(&key);
+        answer
+    }
+
+    /// Tells what deleting a session would do.
+    pub(super) fn preview_session(
+        &mut self,
+        now: Now,
+        target: &Target<SessionId>,
+    ) -> Result<SessionDeleted, Refusal> {
+        let (key, deletion, mut answer) = self.session_deletion(now, target)?;
+        tell(&mut answer, &self.preview_deletion(std::iter::once(&key), &deletion));
+        answer.operation = answer.operation.filter(|_| answer.already_deleted);
+        answer.dry_run = true;
+        Ok(answer)
+    }
+
+    /// Begins to answer a delete.
+    fn session_deletion(
+        &mut self,
+        now: Now,
+        target: &Target<SessionId>,
+    ) -> Result<(SessionKey, Deletion, SessionDeleted), Refusal> {
         let key = self.find_session(target)?;
         let session = self.session_record(&key);
         let already_deleted = session.deleted.is_some();
         // What is deleted already is marked again, so that a restore which did not know of this
         // delete loses; it stays part of the act that deleted it first.
-        let deletion = match session.deleted {
+        let deletion = match session.deleted.clone() {
             Some(deletion) => deletion,
             None => self.new_deletion(now),
         };
-        let changes = self.preview_deletion(std::iter::once(&key), &deletion);
-        let vacated = changes.iter().find_map(vacated_in);
-        let mut answer = SessionDeleted {
-            operation: Some(deletion.operation.clone()).filter(|_| !dry_run || already_deleted),
+        let answer = SessionDeleted {
+            operation: Some(deletion.operation.clone()),
             receipt: None,
-            session: self.session_record(&key),
-            sessions_deleted: deleted_in(&changes),
-            workspace_vacated: vacated.is_some(),
-            git_state: vacated.as_ref().and_then(Workspace::git_state),
-            workspace: vacated,
+            session,
+            sessions_deleted: Vec::new(),
+            workspace_vacated: false,
+            git_state: None,
+            workspace: None,
             already_deleted,
-            dry_run,
+            dry_run: false,
         };
-        if !dry_run {
-            self.may_write()?;
-            let hash =
-                self.write_host(now, key.host, fx, |tx| tx.delete_session(&key.id, &deletion))?;
-            let sessions = if already_deleted {
-                std::slice::from_ref(&answer.session)
-            } else {
-                &answer.sessions_deleted
-            };
-            answer.receipt = self.keep_receipt(now, key.host, hash, &deletion, sessions, fx);
-            answer.session = self.session_record(&key);
-        }
-        Ok(Reply::SessionDeleted(Box::new(answer)))
+        Ok((key, deletion, answer))
     }
 
     fn new_deletion(&mut self, now: Now) -> Deletion {
@@ -131,6 +178,15 @@ impl Replica {
         }
         Ok(Reply::WorkspaceDeleted(Box::new(answer)))
     }
+}
+
+/// Says in an answer what a delete changes.
+fn tell(answer: &mut SessionDeleted, changes: &[Change]) {
+    let vacated = changes.iter().find_map(vacated_in);
+    answer.sessions_deleted = deleted_in(changes);
+    answer.workspace_vacated = vacated.is_some();
+    answer.git_state = vacated.as_ref().and_then(Workspace::git_state);
+    answer.workspace = vacated;
 }
 
 /// Returns the workspace that a change takes with its last session, as it is afterwards.

@@ -359,7 +359,7 @@ impl Replica {
         }
         fx.writes.push(Write::Archive { document: id });
         self.exchange.forget(&id);
-        let records = self.layers_changed(self.node, id, &BTreeSet::new(), fx);
+        let records = self.layers_changed(self.node, id, BTreeSet::new(), fx);
         let touched = self.read_touched(self.node, &records);
         self.publish(now, touched, Origin::Store, BTreeSet::new(), fx);
     }

@@ -21,6 +21,7 @@ use super::super::{
 };
 use super::{
     Replica,
+    later::Unanswered,
     names::{check_directory, check_extra, check_present, check_time, check_title, check_word},
 };
 
@@ -38,17 +39,41 @@ impl Replica {
                 Ok(()) => return,
                 Err(refusal) => Err(refusal),
             },
+            Command::CreateSession(new) => {
+                let created = self.create_session(now, new, fx);
+                return self.answer_later(request, created.map(Unanswered::Session), fx);
+            }
+            Command::UpdateSession(target, patch) => {
+                let updated = self.update_session(now, &target, patch, fx);
+                return self.answer_later(request, updated.map(Unanswered::Session), fx);
+            }
+            Command::DeleteSession { session, dry_run: false } => {
+                let deleted = self.delete_session(now, &session, fx);
+                let unanswered = deleted.map(|it| Unanswered::Deleted(Box::new(it)));
+                return self.answer_later(request, unanswered, fx);
+            }
             command => self.answer(now, command, fx),
         };
         fx.replies.push((request, answer));
     }
 
+    /// Answers once what was written is shown.
+    fn answer_later(
+        &mut self,
+        request: RequestId,
+        unanswered: Result<Unanswered, Refusal>,
+        fx: &mut Effects,
+    ) {
+        match unanswered {
+            Ok(unanswered) => self.later.answer(request, unanswered),
+            Err(refusal) => fx.replies.push((request, Err(refusal))),
+        }
+    }
+
     fn answer(&mut self, now: Now, command: Command, fx: &mut Effects) -> Result<Reply, Refusal> {
         match command {
-            Command::CreateSession(new) => self.create_session(now, new, fx),
-            Command::UpdateSession(target, patch) => self.update_session(now, &target, patch, fx),
-            Command::DeleteSession { session, dry_run } => {
-                self.delete_session(now, &session, dry_run, fx)
+            Command::DeleteSession { session, .. } => {
+                self.preview_session(now, &session).map(|it| Reply::SessionDeleted(Box::new(it)))
             }
             Command::CreateWorkspace(new) => self.create_workspace(now, new, fx),
             Command::UpdateWorkspace(target, patch) => {
@@ -72,7 +97,9 @@ impl Replica {
             Command::Invite { role, expires_in, secret } => {
                 self.invite(now, role, expires_in, secret, fx)
             }
-            Command::Join(_) => unreachable!("a join is answered later"),
+            Command::CreateSession(_) | Command::UpdateSession(..) | Command::Join(_) => {
+                unreachable!("it is answered later")
+            }
             Command::Leave => self.leave(now, fx),
             Command::Pause(name) => self.pause(&name, fx),
             Command::Resume(name) => self.resume(&name, fx),
@@ -86,7 +113,7 @@ impl Replica {
         now: Now,
         new: NewSession,
         fx: &mut Effects,
-    ) -> Result<Reply, Refusal> {
+    ) -> Result<SessionKey, Refusal> {
         self.may_write()?;
         check_title("title", new.title.as_deref())?;
         check_word("project_id", new.project_id.as_deref())?;
@@ -141,7 +168,7 @@ impl Replica {
             tx.create_session(&id, &stored)?;
             first.iter().try_for_each(|workspace| tx.use_workspace(&workspace.id))
         })?;
-        Ok(Reply::Session(self.session_record(&SessionKey { host, id })))
+        Ok(SessionKey { host, id })
     }
 
     /// Finds a workspace, named `ID` or `ID@HOST`, that a session may be put into.
@@ -197,7 +224,7 @@ impl Replica {
         target: &Target<SessionId>,
         patch: SessionPatch,
         fx: &mut Effects,
-    ) -> Result<Reply, Refusal> {
+    ) -> Result<SessionKey, Refusal> {
         self.may_write()?;
         let key = self.find_session(target)?;
         check_title("title", patch.title.as_ref().and_then(Option::as_deref))?;
@@ -232,7 +259,7 @@ impl Replica {
             tx.update_session(&key.id, &fields)?;
             first.iter().try_for_each(|workspace| tx.use_workspace(&workspace.id))
         })?;
-        Ok(Reply::Session(self.session_record(&key)))
+        Ok(key)
     }
 
     fn create_workspace(

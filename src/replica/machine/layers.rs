@@ -210,7 +210,7 @@ impl Replica {
                 self.documents.insert(id, document);
                 self.record_vouchers(id, fx);
                 let Some(host) = id.host() else { return true };
-                let records = self.layers_changed(host, id, &BTreeSet::new(), fx);
+                let records = self.layers_changed(host, id, BTreeSet::new(), fx);
                 let authors = self.layers.get(&host).and_then(|layers| layers.older.get(&id));
                 let authors = authors.map(|part| part.authors.clone()).unwrap_or_default();
                 let touched = self.read_touched(host, &records);
@@ -286,17 +286,18 @@ impl Replica {
         &mut self,
         host: NodeId,
         changed: DocumentId,
-        touched: &BTreeSet<Touched>,
+        touched: BTreeSet<Touched>,
         fx: &mut Effects,
     ) -> BTreeSet<Touched> {
-        let mut records = touched.clone();
+        let mut records = touched;
         if !self.has_layers(host) {
             return records;
         }
+        let is_meta = records.contains(&Touched::Meta);
         let before = self.layers.get(&host);
         records.extend(before.into_iter().flat_map(Layers::touched).cloned());
         let newest = self.host_document_id(host);
-        let carried = newest == Some(changed) && touched.contains(&Touched::Meta);
+        let carried = newest == Some(changed) && is_meta;
         if carried {
             self.give_up_epochs(host, fx);
         }
@@ -438,7 +439,7 @@ impl Replica {
             self.vouch(*id, applied);
             self.record(*id, applied, fx);
             self.push(now, *id, applied, None, fx);
-            records.extend(self.layers_changed(host, *id, &applied.touched, fx));
+            records.extend(self.layers_changed(host, *id, applied.touched.clone(), fx));
         }
         let touched = self.read_touched(host, &records);
         let authors = BTreeSet::from([self.node.fingerprint()]);

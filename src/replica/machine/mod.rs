@@ -13,6 +13,7 @@ mod epoch;
 mod execute;
 mod explain;
 mod fleet;
+mod later;
 mod layers;
 mod links;
 mod loaded;
@@ -49,6 +50,8 @@ use super::{
 use carry_out::HostWork;
 use epoch::Epochs;
 use fleet::Joining;
+pub use later::Begun;
+use later::{Gained, Later};
 use layers::Layers;
 pub use loaded::Loaded;
 use offence::Offences;
@@ -66,9 +69,9 @@ pub enum OpenError {
 
 /// One node's copy of everything the fleet agrees on.
 ///
-/// [`Replica::open`] starts it, [`Replica::handle`] and, for what was read elsewhere,
-/// [`Replica::handle_read`] are its only ways in, [`Replica::due`] tells when
-/// to call again; the rest only reads. Of a copy and its original only one may go on among the same
+/// [`Replica::open`] starts it, [`Replica::handle`], in two steps [`Replica::begin`] and
+/// [`Replica::finish`], and, for what was read elsewhere, [`Replica::handle_read`] are its only ways
+/// in, [`Replica::due`] tells when to call again; the rest only reads. Of a copy and its original only one may go on among the same
 /// peers: both write under the same actor.
 #[derive(Debug, Clone)]
 pub struct Replica {
@@ -94,6 +97,8 @@ pub struct Replica {
     layers: BTreeMap<NodeId, Layers>,
     joining: Option<Joining>,
     receipts: Receipts,
+    /// What waits for the end of the input that is being taken in.
+    later: Later,
     /// Documents that were thrown away and are awaited from the store; nothing is said of them.
     reloading: BTreeSet<DocumentId>,
     dials: Vec<DialTarget>,
@@ -177,6 +182,7 @@ impl Replica {
             layers: BTreeMap::new(),
             joining: None,
             receipts: Receipts::new(stored.receipts),
+            later: Later::default(),
             reloading: BTreeSet::new(),
             dials: Vec::new(),
             offences: Offences::default(),
@@ -226,30 +232,28 @@ impl Replica {
         Ok(())
     }
 
-    /// Takes one input in and tells what is to be done about it.
-    pub fn handle(&mut self, now: Now, input: Input) -> Effects {
-        let mut fx = Effects::default();
+    fn take(&mut self, now: Now, input: Input, fx: &mut Effects) {
         match input {
-            Input::Requested { request, command } => self.execute(now, request, command, &mut fx),
-            Input::PeerConnected { peer } => self.peer_connected(now, peer, &mut fx),
+            Input::Requested { request, command } => self.execute(now, request, command, fx),
+            Input::PeerConnected { peer } => self.peer_connected(now, peer, fx),
             Input::PeerLost { peer, code, reason } => {
-                self.peer_lost(now, peer, code, reason, &mut fx);
+                self.peer_lost(now, peer, code, reason, fx);
             }
             Input::DialFailed { peer, reason } => self.dial_failed(peer, reason),
-            Input::FrameReceived { peer, frame } => self.frame_received(now, peer, frame, &mut fx),
+            Input::FrameReceived { peer, frame } => self.frame_received(now, peer, frame, fx),
             Input::PeerDrained { peer } => {
                 self.exchange.drained(now.monotonic, &peer, &self.documents, &mut fx.frames);
             }
             Input::TeardownEnded { workspace, incarnation, outcome } => {
-                self.teardown_ended(now, workspace, incarnation, outcome, &mut fx);
+                self.teardown_ended(now, workspace, incarnation, outcome, fx);
             }
-            Input::DocumentReloaded(stored) => self.document_reloaded(now, stored, &mut fx),
+            Input::DocumentReloaded(stored) => self.document_reloaded(now, stored, fx),
             Input::TimePassed => {}
         }
-        self.finish(now, fx)
     }
 
-    fn finish(&mut self, now: Now, mut fx: Effects) -> Effects {
+    /// Ends what one input has set in motion.
+    fn conclude(&mut self, now: Now, mut fx: Effects) -> Effects {
         self.settle(now, &mut fx);
         fx.receipts |= self.receipts.are_kept() && !fx.diffs.is_empty();
         fx
@@ -346,14 +350,8 @@ impl Replica {
         fx: &mut Effects,
     ) {
         self.push(now, id, applied, from, fx);
-        match id {
-            DocumentId::Fleet(_) => self.members_changed(now, fx),
-            DocumentId::Host { host, .. } => {
-                let records = self.layers_changed(host, id, &applied.touched, fx);
-                let touched = self.read_touched(host, &records);
-                self.publish(now, touched, origin, authors, fx);
-            }
-        }
+        let touched = applied.touched.clone();
+        self.show_later(now, Gained { id, touched, origin, authors }, fx);
     }
 
     /// Sends what a document has gained on to the peers that may lack it.
@@ -371,7 +369,8 @@ impl Replica {
         }
     }
 
-    /// Derives what follows from what the documents now say, and publishes the difference.
+    /// Derives what follows from what the documents now say, and publishes the difference; returns
+    /// what differs.
     fn publish(
         &mut self,
         now: Now,
@@ -379,7 +378,7 @@ impl Replica {
         origin: Origin,
         authors: BTreeSet<Fingerprint>,
         fx: &mut Effects,
-    ) {
+    ) -> Vec<view::Change> {
         let own_touched = touched.workspaces.keys().any(|key| key.host == self.node);
         let changes = self.view.apply(touched);
         if !planted!(RuleAtDelete) || matches!(origin, Origin::Here) {
@@ -391,7 +390,7 @@ impl Replica {
         }
         let events = diff::between(&changes);
         if events.is_empty() {
-            return;
+            return changes;
         }
         let authors = authors.iter().filter_map(|author| self.trust.node(author));
         let previous = self.cursor;
@@ -412,6 +411,7 @@ impl Replica {
             serde_json::to_string(&diff).expect("a diff has only string keys").into();
         fx.writes.push(Write::Journal { cursor: self.cursor, body: body.clone() });
         fx.diffs.push(Publication { diff, body });
+        changes
     }
 
     /// Stands, by this node's key, for what it has just written.

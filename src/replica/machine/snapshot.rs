@@ -118,7 +118,7 @@ impl Replica {
         } else {
             self.exchange.fetched(now.monotonic, &read.id, &mut fx.frames);
         }
-        self.finish(now, fx)
+        self.conclude(now, fx)
     }
 
     /// Reads a document here and now, and takes it in.
