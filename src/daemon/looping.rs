@@ -216,9 +216,16 @@ impl Loop {
                 Some(ended) = self.saved.recv() => self.engine.saved(ended, &mut self.hands),
                 Some(read) = self.read.recv() => self.take_read(read),
                 Some(event) = events.recv() => {
-                    self.event(event, events.is_empty() && requests.is_empty()).await;
-                    for _ in 1..TURN_MAX {
-                        let Some(event) = events.try_recv() else { break };
+                    let mut next = Some(event);
+                    for _ in 0..TURN_MAX {
+                        let Some(mut event) = next.take().or_else(|| events.try_recv()) else {
+                            break;
+                        };
+                        while let Some(more) =
+                            events.try_recv_if(|more| engine::can_gather(&event, more))
+                        {
+                            engine::gather(&mut event, more);
+                        }
                         self.event(event, events.is_empty() && requests.is_empty()).await;
                     }
                     // However much the peers have to say, people get their turn.

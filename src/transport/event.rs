@@ -96,25 +96,40 @@ impl Shown {
 /// [`send`](super::Transport::send) from a peer's old link to its new one.
 pub struct Events {
     receiver: mpsc::Receiver<Item>,
+    /// One that was looked at and not taken.
+    next: Option<Item>,
     shown: Arc<Shown>,
 }
 
 impl Events {
     /// Takes the next event; `None` once the transport is gone. Cancel-safe.
     pub async fn recv(&mut self) -> Option<Event> {
-        let item = self.receiver.recv().await?;
+        let item = match self.next.take() {
+            Some(item) => item,
+            None => self.receiver.recv().await?,
+        };
         Some(self.show(item))
     }
 
     /// Takes the next event if there is one already.
     pub fn try_recv(&mut self) -> Option<Event> {
-        let item = self.receiver.try_recv().ok()?;
-        Some(self.show(item))
+        self.try_recv_if(|_| true)
+    }
+
+    /// Takes the next event if there is one already and it is wanted.
+    pub fn try_recv_if(&mut self, is_wanted: impl FnOnce(&Event) -> bool) -> Option<Event> {
+        let item = self.next.take().or_else(|| self.receiver.try_recv().ok())?;
+        if is_wanted(&item.event) {
+            Some(self.show(item))
+        } else {
+            self.next = Some(item);
+            None
+        }
     }
 
     /// Tells whether no event waits to be taken.
     pub fn is_empty(&self) -> bool {
-        self.receiver.is_empty()
+        self.next.is_none() && self.receiver.is_empty()
     }
 
     fn show(&self, item: Item) -> Event {
@@ -142,7 +157,7 @@ pub(super) struct Teller {
 pub(super) fn channel(shown: Arc<Shown>) -> (Teller, Events) {
     let (sender, receiver) = mpsc::channel(EVENTS_MAX);
     let room = Arc::new(Semaphore::new(BYTES_MAX));
-    (Teller { sender, room }, Events { receiver, shown })
+    (Teller { sender, room }, Events { receiver, next: None, shown })
 }
 
 impl Teller {

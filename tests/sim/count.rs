@@ -76,6 +76,7 @@ kinds! {
         SubscriberReset = "subscriber began anew",
         SubscriberResumed = "subscriber went on after a restart",
         Grouped = "several batches in one commit",
+        Gathered = "several frames taken in as one",
         AgentDeleted = "deleted at the agent",
         Rewritten = "document written anew",
         Layered = "several epochs of a host held",

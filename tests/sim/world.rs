@@ -10,6 +10,7 @@ use sessionmesh::{
     daemon::{
         compact::{self, Limits as CompactLimits},
         durable::{self, JOBS_MAX, Job},
+        engine::{can_gather, gather},
         hub,
     },
     replica::{
@@ -231,7 +232,12 @@ impl World {
             engine.take(now, input, &mut Ports { fabric: &mut self.fabric, out });
         } else if !out.inbox.is_empty() {
             for _ in 0..TURN_MAX {
-                let Some((event, link)) = out.inbox.pop_front() else { break };
+                let Some((mut event, link)) = out.inbox.pop_front() else { break };
+                while out.inbox.front().is_some_and(|(more, _)| can_gather(&event, more)) {
+                    let more = out.inbox.pop_front().expect("it was just looked at");
+                    gather(&mut event, more.0);
+                    self.fabric.counts.add(Seen::Gathered);
+                }
                 match (&event, link) {
                     (LinkEvent::Connected { peer, .. }, Some(link)) => {
                         out.shown.insert(*peer, link);
