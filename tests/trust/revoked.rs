@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use automerge::{
+    ActorId, ReadDoc as _,
+    transaction::{CommitOptions, Transactable as _},
+};
 use sessionmesh::{
     replica::{
         command::{Command, SessionPatch, Target},
@@ -11,9 +15,9 @@ use sessionmesh::{
 };
 
 use crate::{
-    Rogue, closes,
+    Rogue, actor_of, closes,
     common::world::{World, name_of},
-    copy, create, host_document, scene, send, sessions,
+    copy, create, host_document, scene, send, session_at, sessions,
 };
 
 /// Renames a session of node 0's.
@@ -85,6 +89,35 @@ fn what_one_node_had_of_a_revoked_one_before_it_knew_is_taken_by_all() {
     world.crash(0, usize::MAX);
     world.crash(3, usize::MAX);
     world.agree();
+}
+
+/// A node that was put back to an old copy had a revoked node's change wait for another, and then
+/// learnt of the revocation. It took the change when what was missing came, which no other node did,
+/// and never came to hold the same as they (a seed of the simulator).
+#[test]
+fn what_waits_for_another_change_is_not_taken_once_its_author_is_revoked() {
+    let mut world = scene();
+    let document = host_document(&world, 0);
+    create(&mut world, 0, 0, "missing");
+    world.ask(0, Command::Revoke(name_of(1))).expect("an admin revokes");
+    world.cut(0, 1);
+    world.cut(0, 2);
+    let rogue = Rogue::new(&world, 1);
+    let mut doc = copy(&world, 0, &document);
+    doc.set_actor(ActorId::from(actor_of(rogue.id, 0x77)));
+    let record = session_at(&doc, "s0");
+    doc.put(&record, "title", "last words").unwrap();
+    doc.commit_with(CommitOptions::default().with_time(0)).expect("something was written");
+    let late = doc.get_last_local_change().expect("it was just written");
+    rogue.send(&mut world, 2, document, &[&late]);
+    assert!(world.is_linked(1, 2), "it may be that what is missing is on its way");
+    // Now it comes, after the revocation.
+    world.plug(0, 2);
+    world.agree();
+    for node in [0, 2] {
+        assert!(world.session(node, 0, "missing").is_some(), "on node {node}");
+        assert_eq!(world.session(node, 0, "s0").unwrap().title, None, "on node {node}");
+    }
 }
 
 /// Its host stands for what others, of the fleet that it left, wrote to its document.

@@ -89,6 +89,17 @@ impl Vouchers {
     }
 }
 
+/// Tells whether a change that has waited is still taken: its author may write, or is attested to
+/// have written as far as this.
+fn may_stand(standing: Standing, change: &Change) -> bool {
+    match standing {
+        Standing::Writer(_, None) => true,
+        Standing::Writer(_, Some(extent)) => extent.is_some_and(|e| change.seq() <= e.seq),
+        Standing::Attested(extent) => change.seq() <= extent.seq,
+        Standing::Reader | Standing::Unknown => false,
+    }
+}
+
 impl Document {
     /// Returns the voucher for each actor's last change.
     pub fn vouchers(&self) -> impl Iterator<Item = &Voucher> {
@@ -415,6 +426,14 @@ impl Document {
                 let newest = self.vouchers.newest.get(&actor);
                 newest.map_or((0, None), |v| (v.seq, Some(super::hash_out(&v.hash))))
             });
+            if !sent.contains(&change.hash())
+                && !may_stand(trust.standing(&self.id, &actor), change)
+            {
+                // Its author may no longer write, and what it is taken to have written no longer grows.
+                left_out.revoked += 1;
+                refused.insert(change.hash());
+                continue;
+            }
             if change.seq() <= seq {
                 // Its author has signed both, whoever passed it on.
                 left_out.forked.extend(trust.node(&ids::fingerprint(&actor)));
