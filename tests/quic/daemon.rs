@@ -158,6 +158,7 @@ impl Daemon {
     pub fn crash(&mut self) {
         if let Some(running) = self.running.take() {
             self.lost += running.waiting.len() as u64;
+            self.network.unplug(self.address());
         }
     }
 

@@ -40,10 +40,13 @@ struct State {
     /// When what went where: how much of it, as QUIC's keys differ from run to run.
     trace: Sha256,
     pub datagrams: u64,
+    sockets: u64,
 }
 
 #[derive(Default)]
 struct Port {
+    /// The socket that it belongs to: others at its address are dead.
+    socket: u64,
     arrived: VecDeque<(SocketAddr, Vec<u8>)>,
     reader: Option<Waker>,
 }
@@ -58,13 +61,23 @@ impl Network {
             began: Instant::now(),
             trace: Sha256::new(),
             datagrams: 0,
+            sockets: 0,
         })))
     }
 
     pub fn socket(&self, address: SocketAddr) -> Arc<dyn AsyncUdpSocket> {
+        let mut state = self.state();
+        state.sockets += 1;
+        let number = state.sockets;
         // A new socket does not get what was sent to the one before it.
-        self.state().ports.insert(address, Port::default());
-        Arc::new(Socket { address, network: self.clone() })
+        state.ports.insert(address, Port { socket: number, ..Port::default() });
+        Arc::new(Socket { address, number, network: self.clone() })
+    }
+
+    /// Has whoever is at an address die: QUIC goes on for a while without the process, and would
+    /// turn away who dials it.
+    pub fn unplug(&self, address: SocketAddr) {
+        self.state().ports.remove(&address);
     }
 
     pub fn cut_off(&self, address: SocketAddr, cut: bool) {
@@ -86,8 +99,11 @@ impl Network {
         self.0.lock().unwrap()
     }
 
-    fn send(&self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
+    fn send(&self, from: SocketAddr, socket: u64, to: SocketAddr, bytes: &[u8]) {
         let mut state = self.state();
+        if state.ports.get(&from).is_none_or(|port| port.socket != socket) {
+            return;
+        }
         let at = state.began.elapsed().as_micros();
         state.trace.update(format!("{at} {from} {to} {}\n", bytes.len()));
         state.datagrams += 1;
@@ -130,6 +146,7 @@ impl Network {
 
 struct Socket {
     address: SocketAddr,
+    number: u64,
     network: Network,
 }
 
@@ -154,7 +171,7 @@ impl AsyncUdpSocket for Socket {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        self.network.send(self.address, transmit.destination, transmit.contents);
+        self.network.send(self.address, self.number, transmit.destination, transmit.contents);
         Ok(())
     }
 
@@ -165,7 +182,8 @@ impl AsyncUdpSocket for Socket {
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
         let mut state = self.network.state();
-        let port = state.ports.entry(self.address).or_default();
+        let port = state.ports.get_mut(&self.address).filter(|port| port.socket == self.number);
+        let Some(port) = port else { return Poll::Pending };
         let mut count = 0;
         for (buffer, meta) in buffers.iter_mut().zip(meta) {
             let Some((from, bytes)) = port.arrived.pop_front() else { break };
