@@ -6,7 +6,7 @@ use sessionmesh::{
     replica::{
         command::{Command, NewSession, Target},
         effect::{Now, Startup, Stored},
-        ids::StartId,
+        ids::{StartId, WorkspaceId},
         machine::Replica,
         record::{Role, WorkspaceState},
     },
@@ -17,12 +17,15 @@ use super::{
     common::{asks::Asks, keys::key_of, watch::Acknowledged},
     count::Seen,
     disk::{Disk, Fault},
+    epochs,
     fabric::Event,
     world::{Asked, UNDO_WINDOW, World, name_of},
 };
 
 /// Most machines in a life, those that join included.
 const NODES_MAX: usize = 5;
+/// How much longer than its undo window a host that ended a workspace hears nothing of who enters it.
+const ENTERED_WITHIN: Duration = Duration::from_secs(4);
 const YEAR_MS: i64 = 365 * 24 * 3_600 * 1_000;
 
 /// One thing that happens.
@@ -57,6 +60,7 @@ pub enum Kind {
     OneWay,
     Part,
     Reset,
+    ResetInFrame,
     SlowLink,
     Kill,
     PowerCut,
@@ -78,6 +82,9 @@ pub enum Kind {
     Resume,
     Join,
     JoinAndCrash,
+    /// A host ends a workspace.
+    End,
+    /// A host ends a workspace, and the next teardown is interrupted.
     CrashInTeardown,
     CrashInCompaction,
     /// A workspace is ended by its host and entered elsewhere.
@@ -108,7 +115,8 @@ const WEIGHTS: &[(Kind, u32)] = &[
     (Kind::Cut, 20),
     (Kind::OneWay, 20),
     (Kind::Part, 20),
-    (Kind::Reset, 40),
+    (Kind::Reset, 30),
+    (Kind::ResetInFrame, 30),
     (Kind::SlowLink, 20),
     (Kind::Kill, 20),
     (Kind::PowerCut, 20),
@@ -116,7 +124,7 @@ const WEIGHTS: &[(Kind, u32)] = &[
     (Kind::SyncFails, 25),
     (Kind::DiskFull, 25),
     (Kind::SlowDisk, 20),
-    (Kind::Garble, 30),
+    (Kind::Garble, 45),
     (Kind::TakeBackup, 20),
     (Kind::RestoreBackup, 25),
     (Kind::Restart, 20),
@@ -130,13 +138,14 @@ const WEIGHTS: &[(Kind, u32)] = &[
     (Kind::Resume, 20),
     (Kind::Join, 10),
     (Kind::JoinAndCrash, 25),
-    (Kind::CrashInTeardown, 20),
-    (Kind::CrashInCompaction, 20),
-    (Kind::Apart, 30),
-    (Kind::Revoke, 20),
+    (Kind::End, 30),
+    (Kind::CrashInTeardown, 40),
+    (Kind::CrashInCompaction, 30),
+    (Kind::Apart, 85),
+    (Kind::Revoke, 30),
     (Kind::Rewrite, 30),
-    (Kind::CrashInRewrite, 25),
-    (Kind::Straggle, 40),
+    (Kind::CrashInRewrite, 40),
+    (Kind::Straggle, 75),
 ];
 
 impl Kind {
@@ -154,12 +163,23 @@ impl Kind {
                 | Self::GoOnWithTeardown
                 | Self::Agent
                 | Self::WindowPasses
+                | Self::End
                 | Self::Rewrite
         )
     }
 }
 
 impl Act {
+    /// Returns how long everything else waits for what follows from it, which it does half the time.
+    pub fn lasts(&self) -> Duration {
+        match self.kind {
+            _ if self.salt % 2 == 0 => Duration::ZERO,
+            Kind::End | Kind::CrashInTeardown | Kind::Apart => UNDO_WINDOW + ENTERED_WITHIN,
+            Kind::Straggle => epochs::AWAY.1 + Duration::from_secs(2),
+            _ => Duration::ZERO,
+        }
+    }
+
     /// Draws the next thing.
     pub fn draw(random: &mut fastrand::Rng) -> Self {
         let sum: u32 = WEIGHTS.iter().map(|(_, weight)| weight).sum();
@@ -243,6 +263,7 @@ impl World {
                     self.reset(link);
                 }
             }
+            Kind::ResetInFrame => self.fabric.reset_in_frame = true,
             Kind::SlowLink => {
                 self.fabric.counts.add(Seen::SlowLink);
                 self.fabric.slow.insert((node, other));
@@ -266,9 +287,13 @@ impl World {
                 self.nodes[node].disk_slow = true;
                 self.fabric.after(long, Event::DiskHeals { node });
             }
-            Kind::Garble => drop(self.garble.insert(node)),
+            Kind::Garble => self.garble = true,
             Kind::TakeBackup => self.take_backup(node),
-            Kind::CrashInTeardown => self.fabric.crash_in_teardown = true,
+            Kind::End => self.end(node, &mut random),
+            Kind::CrashInTeardown => {
+                self.fabric.crash_in_teardown = true;
+                self.end(node, &mut random);
+            }
             Kind::CrashInCompaction => self.fabric.crash_in_compaction = true,
             Kind::Apart => self.end_and_enter(node, other, &mut random),
             Kind::RestoreBackup => self.restore_backup(node),
@@ -364,28 +389,54 @@ impl World {
         self.nodes[node].backup = Some(Rc::new(bytes));
     }
 
+    /// Returns a live workspace that a node hosts; if there is none, it makes one first.
+    fn own_workspace(&mut self, host: usize, random: &mut fastrand::Rng) -> Option<WorkspaceId> {
+        for attempt in 0..2 {
+            let up = self.nodes[host].up.as_ref()?;
+            let own = up.engine.replica().view().workspaces_of(&self.nodes[host].id);
+            let own = own.filter(|entry| entry.record.state == WorkspaceState::Live);
+            let own: Vec<_> = own.map(|entry| entry.record.id.clone()).collect();
+            if let Some(id) = random.choice(own) {
+                return Some(id);
+            }
+            if attempt == 0 {
+                self.draw(host, random, |asks| Some(asks.create_workspace()));
+            }
+        }
+        None
+    }
+
+    /// Has a host end one of its workspaces.
+    fn end(&mut self, host: usize, random: &mut fastrand::Rng) {
+        let Some(id) = self.own_workspace(host, random) else { return };
+        let workspace = Target { id, host: Some(self.nodes[host].id.to_string()) };
+        self.ask(host, Command::DeleteWorkspace { workspace, dry_run: false }, Asked::Person);
+    }
+
     /// Has a host delete a workspace, and another node put a session into it, until the host has
     /// sealed it, without the one knowing of the other.
     fn end_and_enter(&mut self, host: usize, other: usize, random: &mut fastrand::Rng) {
-        let Some(up) = &self.nodes[host].up else { return };
-        let own = up.engine.replica().view().workspaces_of(&self.nodes[host].id);
-        let own = own.filter(|entry| entry.record.state == WorkspaceState::Live);
-        let Some(id) = random.choice(own.map(|entry| entry.record.id.clone()).collect::<Vec<_>>())
-        else {
-            return;
+        let at = self.nodes[host].id;
+        let Some(up) = &self.nodes[other].up else { return };
+        let known = up.engine.replica().view().workspaces_of(&at);
+        let known = known.filter(|entry| entry.record.state == WorkspaceState::Live);
+        let known: Vec<_> = known.map(|entry| entry.record.id.clone()).collect();
+        // Who is to enter it must know of it: if there is none, there will be.
+        let Some(id) = random.choice(known) else {
+            return drop(self.own_workspace(host, random));
         };
         self.fabric.counts.add(Seen::Apart);
         for node in (0..self.nodes.len()).filter(|node| *node != other) {
-            self.cut(node, other, UNDO_WINDOW + Duration::from_secs(4));
-            self.cut(other, node, UNDO_WINDOW + Duration::from_secs(4));
+            self.cut(node, other, UNDO_WINDOW + ENTERED_WITHIN);
+            self.cut(other, node, UNDO_WINDOW + ENTERED_WITHIN);
         }
-        let at = self.nodes[host].id.to_string();
+        self.entered += 1;
         let new = NewSession {
-            id: Some(format!("e{}", random.usize(..6)).parse().expect("a valid id")),
+            id: Some(format!("e{}", self.entered).parse().expect("a valid id")),
             workspace_id: Some(format!("{id}@{at}")),
             ..NewSession::default()
         };
-        let workspace = Target { id, host: Some(at) };
+        let workspace = Target { id, host: Some(at.to_string()) };
         let delete = Command::DeleteWorkspace { workspace, dry_run: false };
         self.ask(host, delete, Asked::Person);
         self.ask(other, Command::CreateSession(new), Asked::Person);

@@ -24,7 +24,7 @@ use super::{
 };
 
 /// How long who writes to an epoch that is left behind hears of nothing.
-const AWAY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(6));
+pub const AWAY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(6));
 
 /// What of epochs shows from outside.
 #[derive(Debug, Default)]
@@ -106,7 +106,7 @@ impl World {
         let third = (0..self.nodes.len()).find(|node| ![host, other].contains(node));
         away.extend(third.filter(|_| random.bool()));
         self.fabric.counts.add(Seen::Straggled);
-        self.fabric.crash_in_carrying |= random.bool();
+        self.fabric.crash_in_carrying |= random.u8(..4) > 0;
         let time =
             Duration::from_millis(random.u64(AWAY.0.as_millis() as u64..AWAY.1.as_millis() as u64));
         for from in 0..self.nodes.len() {

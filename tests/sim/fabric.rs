@@ -64,6 +64,8 @@ pub enum Event {
     DiskHeals { node: usize },
     /// A node is killed.
     Crash { node: usize },
+    /// A link is cut off.
+    Reset { link: u64 },
 }
 
 /// How the network is.
@@ -104,6 +106,8 @@ pub struct Fabric {
     pub counts: Counts,
     /// One end of the next snapshot that is sent crashes while it is on its way.
     pub crash_in_snapshot: bool,
+    /// The next link on which something is sent in parts is cut off once one of them has arrived.
+    pub reset_in_frame: bool,
     /// The next host that ends a workspace crashes over it.
     pub crash_in_teardown: bool,
     /// The next node that compacts a log crashes over it.
@@ -131,6 +135,7 @@ impl Fabric {
             random: fastrand::Rng::with_seed(seed),
             counts: Counts::default(),
             crash_in_snapshot: false,
+            reset_in_frame: false,
             crash_in_teardown: false,
             crash_in_compaction: false,
             crash_in_rewrite: false,
@@ -247,8 +252,8 @@ impl Fabric {
         let slow = self.slow.contains(&(from, to));
         let bandwidth = if slow { 500 } else { self.weather.bandwidth };
         let writing = Duration::from_micros(bytes.len() as u64 * 1_000_000 / bandwidth);
-        let mut latest = Duration::ZERO;
-        for piece in cuts.windows(2) {
+        let (mut first, mut latest) = (Duration::MAX, Duration::ZERO);
+        for piece in cuts.windows(2).filter(|piece| piece[0] < piece[1]) {
             let (at, part) = (offset + piece[0] as u64, &bytes[piece[0]..piece[1]]);
             let part: Rc<[u8]> = part.into();
             let mut time = writing + self.latency();
@@ -263,11 +268,8 @@ impl Fabric {
             if time < latest {
                 self.counts.add(Seen::Reordered);
             }
-            latest = latest.max(time);
+            (first, latest) = (first.min(time), latest.max(time));
             let copies = 1 + u64::from(self.chance(self.weather.duplication));
-            if piece[0] == piece[1] {
-                continue;
-            }
             for copy in 0..copies {
                 let again = if copy == 0 { Duration::ZERO } else { self.latency() };
                 if copy > 0 {
@@ -286,14 +288,16 @@ impl Fabric {
                 );
             }
         }
+        if first < latest && std::mem::take(&mut self.reset_in_frame) {
+            self.after(first, Event::Reset { link: id });
+        }
         if lane == Lane::Link {
             self.after(writing, Event::Written { link: id, side });
         }
     }
 
-    /// Sends a datagram anew that did not arrive.
+    /// Sends a datagram anew that did not arrive, since nothing does there.
     pub fn resend(&mut self, event: Event) {
-        self.counts.add(Seen::Dropped);
         self.after(RESEND, event);
     }
 

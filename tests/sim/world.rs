@@ -74,8 +74,10 @@ pub struct World {
     pub seen_at: BTreeMap<[u8; 32], Digest>,
     /// The next turn of a disk is cut off by a loss of power.
     pub cut_in_commit: BTreeSet<usize>,
-    /// The next snapshot that a node saves is garbled.
-    pub garble: BTreeSet<usize>,
+    /// The next snapshot that any node saves is garbled.
+    pub garble: bool,
+    /// How many sessions were put where their host was ending the workspace.
+    pub entered: usize,
     /// Someone was shut out, or was to be.
     pub revoked: bool,
     /// Nothing goes wrong any more.
@@ -94,7 +96,8 @@ impl World {
             deletes: Vec::new(),
             seen_at: BTreeMap::new(),
             cut_in_commit: BTreeSet::new(),
-            garble: BTreeSet::new(),
+            garble: false,
+            entered: 0,
             revoked: false,
             healed: false,
         }
@@ -415,7 +418,7 @@ impl World {
     }
 
     fn save(&mut self, node: usize, plan: Plan, copy: &Copied) {
-        let garbled = self.garble.remove(&node);
+        let garbled = std::mem::take(&mut self.garble);
         let random = self.fabric.random.u64(..);
         let Some(Up { engine, out }) = &mut self.nodes[node].up else { return };
         out.saving = false;
@@ -492,6 +495,7 @@ impl World {
                 self.fabric.slow.remove(&(from, to));
             }
             Event::DiskHeals { node } => self.heal_disk(node),
+            Event::Reset { link } => self.reset(link),
             Event::Crash { node } => {
                 self.fabric.counts.add(Seen::Killed);
                 self.crash(node, false);
