@@ -124,6 +124,23 @@ pub const LIFE: &[Act] = &[
     Act::Restart,
 ];
 
+/// What people do, by kind, to a session and to the workspace that it is in.
+pub const KINDS: &[(&str, &[Act])] = &[
+    ("create", &[Act::Create { session: "n", workspace: "w1", parent: Some("p") }]),
+    ("delete and restore", &[Act::Delete("p"), Act::Restore("p")]),
+    ("move", &[Act::Move("p", Some("w2")), Act::Move("p", Some("w1"))]),
+    ("keep", &[Act::Keep("w1"), Act::Unkeep("w1")]),
+    (
+        "delete and restore the workspace",
+        &[Act::DeleteWorkspace("w1"), Act::RestoreWorkspace("w1")],
+    ),
+    ("fail and retry", &[Act::End { workspace: "w1", well: false }, Act::Retry("w1")]),
+    ("restart", &[Act::Restart]),
+];
+
+/// What a host does by itself: purges and seals, tears down, takes up what it learns.
+pub const HOST_ACTS: &[Act] = &[Act::Pass, Act::End { workspace: "w1", well: true }, Act::Look];
+
 impl Act {
     /// Tells at once of most acts that make no sense at a node, which is cheaper than to try.
     pub fn may_play(self, world: &World, at: usize) -> bool {

@@ -30,11 +30,13 @@ use crate::{
 /// What is to be explored.
 pub struct Plan {
     pub scene: &'static str,
+    /// Of what kinds the acts are.
+    pub kinds: String,
     /// What has happened, known to all, before the exploration begins.
     pub before: &'static [(usize, Act)],
     pub replicas: usize,
     pub commands: usize,
-    pub alphabet: &'static [Act],
+    pub alphabet: Vec<Act>,
 }
 
 /// What was seen.
@@ -121,10 +123,10 @@ pub fn explore(plan: &Plan, only: Option<&str>) -> Figures {
 
 #[expect(clippy::print_stdout, reason = "the figures are what one explores for")]
 fn report(plan: &Plan, figures: &Figures) {
-    let Plan { scene, replicas, commands, .. } = plan;
+    let Plan { scene, kinds, replicas, commands, .. } = plan;
     let Figures { states, tried, checked, views, reached } = figures;
     println!(
-        "exhaustive: scene={scene} replicas={replicas} commands={commands} states={states} \
+        "exhaustive: scene={scene} kinds=[{kinds}] replicas={replicas} commands={commands} states={states} \
          transitions={tried} checked={checked} views={} {reached:?}",
         views.len()
     );
@@ -136,10 +138,10 @@ fn guarded<T>(plan: &Plan, play: impl FnOnce() -> T) -> T {
         let message = panic.downcast_ref::<String>().map(String::as_str);
         let message = message.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
         let path = PLAYED.with_borrow(String::clone);
-        let scene = plan.scene;
+        let Plan { scene, kinds, .. } = plan;
         panic!(
-            "EXHAUSTIVE_SCENE={scene} EXHAUSTIVE_PATH='{path}' cargo test --test exhaustive\n\
-             {message}"
+            "EXHAUSTIVE_SCENE={scene} EXHAUSTIVE_KINDS='{kinds}' EXHAUSTIVE_PATH='{path}' cargo test \
+             --test exhaustive\n{message}"
         );
     })
 }
@@ -196,7 +198,7 @@ impl Explorer<'_> {
         PLAYED.set(path.script(&format!("{node}{learnt} learns")));
         // A host acts on each thing that it learns, others on all at once.
         world.learn(node, known, if node == HOST { 1 } else { usize::MAX });
-        for act in self.plan.alphabet {
+        for act in &self.plan.alphabet {
             let again = path.steps.iter().any(|step| step.act == Act::Restart);
             if *act == Act::Restart && (news != 0 || again) || !act.may_play(&world, node) {
                 continue;

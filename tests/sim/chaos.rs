@@ -173,7 +173,7 @@ impl Act {
     /// Returns how long everything else waits for what follows from it, which it does half the time.
     pub fn lasts(&self) -> Duration {
         match self.kind {
-            _ if self.salt % 2 == 0 => Duration::ZERO,
+            _ if self.salt.is_multiple_of(2) => Duration::ZERO,
             Kind::End | Kind::CrashInTeardown | Kind::Apart => UNDO_WINDOW + ENTERED_WITHIN,
             Kind::Straggle => epochs::AWAY.1 + Duration::from_secs(2),
             _ => Duration::ZERO,
