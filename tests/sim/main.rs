@@ -43,7 +43,7 @@ use count::{Counts, Seen};
 use life::{Failure, Lived, Scenario};
 
 /// How many short lives are played where `SIM_LIVES` says nothing.
-const LIVES: u64 = 240;
+const LIVES: u64 = 200;
 /// How many acts a short life has.
 const ACTS_SHORT: usize = 24;
 /// How many acts a life of the long run has.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use automerge::{
-    ActorId, ReadDoc as _,
+    ActorId,
     transaction::{CommitOptions, Transactable as _},
 };
 use sessionmesh::{
