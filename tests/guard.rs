@@ -12,12 +12,12 @@ use automerge::{
     transaction::{CommitOptions, Transactable as _},
 };
 use sessionmesh::replica::guard::{
-    CHANGE_BYTES_MAX, DEPTH_MAX, DocumentLimits, KEY_BYTES_MAX, Panicked, Part, Refused,
-    check_change, check_changes, check_document, check_sync_message, contained, parts,
+    CHANGE_BYTES_MAX, DEPTH_MAX, DocumentLimits, KEY_BYTES_MAX, MEMORY_BYTES_MAX, Panicked, Part,
+    Refused, check_change, check_changes, check_document, check_sync_message, contained, parts,
 };
 use sessionmesh::replica::ids::ACTOR_BYTES;
 
-use forge::{bomb, chunk, chunk_of, contents, deflate, mutate};
+use forge::{bomb, chunk, chunk_of, contents, dearest, deflate, mutate};
 
 /// What a process that judges and applies hostile input may map: far less than what the inputs ask
 /// for, far more than what it needs.
@@ -263,10 +263,24 @@ fn a_few_bytes_cannot_claim_many_changes_or_operations() {
     assert_eq!(check_change(&change).unwrap_err().code(), "too_much");
 }
 
+/// Takes the mark of the most memory down to what there is now, where the system lets one.
+fn forget_peak() {
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
+
 /// Returns how much memory this process has had at most, in bytes.
 fn peak() -> u64 {
+    status("VmHWM:")
+}
+
+/// Returns how much memory this process has, in bytes.
+fn resident() -> u64 {
+    status("VmRSS:")
+}
+
+fn status(key: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+    let line = status.lines().find(|line| line.starts_with(key));
     line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).unwrap_or(0) << 10
 }
 
@@ -287,6 +301,77 @@ fn what_passes_is_loaded_in_a_bounded_multiple_of_its_bytes() {
             assert!(memory < (8 << 20) + 2_048 * bytes.len() as u64, "{memory} bytes");
         }
     });
+}
+
+/// Makes a test for each of the dearest documents, so that each has memory of its own.
+macro_rules! dearest {
+    ($($test:ident: $name:literal),+ $(,)?) => {
+        $(
+            #[test]
+            fn $test() {
+                confined::confined(stringify!($test), MEMORY_KIB_MAX, DEADLINE, || {
+                    is_loaded_within_its_memory($name);
+                });
+            }
+        )+
+
+        #[test]
+        fn each_of_the_dearest_documents_is_loaded() {
+            let tested = [$($name),+];
+            assert!(dearest().iter().map(|(name, ..)| *name).eq(tested));
+        }
+    };
+}
+
+dearest! {
+    dear_changes_are_loaded_within_the_memory_that_was_counted: "changes",
+    dear_messages_are_loaded_within_the_memory_that_was_counted: "messages",
+    dear_operations_are_loaded_within_the_memory_that_was_counted: "operations",
+    dear_keys_are_loaded_within_the_memory_that_was_counted: "keys",
+    dear_overwritings_are_loaded_within_the_memory_that_was_counted: "overwritten",
+    dear_maps_are_loaded_within_the_memory_that_was_counted: "maps",
+    dear_texts_are_loaded_within_the_memory_that_was_counted: "texts",
+}
+
+/// However few bytes it has: what is dearer is refused, and what is not takes no more memory than was
+/// counted.
+fn is_loaded_within_its_memory(name: &str) {
+    let all = dearest();
+    let (_, passes, not) = all.iter().find(|(other, ..)| *other == name).unwrap();
+    let dear = not.bytes(&[1; ACTOR_BYTES]);
+    let refused = check_document(&dear, DocumentLimits::SNAPSHOT).unwrap_err();
+    assert_eq!(refused.code(), "too_much");
+    drop(dear);
+    let bytes = passes.bytes(&[1; ACTOR_BYTES]);
+    let before = resident();
+    forget_peak();
+    if let Err(refused) = check_document(&bytes, DocumentLimits::SNAPSHOT) {
+        panic!("{name}: {refused}");
+    }
+    let judged = peak() - before;
+    assert_eq!(load(&bytes), Ok(false), "its heads are not those of its changes");
+    let loaded = peak() - before;
+    let [judged, loaded] = [judged, loaded].map(|bytes| bytes >> 20);
+    let told = format!("{name}: {} bytes: judged in {judged} MiB, loaded in {loaded}", bytes.len());
+    announce(&told);
+    assert!(loaded <= MEMORY_BYTES_MAX >> 20, "{told}");
+}
+
+/// What hosts write is far from what is refused.
+#[test]
+fn a_long_history_of_many_sessions_passes() {
+    let mut doc = document(1);
+    for number in 0..10_000_u64 {
+        let mut tx = doc.transaction();
+        for key in 0..4 {
+            tx.put(ROOT, format!("key {}", (number * 4 + key) % 4_000), number).unwrap();
+        }
+        tx.commit();
+    }
+    // A fifth of what is let pass, for a fifth of the fifty thousand that are to pass.
+    let limits = DocumentLimits { memory_bytes: MEMORY_BYTES_MAX / 5, ..DocumentLimits::SNAPSHOT };
+    let header = check_document(&doc.save(), limits).unwrap();
+    assert_eq!(header.changes, 10_000);
 }
 
 #[test]

@@ -7,9 +7,9 @@
 /// greatest frames can't hold more of this node's memory than this.
 pub const FRAME_BYTES_MAX: usize = 8 << 20;
 
-/// Most bytes of a snapshot frame: a host document of 100,000 sessions with their history is
-/// about a tenth of it.
-pub const SNAPSHOT_BYTES_MAX: usize = 256 << 20;
+/// Most bytes of a snapshot frame: a host document of as many sessions and changes as are taken of a
+/// peer has a third of it, and what a peer sends is held whole before it is judged.
+pub const SNAPSHOT_BYTES_MAX: usize = 16 << 20;
 
 /// Longest name of a machine, in bytes: a DNS name has at most 253.
 pub const NAME_BYTES_MAX: usize = 256;

@@ -17,19 +17,20 @@ use sessionmesh::{
 };
 
 use super::{
-    forge::{bomb, chunk, chunk_of, contents, deflate, hash_of, mutate},
+    bombs::{bombs, dear},
+    forge::{chunk, chunk_of, contents, deflate, hash_of, mutate},
     puppet::Recording,
     rogue::Attack,
     seal::Seal,
 };
 
 /// A document that is attacked, and what is known of it.
-struct Target {
-    id: DocumentId,
-    automerge: Automerge,
-    changes: Vec<Change>,
+pub struct Target {
+    pub id: DocumentId,
+    pub automerge: Automerge,
+    pub changes: Vec<Change>,
     /// Saved without compression, so that mutations meet the columns.
-    plain: Vec<u8>,
+    pub plain: Vec<u8>,
 }
 
 /// Everything that there is to attack with.
@@ -303,6 +304,8 @@ impl Arsenal {
         for target in &self.targets {
             attacks.extend(bombs(target, &self.seal));
         }
+        attacks
+            .extend(self.targets.first().into_iter().flat_map(|target| dear(target, &self.seal)));
         attacks.extend(self.targets.iter().filter_map(|target| self.farewell(target)));
         attacks
     }
@@ -431,52 +434,6 @@ fn streams() -> Vec<Attack> {
     let garbage: Vec<u8> =
         (0..4_u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     attacks.push(Attack::raw("megabytes of noise", Lane::Snapshot, garbage));
-    attacks
-}
-
-/// Small bytes that ask for much.
-fn bombs(target: &Target, seal: &Seal) -> Vec<Attack> {
-    let id = target.id;
-    let actor = target.changes[0].actor_id().to_bytes().to_vec();
-    let mut attacks = Vec::new();
-    let mut add = |name: &str, frame: Frame| {
-        attacks.push(Attack::frame(name, &frame));
-    };
-    for (changes, ops) in
-        [(1, 8_000), (1, 1_000_000), (1, 5_000_000), (1_000, 1), (1_000_000, 1), (5_000_000, 1)]
-    {
-        let document = bomb(&actor, changes, ops, 1);
-        add("a document of runs", seal.snapshot(id, document.clone()));
-        let appended = [&target.plain[..], &document].concat();
-        add("a document of runs behind another", seal.snapshot(id, appended));
-    }
-    let zeros = deflate(&vec![0; 64 << 20]);
-    add("a deflate bomb", seal.changes(id, vec![chunk(2, &zeros)]));
-    add("deflate bombs", seal.changes(id, vec![chunk(2, &zeros); 100]));
-
-    let mut deep = Automerge::new().with_actor(ActorId::from(actor.clone()));
-    let mut tx = deep.transaction();
-    let mut object = ROOT;
-    for _ in 0..10_000 {
-        object = tx.put_object(&object, "d", ObjType::Map).expect("automerge lets one");
-    }
-    tx.commit();
-    add("a deep document", seal.snapshot(id, deep.save()));
-    let changes = deep.get_changes(&[]);
-    add("a deep change", seal.changes(id, vec![changes[0].raw_bytes().to_vec()]));
-
-    // Far more changes than fit, none of which can be applied yet.
-    let mut other = target.automerge.clone();
-    other.set_actor(ActorId::from(actor));
-    let before = other.get_heads();
-    for number in 0..1_200_i64 {
-        let mut tx = other.transaction();
-        tx.put(ROOT, "o", number).expect("a put");
-        tx.commit();
-    }
-    let orphans: Vec<Vec<u8>> =
-        other.get_changes(&before).iter().skip(1).map(|c| c.raw_bytes().to_vec()).collect();
-    add("orphans", seal.changes(id, orphans));
     attacks
 }
 

@@ -25,6 +25,7 @@
 //! - `HOSTILE_SEED=7` draws others.
 //! - `HOSTILE_KEEP=1` leaves the daemons' folders and logs, which it names.
 
+mod bombs;
 #[path = "../forge/mod.rs"]
 mod forge;
 #[path = "../harness/mod.rs"]

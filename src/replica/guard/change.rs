@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Budget, CHANGE_ACTORS_MAX, CHANGE_BYTES_MAX, CHANGE_OPS_FREE, CHANGE_OPS_MAX, DEPENDENCIES_MAX,
-    DEPTH_MAX, MESSAGE_BYTES_MAX, OPS_PER_BYTE_MAX, Refused, TIME_MAX, at_most,
+    BYTE_COST, Budget, CHANGE_ACTORS_MAX, CHANGE_BYTES_MAX, CHANGE_COST, CHANGE_OPS_FREE,
+    CHANGE_OPS_MAX, DEPENDENCIES_MAX, DEPTH_MAX, MESSAGE_BYTES_MAX, OPS_PER_BYTE_MAX, Refused,
+    TIME_MAX, at_most,
     chunk::{Chunk, Kind, inflate},
     column::{Listed, Spec, count_items},
     operation::{
@@ -121,6 +122,7 @@ fn check_contents(
     ops_max: u64,
     budget: &mut Budget,
 ) -> Result<ChangeHeader, Refused> {
+    budget.spend_memory(CHANGE_COST + BYTE_COST * contents.len() as u64)?;
     let mut reader = Reader::new(contents);
     let dependencies = reader.hashes(DEPENDENCIES_MAX, "dependencies")?;
     let actor = reader.actor("actor")?;
@@ -158,6 +160,7 @@ fn check_contents(
     let counters = start_op as u32..start_op as u32 + ops as u32;
     for counter in counters.clone() {
         let operation = operations.next()?;
+        budget.spend_memory(operation.cost())?;
         let mut depth = 0;
         if let Some(OpId { counter: object, actor }) = operation.object {
             let made_here = actor == 0 && counters.contains(&object);

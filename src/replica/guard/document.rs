@@ -7,8 +7,9 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Budget, ChangeHeader, DEPENDENCIES_MAX, DEPTH_MAX, HEADS_MAX, MESSAGE_BYTES_MAX,
-    OPS_PER_BYTE_MAX, Refused, TIME_MAX, at_most,
+    ACTOR_COST, BYTE_COST, Budget, CHANGE_COST, ChangeHeader, DEPENDENCIES_MAX, DEPENDENCY_COST,
+    DEPTH_MAX, HEADS_MAX, MEMORY_BYTES_MAX, MESSAGE_BYTES_MAX, OPS_PER_BYTE_MAX, Refused, TIME_MAX,
+    at_most,
     change::check_chunk,
     chunk::{Chunk, Kind},
     column::{Columns, Deltas, Listed, Spec, count_items},
@@ -87,18 +88,24 @@ pub struct DocumentLimits {
     pub ops: u64,
     /// Most actors.
     pub actors: u64,
+    /// Most bytes of memory that automerge may take for it.
+    pub memory_bytes: u64,
 }
 
 impl DocumentLimits {
-    /// For a snapshot, or a fleet document: ten times a host document of 1,000 sessions with a
-    /// hundred updates each. Automerge takes 1,400 bytes and 3 to 7 µs to load a change, and 80
-    /// bytes and 2 to 3 µs to load an operation, whatever they were saved in.
+    /// For a snapshot, or a fleet document. A host writes its document anew from 10,000 changes on
+    /// once history outweighs state, and from 30,000 in any case. Merging takes some 3.7 KB a change
+    /// at the most, so as many as are let pass keep within the memory, too. There is room for 50,000
+    /// changes of four operations each, and for 80,000 sessions that were written in few changes;
+    /// none of them has a tenth of these bytes. Automerge takes 3 to 7 µs to load a change, and 2 to
+    /// 3 µs to load an operation.
     pub const SNAPSHOT: Self = Self {
-        bytes: 256 << 20,
-        inflated_bytes: 512 << 20,
-        changes: 1_000_000,
-        ops: 5_000_000,
+        bytes: 16 << 20,
+        inflated_bytes: 48 << 20,
+        changes: 60_000,
+        ops: 2_000_000,
         actors: 65_536,
+        memory_bytes: MEMORY_BYTES_MAX,
     };
 
     /// For a document that came within a frame.
@@ -108,6 +115,7 @@ impl DocumentLimits {
         changes: super::FRAME_OPS_MAX,
         ops: super::FRAME_OPS_MAX,
         actors: 65_536,
+        memory_bytes: MEMORY_BYTES_MAX,
     };
 
     /// Returns what a document of this length may hold: all of it may be runs, of which a few bytes
@@ -145,7 +153,11 @@ pub struct DocumentHeader {
 ///
 /// Automerge must not be given these bytes.
 pub fn check_document(bytes: &[u8], limits: DocumentLimits) -> Result<DocumentHeader, Refused> {
-    let mut budget = Budget { inflated_bytes: limits.inflated_bytes, ops: limits.ops };
+    let mut budget = Budget {
+        inflated_bytes: limits.inflated_bytes,
+        ops: limits.ops,
+        memory_bytes: limits.memory_bytes,
+    };
     check_in(bytes, limits, &mut budget)
 }
 
@@ -183,8 +195,11 @@ fn check_contents(
     }
     let change_columns = Listed::take(&mut reader, &CHANGE_COLUMNS, true)?;
     let operation_columns = Listed::take(&mut reader, &OPERATION_COLUMNS, true)?;
+    let inflated_before = budget.inflated_bytes;
     let change_columns = change_columns.data(&mut reader, budget)?;
     let operation_columns = operation_columns.data(&mut reader, budget)?;
+    let bytes = contents.len() + (inflated_before - budget.inflated_bytes);
+    budget.spend_memory(BYTE_COST * bytes as u64 + ACTOR_COST * actors.len() as u64)?;
 
     let actor_bytes = change_columns.bytes(CHANGE_ACTOR);
     let changes = count_items::<u64>(actor_bytes, limits.changes, "changes of a document")?;
@@ -198,14 +213,15 @@ fn check_contents(
     }
     reader.end("a document")?;
 
-    let last = check_changes(&change_columns, changes, actors.len(), limits)?;
+    budget.spend_memory(CHANGE_COST * changes)?;
+    let last = check_changes(&change_columns, changes, actors.len(), limits, budget)?;
     let ops = count_items::<u64>(
         operation_columns.bytes(ACTION),
         limits.ops,
         "operations of a document",
     )?;
     budget.spend_ops(ops)?;
-    check_operations(&operation_columns, ops, &actors, &last, limits)?;
+    check_operations(&operation_columns, ops, &actors, &last, limits, budget)?;
     let seqs = last.iter().map(|last| last.seq).collect();
     Ok(DocumentHeader { actors, seqs, heads, changes, ops, appended: Vec::new() })
 }
@@ -225,6 +241,7 @@ fn check_changes(
     count: u64,
     actors: usize,
     limits: DocumentLimits,
+    budget: &mut Budget,
 ) -> Result<Vec<Last>, Refused> {
     let mut actor = columns.runs::<u64>(CHANGE_ACTOR, count);
     let mut seq = Deltas::new(columns, CHANGE_SEQ, count);
@@ -254,6 +271,7 @@ fn check_changes(
         at_most("dependencies", count, DEPENDENCIES_MAX)?;
         edges += count;
         at_most("dependencies of a document", edges, limits.changes)?;
+        budget.spend_memory(DEPENDENCY_COST * count + BYTE_COST * text.len() as u64)?;
         let mut is_linked = previous.seq == 0;
         for _ in 0..count {
             let dependency = dependency.required()?;
@@ -289,6 +307,7 @@ fn check_operations(
     actors: &[ActorBytes],
     last: &[Last],
     limits: DocumentLimits,
+    budget: &mut Budget,
 ) -> Result<(), Refused> {
     let mut id_actor = columns.runs::<u64>(ID_ACTOR, count);
     let mut id_counter = Deltas::new(columns, ID_COUNTER, count);
@@ -313,6 +332,7 @@ fn check_operations(
             return Err(Refused::Dangling { what: "an operation" });
         }
         let operation = operations.next()?;
+        budget.spend_memory(operation.cost())?;
         let place = (operation.object, operation.key, id);
         if last.is_some_and(|last| place <= last) {
             return Err(Refused::Order { what: "operations" });

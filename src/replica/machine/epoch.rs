@@ -19,6 +19,9 @@ use super::{Origin, Replica, offence::Sent};
 /// How many changes a document has at least before it is written anew: at some 400 bytes of memory
 /// and 5 µs of every start each, fewer are not worth that every peer fetches it whole.
 const CHANGES_MIN: u64 = 10_000;
+/// How many changes a document has at most before it is written anew, in few, whatever they hold: half
+/// of what peers take of a snapshot, so that one that comes late can still be given it.
+const CHANGES_MAX: u64 = 30_000;
 /// How many times as many operations it has by then as the new one would have: so all that is ever
 /// written anew stays within a fraction of what was written.
 const OPS_FACTOR: u64 = 4;
@@ -189,7 +192,7 @@ impl Replica {
         let records =
             self.view.sessions_of(&self.node).count() + self.view.workspaces_of(&self.node).count();
         let needed = EMPTY_OPS + RECORD_OPS * records as u64;
-        document.op_count() > OPS_FACTOR * needed
+        changes >= CHANGES_MAX || document.op_count() > OPS_FACTOR * needed
     }
 
     fn rewrite(&mut self, now: Now, fx: &mut Effects) {

@@ -1,0 +1,70 @@
+//! Owns what asks for much in a few bytes.
+//!
+//! Must not know how it is sent. Invariant: each has the outer form of honest bytes.
+
+use automerge::{ActorId, Automerge, ObjType, ROOT, transaction::Transactable as _};
+
+use sessionmesh::wire::Frame;
+
+use super::{
+    forge::{Bomb, bomb, chunk, dearest, deflate},
+    inputs::Target,
+    rogue::Attack,
+    seal::Seal,
+};
+
+/// Small bytes that ask for much.
+pub fn bombs(target: &Target, seal: &Seal) -> Vec<Attack> {
+    let id = target.id;
+    let actor = target.changes[0].actor_id().to_bytes().to_vec();
+    let mut attacks = Vec::new();
+    let mut add = |name: &str, frame: Frame| {
+        attacks.push(Attack::frame(name, &frame));
+    };
+    for (changes, ops) in
+        [(1, 8_000), (1, 1_000_000), (1, 5_000_000), (1_000, 1), (1_000_000, 1), (5_000_000, 1)]
+    {
+        let document = bomb(&actor, changes, ops, 1);
+        add("a document of runs", seal.snapshot(id, document.clone()));
+        let appended = [&target.plain[..], &document].concat();
+        add("a document of runs behind another", seal.snapshot(id, appended));
+    }
+    let zeros = deflate(&vec![0; 64 << 20]);
+    add("a deflate bomb", seal.changes(id, vec![chunk(2, &zeros)]));
+    add("deflate bombs", seal.changes(id, vec![chunk(2, &zeros); 100]));
+
+    let mut deep = Automerge::new().with_actor(ActorId::from(actor.clone()));
+    let mut tx = deep.transaction();
+    let mut object = ROOT;
+    for _ in 0..10_000 {
+        object = tx.put_object(&object, "d", ObjType::Map).expect("automerge lets one");
+    }
+    tx.commit();
+    add("a deep document", seal.snapshot(id, deep.save()));
+    let changes = deep.get_changes(&[]);
+    add("a deep change", seal.changes(id, vec![changes[0].raw_bytes().to_vec()]));
+
+    // Far more changes than fit, none of which can be applied yet.
+    let mut other = target.automerge.clone();
+    other.set_actor(ActorId::from(actor));
+    let before = other.get_heads();
+    for number in 0..1_200_i64 {
+        let mut tx = other.transaction();
+        tx.put(ROOT, "o", number).expect("a put");
+        tx.commit();
+    }
+    let orphans: Vec<Vec<u8>> =
+        other.get_changes(&before).iter().skip(1).map(|c| c.raw_bytes().to_vec()).collect();
+    add("orphans", seal.changes(id, orphans));
+    attacks
+}
+
+/// Documents that cost as much as any that is let pass: once, since each takes the time that it takes.
+pub fn dear(target: &Target, seal: &Seal) -> Vec<Attack> {
+    let actor = target.changes[0].actor_id().to_bytes().to_vec();
+    let attack = |(name, passes, _): (&str, Bomb, _)| {
+        let snapshot = seal.snapshot(target.id, passes.bytes(&actor));
+        Attack::frame(format!("a document dear for its {name}"), &snapshot)
+    };
+    dearest().into_iter().map(attack).collect()
+}
