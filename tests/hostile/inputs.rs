@@ -136,6 +136,12 @@ impl Arsenal {
         self.fixed.len()
     }
 
+    /// Returns the one that is made once and has this name.
+    pub fn named(&self, name: &str) -> &Attack {
+        let mut named = self.fixed.iter().filter(|attack| attack.name == name);
+        named.next().unwrap_or_else(|| panic!("there is no attack {name}"))
+    }
+
     /// Returns the attack with this number; those that are made once come first.
     pub fn attack(&self, number: usize) -> Attack {
         if let Some(fixed) = self.fixed.get(number) {

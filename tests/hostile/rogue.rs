@@ -281,7 +281,7 @@ impl Line {
     }
 
     /// Asks something that is answered in any state, and waits for the answer.
-    async fn ping(&mut self) -> Result<(), Closed> {
+    pub async fn ping(&mut self) -> Result<(), Closed> {
         self.say(&Frame::Heads { documents: Vec::new(), answer: true }).await?;
         while !matches!(self.next().await?, Frame::Heads { answer: false, .. }) {}
         Ok(())
