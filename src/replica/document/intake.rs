@@ -234,7 +234,12 @@ impl Document {
             ((reached, checked), left_out) = (more, left);
         }
         changes.retain(|change| reached.contains(&change.hash()));
-        let has = |hash: &ChangeHash| self.automerge.get_change_meta_by_hash(hash).is_some();
+        // Most changes build on the heads; to look any other up, automerge reads all that it knows of
+        // it.
+        let heads = self.automerge.get_heads();
+        let has = |hash: &ChangeHash| {
+            heads.contains(hash) || self.automerge.get_change_meta_by_hash(hash).is_some()
+        };
         let admitted = self.orphans.admit(changes, has);
         self.vouchers
             .pending

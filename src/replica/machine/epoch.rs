@@ -14,7 +14,7 @@ use super::super::{
     record::Role,
     voucher::Voucher,
 };
-use super::{Origin, Replica, offence::Sent};
+use super::{Origin, Replica, offence::Sent, vouch_for};
 
 /// How many changes a document has at least before it is written anew: at some 400 bytes of memory
 /// and 5 µs of every start each, fewer are not worth that every peer fetches it whole.
@@ -204,7 +204,7 @@ impl Replica {
         self.epochs.retry_at = None;
         let heads = document.heads();
         let (mut next, mut written) = document.rewritten(epoch, self.actor.clone(), now.wall_ms);
-        self.vouch_for(&mut next, &mut written);
+        vouch_for(&self.trust, &mut next, &mut written);
         tracing::info!(
             changes = document.change_count(),
             operations = document.op_count(),

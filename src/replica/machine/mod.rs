@@ -416,17 +416,9 @@ impl Replica {
 
     /// Stands, by this node's key, for what it has just written.
     fn vouch(&mut self, id: DocumentId, applied: &mut Applied) {
-        let Some(mut document) = self.documents.remove(&id) else { return };
-        self.vouch_for(&mut document, applied);
-        self.documents.insert(id, document);
-    }
-
-    /// Stands for what this node has written to a document.
-    fn vouch_for(&self, document: &mut Document, applied: &mut Applied) {
-        let Some(last) = applied.changes.last() else { return };
-        let voucher = self.trust.vouch(&document.id(), last.actor, last.seq, last.hash);
-        document.vouch(voucher);
-        applied.vouchers.push(voucher);
+        if let Some(document) = self.documents.get_mut(&id) {
+            vouch_for(&self.trust, document, applied);
+        }
     }
 
     fn record(&self, document: DocumentId, applied: &Applied, fx: &mut Effects) {
@@ -551,6 +543,14 @@ impl Replica {
     pub fn sync_repairs_total(&self) -> u64 {
         self.exchange.repairs_total()
     }
+}
+
+/// Stands, by this node's key, for what it has written to a document.
+fn vouch_for(trust: &Trust, document: &mut Document, applied: &mut Applied) {
+    let Some(last) = applied.changes.last() else { return };
+    let voucher = trust.vouch(&document.id(), last.actor, last.seq, last.hash);
+    document.vouch(voucher);
+    applied.vouchers.push(voucher);
 }
 
 /// Returns under whom this start of the node writes.
