@@ -8,8 +8,9 @@
 //! With the feature `compare`, samod 0.16 over TCP is measured in the same run with the same
 //! sessions: all in one document, as it would be used, and in the same documents as here.
 //!
-//! `cargo bench [--features compare] --bench propagation [-- --quick]` prints a table and writes
-//! `target/bench/propagation.json`. It fails only if a change does not arrive.
+//! `cargo bench [--features compare] --bench propagation [-- --quick] [-- --sessions 1000,100000]`
+//! prints a table and writes `target/bench/propagation.json`. It fails only if a change does not
+//! arrive.
 
 #![allow(clippy::print_stdout, reason = "a bench prints what it measured")]
 
@@ -56,7 +57,12 @@ impl Measured {
 
 fn main() {
     let mut report = Report::new("propagation");
-    let sizes: &[usize] = if is_quick() { &[1_000] } else { &[1_000, 10_000, 100_000] };
+    let named = sizes_named();
+    let sizes = match &named {
+        Some(sizes) => &sizes[..],
+        None if is_quick() => &[1_000],
+        None => &[1_000, 10_000, 100_000],
+    };
     println!(
         "{:<10} {:<8} {:>9} {:>9} | {:>9} {:>8} {:>8} {:>8} {:>8} {:>6}",
         "sessions",
@@ -108,6 +114,14 @@ fn main() {
         report.at_most("growth_100k_over_1k", growth.fold(0.0, f64::max), 1.3);
     }
     report.finish();
+}
+
+/// Returns the sizes that follow `--sessions`, as in `--sessions 1000,100000`.
+fn sizes_named() -> Option<Vec<usize>> {
+    let mut arguments = std::env::args().skip_while(|argument| argument != "--sessions");
+    let named = arguments.nth(1)?;
+    let size = |text: &str| text.parse().expect("`--sessions` takes numbers");
+    Some(named.split(',').map(size).collect())
 }
 
 fn measure(sessions: usize) -> Vec<(Kind, Measured)> {

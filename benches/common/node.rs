@@ -16,6 +16,7 @@ use sessionmesh::{
 use tokio::{
     runtime::Runtime,
     sync::{mpsc, oneshot},
+    task::JoinHandle,
     time::timeout,
 };
 
@@ -28,6 +29,7 @@ pub struct Node {
     pub handle: Handle,
     runtime: Option<Runtime>,
     stop: Option<oneshot::Sender<()>>,
+    ended: Option<JoinHandle<()>>,
 }
 
 impl Node {
@@ -50,7 +52,7 @@ impl Node {
             .expect("there are threads");
         let (stop, stopped) = oneshot::channel::<()>();
         let (told, ready) = std::sync::mpsc::channel();
-        runtime.spawn(async move {
+        let ended = runtime.spawn(async move {
             let ready = move |ready: &Ready, handle: &Handle| {
                 let _ = told.send((ready.clone(), handle.clone()));
             };
@@ -60,7 +62,7 @@ impl Node {
             sessionmesh::daemon::run(settings, ready, stopped).await.expect("the daemon runs");
         });
         let (ready, handle) = ready.recv().expect("the daemon gets ready");
-        Self { ready, handle, runtime: Some(runtime), stop: Some(stop) }
+        Self { ready, handle, runtime: Some(runtime), stop: Some(stop), ended: Some(ended) }
     }
 
     /// Runs something on the node's own threads.
@@ -118,6 +120,9 @@ impl Drop for Node {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(runtime) = self.runtime.take() {
+            // Whatever was acknowledged becomes durable first.
+            let ended = self.ended.take().expect("it is dropped once");
+            let _ = runtime.block_on(async { timeout(Duration::from_secs(10), ended).await });
             runtime.shutdown_timeout(Duration::from_secs(10));
         }
     }
