@@ -1,4 +1,7 @@
 //! A damaged file is named as such, or gives all that was acknowledged; never a part of it.
+//!
+//! `FLIP_EVERY=1 cargo test --release --test store damage` flips every byte, and cuts the file off at
+//! each; by default one in so many.
 
 use sessionmesh::store::{OpenError, Store};
 
@@ -12,6 +15,10 @@ const GOD_BYTE: usize = 9;
 const RECOVERY_REQUIRED: u8 = 2;
 /// The header of redb 4: flags, layout and two commit slots.
 const HEADER_BYTES: usize = 320;
+
+/// Of how many bytes one is flipped, and the file cut off there, where `FLIP_EVERY` says nothing.
+const FLIP_EVERY: usize = 61;
+const CUT_EVERY: usize = 509;
 
 /// How the store that is then damaged was left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +59,7 @@ fn open(bytes: &[u8], allowed: &[&Contents], context: &str) -> bool {
         Err(OpenError::Damaged { .. }) => {
             let found = disk.bytes();
             let crashed = bytes.get(GOD_BYTE).is_some_and(|flags| flags & RECOVERY_REQUIRED != 0);
-            let kept = if crashed { HEADER_BYTES } else { 0 };
+            let kept = if crashed { HEADER_BYTES.min(bytes.len()) } else { 0 };
             assert!(found.len() == bytes.len(), "{context}: the damaged file changed its length");
             assert!(found[kept..] == bytes[kept..], "{context}: the damaged file was written to");
             true
@@ -63,7 +70,12 @@ fn open(bytes: &[u8], allowed: &[&Contents], context: &str) -> bool {
 
 /// Every byte of the header, where one bit decides much, and a sample of all others.
 fn offsets(length: usize) -> impl Iterator<Item = usize> {
-    (0..HEADER_BYTES).chain((HEADER_BYTES..length).step_by(61))
+    (0..HEADER_BYTES).chain((HEADER_BYTES..length).step_by(every(FLIP_EVERY)))
+}
+
+fn every(default: usize) -> usize {
+    let Ok(text) = std::env::var("FLIP_EVERY") else { return default };
+    text.parse().unwrap_or_else(|_| panic!("FLIP_EVERY={text} is not a number"))
 }
 
 fn flip_everywhere(left: Left) {
@@ -99,8 +111,10 @@ fn a_truncated_store_is_named_as_damaged() {
         let (bytes, contents, before) = store(left);
         let allowed = if left == Left::Closed { vec![&contents] } else { vec![&contents, &before] };
         let mut named = 0;
-        let lengths: Vec<_> =
-            (1..bytes.len()).step_by(509).chain((4096..bytes.len()).step_by(4096)).collect();
+        let lengths: Vec<_> = (1..bytes.len())
+            .step_by(every(CUT_EVERY))
+            .chain((4096..bytes.len()).step_by(4096))
+            .collect();
         for &length in &lengths {
             let context = format!("{left:?}, {length} of {} bytes", bytes.len());
             named += usize::from(open(&bytes[..length], &allowed, &context));
