@@ -286,10 +286,9 @@ impl Loop {
 
     fn take_read(&mut self, read: ReadSnapshot) {
         self.loading.ended();
-        // The next one is read while this one is taken in, which takes as long.
-        self.load();
         let pace = self.hands.shells.pace.clone();
         pace.measure(|| self.engine.take_read(self.clock.now(), read, &mut self.hands));
+        self.load();
     }
 
     /// Takes the requests that wait, as many as fit a turn.
