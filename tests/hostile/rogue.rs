@@ -23,6 +23,8 @@ use super::harness::Client;
 
 /// How long the attacked daemon may take for anything before it counts as hung.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+/// How long an answer may take before it is asked for again.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// How long to wait before an address is dialled again that did not answer.
 const REDIAL: Duration = Duration::from_millis(10);
 /// How long a snapshot that was not refused at once is given: it comes on a stream of its own, so
@@ -280,11 +282,33 @@ impl Line {
         }
     }
 
-    /// Asks something that is answered in any state, and waits for the answer.
+    /// Asks something that is answered in any state, and waits for the answer; asks again if none
+    /// comes, since what does not fit the queue to a peer that reads slowly is left out.
     pub async fn ping(&mut self) -> Result<(), Closed> {
-        self.say(&Frame::Heads { documents: Vec::new(), answer: true }).await?;
-        while !matches!(self.next().await?, Frame::Heads { answer: false, .. }) {}
-        Ok(())
+        loop {
+            self.say(&Frame::Heads { documents: Vec::new(), answer: true }).await?;
+            if let Ok(answered) = timeout(ASK_AGAIN, self.answer()).await {
+                return answered;
+            }
+        }
+    }
+
+    /// Waits for the answer to that, and reads whatever documents come, which nothing is sent after
+    /// while they wait.
+    async fn answer(&mut self) -> Result<(), Closed> {
+        let connection = self.connection.clone();
+        loop {
+            tokio::select! {
+                frame = self.next() => {
+                    if matches!(frame?, Frame::Heads { answer: false, .. }) {
+                        return Ok(());
+                    }
+                }
+                Ok(mut stream) = connection.accept_uni() => {
+                    tokio::spawn(async move { drop(stream.read_to_end(usize::MAX).await) });
+                }
+            }
+        }
     }
 
     /// Attacks, and tells what became of it.

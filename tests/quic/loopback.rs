@@ -72,7 +72,7 @@ async fn both_sides_prove_their_keys_and_frames_pass_in_order_both_ways() {
 async fn a_snapshot_does_not_delay_the_pushes_behind_it() {
     let (a, mut b) = pair().await;
     let snapshot =
-        Frame::Snapshot { document: document(), bytes: vec![7; 48 << 20], vouchers: vec![] };
+        Frame::Snapshot { document: document(), bytes: vec![7; 15 << 20], vouchers: vec![] };
     a.transport.send(&[b.id], &numbered(0)).unwrap();
     a.transport.send(&[b.id], &snapshot).unwrap();
     for number in 1..100 {
