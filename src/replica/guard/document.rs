@@ -95,13 +95,13 @@ pub struct DocumentLimits {
 impl DocumentLimits {
     /// For a snapshot, or a fleet document. A host writes its document anew from 10,000 changes on
     /// once history outweighs state, and from 30,000 in any case. Merging takes some 3.7 KB a change
-    /// at the most, so as many as are let pass keep within the memory, too. There is room for 50,000
-    /// changes of four operations each, and for 80,000 sessions that were written in few changes;
+    /// at the most, so as many as are let pass keep within the memory, too. There is room for 40,000
+    /// changes of four operations each, and for 65,000 sessions that were written in few changes;
     /// none of them has a tenth of these bytes. Automerge takes 3 to 7 µs to load a change, and 2 to
     /// 3 µs to load an operation.
     pub const SNAPSHOT: Self = Self {
         bytes: 16 << 20,
-        inflated_bytes: 48 << 20,
+        inflated_bytes: 24 << 20,
         changes: 60_000,
         ops: 2_000_000,
         actors: 65_536,
