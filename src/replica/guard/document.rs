@@ -95,10 +95,8 @@ pub struct DocumentLimits {
 impl DocumentLimits {
     /// For a snapshot, or a fleet document. A host writes its document anew from 10,000 changes on
     /// once history outweighs state, and from 30,000 in any case. Merging takes some 3.7 KB a change
-    /// at the most, so as many as are let pass keep within the memory, too. There is room for 40,000
-    /// changes of four operations each, and for 65,000 sessions that were written in few changes;
-    /// none of them has a tenth of these bytes. Automerge takes 3 to 7 µs to load a change, and 2 to
-    /// 3 µs to load an operation.
+    /// at the most. Of what is let pass, 10,000 changes of four operations each are a quarter at the
+    /// most (`tests/guard.rs`).
     pub const SNAPSHOT: Self = Self {
         bytes: 16 << 20,
         inflated_bytes: 24 << 20,
