@@ -358,22 +358,6 @@ fn is_loaded_within_its_memory(name: &str) {
 }
 
 /// What hosts write is far from what is refused.
-/// Whoever writes another node goes by the page.
-#[test]
-fn the_contract_names_the_limits_of_a_document() {
-    let page = include_str!("../proto/wire.md").replace('\n', " ");
-    let DocumentLimits { inflated_bytes, changes, ops, memory_bytes, .. } =
-        DocumentLimits::SNAPSHOT;
-    let inflated = inflated_bytes >> 20;
-    for said in [
-        format!("A saved document is inflated to at most {inflated} MiB"),
-        format!("at most {changes} changes and {ops} operations"),
-        format!("summed up, are at most {memory_bytes},"),
-    ] {
-        assert!(page.contains(&said), "{said}");
-    }
-}
-
 #[test]
 fn a_long_history_of_many_sessions_passes() {
     let mut doc = document(1);

@@ -7,6 +7,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use sessionmesh::{
     replica::{
+        guard::DocumentLimits,
         ids::{ChangeHash, DocumentId, FleetId, NodeId, StartId},
         voucher::Voucher,
     },
@@ -431,6 +432,22 @@ fn no_bytes_make_the_decoder_panic_or_allocate_much() {
         }
         assert!(known > 1000 && refused > 1000, "{known} read, {refused} refused");
     });
+}
+
+/// Whoever writes another node goes by the page.
+#[test]
+fn the_contract_names_the_limits_of_a_document() {
+    let page = include_str!("../proto/wire.md").replace('\n', " ");
+    let DocumentLimits { inflated_bytes, changes, ops, memory_bytes, .. } =
+        DocumentLimits::SNAPSHOT;
+    let inflated = inflated_bytes >> 20;
+    for said in [
+        format!("A saved document is inflated to at most {inflated} MiB"),
+        format!("at most {changes} changes and {ops} operations"),
+        format!("summed up, are at most {memory_bytes},"),
+    ] {
+        assert!(page.contains(&said), "{said}");
+    }
 }
 
 /// Returns the rows of the table below this heading of `proto/wire.md`, cell by cell.
