@@ -21,7 +21,10 @@ use crate::{
             StoredDocument, TeardownDue,
         },
         ids::{Cursor, NodeId},
-        machine::{Begun, Loaded, OpenError as ReplicaError, ReadSnapshot, Replica},
+        machine::{
+            AT_ONCE_BYTES_MAX, AT_ONCE_CHANGES_MAX, Begun, Bulk, Loaded, OpenError as ReplicaError,
+            ReadBulk, Replica,
+        },
         record::SessionState,
     },
     store::{self, Store},
@@ -88,14 +91,9 @@ pub fn heard(event: Event) -> Input {
     }
 }
 
-/// Most changes that are taken in together: as many as automerge applies at once.
-const GATHERED_CHANGES_MAX: usize = 64;
-/// Most bytes of them. However well they were deflated, they inflate to less than what one frame may
-/// bring, so that nothing is refused together that would be taken one by one.
-const GATHERED_BYTES_MAX: usize = 8 << 10;
-
 /// Tells whether two frames of changes, one behind the other, can be taken in as one: of one peer, for
-/// one document, and few.
+/// one document, and together no more than is taken in at once, so that nothing is refused together
+/// that would be taken one by one.
 ///
 /// A peer that writes fast is heard in fewer turns: one signature is checked for all that its author
 /// did, and one diff is told of it.
@@ -110,8 +108,8 @@ pub fn can_gather(event: &Event, next: &Event) -> bool {
     let bytes = |changes: &[Vec<u8>]| changes.iter().map(Vec::len).sum::<usize>();
     (peer, document) == (by, of)
         && document.host().is_some()
-        && changes.len() + more.len() <= GATHERED_CHANGES_MAX
-        && bytes(changes) + bytes(more) <= GATHERED_BYTES_MAX
+        && changes.len() + more.len() <= AT_ONCE_CHANGES_MAX
+        && bytes(changes) + bytes(more) <= AT_ONCE_BYTES_MAX
 }
 
 /// Adds to a frame of changes the next one, with which it [can be gathered](can_gather).
@@ -221,10 +219,16 @@ impl<A> Engine<A> {
         self.carry_out(effects, hands);
     }
 
-    /// Takes in a document of a peer that was read elsewhere.
-    pub fn take_read(&mut self, now: Now, read: ReadSnapshot, hands: &mut impl Hands<Asker = A>) {
-        let effects = self.replica.handle_read(now, read);
+    /// Takes in what a peer sent and what was read elsewhere; returns what is to be read again.
+    pub fn take_read(
+        &mut self,
+        now: Now,
+        read: ReadBulk,
+        hands: &mut impl Hands<Asker = A>,
+    ) -> Option<Bulk> {
+        let (effects, again) = self.replica.handle_read(now, read);
         self.carry_out(effects, hands);
+        again
     }
 
     /// Carries effects out, in the order that [`Effects`] asks for.

@@ -1,4 +1,4 @@
-//! Owns which of the documents that peers sent whole is read next, beside the loop.
+//! Owns which of the frames that bring much is read next, beside the loop.
 //!
 //! Must not know what is in them. Invariants: one is read at a time, so that what they cost together
 //! is no more than what the dearest costs; each peer waits in a queue of its own, which is bounded, so
@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::replica::ids::NodeId;
 
-/// How many bytes of a peer may wait, unless it is a single document: as many as a few have that it
+/// How many bytes of a peer may wait, unless it is a single frame: as many as a few documents have that it
 /// is asked for at once. What is dropped comes again with the comparison of the frontiers.
 pub const WAITING_BYTES_MAX: usize = 16 << 20;
 
-/// The documents that wait, and whether one is being read.
+/// The frames that wait, and whether one is being read.
 #[derive(Debug)]
 pub struct Loading<T> {
     waiting: BTreeMap<NodeId, VecDeque<(usize, T)>>,
@@ -29,14 +29,14 @@ impl<T> Default for Loading<T> {
 }
 
 impl<T> Loading<T> {
-    /// Has a document of so many bytes wait for its turn; false if it is dropped, since too much of
+    /// Has a frame of so many bytes wait for its turn; false if it is dropped, since too much of
     /// that peer waits.
-    pub fn offer(&mut self, peer: NodeId, bytes: usize, document: T) -> bool {
+    pub fn offer(&mut self, peer: NodeId, bytes: usize, frame: T) -> bool {
         let queue = self.waiting.entry(peer).or_default();
         let waiting: usize = queue.iter().map(|(bytes, _)| bytes).sum();
         let fits = queue.is_empty() || waiting + bytes <= WAITING_BYTES_MAX;
         if fits {
-            queue.push_back((bytes, document));
+            queue.push_back((bytes, frame));
         }
         fits
     }
@@ -46,8 +46,8 @@ impl<T> Loading<T> {
         self.waiting.remove(peer);
     }
 
-    /// Returns the document that is to be read now, if none is: of each peer in turn.
-    pub fn begin(&mut self) -> Option<T> {
+    /// Returns the frame that is to be read now, if none is, and whose it is: of each peer in turn.
+    pub fn begin(&mut self) -> Option<(NodeId, T)> {
         if self.is_busy {
             return None;
         }
@@ -60,10 +60,10 @@ impl<T> Loading<T> {
         }
         self.last = Some(peer);
         self.is_busy = true;
-        Some(next)
+        Some((peer, next))
     }
 
-    /// Notes that the document which was being read has been.
+    /// Notes that the frame which was being read has been.
     pub fn ended(&mut self) {
         self.is_busy = false;
     }
@@ -78,7 +78,7 @@ mod tests {
 
     fn all(loading: &mut Loading<u32>) -> Vec<u32> {
         let mut read = Vec::new();
-        while let Some(next) = loading.begin() {
+        while let Some((_, next)) = loading.begin() {
             assert_eq!(loading.begin(), None, "one at a time");
             read.push(next);
             loading.ended();

@@ -31,13 +31,13 @@ use crate::{
         document::Copied,
         effect::{DialTarget, Effects, Evidence, Input, Outgoing, Publication, TeardownDue},
         ids::NodeId,
-        machine::{ReadSnapshot, Snapshot},
+        machine::{Bulk, ReadBulk, bulk_bytes},
         record::WorkspaceKey,
     },
     store::{self, Store},
     teardown,
     transport::{Event, Events, Transport},
-    wire::CloseCode,
+    wire::{CloseCode, Frame},
 };
 
 /// How many inputs of one source are taken before the others get their turn.
@@ -157,9 +157,9 @@ pub struct Loop {
     hands: ShellHands,
     inputs: mpsc::UnboundedReceiver<Input>,
     saved: mpsc::UnboundedReceiver<compact::Ended>,
-    loading: Loading<Snapshot>,
-    read: mpsc::UnboundedReceiver<ReadSnapshot>,
-    read_sender: mpsc::UnboundedSender<ReadSnapshot>,
+    loading: Loading<Frame>,
+    read: mpsc::UnboundedReceiver<ReadBulk>,
+    read_sender: mpsc::UnboundedSender<ReadBulk>,
 }
 
 impl Loop {
@@ -214,7 +214,7 @@ impl Loop {
                 }
                 Some(input) = self.inputs.recv() => self.take(input, false).await,
                 Some(ended) = self.saved.recv() => self.engine.saved(ended, &mut self.hands),
-                Some(read) = self.read.recv() => self.take_read(read),
+                Some(read) = self.read.recv() => self.take_read(read).await,
                 Some(event) = events.recv() => {
                     let mut next = Some(event);
                     for _ in 0..TURN_MAX {
@@ -258,15 +258,15 @@ impl Loop {
 
     async fn event(&mut self, event: Event, is_last: bool) {
         let event = match event {
-            Event::Frame { peer, frame } => match self.engine.replica().to_read(&peer, frame) {
-                Ok(snapshot) => {
-                    if !self.loading.offer(peer, snapshot.bytes(), snapshot) {
-                        tracing::debug!(%peer, "dropped a snapshot: others of that peer wait");
+            Event::Frame { peer, frame } => {
+                if let Some(bytes) = bulk_bytes(&frame) {
+                    if !self.loading.offer(peer, bytes, frame) {
+                        tracing::debug!(%peer, "dropped what a peer sent: more of it waits");
                     }
-                    return self.load();
+                    return self.load().await;
                 }
-                Err(frame) => Event::Frame { peer, frame },
-            },
+                Event::Frame { peer, frame }
+            }
             other => other,
         };
         if let Event::Lost { peer, .. } = &event {
@@ -275,20 +275,34 @@ impl Loop {
         self.take(engine::heard(event), is_last).await;
     }
 
-    /// Has the next document of a peer read, beside the loop.
-    fn load(&mut self) {
-        if let Some(snapshot) = self.loading.begin() {
-            let read = self.read_sender.clone();
-            // A loop that has stopped is told nothing: the document comes again.
-            tokio::task::spawn_blocking(move || drop(read.send(snapshot.read())));
+    /// Has the next of what peers sent read, beside the loop.
+    async fn load(&mut self) {
+        while let Some((peer, frame)) = self.loading.begin() {
+            match self.engine.replica().to_read(&peer, frame) {
+                Ok(bulk) => return self.read_aside(bulk),
+                // There is nothing to read.
+                Err(frame) => {
+                    self.loading.ended();
+                    self.take(Input::FrameReceived { peer, frame }, false).await;
+                }
+            }
         }
     }
 
-    fn take_read(&mut self, read: ReadSnapshot) {
-        self.loading.ended();
+    fn read_aside(&self, bulk: Bulk) {
+        let read = self.read_sender.clone();
+        // A loop that has stopped is told nothing: what was sent comes again.
+        tokio::task::spawn_blocking(move || drop(read.send(bulk.read())));
+    }
+
+    async fn take_read(&mut self, read: ReadBulk) {
         let pace = self.hands.shells.pace.clone();
-        pace.measure(|| self.engine.take_read(self.clock.now(), read, &mut self.hands));
-        self.load();
+        let again = pace.measure(|| self.engine.take_read(self.clock.now(), read, &mut self.hands));
+        if let Some(bulk) = again {
+            return self.read_aside(bulk);
+        }
+        self.loading.ended();
+        self.load().await;
     }
 
     /// Takes the requests that wait, as many as fit a turn.

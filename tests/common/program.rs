@@ -44,6 +44,7 @@ impl Program {
         let mut world = World::fleet(nodes, random.u64(..));
         world.teardowns = Mode::Held;
         world.disks = Mode::Held;
+        world.reads_aside = seed % 4 < 2;
         for (node, skew_ms) in world.nodes.iter_mut().zip(skews_ms) {
             node.skew_ms = skew_ms;
         }

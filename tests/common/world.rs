@@ -14,7 +14,7 @@ use sessionmesh::{
         command::{Command, Refusal, Reply},
         effect::{Effects, Input, Now, Outgoing, RequestId, Startup, TeardownDue, TeardownOutcome},
         ids::{NodeId, StartId},
-        machine::{ReadSnapshot, Replica},
+        machine::{ReadBulk, Replica, bulk_bytes},
         record::{Role, Session, SessionKey, Workspace, WorkspaceKey},
     },
     wire::{self, CloseCode, Frame},
@@ -59,8 +59,8 @@ pub struct Node {
     /// Added to the wall clock.
     pub skew_ms: i64,
     waiting: VecDeque<Batch>,
-    /// Documents of peers that were read, and come back some time.
-    pub(super) reading: VecDeque<ReadSnapshot>,
+    /// What peers sent and what was read, and comes back some time.
+    pub(super) reading: VecDeque<ReadBulk>,
     pub(super) dials: BTreeSet<NodeId>,
     born: Duration,
     starts: u8,
@@ -83,6 +83,8 @@ pub struct World {
     pub disks: Mode,
     /// Whether teardowns succeed by themselves.
     pub teardowns: Mode,
+    /// Whether all that peers send of documents is read beside the replicas, not only what is much.
+    pub reads_aside: bool,
     /// Where every effect goes in: equal for equal runs.
     pub trace: Sha256,
     /// Frames as they were sent: from, to, what; kept while it is `Some`.
@@ -109,6 +111,7 @@ impl World {
             random: fastrand::Rng::with_seed(seed),
             disks: Mode::Prompt,
             teardowns: Mode::Prompt,
+            reads_aside: false,
             trace: Sha256::new(),
             sent: None,
             closes: Vec::new(),
@@ -231,14 +234,18 @@ impl World {
         let now = self.now_at(node);
         let replica = &mut self.nodes[node].replica;
         let fx = match input {
-            // As a daemon does it: what a peer sends whole is read beside the replica, which goes on.
-            Input::FrameReceived { peer, frame } => match replica.to_read(&peer, frame) {
-                Ok(snapshot) => {
-                    self.nodes[node].reading.push_back(snapshot.read());
-                    return;
+            // As a daemon does it: what brings much is read beside the replica, which goes on.
+            Input::FrameReceived { peer, frame }
+                if self.reads_aside || bulk_bytes(&frame).is_some() =>
+            {
+                match replica.to_read(&peer, frame) {
+                    Ok(bulk) => {
+                        self.nodes[node].reading.push_back(bulk.read());
+                        return;
+                    }
+                    Err(frame) => replica.handle(now, Input::FrameReceived { peer, frame }),
                 }
-                Err(frame) => replica.handle(now, Input::FrameReceived { peer, frame }),
-            },
+            }
             input => replica.handle(now, input),
         };
         self.take(node, fx);
@@ -248,7 +255,10 @@ impl World {
     pub(super) fn give_read(&mut self, node: usize) {
         let now = self.now_at(node);
         let Some(read) = self.nodes[node].reading.pop_front() else { return };
-        let fx = self.nodes[node].replica.handle_read(now, read);
+        let (fx, again) = self.nodes[node].replica.handle_read(now, read);
+        if let Some(bulk) = again {
+            self.nodes[node].reading.push_front(bulk.read());
+        }
         self.take(node, fx);
     }
 

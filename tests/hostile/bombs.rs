@@ -2,7 +2,11 @@
 //!
 //! Must not know how it is sent. Invariant: each has the outer form of honest bytes.
 
-use automerge::{ActorId, Automerge, ObjType, ROOT, transaction::Transactable as _};
+use automerge::{
+    ActorId, Automerge, ObjType, ROOT, ReadDoc as _,
+    transaction::{CommitOptions, Transactable as _},
+};
+use sha2::{Digest as _, Sha256};
 
 use sessionmesh::wire::Frame;
 
@@ -67,4 +71,37 @@ pub fn dear(target: &Target, seal: &Seal) -> Vec<Attack> {
         Attack::frame(format!("a document dear for its {name}"), &snapshot)
     };
     dearest().into_iter().map(attack).collect()
+}
+
+/// How many changes a long history has: each is taken in some hundred microseconds, all of them in
+/// seconds. Two of them stay below what a host writes anew.
+const LONG_CHANGES: u64 = 12_000;
+/// The session on the attacked host that a long history is of.
+const LONG_OF: &str = "ses_r1_1";
+
+/// Two long histories, one behind the other, that are all that a member may write: as a whole
+/// document, and as the changes of one frame.
+pub fn long_histories(target: &Target, seal: &Seal, actor: ActorId) -> ([Attack; 2], u64) {
+    let mut automerge = target.automerge.clone();
+    automerge.set_actor(actor);
+    let bucket = format!("{:02x}", Sha256::digest(LONG_OF)[0]);
+    let session = ["sessions", &bucket, LONG_OF].iter().fold(ROOT, |map, key| {
+        let (_, record) = automerge.get(&map, *key).expect("it is a map").expect("it is there");
+        record
+    });
+    let write = |automerge: &mut Automerge| {
+        for number in 0..LONG_CHANGES {
+            let mut tx = automerge.transaction();
+            tx.put(&session, "title", format!("the title number {number}")).expect("a put");
+            tx.commit_with(CommitOptions::default().with_time(0));
+        }
+    };
+    write(&mut automerge);
+    let whole = Attack::frame("a long history", &seal.own(target.id, &automerge));
+    let before = automerge.get_heads();
+    write(&mut automerge);
+    let changes = automerge.get_changes(&before);
+    let changes = changes.iter().map(|change| change.raw_bytes().to_vec()).collect();
+    let pushed = Attack::frame("a long history, pushed", &seal.changes(target.id, changes));
+    ([whole, pushed], LONG_CHANGES)
 }

@@ -17,7 +17,7 @@ use sessionmesh::{
 };
 
 use super::{
-    bombs::{bombs, dear},
+    bombs::{bombs, dear, long_histories},
     forge::{chunk, chunk_of, contents, deflate, hash_of, mutate},
     puppet::Recording,
     rogue::Attack,
@@ -162,6 +162,16 @@ impl Arsenal {
         };
         attack.name = format!("{number}: {}", attack.name);
         attack
+    }
+
+    /// Returns two long histories that the rogue may write into a host's document, as a whole document
+    /// and as changes that follow it, and how many changes each has.
+    pub fn long_histories(&self, host: NodeId) -> ([Attack; 2], u64) {
+        let is_of_host = |target: &&Target| target.id.host() == Some(host);
+        let target = self.targets.iter().find(is_of_host).expect("it is attacked");
+        let mut actor = [0x10; 20];
+        actor[..FINGERPRINT_BYTES].copy_from_slice(&self.node.fingerprint());
+        long_histories(target, &self.seal, ActorId::from(actor))
     }
 
     fn target<'a>(&'a self, random: &mut fastrand::Rng) -> &'a Target {

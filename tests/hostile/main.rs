@@ -11,9 +11,10 @@
 //! Every input goes to a daemon in a process of its own, over a link of its own unless the one
 //! before was let stand. At the end that process has not ended; no input has kept its loop for more
 //! than 250 ms of processor time, and none has kept it from answering for long, not even while a
-//! snapshot was read that takes a second; its memory has stayed within 256 MiB of what it was before
-//! the attack; and all three daemons show what the honest work has left, and the same. The last line says so, and how many inputs were refused (their link was
-//! closed) and contained (automerge panicked, and the document was built anew):
+//! snapshot was read or a history merged that takes a second; its memory has stayed within 256 MiB of
+//! what it was before the attack; and all three daemons show what the honest work has left, and the
+//! same. The last line says so, and how many inputs were refused (their link was closed) and contained
+//! (automerge panicked, and the document was built anew):
 //!
 //! `hostile: inputs=… held_out=… refused=… contained=… exits=0 hangs=0 peak_mib=…`
 //!
@@ -158,6 +159,16 @@ async fn run() -> ExitCode {
     let meanwhile = answered_while_reading(&attacked, &mut rogues[0], slow).await;
     assert!(meanwhile >= MEANWHILE_MIN, "{meanwhile} answers while a snapshot was read");
 
+    let (histories, changes) = arsenal.long_histories(target);
+    for history in &histories {
+        let meanwhile = answered_while_merging(&attacked, &mut rogues[0], history, changes).await;
+        assert!(
+            meanwhile >= MEANWHILE_MIN,
+            "{meanwhile} answers while {} was merged",
+            history.name
+        );
+    }
+
     let began = Instant::now();
     let tally = Arc::new(Tally::default());
     let (arsenal, next) = (Arc::new(arsenal), Arc::new(AtomicUsize::new(0)));
@@ -251,6 +262,39 @@ async fn answered_while_reading(daemon: &Daemon, rogue: &mut Rogue, slow: &Attac
         if line.ping().await.is_err() {
             return answered;
         }
+    }
+    unreachable!("a link does not stand for ever")
+}
+
+/// Sends a history of so many changes, which takes long to merge, and returns how often the loop has
+/// answered, a person and the peer itself, until it was.
+///
+/// Were it merged on the loop, neither would be answered before.
+async fn answered_while_merging(
+    daemon: &Daemon,
+    rogue: &mut Rogue,
+    history: &Attack,
+    changes: u64,
+) -> usize {
+    let document = format!("host/{}/0", daemon.node());
+    let count = async || {
+        let status = daemon.get("/v1/status").await;
+        let documents = status["documents"].as_array().expect("a list").iter();
+        let of = documents.filter(|it| it["document"] == document.as_str());
+        of.map(|it| it["changes"].as_u64().expect("a number")).sum::<u64>()
+    };
+    let before = count().await;
+    let mut line = match rogue.greet().await.attack(history).await {
+        Verdict::Alive(line) => line,
+        Verdict::Closed(closed) => panic!("{}: {closed:?}", history.name),
+    };
+    let deadline = Instant::now() + harness::PATIENCE;
+    for answered in 0.. {
+        if count().await >= before + changes {
+            return answered;
+        }
+        assert!(Instant::now() < deadline, "{} is not merged", history.name);
+        line.ping().await.expect("what it may write closes no link");
     }
     unreachable!("a link does not stand for ever")
 }

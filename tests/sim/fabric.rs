@@ -9,7 +9,7 @@ use std::{
 };
 
 use sessionmesh::{
-    replica::{document::Copied, effect::TeardownDue, ids::NodeId},
+    replica::{document::Copied, effect::TeardownDue, ids::NodeId, machine::Bulk},
     store::compact::Plan,
     transport::outbox,
     wire::{CloseCode, Lane},
@@ -30,6 +30,8 @@ pub enum Event {
     Disk { node: usize, boot: u64 },
     /// A copy of a document is to be saved and verified.
     Save { node: usize, boot: u64, plan: Plan, copy: Box<Copied> },
+    /// What a peer sent was read beside the loop.
+    Read { node: usize, boot: u64, bulk: Box<Bulk> },
     /// A teardown has come to its end.
     TeardownEnds { node: usize, boot: u64, due: Box<TeardownDue> },
     /// The replica has something to do, as far as was known.
@@ -103,6 +105,8 @@ pub struct Fabric {
     /// Slow ways: from, to.
     pub slow: BTreeSet<(usize, usize)>,
     pub random: fastrand::Rng,
+    /// Draws what is read beside a loop, and how long that takes.
+    pub aside: fastrand::Rng,
     pub counts: Counts,
     /// One end of the next snapshot that is sent crashes while it is on its way.
     pub crash_in_snapshot: bool,
@@ -133,6 +137,7 @@ impl Fabric {
             weather,
             slow: BTreeSet::new(),
             random: fastrand::Rng::with_seed(seed),
+            aside: fastrand::Rng::with_seed(!seed),
             counts: Counts::default(),
             crash_in_snapshot: false,
             reset_in_frame: false,

@@ -14,12 +14,14 @@ use sessionmesh::{
         engine::{Engine, Hands},
         handle::Answer,
         hub::{Published, View, stream::Stream},
+        loading::Loading,
     },
     replica::{
         document::Copied,
         effect::{DialTarget, Input, Outgoing, Publication, TeardownDue, Write},
         fold::Snapshot,
         ids::{NodeId, StartId},
+        machine::{Bulk, ReadBulk},
     },
     store::{Store, compact::Plan},
     teardown::Occupant,
@@ -84,6 +86,12 @@ pub struct Out {
     pub inputs: VecDeque<Input>,
     /// What happened on the links, with the link that is up.
     pub inbox: VecDeque<(LinkEvent, Option<u64>)>,
+    /// What is to be read beside the loop.
+    pub loading: Loading<Frame>,
+    /// Whether something is being read.
+    pub reads: bool,
+    /// What was read.
+    pub read: VecDeque<ReadBulk>,
     /// The links that the loop has been shown.
     pub shown: BTreeMap<NodeId, u64>,
     pub berths: BTreeMap<NodeId, Berths<Contending, ()>>,
@@ -153,6 +161,9 @@ impl Out {
             told: VecDeque::new(),
             inputs: VecDeque::new(),
             inbox: VecDeque::new(),
+            loading: Loading::default(),
+            reads: false,
+            read: VecDeque::new(),
             shown: BTreeMap::new(),
             berths: BTreeMap::new(),
             dialers: BTreeMap::new(),
@@ -179,6 +190,7 @@ impl Out {
             && self.told.is_empty()
             && self.inputs.is_empty()
             && self.inbox.is_empty()
+            && !self.reads
     }
 }
 
@@ -206,6 +218,15 @@ pub struct Ports<'a> {
 }
 
 impl Ports<'_> {
+    /// Has what a peer sent read beside the loop, which goes on meanwhile.
+    pub fn read_aside(&mut self, bulk: Bulk) {
+        self.out.reads = true;
+        let most = if self.fabric.aside.u8(..8) == 0 { 400_000 } else { 3_000 };
+        let time = Duration::from_micros(self.fabric.aside.u64(100..most));
+        let (node, boot, bulk) = (self.out.number, self.out.boot, Box::new(bulk));
+        self.fabric.after(time, Event::Read { node, boot, bulk });
+    }
+
     fn send_on(&mut self, outgoing: &Outgoing) {
         let bytes = Bytes::from(wire::encode(&outgoing.frame).expect("a replica keeps the limits"));
         self.fabric.note(&bytes[..]);

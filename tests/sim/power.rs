@@ -120,6 +120,9 @@ impl World {
         if !up.out.tearing_down.is_empty() {
             self.fabric.counts.add(Seen::TeardownAtCrash);
         }
+        if up.out.reads {
+            self.fabric.counts.add(Seen::ReadAtCrash);
+        }
         self.count_epochs_at_crash(node);
         let links = self.links_of(node);
         let sending =

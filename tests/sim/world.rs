@@ -10,7 +10,7 @@ use sessionmesh::{
     daemon::{
         compact::{self, Limits as CompactLimits},
         durable::{self, JOBS_MAX, Job},
-        engine::{can_gather, gather},
+        engine::{Engine, can_gather, gather},
         hub,
     },
     replica::{
@@ -19,6 +19,7 @@ use sessionmesh::{
         document::Copied,
         effect::{Input, Now, TeardownDue, TeardownOutcome},
         ids::{ChangeHash, DocumentId, NodeId, OperationId},
+        machine::{Bulk, bulk_bytes},
         record::SessionKey,
     },
     store::{self, compact::Plan},
@@ -82,6 +83,22 @@ pub struct World {
     pub revoked: bool,
     /// Nothing goes wrong any more.
     pub healed: bool,
+}
+
+/// Has a node read what waits for it to be read, beside its loop, as the daemon's does.
+fn load(now: Now, engine: &mut Engine<Asker>, ports: &mut Ports<'_>) {
+    while let Some((peer, frame)) = ports.out.loading.begin() {
+        match engine.replica().to_read(&peer, frame) {
+            Ok(bulk) => {
+                ports.fabric.counts.add(Seen::ReadAside);
+                return ports.read_aside(bulk);
+            }
+            Err(frame) => {
+                ports.out.loading.ended();
+                engine.hear(now, LinkEvent::Frame { peer, frame }, ports);
+            }
+        }
+    }
 }
 
 impl World {
@@ -233,6 +250,16 @@ impl World {
             }
         } else if let Some(input) = out.inputs.pop_front() {
             engine.take(now, input, &mut Ports { fabric: &mut self.fabric, out });
+        } else if let Some(read) = out.read.pop_front() {
+            let mut ports = Ports { fabric: &mut self.fabric, out };
+            if let Some(bulk) = engine.take_read(now, read, &mut ports) {
+                ports.fabric.counts.add(Seen::ReadAgain);
+                ports.read_aside(bulk);
+            } else {
+                ports.out.loading.ended();
+                ports.out.reads = false;
+                load(now, engine, &mut ports);
+            }
         } else if !out.inbox.is_empty() {
             for _ in 0..TURN_MAX {
                 let Some((mut event, link)) = out.inbox.pop_front() else { break };
@@ -250,15 +277,35 @@ impl World {
                     }
                     _ => {}
                 }
-                engine.hear(now, event, &mut Ports { fabric: &mut self.fabric, out });
+                if let LinkEvent::Lost { peer, .. } = &event {
+                    out.loading.forget(peer);
+                }
+                match event {
+                    LinkEvent::Frame { peer, frame }
+                        if bulk_bytes(&frame).is_some() || self.fabric.aside.u8(..4) == 0 =>
+                    {
+                        out.loading.offer(peer, bulk_bytes(&frame).unwrap_or(0), frame);
+                        load(now, engine, &mut Ports { fabric: &mut self.fabric, out });
+                    }
+                    event => {
+                        engine.hear(now, event, &mut Ports { fabric: &mut self.fabric, out });
+                    }
+                }
                 out.watch.stands_at(engine.replica());
             }
         }
-        let more = !(out.told.is_empty() && out.inputs.is_empty() && out.inbox.is_empty());
+        let idle = out.told.is_empty() && out.inputs.is_empty() && out.inbox.is_empty();
+        let more = !(idle && out.read.is_empty());
         self.settle(node);
         if more {
             self.wake_loop(node);
         }
+    }
+
+    fn read_bulk(&mut self, node: usize, bulk: Bulk) {
+        let Some(Up { out, .. }) = &mut self.nodes[node].up else { return };
+        out.read.push_back(bulk.read());
+        self.wake_loop(node);
     }
 
     /// Lets a node's disk do what waits for it.
@@ -449,6 +496,7 @@ impl World {
             Event::Loop { node, .. }
             | Event::Disk { node, .. }
             | Event::Save { node, .. }
+            | Event::Read { node, .. }
             | Event::TeardownEnds { node, .. }
             | Event::Due { node, .. }
             | Event::Bridge { node, .. }
@@ -467,6 +515,7 @@ impl World {
             Event::Save { node, boot, plan, copy } if of(self, node, boot) => {
                 self.save(node, plan, &copy);
             }
+            Event::Read { node, boot, bulk } if of(self, node, boot) => self.read_bulk(node, *bulk),
             Event::TeardownEnds { node, boot, due } if of(self, node, boot) => {
                 self.teardown_ends(node, &due);
             }

@@ -1,6 +1,7 @@
 //! Who may write what, and in whose name: what a member gone bad signs, forges, keeps back and
 //! relays is refused by every honest node, and only that.
 
+mod aside;
 mod authors;
 #[path = "../common/mod.rs"]
 #[expect(dead_code, reason = "each test uses its own part of the world")]

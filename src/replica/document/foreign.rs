@@ -14,7 +14,7 @@ use super::{
         voucher::Voucher,
     },
     Applied, ApplyError, Coverage, Document,
-    intake::Vouchers,
+    vouchers::Vouchers,
 };
 
 /// A document that was loaded, and is not yet known to be of any use.
@@ -114,17 +114,19 @@ impl Document {
         vouchers: &[Voucher],
         trust: &Trust,
     ) -> Result<Applied, ApplyError> {
-        self.merge_read(&Foreign::whole(self.id, bytes)?, vouchers, trust)
+        self.merge_read(Foreign::whole(self.id, bytes)?, vouchers, trust)
     }
 
     /// Applies what a copy that was read has and this one lacks; errors as [`Document::apply`].
     pub fn merge_read(
         &mut self,
-        foreign: &Foreign,
+        foreign: Foreign,
         vouchers: &[Voucher],
         trust: &Trust,
     ) -> Result<Applied, ApplyError> {
-        let changes = self.changes_in(foreign)?;
+        let changes = self.changes_in(&foreign)?;
+        // It takes as much memory as what is made of it.
+        drop(foreign);
         self.take_in(changes, vouchers, trust, Coverage::Whole)
     }
 

@@ -15,15 +15,12 @@ use super::{
         trust::{Standing, Trust},
         voucher::Voucher,
     },
-    Applied, ApplyError, Document, LOAD_BATCH_CHANGES, Places, Touched, Untrusted, actor_in,
+    Applied, ApplyError, Document, Places, Touched, Untrusted, actor_in, apply_all,
     authority::{self, Overreach},
     hash_in,
     orphans::ORPHANS_MAX,
+    vouchers::{ACTORS_PER_NODE_MAX, Vouchers},
 };
-
-/// Most actors of one node in a document: each start of it that writes there makes one, so this
-/// is years of restarts, and the vouchers of all of them are checked within a fraction of a second.
-pub const ACTORS_PER_NODE_MAX: usize = 4_096;
 
 /// What was not taken of what a peer sent, though the peer may mean well.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -41,6 +38,17 @@ pub struct LeftOut {
     pub forked: BTreeSet<NodeId>,
 }
 
+impl LeftOut {
+    pub(super) fn extend(&mut self, more: Self) {
+        let Self { unknown, reader, revoked, unvouched, forked } = more;
+        self.unknown += unknown;
+        self.reader += reader;
+        self.revoked += revoked;
+        self.unvouched += unvouched;
+        self.forked.extend(forked);
+    }
+}
+
 /// What a peer promises of what it sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Coverage {
@@ -52,42 +60,6 @@ pub enum Coverage {
 
 /// Which records changes touch, by their names.
 type TouchedBy = BTreeMap<ChangeHash, BTreeSet<Touched>>;
-
-/// The vouchers that a document holds.
-#[derive(Debug, Clone, Default)]
-pub struct Vouchers {
-    /// For each actor's last change.
-    newest: BTreeMap<ActorBytes, Voucher>,
-    /// Checked ones, for changes that wait.
-    pending: BTreeMap<(ActorBytes, u64), Voucher>,
-}
-
-impl Vouchers {
-    /// Takes those that were stored.
-    pub fn stored(vouchers: &[Voucher]) -> Self {
-        let newest = vouchers.iter().map(|voucher| (voucher.actor, *voucher)).collect();
-        Self { newest, pending: BTreeMap::new() }
-    }
-
-    fn is_known(&self, voucher: &Voucher) -> bool {
-        self.newest.get(&voucher.actor) == Some(voucher)
-            || self.pending.get(&(voucher.actor, voucher.seq)) == Some(voucher)
-    }
-
-    /// Tells whether a change that waits is vouched for itself.
-    fn reaches(&self, change: &Change) -> bool {
-        let key = (actor_in(change.actor_id()), change.seq());
-        self.pending.get(&key).is_some_and(|voucher| voucher.hash == hash_in(&change.hash()))
-    }
-
-    fn actors_of(&self, actor: &ActorBytes) -> usize {
-        let fingerprint = ids::fingerprint(actor);
-        let (mut first, mut last) = ([0; ids::ACTOR_BYTES], [0xff; ids::ACTOR_BYTES]);
-        first[..fingerprint.len()].copy_from_slice(&fingerprint);
-        last[..fingerprint.len()].copy_from_slice(&fingerprint);
-        self.newest.range(first..=last).count()
-    }
-}
 
 /// Tells whether a change that has waited is still taken: its author may write, or is attested to
 /// have written as far as this.
@@ -259,6 +231,28 @@ impl Document {
         let ready = self.complete(ready, refused);
         let applied = self.apply_ready(&ready, touched)?;
         Ok(Applied { left_out, ..applied })
+    }
+
+    /// Applies those changes that have waited in another copy of this document and need not wait here.
+    ///
+    /// # Errors
+    ///
+    /// Only [`ApplyError::Broken`]: what can't be applied is dropped, and comes again with the repair.
+    pub(super) fn take_waiting(
+        &mut self,
+        waiting: Vec<Change>,
+        trust: &Trust,
+    ) -> Result<Applied, ApplyError> {
+        let words: Vec<Voucher> = self.vouchers.pending.values().copied().collect();
+        match self.take_in(waiting, &words, trust, Coverage::Gaps) {
+            Err(error) if !matches!(error, ApplyError::Broken { .. }) => {
+                tracing::debug!(document = %self.id, %error, "dropped what had waited");
+                self.orphans.clear();
+                self.vouchers.pending.clear();
+                Ok(Applied::default())
+            }
+            taken => taken,
+        }
     }
 
     /// Returns who would be trusted if what is reached were here already.
@@ -537,12 +531,8 @@ impl Document {
         let document = self.id;
         let automerge = &mut self.automerge;
         let before = automerge.get_heads();
-        let applied = guard::contained(|| {
-            ready
-                .chunks(LOAD_BATCH_CHANGES)
-                .try_for_each(|batch| automerge.apply_changes(batch.iter().cloned()))
-        })
-        .map_err(ApplyError::broken(document))?;
+        let applied = guard::contained(|| apply_all(automerge, ready))
+            .map_err(ApplyError::broken(document))?;
         match applied {
             Ok(()) => {}
             Err(error) if self.automerge.get_heads() == before => {

@@ -10,24 +10,32 @@ mod foreign;
 mod history;
 mod host;
 mod intake;
+mod merged;
+mod message;
 mod orphans;
 mod salvage;
 mod touched;
 mod untrusted;
+mod vouchers;
 
 use std::collections::BTreeSet;
 
 pub use authority::Overreach;
-use automerge::{ActorId, Automerge, Change, ExpandedChange, transaction::CommitOptions};
+use automerge::{
+    ActorId, Automerge, AutomergeError, Change, ExpandedChange, transaction::CommitOptions,
+};
 pub use foreign::Foreign;
 pub use history::{History, Outcome, Step as HistoryStep, Wrote};
 pub use host::{Done as Written, Limits, Part, Scope, SessionFields, Vector, Writer as HostWriter};
-pub use intake::{ACTORS_PER_NODE_MAX, Coverage, LeftOut};
+pub use intake::{Coverage, LeftOut};
+pub use merged::Merged;
+pub use message::Message;
 pub use salvage::Salvaged;
 pub use touched::Touched;
 pub use untrusted::Untrusted;
+pub use vouchers::ACTORS_PER_NODE_MAX;
 
-use self::{intake::Vouchers, orphans::Orphans};
+use self::{orphans::Orphans, vouchers::Vouchers};
 use super::{
     guard,
     ids::{self, ActorBytes, ChangeHash, DocumentId, Fingerprint, NodeId, StartId},
@@ -35,11 +43,26 @@ use super::{
     voucher::Voucher,
 };
 
-/// How many stored changes are applied at once on load.
+/// How many changes are applied at once: few.
 ///
 /// Applying hundreds in one batch to a large, freshly loaded automerge 0.12 document copies a
 /// column again for each operation.
-const LOAD_BATCH_CHANGES: usize = 64;
+const FEW_CHANGES: usize = 64;
+/// How many changes are applied at once where there are more than some thousand: as many as there are,
+/// nearly.
+///
+/// However few they are, applying some takes the longer the more the document holds: 50,000 changes
+/// take twenty times as long by 64 as they take all at once.
+const MANY_CHANGES: usize = 16_384;
+/// From how many changes on all at once takes less than [`FEW_CHANGES`] by `FEW_CHANGES`.
+const MANY_CHANGES_MIN: usize = 4_096;
+
+/// Applies changes that are in an order in which they can be.
+fn apply_all(automerge: &mut Automerge, changes: &[Change]) -> Result<(), AutomergeError> {
+    let at_once = if changes.len() < MANY_CHANGES_MIN { FEW_CHANGES } else { MANY_CHANGES };
+    let mut batches = changes.chunks(at_once);
+    batches.try_for_each(|batch| automerge.apply_changes(batch.iter().cloned()))
+}
 
 /// Explains why bytes did not become part of a document.
 #[derive(Debug, thiserror::Error)]
@@ -164,6 +187,18 @@ pub struct Applied {
     pub left_out: LeftOut,
 }
 
+impl Applied {
+    /// Adds what has become part of the document right after this.
+    fn extend(&mut self, next: Self) {
+        let Self { changes, vouchers, touched, left_out } = next;
+        self.vouchers.retain(|voucher| vouchers.iter().all(|next| next.actor != voucher.actor));
+        self.vouchers.extend(vouchers);
+        self.changes.extend(changes);
+        self.touched.extend(touched);
+        self.left_out.extend(left_out);
+    }
+}
+
 /// A document that every node of the fleet holds.
 #[derive(Debug, Clone)]
 pub struct Document {
@@ -286,14 +321,10 @@ impl Document {
             None => Automerge::new(),
         };
         automerge.set_actor(actor);
-        for batch in changes.chunks(LOAD_BATCH_CHANGES) {
-            let batch = batch
-                .iter()
-                .map(|bytes| Change::try_from(&bytes[..]))
-                .collect::<Result<Vec<_>, _>>()
-                .map_err(|e| unreadable(e.to_string()))?;
-            automerge.apply_changes(batch).map_err(|e| unreadable(e.to_string()))?;
-        }
+        let changes = changes.iter().map(|bytes| Change::try_from(&bytes[..]));
+        let changes = changes.collect::<Result<Vec<_>, _>>();
+        let changes = changes.map_err(|e| unreadable(e.to_string()))?;
+        apply_all(&mut automerge, &changes).map_err(|e| unreadable(e.to_string()))?;
         let vouchers = Vouchers::stored(vouchers);
         Self::place(id, automerge, vouchers).ok_or(ApplyError::Misnamed { document: id })
     }
@@ -376,7 +407,8 @@ impl Document {
     ) -> Result<Applied, ApplyError> {
         guard::check_changes(raw)
             .map_err(|source| ApplyError::Refused { document: self.id, source })?;
-        let changes: Result<_, _> = raw.iter().map(|bytes| self.read_change(bytes)).collect();
+        let changes: Result<_, _> =
+            raw.iter().map(|bytes| Self::read_change(self.id, bytes)).collect();
         self.take_in(changes?, vouchers, trust, Coverage::Whole)
     }
 
@@ -394,8 +426,7 @@ impl Document {
         self.take_in(added, &vouchers, trust, Coverage::Whole)
     }
 
-    fn read_change(&self, bytes: &[u8]) -> Result<Change, ApplyError> {
-        let document = self.id;
+    fn read_change(document: DocumentId, bytes: &[u8]) -> Result<Change, ApplyError> {
         guard::contained(|| Change::try_from(bytes))
             .map_err(ApplyError::panicked(document))?
             .map_err(|e| ApplyError::Unreadable { document, reason: e.to_string() })
@@ -434,84 +465,6 @@ impl Document {
                 .collect(),
             ..Applied::default()
         }
-    }
-
-    /// Starts automerge's sync protocol with a peer, or goes on with it: returns a message, and the
-    /// vouchers for the authors of what it carries.
-    pub fn next_sync_message(
-        &self,
-        state: &mut automerge::sync::State,
-    ) -> Option<(Vec<u8>, Vec<Voucher>)> {
-        // Automerge would say all of a document in place of a third of it, which nobody takes.
-        if let Some(theirs) = &mut state.their_capabilities {
-            theirs.retain(|it| !matches!(it, automerge::sync::Capability::MessageV2));
-        }
-        let mut message = automerge::sync::SyncDoc::generate_sync_message(&self.automerge, state)?;
-        // Automerge does not know of what waits: it would ask for that again and again, and never
-        // for what it waits for, where the Bloom filter has a gap.
-        message.need = self.needs(&message.need);
-        let changes = message.changes.iter();
-        let changes = changes.flat_map(|chunk| guard::parts(chunk).unwrap_or_default());
-        let actors: BTreeSet<_> = changes
-            .filter_map(|part| match part {
-                guard::Part::Change(bytes) => {
-                    Some(actor_in(Change::try_from(bytes).ok()?.actor_id()))
-                }
-                guard::Part::Document(_) => None,
-            })
-            .collect();
-        let carried = |voucher: &&Voucher| actors.contains(&voucher.actor);
-        let vouchers = self.vouchers().filter(carried).copied().collect();
-        Some((message.encode(), vouchers))
-    }
-
-    /// Takes a message of automerge's sync protocol; the changes in it are judged and applied like
-    /// pushed ones.
-    ///
-    /// Errors as [`Document::apply`].
-    pub fn receive_sync_message(
-        &mut self,
-        state: &mut automerge::sync::State,
-        bytes: &[u8],
-        vouchers: &[Voucher],
-        trust: &Trust,
-    ) -> Result<Applied, ApplyError> {
-        let document = self.id;
-        guard::check_sync_message(bytes)
-            .map_err(|source| ApplyError::Refused { document, source })?;
-        let mut message = guard::contained(|| automerge::sync::Message::decode(bytes))
-            .map_err(ApplyError::panicked(document))?
-            .map_err(|e| ApplyError::Unreadable { document, reason: e.to_string() })?;
-        let chunks = std::mem::replace(&mut message.changes, automerge::sync::ChunkList::empty());
-        let mut changes = Vec::new();
-        for chunk in chunks.iter() {
-            let parts =
-                guard::parts(chunk).map_err(|source| ApplyError::Refused { document, source })?;
-            for part in parts {
-                match part {
-                    guard::Part::Change(bytes) => changes.push(self.read_change(bytes)?),
-                    // It would be loaded, and whoever has that much to say sends a snapshot.
-                    guard::Part::Document(_) => {
-                        let source =
-                            guard::Refused::Unused { what: "a document in a sync message" };
-                        return Err(ApplyError::Refused { document, source });
-                    }
-                }
-            }
-        }
-        // All at once: were some of it applied before the rest is refused, nobody would be told.
-        let applied = self.take_in(changes, vouchers, trust, Coverage::Gaps)?;
-        let automerge = &mut self.automerge;
-        let noted = guard::contained(|| {
-            automerge::sync::SyncDoc::receive_sync_message(automerge, state, message)
-        })
-        .map_err(ApplyError::broken(document))?;
-        if let Err(error) = noted {
-            // The message carries no changes any more; only what is known of the peer is in doubt.
-            tracing::debug!(%document, %error, "begins the sync protocol anew");
-            *state = automerge::sync::State::new();
-        }
-        Ok(applied)
     }
 
     /// Writes to the document in one change; `None` if nothing was written.

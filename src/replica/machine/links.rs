@@ -212,18 +212,7 @@ impl Replica {
                 self.changes_sent(now, peer, document, (&changes, &vouchers), fx);
             }
             Frame::Sync { document, message, vouchers } => {
-                if !self.may_write_to(&peer, &document) {
-                    return;
-                }
-                let applied = self.exchange.sync_message_sent(
-                    at,
-                    &peer,
-                    document,
-                    (&message, &vouchers),
-                    (&mut self.documents, &self.trust),
-                    &mut fx.frames,
-                );
-                self.merged(now, peer, document, applied, Sent::Message(&message), fx);
+                self.message_sent(now, peer, document, (&message, &vouchers), fx);
             }
             Frame::Snapshot { document, bytes, vouchers } => {
                 self.snapshot_sent(now, peer, document, bytes, vouchers, fx);

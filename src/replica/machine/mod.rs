@@ -7,6 +7,7 @@
 mod agents;
 mod batch;
 mod bridge;
+mod bulk;
 mod carry_out;
 mod deleting;
 mod epoch;
@@ -21,7 +22,6 @@ mod names;
 mod offence;
 mod peers;
 mod receipts;
-mod snapshot;
 mod standing;
 
 use std::{
@@ -47,6 +47,7 @@ use super::{
     view::{self, View},
     voucher::Voucher,
 };
+pub use bulk::{AT_ONCE_BYTES_MAX, AT_ONCE_CHANGES_MAX, Bulk, ReadBulk, bulk_bytes};
 use carry_out::HostWork;
 use epoch::Epochs;
 use fleet::Joining;
@@ -57,7 +58,6 @@ pub use loaded::Loaded;
 use offence::Offences;
 pub use peers::PeerView;
 use receipts::Receipts;
-pub use snapshot::{ReadSnapshot, Snapshot};
 
 /// Explains why a replica can't start from what was stored.
 #[derive(Debug, thiserror::Error)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{
     super::{
-        document::{Applied, ApplyError, Document},
+        document::{Applied, ApplyError, Document, Message},
         effect::Outgoing,
         ids::{ChangeHash, DocumentId, NodeId},
         trust::Trust,
@@ -222,48 +222,61 @@ impl Exchange {
             return Ok(Applied::default());
         };
         let applied = document.apply(changes, vouchers, trust)?;
-        let missing = document.missing();
-        if !missing.is_empty() {
-            link.suspects.entry(id).or_insert((missing, now));
-        }
+        self.changes_taken(now, peer, documents, &id);
         Ok(applied)
     }
 
-    /// Takes in a message of automerge's sync protocol and answers it.
-    ///
-    /// Errors as [`Document::apply`](super::super::document::Document::apply).
-    pub fn sync_message_sent(
+    /// Notes, after changes that a peer sent were taken in, what some of them wait for.
+    pub fn changes_taken(
         &mut self,
         now: Duration,
         peer: &NodeId,
-        id: DocumentId,
-        (sent, vouchers): (&[u8], &[Voucher]),
-        (documents, trust): (&mut Documents, &Trust),
-        out: &mut Out,
-    ) -> Result<Applied, ApplyError> {
-        let Some(link) = self.links.get_mut(peer).filter(|link| link.greeted) else {
-            return Ok(Applied::default());
+        documents: &Documents,
+        id: &DocumentId,
+    ) {
+        let (Some(link), Some(document)) = (self.links.get_mut(peer), documents.get(id)) else {
+            return;
         };
-        let Some(document) = documents.get_mut(&id) else { return Ok(Applied::default()) };
-        let Progress { repair, idle, .. } = link.documents.entry(id).or_default();
+        let missing = document.missing();
+        if !missing.is_empty() {
+            link.suspects.entry(*id).or_insert((missing, now));
+        }
+    }
+
+    /// Takes in a message of automerge's sync protocol, of which the changes were taken in, and
+    /// answers it.
+    ///
+    /// Errors as [`Document::note_message`].
+    pub fn message_taken(
+        &mut self,
+        now: Duration,
+        peer: &NodeId,
+        document: &mut Document,
+        (message, has_gained): (Message, bool),
+        out: &mut Out,
+    ) -> Result<(), ApplyError> {
+        let Some(link) = self.links.get_mut(peer).filter(|link| link.greeted) else {
+            return Ok(());
+        };
+        let Progress { repair, idle, .. } = link.documents.entry(document.id()).or_default();
         let begins = repair.is_none();
         if begins {
             *idle = 0;
         }
         let (mut state, _) = repair.take().unwrap_or_else(|| (automerge::sync::State::new(), now));
-        let applied = document.receive_sync_message(&mut state, sent, vouchers, trust)?;
+        document.note_message(&mut state, message)?;
         let theirs = state.their_heads.as_deref().unwrap_or_default();
         let done = theirs.len() == document.heads().len()
             && theirs.iter().zip(document.heads()).all(|(theirs, ours)| theirs.0 == ours.0);
-        *idle = if applied.changes.is_empty() { *idle + 1 } else { 0 };
+        *idle = if has_gained { 0 } else { *idle + 1 };
         // What is not taken may be offered without end; the comparison begins anew, later.
         let in_vain = *idle > IDLE_MAX;
         // The last word of an exchange that has ended here would begin another one, without end.
         if !(begins && done || in_vain) {
-            out.extend(message(document, &mut state).map(|frame| to(peer, frame)));
+            out.extend(self::message(document, &mut state).map(|frame| to(peer, frame)));
         }
         *repair = (!done && !in_vain).then_some((state, now));
         link.traffic_at = Some(now);
-        Ok(applied)
+        Ok(())
     }
 }

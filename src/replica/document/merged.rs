@@ -1,0 +1,104 @@
+//! Owns copies of documents with what a peer sent in them, until they take the document's place.
+//!
+//! Must not know who sent it, nor where the copy is made. Invariant: what takes long is done to the
+//! copy, while the document goes on; what the document has gained meanwhile is in the copy before it
+//! takes its place, so that nothing is lost and nothing is told twice.
+
+use std::collections::BTreeSet;
+
+use automerge::Change;
+
+use super::{
+    super::{guard, trust::Trust},
+    Applied, ApplyError, Document, apply_all, hash_in,
+};
+
+/// A copy of a document, with what a peer sent in it.
+#[derive(Debug)]
+pub struct Merged {
+    copy: Document,
+    /// Where the document stood of which it has everything.
+    base: Vec<automerge::ChangeHash>,
+    applied: Applied,
+}
+
+impl Merged {
+    /// Makes one of a copy of a document; takes as long as what is taken in is large.
+    ///
+    /// # Errors
+    ///
+    /// Those of `take`, but that nothing is broken, since the document itself is as it was.
+    pub fn new(
+        mut copy: Document,
+        take: impl FnOnce(&mut Document) -> Result<Applied, ApplyError>,
+    ) -> Result<Self, ApplyError> {
+        let base = copy.automerge.get_heads();
+        match take(&mut copy) {
+            Ok(applied) => Ok(Self { copy, base, applied }),
+            Err(ApplyError::Broken { document, message }) => {
+                Err(ApplyError::Panicked { document, message })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Tells how many changes the document has gained that may not be in here.
+    pub fn lag(&self, held: &Document) -> usize {
+        self.gained(held).len()
+    }
+
+    fn gained(&self, held: &Document) -> Vec<Change> {
+        if held.automerge.get_heads() == self.base {
+            return Vec::new();
+        }
+        held.automerge.get_changes(&self.base)
+    }
+
+    /// Takes over what the document has gained meanwhile, all of which was judged there.
+    ///
+    /// # Errors
+    ///
+    /// Each of the two has taken another change that an author signed for one and the same place, or
+    /// automerge can't apply them for another reason: this copy is of no use any more.
+    pub fn follow(&mut self, held: &Document) -> Result<(), ApplyError> {
+        let document = held.id;
+        let gained = self.gained(held);
+        let lacks = |change: &&Change| !self.copy.has(&hash_in(&change.hash()));
+        let new: Vec<Change> = gained.iter().filter(lacks).cloned().collect();
+        guard::contained(|| apply_all(&mut self.copy.automerge, &new))
+            .map_err(ApplyError::panicked(document))?
+            .map_err(|e| ApplyError::Unreadable { document, reason: e.to_string() })?;
+        self.base = held.automerge.get_heads();
+        self.copy.vouchers.follow(&held.vouchers);
+        // What came both ways was told when it came to the document.
+        let gained: BTreeSet<_> = gained.iter().map(|change| hash_in(&change.hash())).collect();
+        self.applied.changes.retain(|change| !gained.contains(&change.hash));
+        let newest = &self.copy.vouchers;
+        self.applied.vouchers.retain(|voucher| newest.is_newest(voucher));
+        Ok(())
+    }
+
+    /// Takes the place of the document, of which it has everything.
+    ///
+    /// Returns what the document has gained by that, together with what had waited there for just
+    /// this: both show at once, so they are told at once.
+    ///
+    /// # Errors
+    ///
+    /// Only [`ApplyError::Broken`]: the document must be thrown away.
+    ///
+    /// # Panics
+    ///
+    /// If the document has gained what is [not followed](Self::follow).
+    pub fn take_place(self, held: &mut Document, trust: &Trust) -> Result<Applied, ApplyError> {
+        let Self { mut copy, base, mut applied } = self;
+        assert_eq!(base, held.automerge.get_heads(), "nothing that was gained may be lost");
+        copy.vouchers.follow(&held.vouchers);
+        let waiting: Vec<Change> = held.orphans.iter().cloned().collect();
+        *held = copy;
+        if !waiting.is_empty() {
+            applied.extend(held.take_waiting(waiting, trust)?);
+        }
+        Ok(applied)
+    }
+}

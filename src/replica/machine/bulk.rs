@@ -1,0 +1,370 @@
+//! Owns taking in what a peer sends that is much: what can be done elsewhere than on the loop, and
+//! what is made of it there.
+//!
+//! Must not know where it is read. Invariants: reading needs nothing of the replica but copies; what
+//! was read is judged by what the replica knows when it comes back, else it is read again; on the
+//! loop nothing is done whose time grows with what was sent, but to tell of it.
+
+use super::super::{
+    document::{Applied, ApplyError, Document, Foreign, Merged, Message},
+    effect::{Effects, Now},
+    guard,
+    ids::{DocumentId, NodeId},
+    trust::Trust,
+    voucher::Voucher,
+};
+use super::{Replica, offence::Sent};
+use crate::wire::Frame;
+
+/// Most changes of a frame that are taken in on the loop.
+pub const AT_ONCE_CHANGES_MAX: usize = 64;
+/// Most bytes of a frame that are taken in on the loop: however well they were deflated, they inflate
+/// to less than what one frame may bring.
+pub const AT_ONCE_BYTES_MAX: usize = 8 << 10;
+/// How many changes a document may gain while a copy of it is merged, for the rest to be done on the
+/// loop.
+const LAG_MAX: usize = 64;
+
+/// Returns how many bytes of a document a frame brings, if it is so much that it is better read
+/// elsewhere.
+pub fn bulk_bytes(frame: &Frame) -> Option<usize> {
+    match frame {
+        Frame::Snapshot { bytes, .. } => Some(bytes.len()),
+        Frame::Sync { message, .. } => {
+            Some(message.len()).filter(|bytes| *bytes > AT_ONCE_BYTES_MAX)
+        }
+        Frame::Changes { changes, .. } => {
+            let bytes = changes.iter().map(Vec::len).sum();
+            (changes.len() > AT_ONCE_CHANGES_MAX || bytes > AT_ONCE_BYTES_MAX).then_some(bytes)
+        }
+        _ => None,
+    }
+}
+
+/// What a peer sent, to be read.
+#[derive(Debug)]
+pub struct Bulk {
+    peer: NodeId,
+    id: DocumentId,
+    payload: Payload,
+    vouchers: Vec<Voucher>,
+    trust: Trust,
+    step: Step,
+}
+
+/// In which form it came.
+#[derive(Debug)]
+enum Payload {
+    Whole(Vec<u8>),
+    Changes(Vec<Vec<u8>>),
+    Message(Vec<u8>),
+}
+
+impl Payload {
+    fn sent(&self) -> Sent<'_> {
+        match self {
+            Self::Whole(bytes) => Sent::Whole(bytes),
+            Self::Changes(changes) => Sent::Changes(changes),
+            Self::Message(bytes) => Sent::Message(bytes),
+        }
+    }
+}
+
+/// What is to be done.
+#[derive(Debug)]
+enum Step {
+    /// The replica has nothing of the document.
+    Adopt(automerge::ActorId),
+    /// This is a copy of what it has.
+    Merge(Box<Document>),
+    /// It was merged, and this is a copy of what the replica has since.
+    CatchUp(Box<Came>, Box<Document>),
+}
+
+/// What was read.
+#[derive(Debug)]
+pub struct ReadBulk {
+    peer: NodeId,
+    id: DocumentId,
+    payload: Payload,
+    vouchers: Vec<Voucher>,
+    /// As it was when it was judged.
+    trust: Trust,
+    read: Result<Read, ApplyError>,
+}
+
+/// What came of reading.
+#[derive(Debug)]
+enum Read {
+    /// The replica has all of it.
+    Known,
+    /// To be held: its authors stand for it.
+    Adopted(Box<Document>),
+    /// To take the place of what is held.
+    Merged(Box<Came>),
+}
+
+/// A copy of what is held with what came in it, and the message that it came in.
+#[derive(Debug)]
+struct Came {
+    merged: Merged,
+    message: Option<Message>,
+}
+
+impl Bulk {
+    /// Reads it; takes as long as it is large.
+    pub fn read(self) -> ReadBulk {
+        let Self { peer, id, payload, vouchers, trust, step } = self;
+        // Nobody would be told of a panic, and the next would wait for ever.
+        let read = guard::contained(|| match step {
+            Step::Adopt(actor) => adopt(id, actor, &payload, &vouchers, &trust),
+            Step::Merge(copy) => merge(*copy, &payload, &vouchers, &trust),
+            Step::CatchUp(mut came, held) => {
+                came.merged.follow(&held)?;
+                Ok(Read::Merged(came))
+            }
+        });
+        let read = read.unwrap_or_else(|guard::Panicked { message }| {
+            Err(ApplyError::Panicked { document: id, message })
+        });
+        ReadBulk { peer, id, payload, vouchers, trust, read }
+    }
+}
+
+fn adopt(
+    id: DocumentId,
+    actor: automerge::ActorId,
+    payload: &Payload,
+    vouchers: &[Voucher],
+    trust: &Trust,
+) -> Result<Read, ApplyError> {
+    // Only whole documents are of use where nothing is held.
+    let Payload::Whole(bytes) = payload else { return Ok(Read::Known) };
+    let document = Document::adopt(id, actor, bytes, vouchers, trust)?;
+    Ok(Read::Adopted(Box::new(document)))
+}
+
+fn merge(
+    copy: Document,
+    payload: &Payload,
+    vouchers: &[Voucher],
+    trust: &Trust,
+) -> Result<Read, ApplyError> {
+    let id = copy.id();
+    let mut message = None;
+    let merged = match payload {
+        Payload::Whole(bytes) => {
+            let Some(foreign) = Foreign::read(id, bytes, Some(&copy.heads()))? else {
+                return Ok(Read::Known);
+            };
+            Merged::new(copy, |copy| copy.merge_read(foreign, vouchers, trust))
+        }
+        Payload::Changes(changes) => Merged::new(copy, |copy| copy.apply(changes, vouchers, trust)),
+        Payload::Message(bytes) => {
+            let message = message.insert(Message::read(id, bytes)?);
+            Merged::new(copy, |copy| copy.take_changes(message, vouchers, trust))
+        }
+    };
+    Ok(Read::Merged(Box::new(Came { merged: merged?, message })))
+}
+
+impl Replica {
+    /// Takes a frame that is of use here, to be read anywhere and given back to
+    /// [`Replica::handle_read`]; any other is given back, for [`Replica::handle`].
+    ///
+    /// # Errors
+    ///
+    /// The frame, where it does not bring anything of a document, or nothing is taken in of that from
+    /// this peer.
+    pub fn to_read(&self, peer: &NodeId, frame: Frame) -> Result<Bulk, Frame> {
+        let (document, is_whole) = match &frame {
+            Frame::Snapshot { document, .. } => (*document, true),
+            Frame::Sync { document, .. } | Frame::Changes { document, .. } => (*document, false),
+            _ => return Err(frame),
+        };
+        let is_of_use = self.exchange.is_greeted(peer)
+            && self.may_write_to(peer, &document)
+            && (is_whole || self.documents.contains_key(&document));
+        if !is_of_use {
+            return Err(frame);
+        }
+        let (payload, vouchers) = match frame {
+            Frame::Snapshot { bytes, vouchers, .. } => (Payload::Whole(bytes), vouchers),
+            Frame::Sync { message, vouchers, .. } => (Payload::Message(message), vouchers),
+            Frame::Changes { changes, vouchers, .. } => (Payload::Changes(changes), vouchers),
+            frame => return Err(frame),
+        };
+        Ok(self.bulk(*peer, document, payload, vouchers))
+    }
+
+    fn bulk(&self, peer: NodeId, id: DocumentId, payload: Payload, vouchers: Vec<Voucher>) -> Bulk {
+        let step = match self.documents.get(&id) {
+            None => Step::Adopt(self.actor.clone()),
+            Some(held) => Step::Merge(Box::new(held.clone())),
+        };
+        Bulk { peer, id, payload, vouchers, trust: self.trust.clone(), step }
+    }
+
+    /// Takes in what was read.
+    ///
+    /// Returns, beside the effects, what is to be read again, by what is known now: the replica has
+    /// gone on meanwhile.
+    pub fn handle_read(&mut self, now: Now, read: ReadBulk) -> (Effects, Option<Bulk>) {
+        let mut fx = Effects::default();
+        // Whoever was cut off meanwhile is heard no more.
+        let again = if self.exchange.is_greeted(&read.peer) {
+            self.bulk_read(now, read, &mut fx)
+        } else {
+            self.exchange.fetched(now.monotonic, &read.id, &mut fx.frames);
+            None
+        };
+        (self.conclude(now, fx), again)
+    }
+
+    /// Reads a whole document here and now, and takes it in.
+    pub(super) fn snapshot_sent(
+        &mut self,
+        now: Now,
+        peer: NodeId,
+        id: DocumentId,
+        bytes: Vec<u8>,
+        vouchers: Vec<Voucher>,
+        fx: &mut Effects,
+    ) {
+        if self.may_write_to(&peer, &id) {
+            let mut next = Some(self.bulk(peer, id, Payload::Whole(bytes), vouchers));
+            while let Some(bulk) = next.take() {
+                next = self.bulk_read(now, bulk.read(), fx);
+            }
+        } else {
+            self.exchange.fetched(now.monotonic, &id, &mut fx.frames);
+        }
+    }
+
+    /// Takes a message of automerge's sync protocol in here and now, and answers it.
+    pub(super) fn message_sent(
+        &mut self,
+        now: Now,
+        peer: NodeId,
+        id: DocumentId,
+        (bytes, vouchers): (&[u8], &[Voucher]),
+        fx: &mut Effects,
+    ) {
+        if !self.may_write_to(&peer, &id) {
+            return;
+        }
+        let Some(document) = self.documents.get_mut(&id) else { return };
+        let taken = Message::read(id, bytes).and_then(|mut message| {
+            let applied = document.take_changes(&mut message, vouchers, &self.trust)?;
+            Ok((message, applied))
+        });
+        let applied = taken.and_then(|(message, applied)| {
+            self.message_taken(now, &peer, id, message, &applied, fx)?;
+            Ok(applied)
+        });
+        self.merged(now, peer, id, applied, Sent::Message(bytes), fx);
+    }
+
+    fn message_taken(
+        &mut self,
+        now: Now,
+        peer: &NodeId,
+        id: DocumentId,
+        message: Message,
+        applied: &Applied,
+        fx: &mut Effects,
+    ) -> Result<(), ApplyError> {
+        let Some(document) = self.documents.get_mut(&id) else { return Ok(()) };
+        let has_gained = !applied.changes.is_empty();
+        let out = &mut fx.frames;
+        self.exchange.message_taken(now.monotonic, peer, document, (message, has_gained), out)
+    }
+
+    fn bulk_read(&mut self, now: Now, read: ReadBulk, fx: &mut Effects) -> Option<Bulk> {
+        let ReadBulk { peer, id, payload, vouchers, trust, read } = read;
+        let at = now.monotonic;
+        if !self.may_write_to(&peer, &id) {
+            self.exchange.fetched(at, &id, &mut fx.frames);
+            return None;
+        }
+        let is_stale = !trust.judges_like(&self.trust);
+        let is_whole = matches!(payload, Payload::Whole(_));
+        match (self.documents.contains_key(&id), read) {
+            (_, Ok(Read::Known)) => {}
+            (false, Ok(Read::Adopted(document))) if !is_stale => {
+                let Payload::Whole(bytes) = payload else { return None };
+                if self.take_over(now, peer, *document, bytes, fx) {
+                    self.exchange.adopted(at, &peer, &self.documents, &mut fx.frames);
+                }
+            }
+            (true, Ok(Read::Merged(came))) if !is_stale => {
+                match self.came(now, peer, id, came, &payload, fx) {
+                    Ok(false) => {}
+                    Ok(true) => return Some(self.bulk(peer, id, payload, vouchers)),
+                    Err(came) => {
+                        let held = Box::new(self.documents.get(&id)?.clone());
+                        let step = Step::CatchUp(came, held);
+                        return Some(Bulk { peer, id, payload, vouchers, trust, step });
+                    }
+                }
+            }
+            // What it was judged by, or what it was to be put beside, is no longer so.
+            (_, Ok(Read::Adopted(_) | Read::Merged(_))) => {
+                return Some(self.bulk(peer, id, payload, vouchers));
+            }
+            (_, Err(ApplyError::NotYet { .. })) if is_stale => {
+                return Some(self.bulk(peer, id, payload, vouchers));
+            }
+            // Closing the link frees the place: another peer is asked.
+            (_, Err(error)) => {
+                self.contain(now, peer, id, &error, payload.sent(), fx);
+                return None;
+            }
+        }
+        if is_whole {
+            self.exchange.fetched(at, &id, &mut fx.frames);
+            if self.documents.contains_key(&id) {
+                self.exchange.catch_up_with(at, &peer, &id, &self.documents, &mut fx.frames);
+            }
+        }
+        None
+    }
+
+    /// Puts a copy with what came in it in the place of what is held; true if it is to be read once
+    /// more, and the copy is given back if what is held has gained too much meanwhile.
+    fn came(
+        &mut self,
+        now: Now,
+        peer: NodeId,
+        id: DocumentId,
+        mut came: Box<Came>,
+        payload: &Payload,
+        fx: &mut Effects,
+    ) -> Result<bool, Box<Came>> {
+        let Some(held) = self.documents.get_mut(&id) else { return Ok(false) };
+        if came.merged.lag(held) > LAG_MAX {
+            return Err(came);
+        }
+        if let Err(error) = came.merged.follow(held) {
+            tracing::warn!(%peer, document = %id, %error, "reads again what can't be put beside what came meanwhile");
+            return Ok(true);
+        }
+        let Came { merged, message } = *came;
+        let taken = merged.take_place(held, &self.trust);
+        // What is let in of the fleet document may say who the authors of the rest are.
+        let is_news =
+            |applied: &Applied| !applied.changes.is_empty() && applied.left_out.unknown > 0;
+        let again = matches!(payload, Payload::Changes(_))
+            && id.host().is_none()
+            && taken.as_ref().is_ok_and(is_news);
+        let applied = taken.and_then(|applied| {
+            match message {
+                Some(message) => self.message_taken(now, &peer, id, message, &applied, fx)?,
+                None => self.exchange.changes_taken(now.monotonic, &peer, &self.documents, &id),
+            }
+            Ok(applied)
+        });
+        self.merged(now, peer, id, applied, payload.sent(), fx);
+        Ok(again)
+    }
+}
