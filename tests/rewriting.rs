@@ -20,6 +20,7 @@ use sessionmesh::{
         command::{Command, SessionPatch, Target},
         document::{self, Copied, Document, SessionFields},
         effect::{DialTarget, Now, Outgoing, Publication, Startup, TeardownDue, Write},
+        guard::{DocumentLimits, check_document},
         ids::{DocumentId, FleetId, NodeId, SessionId, StartId},
         record::{Extra, Member, Role, SessionKey, StoredSession},
         voucher::Voucher,
@@ -31,6 +32,10 @@ use sessionmesh::{
 
 /// How many changes the document has before the last one: one less than it takes.
 const CHANGES: u64 = 9_999;
+/// How many it takes where history is little beside what there is.
+const CHANGES_MOST: u64 = 30_000;
+/// How many changes lie between two looks.
+const LOOK_EVERY: u64 = 256;
 const NOW: Now = Now { monotonic: Duration::from_secs(1), wall_ms: 1_795_379_110_867 };
 
 /// What waits for the disk, and what was published.
@@ -102,18 +107,80 @@ impl House {
     }
 }
 
-fn session() -> SessionId {
-    "ses_busy".parse().expect("it is an id")
+/// A host, what it has stored, and the daemon that runs on it.
+struct Busy {
+    key: Arc<NodeKey>,
+    store: Store,
+    house: House,
+    engine: Engine<()>,
 }
 
-#[test]
-fn a_host_writes_its_document_anew_by_itself_once_history_outweighs_state() {
-    let key = Arc::new(NodeKey::generate());
-    let host = key.node();
-    let store = Store::with_backend(InMemoryBackend::new()).expect("it is empty");
-    store.commit(&history(&key)).expect("there is room");
-    let startup = |start| Startup {
-        node: host,
+impl Busy {
+    /// Starts a daemon where so many sessions were written over and over.
+    fn start(changes: u64, sessions: u64) -> Self {
+        let key = Arc::new(NodeKey::generate());
+        let store = Store::with_backend(InMemoryBackend::new()).expect("it is empty");
+        store.commit(&history(&key, changes, sessions)).expect("there is room");
+        let (house, engine) = open(&key, &store, 2);
+        Self { key, store, house, engine }
+    }
+
+    fn start_again(self) -> Self {
+        let Self { key, store, engine, .. } = self;
+        drop(engine);
+        let (house, engine) = open(&key, &store, 3);
+        Self { key, store, house, engine }
+    }
+
+    /// Returns the epoch of its document and how many changes that has.
+    fn own(&self) -> (u32, u64) {
+        let documents = self.engine.replica().document_heads().into_iter();
+        let own: Vec<(u32, u64)> = documents
+            .filter_map(|(id, _, changes)| match id {
+                DocumentId::Host { host, epoch } if host == self.key.node() => {
+                    Some((epoch, changes))
+                }
+                _ => None,
+            })
+            .collect();
+        assert_eq!(own.len(), 1, "one epoch is held");
+        own[0]
+    }
+
+    fn title(&self) -> Option<String> {
+        let key = SessionKey { host: self.key.node(), id: session(0) };
+        self.engine.replica().view().session(&key).expect("it is shown").title.clone()
+    }
+
+    /// Writes once.
+    fn rename(&mut self, title: &str) {
+        let patch = SessionPatch { title: Some(Some(title.to_owned())), ..SessionPatch::default() };
+        let command = Command::UpdateSession(Target::new(session(0)), patch);
+        self.engine.ask(NOW, command, (), &mut self.house);
+        self.house.settle(&self.store, &mut self.engine);
+        let answers = std::mem::take(&mut self.house.answers);
+        assert!(matches!(answers[..], [Ok(_)]), "{answers:?}");
+    }
+
+    /// Checks that the document was just written anew, for good, and shows what it did.
+    fn check_rewritten(self, title: &str, changes_max: u64) {
+        let (epoch, changes) = self.own();
+        assert!(epoch > 0, "nobody had to ask");
+        assert!(changes < changes_max, "{changes} changes are left");
+        assert_eq!(self.title().as_deref(), Some(title));
+        let digest = self.engine.replica().digest();
+        assert_eq!(digest, self.engine.replica().reread().digest());
+
+        // It is durable, and is not done again.
+        let again = self.start_again();
+        assert_eq!(again.own(), (epoch, changes));
+        assert_eq!(again.engine.replica().digest(), digest);
+    }
+}
+
+fn open(key: &Arc<NodeKey>, store: &Store, start: u8) -> (House, Engine<()>) {
+    let startup = Startup {
+        node: key.node(),
         name: "busy".to_owned(),
         start: StartId([start; 8]),
         seed: u64::from(start),
@@ -121,55 +188,58 @@ fn a_host_writes_its_document_anew_by_itself_once_history_outweighs_state() {
         servers: BTreeSet::new(),
         keyring: key.clone(),
     };
-    let own = |engine: &Engine<()>| {
-        let documents = engine.replica().document_heads().into_iter();
-        let own: Vec<(u32, u64)> = documents
-            .filter_map(|(id, _, changes)| match id {
-                DocumentId::Host { host: of, epoch } if of == host => Some((epoch, changes)),
-                _ => None,
-            })
-            .collect();
-        assert_eq!(own.len(), 1, "one epoch is held");
-        own[0]
-    };
-    let title = |engine: &Engine<()>| {
-        let session = engine.replica().view().session(&SessionKey { host, id: session() });
-        session.expect("it is shown").title.clone()
-    };
-
     let mut house = House::default();
-    let Opened { mut engine, effects, .. } =
-        Engine::open(&store, startup(2), NOW, Limits::default()).expect("it was just written");
+    let opened = Engine::open(store, startup, NOW, Limits::default());
+    let Opened { mut engine, effects, .. } = opened.expect("it was just written");
     engine.carry_out(effects, &mut house);
-    house.settle(&store, &mut engine);
-    assert_eq!(own(&engine), (0, CHANGES), "it is not long enough yet");
-
-    let patch =
-        SessionPatch { title: Some(Some("the last".to_owned())), ..SessionPatch::default() };
-    engine.ask(NOW, Command::UpdateSession(Target::new(session()), patch), (), &mut house);
-    house.settle(&store, &mut engine);
-    assert!(matches!(house.answers[..], [Ok(_)]), "{:?}", house.answers);
-    let (epoch, changes) = own(&engine);
-    assert!(epoch > 0, "nobody had to ask");
-    assert!(changes < 10, "{changes} changes are left");
-    assert_eq!(title(&engine).as_deref(), Some("the last"));
-    assert_eq!(house.published.len(), 1, "only the title is told");
-    assert_eq!(engine.replica().digest(), engine.replica().reread().digest());
-
-    // It is durable, and is not done again.
-    let digest = engine.replica().digest();
-    drop(engine);
-    let mut house = House::default();
-    let Opened { mut engine, effects, .. } =
-        Engine::open(&store, startup(3), NOW, Limits::default()).expect("it was just written");
-    engine.carry_out(effects, &mut house);
-    house.settle(&store, &mut engine);
-    assert_eq!(own(&engine), (epoch, changes));
-    assert_eq!(engine.replica().digest(), digest);
+    house.settle(store, &mut engine);
+    (house, engine)
 }
 
-/// The state of a host that has one session, and has written it over and over.
-fn history(key: &NodeKey) -> Vec<Write> {
+fn session(number: u64) -> SessionId {
+    format!("ses_busy_{number}").parse().expect("it is an id")
+}
+
+#[test]
+fn a_host_writes_its_document_anew_by_itself_once_history_outweighs_state() {
+    let mut busy = Busy::start(CHANGES, 1);
+    assert_eq!(busy.own(), (0, CHANGES), "it is not long enough yet");
+    busy.rename("the last");
+    assert_eq!(busy.house.published.len(), 1, "only the title is told");
+    busy.check_rewritten("the last", 10);
+}
+
+/// The state is most of what there is, and grows so all the same: peers take a document of twice as
+/// many changes, and no more.
+#[test]
+fn a_host_writes_its_document_anew_by_itself_at_30_000_changes_whatever_they_hold() {
+    let before = CHANGES_MOST - LOOK_EVERY;
+    let mut busy = Busy::start(before, 3_000);
+    for more in 1..LOOK_EVERY {
+        busy.rename(&format!("number {more}"));
+        assert_eq!(busy.own(), (0, before + more), "it is not long enough yet");
+    }
+    let own = DocumentId::Host { host: busy.key.node(), epoch: 0 };
+    let bytes = busy.engine.replica().document_copy(&own).expect("it is held").save();
+    let all = DocumentLimits::SNAPSHOT;
+    let half = DocumentLimits {
+        bytes: all.bytes / 2,
+        inflated_bytes: all.inflated_bytes / 2,
+        changes: all.changes / 2,
+        ops: all.ops / 2,
+        actors: all.actors / 2,
+        memory_bytes: all.memory_bytes / 2,
+    };
+    let header = check_document(&bytes, half).expect("peers take twice as much");
+    assert_eq!(header.changes, CHANGES_MOST - 1);
+    assert_eq!(all.changes, 2 * CHANGES_MOST, "there is room for as much again");
+
+    busy.rename("the last");
+    busy.check_rewritten("the last", 100);
+}
+
+/// The state of a host that has written so many sessions over and over.
+fn history(key: &NodeKey, changes: u64, sessions: u64) -> Vec<Write> {
     let host = key.node();
     let fleet = FleetId([7; 16]);
     let actor = || document::actor(&host, StartId([1; 8]));
@@ -198,11 +268,14 @@ fn history(key: &NodeKey) -> Vec<Write> {
         extra: Extra::new(),
         deleted: None,
     };
-    let mut last = own.write(0, |tx| tx.create_session(&session(), &record));
-    while own.change_count() < CHANGES {
+    let mut last = own.write(0, |tx| {
+        (0..sessions).try_for_each(|number| tx.create_session(&session(number), &record))
+    });
+    while own.change_count() < changes {
         let title = Some(Some(format!("title {}", own.change_count())));
         let fields = SessionFields { title, ..SessionFields::default() };
-        last = own.write(0, |tx| tx.update_session(&session(), &fields));
+        let written = session(own.change_count() % sessions);
+        last = own.write(0, |tx| tx.update_session(&written, &fields));
     }
     let last = last.expect("each title is new");
     let mut writes = vec![Write::Fleet(fleet)];

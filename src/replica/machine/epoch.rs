@@ -10,6 +10,7 @@ use std::{collections::BTreeSet, time::Duration};
 use super::super::{
     document::{Applied, AppliedChange, Document, Part},
     effect::{Effects, Now, StoredDocument, Write},
+    guard::DocumentLimits,
     ids::{ChangeHash, DocumentId, NodeId},
     record::Role,
     voucher::Voucher,
@@ -22,6 +23,7 @@ const CHANGES_MIN: u64 = 10_000;
 /// How many changes a document has at most before it is written anew, in few, whatever they hold: half
 /// of what peers take of a snapshot, so that one that comes late can still be given it.
 const CHANGES_MAX: u64 = 30_000;
+const _: () = assert!(2 * CHANGES_MAX <= DocumentLimits::SNAPSHOT.changes);
 /// How many times as many operations it has by then as the new one would have: so all that is ever
 /// written anew stays within a fraction of what was written.
 const OPS_FACTOR: u64 = 4;
