@@ -3,7 +3,9 @@
 //!
 //! The floor is what no such daemon can do without, measured between the samples, on the same
 //! state: the bare commit, one way over bare QUIC, the bare applying, and the own diff. What the
-//! author's signature and the checking of it take is told beside it, and is no part of it.
+//! author's signature and the checking of it take is told beside it, and is no part of it:
+//! `signing_share_p50` is one of each over the whole, of the change of which it is most. With no
+//! signature a change would take the rest.
 //!
 //! With the feature `compare`, samod 0.16 over TCP is measured in the same run with the same
 //! sessions: all in one document, as it would be used, and in the same documents as here.
@@ -50,6 +52,11 @@ struct Measured {
 }
 
 impl Measured {
+    /// One signature and one check, as a change takes that comes by itself.
+    fn signature_us(&self) -> f64 {
+        self.sign.us(50) + self.verify.us(50)
+    }
+
     fn floor_us(&self) -> f64 {
         [&self.commit, &self.one_way, &self.apply, &self.diff].iter().map(|part| part.us(50)).sum()
     }
@@ -64,7 +71,7 @@ fn main() {
         None => &[1_000, 10_000, 100_000],
     };
     println!(
-        "{:<10} {:<8} {:>9} {:>9} | {:>9} {:>8} {:>8} {:>8} {:>8} {:>6}",
+        "{:<10} {:<8} {:>9} {:>9} | {:>9} {:>8} {:>8} {:>8} {:>8} {:>6} | {:>9}",
         "sessions",
         "change",
         "p50 us",
@@ -74,36 +81,42 @@ fn main() {
         "quinn",
         "apply",
         "diff",
-        "over"
+        "over",
+        "signature"
     );
     let mut medians = Vec::new();
     for &sessions in sizes {
         let measured = measure(sessions);
         #[cfg(feature = "compare")]
         compare(&mut report, sessions, &measured);
-        let mut worst = 0.0_f64;
+        let (mut worst, mut signing) = (0.0_f64, 0.0_f64);
         for (kind, it) in &measured {
             let (name, p50, p99) = (kind.name(), it.whole.us(50), it.whole.us(99));
             let over = p50 / it.floor_us();
             worst = worst.max(over);
+            signing = signing.max(it.signature_us() / p50);
             println!(
-                "{sessions:<10} {name:<8} {p50:>9} {p99:>9} | {:>9} {:>8} {:>8} {:>8} {:>8} {:>6}",
+                "{sessions:<10} {name:<8} {p50:>9} {p99:>9} | {:>9} {:>8} {:>8} {:>8} {:>8} {:>6} | {:>9}",
                 rounded(it.floor_us()),
                 it.commit.us(50),
                 it.one_way.us(50),
                 it.apply.us(50),
                 it.diff.us(50),
                 rounded(over),
+                rounded(it.signature_us()),
             );
             report.note(format!("{name}_{sessions}_p50_us"), p50);
             report.note(format!("{name}_{sessions}_p99_us"), p99);
             report.note(format!("{name}_{sessions}_floor_p50_us"), rounded(it.floor_us()));
             report.note(format!("{name}_{sessions}_bytes"), it.bytes);
-            let signature = rounded(it.sign.us(50) + it.verify.us(50));
+            let signature = rounded(it.signature_us());
             report.note(format!("{name}_{sessions}_signature_p50_us"), signature);
         }
         if sessions == sizes[0] {
             report.at_most("over_floor_p50", worst, 1.5);
+            report.note("signing_share_p50", rounded(signing));
+            // What it adds to what a change would take without.
+            report.at_most("signing_over_unsigned_p50", signing / (1.0 - signing), 0.15);
         } else {
             report.note(format!("over_floor_p50_{sessions}"), rounded(worst));
         }

@@ -1,9 +1,21 @@
 //! In whose name a change is taken, and in which order.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use automerge::{ActorId, Change, transaction::Transactable as _};
-use sessionmesh::replica::{document::ACTORS_PER_NODE_MAX, ids::DocumentId, record::Role};
+use sessionmesh::replica::{
+    document::{self, ACTORS_PER_NODE_MAX, Document},
+    ids::{DocumentId, NodeId, StartId},
+    record::{Extra, Member, Role, StoredSession},
+    trust::Trust,
+    voucher::{Keyring, SIGNATURE_BYTES, Voucher},
+};
 
 use crate::{
     Rogue, actor_of, common::world::World, copy, crafted, create, host_document, refused, scene,
@@ -247,4 +259,77 @@ fn a_node_that_writes_side_by_side_with_itself_can_not_split_the_fleet() {
     world.agree();
     assert_eq!(world.closes, [], "what builds on all of it is taken by all");
     assert!(world.session(0, 0, "on_top").is_some());
+}
+
+/// Holds every signature to be good, and counts how often it was asked.
+#[derive(Debug, Default)]
+struct Counting(AtomicUsize);
+
+impl Keyring for Counting {
+    fn sign(&self, _: &[u8]) -> [u8; SIGNATURE_BYTES] {
+        [7; SIGNATURE_BYTES]
+    }
+
+    fn verify(&self, _: &NodeId, _: &[u8], _: &[u8; SIGNATURE_BYTES]) -> bool {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+}
+
+/// However many changes come together, and whoever vouches for each of them as well.
+#[test]
+fn one_signature_is_checked_for_all_that_an_author_sends_at_once() {
+    let keys = Arc::new(Counting::default());
+    let host = NodeId([1; 32]);
+    let member = Member {
+        node: host,
+        name: "host".to_owned(),
+        role: Role::Member,
+        addresses: [].into(),
+        added_by: host,
+        added_at: 0,
+        revoked: None,
+        left: false,
+    };
+    let mut trust = Trust::new(keys.clone());
+    trust.learn(&[member], []);
+    let actor = |start| document::actor(&host, StartId([start; 8]));
+    let (mut author, laid_out) = Document::create_host(host, 0, actor(1), 0);
+    let id = author.id();
+    let vouch = |change: &document::AppliedChange| {
+        Voucher::sign(&*keys, &id, change.actor, change.seq, change.hash)
+    };
+    let vouchers: Vec<Voucher> = laid_out.changes.iter().map(vouch).collect();
+    let reader = Document::load(id, actor(2), Some(&author.save()), &[], &vouchers);
+    let mut reader = reader.expect("it was just saved");
+    let record = StoredSession {
+        workspace_id: None,
+        parent_id: None,
+        project_id: None,
+        directory: None,
+        title: None,
+        created_at: 0,
+        updated_at: 0,
+        archived_at: None,
+        extra: Extra::new(),
+        deleted: None,
+    };
+    let mut push = |count: usize, each: bool| {
+        let mut changes = Vec::new();
+        for number in 0..count {
+            let id = format!("ses_{each}_{count}_{number}").parse().expect("it is an id");
+            let written = author.write(0, |tx| tx.create_session(&id, &record));
+            changes.extend(written.expect("it is new").changes);
+        }
+        let skipped = if each { 0 } else { changes.len() - 1 };
+        let vouchers: Vec<Voucher> = changes.iter().skip(skipped).map(vouch).collect();
+        let bytes: Vec<Vec<u8>> = changes.into_iter().map(|change| change.bytes).collect();
+        let before = keys.0.load(Ordering::Relaxed);
+        let taken = reader.apply(&bytes, &vouchers, &trust).expect("it is valid");
+        assert_eq!(taken.changes.len(), count);
+        keys.0.load(Ordering::Relaxed) - before
+    };
+    assert_eq!(push(1, false), 1);
+    assert_eq!(push(100, false), 1);
+    assert_eq!(push(100, true), 1);
 }
