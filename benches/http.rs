@@ -16,13 +16,15 @@ use std::time::{Duration, Instant};
 
 use harness::{Daemon, Message};
 use serde_json::{Value, json};
-use sessionmesh::replica::diff::Event;
+use sessionmesh::{api::rate::BURST_MAX, replica::diff::Event};
 
 /// How many sessions the fleet holds besides those that are deleted.
 const SESSIONS: usize = 1_000;
 /// How many deletes are measured, after a few that are not.
 const DELETES: usize = 400;
 const WARM_UP: usize = 50;
+// The API takes no more than so many at once: what is asked for here is never held back.
+const _: () = assert!(SESSIONS + 2 * (DELETES + WARM_UP) < BURST_MAX as usize);
 
 #[tokio::main]
 async fn main() {

@@ -30,8 +30,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 /// How often to ask again where the daemon is asked too much: in each pause it takes thousands.
 const PAUSES_MAX: u32 = 10;
-/// How long to pause, which is what the daemon asks for.
+/// How long to pause where the answer does not say it.
 const PAUSE: Duration = Duration::from_secs(api::problem::RETRY_AFTER_S as u64);
+/// How long to pause at most, whatever the answer says: someone waits.
+const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// How many records are asked for at a time.
 const PAGE_RECORDS: usize = 500;
 
@@ -54,6 +56,8 @@ pub struct Client {
     data_dir: PathBuf,
     /// Whether waiting is shown by someone else.
     quiet: bool,
+    /// How often it asks again where the daemon is asked too much.
+    pauses_max: u32,
 }
 
 impl Client {
@@ -84,12 +88,19 @@ impl Client {
             .no_proxy()
             .build()
             .map_err(|error| unreachable(error.to_string()))?;
-        Ok(Self { http, authorization, data_dir: data_dir.to_owned(), quiet: false })
+        let data_dir = data_dir.to_owned();
+        Ok(Self { http, authorization, data_dir, quiet: false, pauses_max: PAUSES_MAX })
     }
 
     /// Shows nothing while it waits, since someone else does.
     pub fn quiet(self) -> Self {
         Self { quiet: true, ..self }
+    }
+
+    /// Says at once that the daemon is asked too much, and for how long to pause: who measures must
+    /// know of it.
+    pub fn impatient(self) -> Self {
+        Self { pauses_max: 0, ..self }
     }
 
     /// Asks for something.
@@ -165,13 +176,16 @@ impl Client {
         if let Some(after) = after {
             request = request.header("last-event-id", after);
         }
-        let response = request.send().await.map_err(|error| self.lost(&error))?;
-        if response.status() == StatusCode::OK {
-            return Ok(response);
+        let mut pauses = 0;
+        loop {
+            let again = request.try_clone().expect("it has no body");
+            let response = again.send().await.map_err(|error| self.lost(&error))?;
+            if response.status() == StatusCode::OK {
+                return Ok(response);
+            }
+            self.pause(refusal(response).await.map_err(|error| self.lost(&error))?, &mut pauses)
+                .await?;
         }
-        let status = response.status();
-        let body = response.text().await.map_err(|error| self.lost(&error))?;
-        Err(Failure::Refused(refused(status, &body)))
     }
 
     /// Asks how the daemon stands.
@@ -208,17 +222,24 @@ impl Client {
                 request = request.json(body);
             }
             let response = request.send().await.map_err(|error| self.lost(&error))?;
-            let status = response.status();
-            let text = response.text().await.map_err(|error| self.lost(&error))?;
-            if status.is_success() {
-                return Ok(Answer(text));
+            if response.status().is_success() {
+                return response.text().await.map(Answer).map_err(|error| self.lost(&error));
             }
-            // Nothing was done of what was asked, so it may be asked again.
-            if status != StatusCode::TOO_MANY_REQUESTS || pauses == PAUSES_MAX {
-                return Err(refused(status, &text).into());
+            self.pause(refusal(response).await.map_err(|error| self.lost(&error))?, &mut pauses)
+                .await?;
+        }
+    }
+
+    /// Pauses where the daemon is asked too much, unless it has told so too often.
+    async fn pause(&self, refused: Refused, pauses: &mut u32) -> Result<(), Failure> {
+        // Nothing was done of what was asked, so it may be asked again.
+        match refused.retry_after {
+            Some(pause) if *pauses < self.pauses_max => {
+                *pauses += 1;
+                tokio::time::sleep(pause).await;
+                Ok(())
             }
-            pauses += 1;
-            tokio::time::sleep(PAUSE).await;
+            _ => Err(refused.into()),
         }
     }
 
@@ -269,6 +290,16 @@ fn url(path: &[&str], query: &[(&str, &str)]) -> Url {
     url
 }
 
+/// Reads an answer that is not a success.
+async fn refusal(response: Response) -> reqwest::Result<Refused> {
+    let status = response.status();
+    let told = response.headers().get(header::RETRY_AFTER);
+    let told = told.and_then(|pause| pause.to_str().ok()?.parse().ok()).map(Duration::from_secs);
+    let pause = told.unwrap_or(PAUSE).clamp(PAUSE, PAUSE_MAX);
+    let retry_after = (status == StatusCode::TOO_MANY_REQUESTS).then_some(pause);
+    Ok(Refused { retry_after, ..refused(status, &response.text().await?) })
+}
+
 fn refused(status: StatusCode, body: &str) -> Refused {
     let told = serde_json::from_str::<Refused>(body);
     let mut refused = told.unwrap_or_else(|_| Refused {
@@ -277,6 +308,7 @@ fn refused(status: StatusCode, body: &str) -> Refused {
         detail: format!("the daemon answered with status {status}"),
         hint: "daemon and command must have the same version".to_owned(),
         candidates: Vec::new(),
+        retry_after: None,
     });
     refused.status = status.as_u16();
     refused

@@ -2,7 +2,7 @@
 //!
 //! Must not know verbs. Invariant: a failure is one line, whatever a peer or a title put into it.
 
-use std::{fmt, io, path::PathBuf};
+use std::{fmt, io, path::PathBuf, time::Duration};
 
 use super::printable::printable;
 use crate::{agent::opencode, config, daemon, telemetry};
@@ -39,6 +39,9 @@ pub struct Refused {
     /// What may have been meant.
     #[serde(default)]
     pub candidates: Vec<String>,
+    /// When to ask again, where it was refused for being one too many.
+    #[serde(skip)]
+    pub retry_after: Option<Duration>,
 }
 
 /// Why a verb fails.
@@ -268,6 +271,7 @@ mod tests {
             detail: "session x is not known here".to_owned(),
             hint: hint.to_owned(),
             candidates: Vec::new(),
+            retry_after: None,
         })
     }
 

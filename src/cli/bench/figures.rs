@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use crate::cli::table::Table;
+use crate::{api::rate::REQUESTS_PER_SECOND, cli::table::Table};
 
 /// Durations of one kind of thing.
 #[derive(Debug, Clone, Default)]
@@ -84,6 +84,9 @@ pub struct Figures {
     pub rate_asked: Option<f64>,
     /// Changes a second that were answered during the load.
     pub rate_done: f64,
+    /// How often a change was one too many for a node's API in that second, and was asked for again
+    /// when the node said to.
+    pub held_back: u64,
     /// Bytes sent over links during the load, for each change and each node that is told of it.
     pub bytes_per_change: f64,
     /// Resident memory in MB: of each remote daemon, or of this process with all nodes in it.
@@ -125,10 +128,18 @@ impl Figures {
     /// Returns what is no duration, one a line.
     pub fn facts(&self) -> Vec<(&'static str, String)> {
         let asked = self.rate_asked.map_or("as many as go".to_owned(), |rate| format!("{rate}"));
+        let limit = format!("{REQUESTS_PER_SECOND} requests a second at a node");
+        let held_back = match self.held_back {
+            0 => "no".to_owned(),
+            count => {
+                format!("yes, {count} times by {limit}: the rate is the API's, not the fleet's")
+            }
+        };
         let memory: Vec<String> = self.memory_mb.iter().map(|mb| format!("{mb:.1}")).collect();
         vec![
             ("scenario", self.scenario.clone()),
             ("changes", format!("{} ({:.1}/s, asked {asked})", self.changes, self.rate_done)),
+            ("held back by the API", held_back),
             ("bytes per change and node", format!("{:.0}", self.bytes_per_change)),
             ("memory, MB", memory.join(" ")),
             ("streams begun anew", self.resets.to_string()),
@@ -153,6 +164,16 @@ mod tests {
         let mut one = Samples::default();
         one.push(Duration::from_micros(1_500));
         assert_eq!((one.told().p50_ms, one.told().p99_ms), (1.5, 1.5));
+    }
+
+    #[test]
+    fn who_reads_the_figures_is_told_that_the_api_was_the_limit() {
+        let told = |held_back| {
+            let facts = Figures { held_back, ..Figures::default() }.facts();
+            facts.into_iter().find(|(name, _)| *name == "held back by the API").unwrap().1
+        };
+        assert_eq!(told(0), "no");
+        assert!(told(3).starts_with("yes, 3 times by 2000 requests a second"), "{}", told(3));
     }
 
     #[test]

@@ -12,16 +12,20 @@ use std::{
     time::Duration,
 };
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{
     task::JoinSet,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{figures::Samples, nodes::Node};
 use crate::{
-    cli::{client::Client, failure::Failure, sse::Parser},
+    cli::{
+        client::{Answer, Client},
+        failure::{Failure, Refused},
+        sse::Parser,
+    },
     replica::diff::{Diff, Event},
 };
 
@@ -83,6 +87,15 @@ pub struct Board {
 pub struct Written {
     pub answered: Samples,
     pub changes: u64,
+    /// How often a request was one too many for the API.
+    pub held_back: u64,
+}
+
+/// What is asked of a node, and by what its event is known.
+struct Request {
+    mark: Mark,
+    id: String,
+    body: Option<Value>,
 }
 
 /// What was seen at a node.
@@ -127,7 +140,8 @@ impl Board {
         let mut tasks = JoinSet::new();
         for (n, node) in nodes.iter().enumerate() {
             for m in 0..AT_A_TIME {
-                let (board, client) = (self.clone(), node.client.clone());
+                // A pause within a request would be taken for what the request took.
+                let (board, client) = (self.clone(), node.client.clone().impatient());
                 // What a node that hosts nothing makes is made on the first that does.
                 let workspace = node.workspace.clone().or_else(|| nodes[0].workspace.clone());
                 // The writers take turns, so that the rate is even.
@@ -140,11 +154,14 @@ impl Board {
                         if every.is_some() {
                             sleep_until(due).await;
                         }
-                        let begun = Instant::now();
-                        board.write(n, &client, workspace.as_deref(), mix).await?;
-                        written.answered.push(begun.elapsed());
-                        written.changes += 1;
+                        let request = board.pick(workspace.as_deref(), mix);
+                        let held_before = written.held_back;
+                        board.write(n, &client, request, until, &mut written).await?;
                         due += every.unwrap_or_default();
+                        if written.held_back > held_before {
+                            // What was asked too fast is not made up for.
+                            due = due.max(Instant::now());
+                        }
                     }
                     Ok::<_, Failure>(written)
                 });
@@ -155,45 +172,87 @@ impl Board {
             let mut written = written.map_err(|_| Failure::Bench("a writer has panicked"))??;
             all.answered.append(&mut written.answered);
             all.changes += written.changes;
+            all.held_back += written.held_back;
         }
         Ok(all)
     }
 
-    async fn write(
-        &self,
-        node: usize,
-        client: &Client,
-        workspace: Option<&str>,
-        mix: Mix,
-    ) -> Result<(), Failure> {
+    /// Chooses what is asked for next.
+    fn pick(&self, workspace: Option<&str>, mix: Mix) -> Request {
         let number = self.number.fetch_add(1, Ordering::Relaxed);
         let pick = fastrand::u32(0..mix.title + mix.create + mix.delete);
         let deletable = || self.deletable.lock().unwrap_or_else(PoisonError::into_inner).pop();
         if pick < mix.delete
             && let Some(id) = deletable()
         {
-            self.note(Mark::Deleted(id.clone()), node);
-            client.delete(&["v1", "sessions", &id], &[]).await?;
-        } else if pick < mix.delete + mix.create || self.kept.is_empty() {
+            return Request { mark: Mark::Deleted(id.clone()), id, body: None };
+        }
+        if pick < mix.delete + mix.create || self.kept.is_empty() {
             let id = format!("ses_bench_{}_new_{number}", self.run);
-            self.note(Mark::Created(id.clone()), node);
             let session = json!({
                 "id": id, "workspace_id": workspace, "title": "made by the bench",
             });
-            client.post(&["v1", "sessions"], Some(&session)).await?;
-        } else {
-            let id = &self.kept[fastrand::usize(0..self.kept.len())];
-            let title = format!("bench {} {number}", self.run);
-            self.note(Mark::Title(title.clone()), node);
-            client.patch(&["v1", "sessions", id], &json!({ "title": title })).await?;
+            return Request { mark: Mark::Created(id.clone()), id, body: Some(session) };
         }
-        self.answered.fetch_add(1, Ordering::Relaxed);
-        Ok(())
+        let id = self.kept[fastrand::usize(0..self.kept.len())].clone();
+        let title = format!("bench {} {number}", self.run);
+        let body = Some(json!({ "title": title }));
+        Request { mark: Mark::Title(title), id, body }
     }
 
-    fn note(&self, mark: Mark, node: usize) {
+    /// Asks a node for a change until it is done, as often as there are too many.
+    async fn write(
+        &self,
+        node: usize,
+        client: &Client,
+        request: Request,
+        until: Instant,
+        written: &mut Written,
+    ) -> Result<(), Failure> {
+        let Request { mark, id, body } = request;
+        loop {
+            let begun = Instant::now();
+            self.note(mark.clone(), begun, node);
+            let answer = match mark {
+                Mark::Deleted(_) => client.delete(&["v1", "sessions", &id], &[]).await,
+                Mark::Created(_) => client.post(&["v1", "sessions"], body.as_ref()).await,
+                Mark::Title(_) => client.patch(&["v1", "sessions", &id], &body).await,
+            };
+            match self.pause(answer, begun, until, written)? {
+                Some(pause) => sleep(pause).await,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Takes note of an answer, and tells for how long to pause before the same is asked again: where
+    /// there were too many, unless that would go on beyond the load's end. What is measured is the
+    /// request that is let in.
+    fn pause(
+        &self,
+        answer: Result<Answer, Failure>,
+        begun: Instant,
+        until: Instant,
+        written: &mut Written,
+    ) -> Result<Option<Duration>, Failure> {
+        match answer {
+            Ok(_) => {
+                written.answered.push(begun.elapsed());
+                written.changes += 1;
+                self.answered.fetch_add(1, Ordering::Relaxed);
+                Ok(None)
+            }
+            Err(Failure::Refused(Refused { retry_after: Some(pause), .. })) => {
+                written.held_back += 1;
+                Ok(Some(pause).filter(|pause| Instant::now() + *pause < until))
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn note(&self, mark: Mark, at: Instant, node: usize) {
         let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
-        sent.insert(mark, (Instant::now(), node));
+        sent.insert(mark, (at, node));
     }
 
     /// Follows a node's events until told to stop, and notes how old each change is that another
@@ -284,11 +343,42 @@ mod tests {
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_change_that_is_one_too_many_is_asked_for_again_unless_the_load_ends() {
+        let board = Board::new("x".to_owned(), Vec::new());
+        let (begun, mut written) = (Instant::now(), Written::default());
+        let until = begun + Duration::from_millis(2_500);
+        let refused = |status, retry_after| {
+            let (code, detail, hint) =
+                ("too_many_requests".to_owned(), String::new(), String::new());
+            let candidates = Vec::new();
+            Err(Failure::Refused(Refused { status, code, detail, hint, candidates, retry_after }))
+        };
+        let second = Some(Duration::from_secs(1));
+        for pause in [second, second, None] {
+            let told = board.pause(refused(429, second), Instant::now(), until, &mut written);
+            assert_eq!(told.unwrap(), pause);
+            sleep(pause.unwrap_or_default()).await;
+        }
+        assert_eq!((written.changes, written.held_back), (0, 3));
+        let other = board.pause(refused(409, None), Instant::now(), until, &mut written);
+        assert!(other.is_err(), "whatever else is refused ends the run");
+
+        let let_in = Instant::now();
+        sleep(Duration::from_millis(5)).await;
+        let told = board.pause(Ok(Answer(String::new())), let_in, until, &mut written);
+        assert_eq!(told.unwrap(), None);
+        let mut took = Samples::default();
+        took.push(Duration::from_millis(5));
+        assert_eq!(format!("{:?}", written.answered), format!("{took:?}"), "and not the pauses");
+        assert_eq!(written.changes, 1);
+    }
+
     #[test]
     fn only_what_another_node_was_asked_for_is_counted_and_deletes_by_themselves_too() {
         let board = Board::new("x".to_owned(), vec!["a".to_owned(), "b".to_owned()]);
         assert_eq!(board.kept, ["a"]);
-        board.note(Mark::Deleted("b".to_owned()), 0);
+        board.note(Mark::Deleted("b".to_owned()), Instant::now(), 0);
         let session = serde_json::json!({
             "id": "b", "host": "01".repeat(32), "workspace_id": null, "parent_id": null,
             "project_id": null, "directory": null, "title": null, "created_at": 0,

@@ -203,6 +203,7 @@ async fn measure(args: &Args, nodes: &mut Nodes, progress: &Progress) -> Result<
     figures.converged.push(nodes.until_same().await?.saturating_duration_since(ended));
     figures.rate_done = written.changes as f64 / (ended - begun).as_secs_f64();
     figures.changes = written.changes;
+    figures.held_back = written.held_back;
     figures.answered = written.answered;
     let told = written.changes * (count as u64 - 1);
     let (sent, _) = nodes.sent().await?;
@@ -212,7 +213,7 @@ async fn measure(args: &Args, nodes: &mut Nodes, progress: &Progress) -> Result<
         nodes.cut().await?;
         let what = format!("cut {} of {}", n + 1, args.cuts);
         let driving = board.drive(&nodes.all, args.mix, args.rate(), args.cut_time);
-        shown(progress, &what, &board, driving).await?;
+        figures.held_back += shown(progress, &what, &board, driving).await?.held_back;
         let healed = Instant::now();
         nodes.heal().await?;
         figures.healed.push(nodes.until_same().await?.saturating_duration_since(healed));
