@@ -5,8 +5,8 @@
 //!
 //! The text is `smt1` and then, in lower-case base32 without padding: fleet (16 bytes), inviter
 //! (32), secret (32), role (1), expiry (8, milliseconds since the epoch, little endian), the number
-//! of addresses (1), each with its length (1), and the first 4 bytes of SHA-256 over `smt1` and all
-//! that came before.
+//! of addresses (1), each with its length (1), ascending, and the first 4 bytes of SHA-256 over `smt1`
+//! and all that came before.
 
 use std::collections::BTreeSet;
 
@@ -109,11 +109,19 @@ fn read(mut rest: &[u8]) -> Option<Ticket> {
     };
     let expires_at = i64::from_le_bytes(take(&mut rest)?);
     let [count] = take::<1>(&mut rest)?;
-    let mut addresses = BTreeSet::new();
+    if usize::from(count) > ADDRESSES_MAX {
+        return None;
+    }
+    let mut addresses: BTreeSet<String> = BTreeSet::new();
     for _ in 0..count {
         let [length] = take::<1>(&mut rest)?;
         let (address, after) = rest.split_at_checked(length.into())?;
-        addresses.insert(str::from_utf8(address).ok()?.into());
+        let address = str::from_utf8(address).ok().filter(|it| it.len() <= ADDRESS_BYTES_MAX)?;
+        // One ticket has one text.
+        if addresses.last().is_some_and(|last| last.as_str() >= address) {
+            return None;
+        }
+        addresses.insert(address.to_owned());
         rest = after;
     }
     rest.is_empty().then_some(Ticket { fleet, inviter, addresses, secret, role, expires_at })
@@ -201,6 +209,30 @@ mod tests {
         bytes.extend(checksum(&bytes));
         let newer = format!("{PREFIX}{}", BASE32_NOPAD.encode(&bytes));
         assert_eq!(decode(&newer), Err(TicketError::Newer));
+    }
+
+    /// With more addresses than a ticket has, too long ones, or in another order, what was read was the
+    /// ticket of another text.
+    #[test]
+    fn a_ticket_with_addresses_that_no_node_would_write_so_is_not_read() {
+        let written = |addresses: &[&str]| {
+            let mut bytes = vec![0; 16 + 32 + 32 + 1 + 8];
+            bytes.push(addresses.len() as u8);
+            for address in addresses {
+                bytes.push(address.len() as u8);
+                bytes.extend(address.as_bytes());
+            }
+            bytes.extend(checksum(&bytes));
+            format!("{PREFIX}{}", BASE32_NOPAD.encode(&bytes).to_ascii_lowercase())
+        };
+        let text = written(&["a:1", "b:1"]);
+        assert_eq!(encode(&decode(&text).unwrap()), text);
+        let long = "x".repeat(ADDRESS_BYTES_MAX + 1);
+        let many: Vec<String> = (0..=ADDRESSES_MAX).map(|last| format!("{last:02}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        for addresses in [&["b:1", "a:1"][..], &["a:1", "a:1"], &[&long], &many] {
+            assert_eq!(decode(&written(addresses)), Err(TicketError::Newer), "{addresses:?}");
+        }
     }
 
     #[test]
