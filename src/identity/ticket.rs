@@ -211,8 +211,8 @@ mod tests {
         assert_eq!(decode(&newer), Err(TicketError::Newer));
     }
 
-    /// With more addresses than a ticket has, too long ones, or in another order, what was read was the
-    /// ticket of another text.
+    /// Fuzzing found them: with more addresses than a ticket has, too long ones, or in another order,
+    /// what was read was the ticket of another text.
     #[test]
     fn a_ticket_with_addresses_that_no_node_would_write_so_is_not_read() {
         let written = |addresses: &[&str]| {
