@@ -9,10 +9,15 @@ use std::{
 /// Says, in the environment, that this is the inner process.
 const INNER: &str = "SESSIONMESH_TEST_CONFINED";
 
+/// Tells whether this is the inner process of a test.
+pub fn is_inside() -> bool {
+    std::env::var_os(INNER).is_some()
+}
+
 /// Runs `body`, the body of the test with this name, in a process that may map this much memory
 /// (KiB) and that is killed after `deadline`; panics with its output if it fails.
 pub fn confined(test: &str, memory_kib_max: u64, deadline: Duration, body: impl FnOnce()) {
-    if std::env::var_os(INNER).is_some() {
+    if is_inside() {
         return body();
     }
     let mut child = Command::new("sh")

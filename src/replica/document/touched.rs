@@ -12,6 +12,9 @@ use super::{
     authority::path_of,
 };
 
+/// How many maps are remembered by where they are: most is written to one again and again.
+const PATHS_MAX: usize = 64;
+
 /// A record that a change touched.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Touched {
@@ -37,6 +40,9 @@ pub fn by<'a>(
             let legacy::ObjectId::Id(legacy::OpId(counter, actor)) = &operation.obj else {
                 continue;
             };
+            if paths.len() >= PATHS_MAX {
+                paths.clear();
+            }
             let path = paths
                 .entry((*counter, actor.to_bytes().to_vec()))
                 .or_insert_with(|| path_of(automerge, &ObjId::Id(*counter, actor.clone(), 0)));

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    BYTE_COST, Budget, CHANGE_ACTORS_MAX, CHANGE_BYTES_MAX, CHANGE_COST, CHANGE_OPS_FREE,
-    CHANGE_OPS_MAX, DEPENDENCIES_MAX, DEPTH_MAX, MESSAGE_BYTES_MAX, OPS_PER_BYTE_MAX, Refused,
+    APPLIED, Budget, CHANGE_ACTORS_MAX, CHANGE_BYTES_MAX, CHANGE_OPS_FREE, CHANGE_OPS_MAX,
+    DEPENDENCIES_MAX, DEPTH_MAX, MEMORY_BYTES_MAX, MESSAGE_BYTES_MAX, OPS_PER_BYTE_MAX, Refused,
     TIME_MAX, at_most,
     chunk::{Chunk, Kind, inflate},
     column::{Listed, Spec, count_items},
@@ -91,6 +91,20 @@ pub fn check_changes<B: AsRef<[u8]>>(changes: &[B]) -> Result<Vec<ChangeHeader>,
     changes.iter().map(|change| check_one(change.as_ref(), &mut budget)).collect()
 }
 
+/// Judges changes as [`check_changes`] does, and returns how much memory a node is counted to take for
+/// them, bytes.
+///
+/// # Errors
+///
+/// As [`check_changes`].
+pub fn memory_of_changes<B: AsRef<[u8]>>(changes: &[B]) -> Result<u64, Refused> {
+    let mut budget = Budget::frame();
+    for change in changes {
+        check_one(change.as_ref(), &mut budget)?;
+    }
+    Ok(MEMORY_BYTES_MAX - budget.memory_bytes)
+}
+
 fn check_one(bytes: &[u8], budget: &mut Budget) -> Result<ChangeHeader, Refused> {
     let mut reader = Reader::new(bytes);
     let chunk = Chunk::take(&mut reader)?;
@@ -122,7 +136,7 @@ fn check_contents(
     ops_max: u64,
     budget: &mut Budget,
 ) -> Result<ChangeHeader, Refused> {
-    budget.spend_memory(CHANGE_COST + BYTE_COST * contents.len() as u64)?;
+    budget.spend_memory(APPLIED.change + APPLIED.byte * contents.len() as u64)?;
     let mut reader = Reader::new(contents);
     let dependencies = reader.hashes(DEPENDENCIES_MAX, "dependencies")?;
     let actor = reader.actor("actor")?;
@@ -160,7 +174,7 @@ fn check_contents(
     let counters = start_op as u32..start_op as u32 + ops as u32;
     for counter in counters.clone() {
         let operation = operations.next()?;
-        budget.spend_memory(operation.cost())?;
+        budget.spend_memory(operation.cost(APPLIED))?;
         let mut depth = 0;
         if let Some(OpId { counter: object, actor }) = operation.object {
             let made_here = actor == 0 && counters.contains(&object);

@@ -7,9 +7,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    ACTOR_COST, BYTE_COST, Budget, CHANGE_COST, ChangeHeader, DEPENDENCIES_MAX, DEPENDENCY_COST,
-    DEPTH_MAX, HEADS_MAX, MEMORY_BYTES_MAX, MESSAGE_BYTES_MAX, OPS_PER_BYTE_MAX, Refused, TIME_MAX,
-    at_most,
+    ACTOR_COST, Budget, ChangeHeader, DEPENDENCIES_MAX, DEPENDENCY_COST, DEPTH_MAX, HEADS_MAX,
+    LOADED, MEMORY_BYTES_MAX, MESSAGE_BYTES_MAX, OPS_PER_BYTE_MAX, Refused, TIME_MAX, at_most,
     change::check_chunk,
     chunk::{Chunk, Kind},
     column::{Columns, Deltas, Listed, Spec, count_items},
@@ -197,7 +196,7 @@ fn check_contents(
     let change_columns = change_columns.data(&mut reader, budget)?;
     let operation_columns = operation_columns.data(&mut reader, budget)?;
     let bytes = contents.len() + (inflated_before - budget.inflated_bytes);
-    budget.spend_memory(BYTE_COST * bytes as u64 + ACTOR_COST * actors.len() as u64)?;
+    budget.spend_memory(LOADED.byte * bytes as u64 + ACTOR_COST * actors.len() as u64)?;
 
     let actor_bytes = change_columns.bytes(CHANGE_ACTOR);
     let changes = count_items::<u64>(actor_bytes, limits.changes, "changes of a document")?;
@@ -211,7 +210,7 @@ fn check_contents(
     }
     reader.end("a document")?;
 
-    budget.spend_memory(CHANGE_COST * changes)?;
+    budget.spend_memory(LOADED.change * changes)?;
     let last = check_changes(&change_columns, changes, actors.len(), limits, budget)?;
     let ops = count_items::<u64>(
         operation_columns.bytes(ACTION),
@@ -269,7 +268,7 @@ fn check_changes(
         at_most("dependencies", count, DEPENDENCIES_MAX)?;
         edges += count;
         at_most("dependencies of a document", edges, limits.changes)?;
-        budget.spend_memory(DEPENDENCY_COST * count + BYTE_COST * text.len() as u64)?;
+        budget.spend_memory(DEPENDENCY_COST * count + LOADED.byte * text.len() as u64)?;
         let mut is_linked = previous.seq == 0;
         for _ in 0..count {
             let dependency = dependency.required()?;
@@ -330,7 +329,7 @@ fn check_operations(
             return Err(Refused::Dangling { what: "an operation" });
         }
         let operation = operations.next()?;
-        budget.spend_memory(operation.cost())?;
+        budget.spend_memory(operation.cost(LOADED))?;
         let place = (operation.object, operation.key, id);
         if last.is_some_and(|last| place <= last) {
             return Err(Refused::Order { what: "operations" });

@@ -4,7 +4,7 @@
 //! in a map, a scalar put into a map, or a delete from a map; nothing else.
 
 use super::{
-    BYTE_COST, KEY_BYTES_MAX, MAP_COST, OP_COST, RELATED_COST, Refused, VALUE_BYTES_MAX, at_most,
+    Costs, KEY_BYTES_MAX, Refused, VALUE_BYTES_MAX, at_most,
     column::{Columns, Deltas, Runs, Spec, all_false},
     reader::Reader,
 };
@@ -54,10 +54,10 @@ pub(super) struct Operation<'a, 'b> {
 
 impl Operation<'_, '_> {
     /// Returns how much memory it takes in automerge, without its value.
-    pub(super) fn cost(&self) -> u64 {
-        let map = if self.action == Action::MakeMap { MAP_COST } else { 0 };
+    pub(super) fn cost(&self, costs: Costs) -> u64 {
+        let map = if self.action == Action::MakeMap { costs.map } else { 0 };
         let (key, related) = (self.key.len() as u64, self.related.len() as u64);
-        OP_COST + map + BYTE_COST * key + RELATED_COST * related
+        costs.op + map + costs.byte * key + costs.related * related
     }
 }
 

@@ -10,6 +10,7 @@ use super::{
     super::{
         document::{Applied, ApplyError, Document, Message},
         effect::Outgoing,
+        guard,
         ids::{ChangeHash, DocumentId, NodeId},
         trust::Trust,
         voucher::Voucher,
@@ -42,7 +43,8 @@ fn missing(document: &Document, heads: &[ChangeHash]) -> Option<Frame> {
 /// Returns a message of automerge's sync protocol, or the document whole if it is much.
 fn message(document: &Document, state: &mut automerge::sync::State) -> Option<Frame> {
     let (message, vouchers) = document.next_sync_message(state)?;
-    let fits = message.len() <= push::CHANGES_BYTES_MAX;
+    let fits =
+        message.len() <= push::CHANGES_BYTES_MAX && guard::check_sync_message(&message).is_ok();
     let sync = || Frame::Sync { document: document.id(), message, vouchers };
     Some(if fits { sync() } else { whole(document) })
 }

@@ -12,6 +12,7 @@ use super::{
     super::{
         document::{Applied, AppliedChange},
         effect::Outgoing,
+        guard,
         ids::{DocumentId, Fingerprint, NodeId, fingerprint},
         trust::Trust,
         voucher::Voucher,
@@ -78,9 +79,36 @@ impl Exchange {
     }
 }
 
-/// Packs changes, in order, into a frame; `None` if they don't fit one.
+/// Packs changes, in order, into a frame; `None` if they don't fit one, or are more at once than peers
+/// take: it is what a node is counted to take for them that bounds it, and not their bytes alone.
 pub fn frame(document: DocumentId, changes: Vec<Vec<u8>>, vouchers: Vec<Voucher>) -> Option<Frame> {
     let bytes: usize = changes.iter().map(Vec::len).sum();
-    let fits = bytes <= CHANGES_BYTES_MAX && changes.len() <= CHANGES_MAX;
+    // One that may be at all is taken by itself.
+    let fits = bytes <= CHANGES_BYTES_MAX
+        && changes.len() <= CHANGES_MAX
+        && (changes.len() < 2 || guard::check_changes(&changes).is_ok());
     fits.then_some(Frame::Changes { document, changes, vouchers })
+}
+
+#[cfg(test)]
+mod tests {
+    use automerge::{ActorId, Automerge, ROOT, transaction::Transactable as _};
+
+    use super::*;
+    use crate::replica::ids::{ACTOR_BYTES, FleetId};
+
+    /// They would close the link, again and again, as what a hostile peer sends.
+    #[test]
+    fn changes_that_peers_would_refuse_as_too_much_do_not_go_as_one_frame() {
+        let mut doc = Automerge::new().with_actor(ActorId::from([1; ACTOR_BYTES]));
+        let mut tx = doc.transaction();
+        (0..30_000).for_each(|key| tx.put(ROOT, format!("{key:05}"), 1).expect("it is valid"));
+        tx.commit();
+        let change = doc.get_last_local_change().expect("it was just made").bytes().into_owned();
+        let id = DocumentId::Fleet(FleetId([1; 16]));
+        let packed = |count| frame(id, vec![change.clone(); count], Vec::new());
+        assert!(packed(1).is_some() && packed(4).is_some());
+        assert!(9 * change.len() < CHANGES_BYTES_MAX, "it is not the bytes");
+        assert_eq!(packed(9), None);
+    }
 }

@@ -7,7 +7,10 @@
 mod fleet;
 mod host;
 
-use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
+use std::{
+    cell::OnceCell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use automerge::{
     ActorId, Automerge, ChangeHash, ExpandedChange, ObjId, ObjType, Prop, ROOT, ReadDoc,
@@ -18,6 +21,11 @@ use super::{
     super::ids::{ActorBytes, Fingerprint, fingerprint},
     Document, Places, Touched, actor_in, touched,
 };
+
+/// How much is kept of where maps are, in bytes: of some thousand maps that are written to.
+const PATHS_BYTES_MAX: usize = 1 << 20;
+/// About how much each takes of that beside its keys.
+const PATH_BYTES: usize = 64;
 
 /// Says that a change does what its author must not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -80,7 +88,7 @@ struct Act<'a> {
 #[derive(Debug)]
 struct Author<'a> {
     fingerprint: Fingerprint,
-    /// What the change builds on.
+    /// What the change builds on; in the fleet's document all of it is there.
     heads: &'a [ChangeHash],
 }
 
@@ -92,12 +100,26 @@ type Made = (u64, ActorBytes);
 pub(super) struct Judge<'a> {
     automerge: &'a Automerge,
     places: &'a Places,
-    /// Where the maps are that the batch writes to, those that it makes too.
+    /// The maps that the batch makes: each in which other, and at which key there.
+    made: BTreeMap<Made, (Made, String)>,
+    /// Where maps are that the batch writes to, of those that were looked up of late.
     paths: BTreeMap<Made, Vec<String>>,
-    /// What it writes to each key of a map.
-    written: BTreeMap<(Made, String), Vec<Made>>,
-    /// For each change of the batch, what it builds on in the document.
-    built_on: BTreeMap<ChangeHash, BTreeSet<ChangeHash>>,
+    paths_bytes: usize,
+    /// What it writes to each key of a map: the first, and the others.
+    written: BTreeMap<(Made, String), (Made, Vec<Made>)>,
+    /// For each change of the batch, where to find what it builds on in the document.
+    built_on: BTreeMap<ChangeHash, BuiltOn>,
+}
+
+/// What a change builds on. Of a long row of changes only the first says it for all, and what many
+/// together build on is found when it is asked for: each of thousands of changes may build on
+/// thousands.
+#[derive(Debug)]
+enum BuiltOn {
+    /// On the same as another change of the batch.
+    Same(ChangeHash),
+    /// On these, in the document or in the batch.
+    These(Vec<ChangeHash>),
 }
 
 impl<'a> Judge<'a> {
@@ -110,7 +132,9 @@ impl<'a> Judge<'a> {
         Self {
             automerge,
             places,
+            made: BTreeMap::new(),
             paths: BTreeMap::new(),
+            paths_bytes: 0,
             written: BTreeMap::new(),
             built_on: BTreeMap::new(),
         }
@@ -126,16 +150,17 @@ impl<'a> Judge<'a> {
     ) -> Result<BTreeSet<Touched>, Overreach> {
         let mut touches = BTreeSet::new();
         let actor = actor_in(&change.actor_id);
-        let mut built_on = BTreeSet::new();
-        for dep in &change.deps {
-            match self.built_on.get(dep) {
-                Some(before) => built_on.extend(before),
-                None => drop(built_on.insert(*dep)),
-            }
-        }
-        let heads: Vec<ChangeHash> = built_on.iter().copied().collect();
+        let built_on = match change.deps[..] {
+            [dep] => match self.built_on.get(&dep) {
+                Some(BuiltOn::Same(first)) => BuiltOn::Same(*first),
+                Some(BuiltOn::These(_)) => BuiltOn::Same(dep),
+                None => BuiltOn::These(vec![dep]),
+            },
+            ref deps => BuiltOn::These(deps.to_vec()),
+        };
         self.built_on.extend(change.hash.map(|hash| (hash, built_on)));
-        let author = Author { fingerprint: fingerprint(&actor), heads: &heads };
+        let author = Author { fingerprint: fingerprint(&actor), heads: &change.deps };
+        let heads = OnceCell::new();
         let mut fresh: BTreeSet<Made> = BTreeSet::new();
         for (number, operation) in (change.start_op.get()..).zip(&change.operations) {
             let id = (number, actor);
@@ -154,15 +179,15 @@ impl<'a> Judge<'a> {
             };
             let overwritten = operation.pred.iter().count();
             if overwritten > 0 {
-                self.check_overwritten(&object, made, key, operation, author.heads)?;
+                let heads = || heads.get_or_init(|| self.in_document(&change.deps)).as_slice();
+                self.check_overwritten(&object, made, key, operation, heads)?;
             }
-            let path = match self.paths.entry(made) {
-                Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(place) => place.insert(
-                    path_of(self.automerge, &object)
-                        .ok_or(Overreach { what: "writes to a map that is not there" })?,
-                ),
-            };
+            if !self.paths.contains_key(&made) {
+                let path = self.path_to(made, &object);
+                let path = path.ok_or(Overreach { what: "writes to a map that is not there" })?;
+                self.remember(made, path);
+            }
+            let path = &self.paths[&made];
             let act = Act {
                 path,
                 object: &object,
@@ -179,33 +204,78 @@ impl<'a> Judge<'a> {
                 touches.extend(touched::record_at(path, Some(key)));
             }
             if matches!(action, Action::Map) {
-                let path = path.iter().cloned().chain([key.to_string()]).collect();
-                self.paths.insert(id, path);
+                self.made.insert(id, (made, key.to_string()));
                 fresh.insert(id);
             }
             if !matches!(action, Action::Delete) {
-                self.written.entry((made, key.to_string())).or_default().push(id);
+                let written = self.written.entry((made, key.to_string()));
+                written.and_modify(|(_, more)| more.push(id)).or_insert((id, Vec::new()));
             }
         }
         Ok(touches)
     }
 
+    /// Returns where a map is, of the document or of the batch.
+    fn path_to(&self, mut made: Made, object: &ObjId) -> Option<Vec<String>> {
+        let mut keys = Vec::new();
+        while let Some((inside, key)) = self.made.get(&made) {
+            keys.push(key.clone());
+            made = *inside;
+        }
+        let mut path = match (keys.is_empty(), made) {
+            (true, _) => path_of(self.automerge, object)?,
+            (false, (0, _)) => Vec::new(),
+            (false, (counter, by)) => {
+                path_of(self.automerge, &ObjId::Id(counter, ActorId::from(by), 0))?
+            }
+        };
+        path.extend(keys.into_iter().rev());
+        Some(path)
+    }
+
+    /// Keeps where a map is, since most is written to one again and again; not of too many.
+    fn remember(&mut self, made: Made, path: Vec<String>) {
+        let keys: usize = path.iter().map(|key| size_of::<String>() + key.len()).sum();
+        let bytes = PATH_BYTES + keys;
+        if self.paths_bytes + bytes > PATHS_BYTES_MAX {
+            self.paths.clear();
+            self.paths_bytes = 0;
+        }
+        self.paths_bytes += bytes;
+        self.paths.insert(made, path);
+    }
+
+    /// Returns what of the document changes build on, through those of the batch.
+    fn in_document(&self, deps: &[ChangeHash]) -> Vec<ChangeHash> {
+        let (mut found, mut seen) = (BTreeSet::new(), BTreeSet::new());
+        let mut left = deps.to_vec();
+        while let Some(hash) = left.pop() {
+            match self.built_on.get(&hash) {
+                None => drop(found.insert(hash)),
+                Some(_) if !seen.insert(hash) => {}
+                Some(BuiltOn::Same(first)) => left.push(*first),
+                Some(BuiltOn::These(deps)) => left.extend(deps),
+            }
+        }
+        found.into_iter().collect()
+    }
+
     /// Refuses to overwrite what stands elsewhere: automerge would find it only by chance, namely
     /// where another change of the same batch writes there.
-    fn check_overwritten(
+    fn check_overwritten<'h>(
         &self,
         object: &ObjId,
         made: Made,
         key: &str,
         operation: &legacy::Op,
-        heads: &[ChangeHash],
+        heads: impl FnOnce() -> &'h [ChangeHash],
     ) -> Result<(), Overreach> {
         let written = self.written.get(&(made, key.to_owned()));
         let mut left: Vec<Made> = operation
             .pred
             .iter()
             .map(|legacy::OpId(counter, by)| (*counter, actor_in(by)))
-            .filter(|id| !written.is_some_and(|written| written.contains(id)))
+            .filter(|id| !written.is_some_and(|(first, more)| first == id || more.contains(id)))
             .collect();
         let mut find = |there: Vec<(automerge::Value<'_>, ObjId)>| {
             left.retain(|id| !there.iter().any(|(_, other)| id_of(other) == Some(*id)));
@@ -214,7 +284,7 @@ impl<'a> Judge<'a> {
         let found = find(Vec::new())
             || find(self.automerge.get_all(object, key).unwrap_or_default())
             // What is overwritten by now, was still there for the author.
-            || find(self.automerge.get_all_at(object, key, heads).unwrap_or_default());
+            || find(self.automerge.get_all_at(object, key, heads()).unwrap_or_default());
         if found { Ok(()) } else { refuse("overwrites what is not there") }
     }
 }
