@@ -560,8 +560,8 @@ fn actor_of(startup: &Startup) -> ActorId {
 }
 
 fn read_all(document: &Document, host: NodeId, touched: &mut view::Touched) {
-    for id in document.session_ids() {
-        touched.sessions.insert(session_key(host, &id), document.session(&id));
+    for (id, session) in document.sessions() {
+        touched.sessions.insert(session_key(host, &id), session);
     }
     for id in document.workspace_ids() {
         touched.workspaces.insert(workspace_key(host, &id), document.workspace(&id));

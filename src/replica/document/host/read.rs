@@ -3,12 +3,19 @@
 //! Must not write. Invariant: whatever a peer wrote at a record's fields, a record is read: what
 //! can't be understood has a default, and what deletes or seals does so however it is written.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use automerge::{Automerge, ObjId, ReadDoc, ValueRef};
+use automerge::{
+    Automerge, ObjId, ObjType, ReadDoc, ValueRef,
+    iter::{DocItem, DocObjItem, MapRangeItem},
+};
 
 use super::{
     super::super::{
+        guard,
         ids::{NodeId, OperationId, SessionId, WorkspaceId},
         record::{
             Deletion, Extra, StoredSession, StoredWorkspace, Teardown, TeardownAction,
@@ -20,6 +27,19 @@ use super::{
 
 /// Largest time that JSON readers keep exact; what a peer writes beyond it is brought back.
 const TIME_MS_MAX: i64 = 1 << 53;
+
+/// Most operations of a document that is read in one walk, far more than most have: automerge notes
+/// each map that it comes by, and what a document may cost is counted without that.
+const WALKED_OPERATIONS_MAX: u64 = 1 << 18;
+
+/// Where a walk over a document is.
+#[derive(Clone, Copy)]
+enum Place {
+    Bucket,
+    /// In the record of the how-manieth session.
+    Session(usize),
+    Elsewhere,
+}
 
 impl Document {
     /// Reads a session; `None` if it is not there or was purged.
@@ -46,6 +66,70 @@ impl Document {
         Some(session)
     }
 
+    /// Reads all sessions, each as [`Document::session`] does; `None` stands for one that was purged.
+    ///
+    /// In one walk: to look each record up takes longer than to load the document.
+    pub fn sessions(&self) -> Vec<(SessionId, Option<StoredSession>)> {
+        let one_by_one = || {
+            let ids = self.session_ids().into_iter();
+            ids.map(|id| (id.clone(), self.session(&id))).collect()
+        };
+        let operations = self.automerge.stats().num_ops;
+        if operations > WALKED_OPERATIONS_MAX || planted!(PurgeUndone) {
+            return one_by_one();
+        }
+        // Automerge walks over what this version has no name for, too, and nobody has judged that.
+        let walked = guard::contained(|| self.walk_sessions()).unwrap_or_else(|_| one_by_one());
+        debug_assert_eq!(
+            walked.iter().cloned().collect::<BTreeMap<_, _>>(),
+            one_by_one().into_iter().collect::<BTreeMap<_, _>>(),
+            "a walk reads what a look at each reads"
+        );
+        walked
+    }
+
+    fn walk_sessions(&self) -> Vec<(SessionId, Option<StoredSession>)> {
+        let places = self.host_places();
+        let buckets: BTreeSet<&ObjId> = places.buckets.iter().collect();
+        let mut sessions = Vec::new();
+        let mut records = BTreeMap::new();
+        let mut place = (None, Place::Elsewhere);
+        // A map comes behind the one that it is in, and all of it together.
+        for DocObjItem { obj, item } in self.automerge.iter() {
+            let DocItem::Map(item) = item else { continue };
+            if !place.0.as_ref().is_some_and(|at| Arc::ptr_eq(at, &obj)) {
+                let at = match records.remove(&*obj) {
+                    Some(index) => Place::Session(index),
+                    None if buckets.contains(&*obj) => Place::Bucket,
+                    None => Place::Elsewhere,
+                };
+                place = (Some(obj), at);
+            }
+            match place.1 {
+                Place::Bucket => {
+                    let Ok(id) = item.key.parse::<SessionId>() else { continue };
+                    let is_map = matches!(item.value, ValueRef::Object(ObjType::Map));
+                    let is_plain =
+                        is_map && !item.conflict && Some(places.bucket(&id)) == place.0.as_deref();
+                    if is_plain && !places.graves.sessions.has(id.as_str()) {
+                        records.insert(item.id(), sessions.len());
+                        sessions.push((id, Some(empty_session())));
+                    } else {
+                        let session = self.session(&id);
+                        sessions.push((id, session));
+                    }
+                }
+                Place::Session(index) => {
+                    if let (_, Some(session)) = &mut sessions[index] {
+                        read_session_field(&self.automerge, session, &item);
+                    }
+                }
+                Place::Elsewhere => {}
+            }
+        }
+        sessions
+    }
+
     /// Reads a workspace; `None` if it is not there or is gone.
     pub fn workspace(&self, id: &WorkspaceId) -> Option<StoredWorkspace> {
         let objects = match self.host_places().workspace(&self.automerge, id) {
@@ -67,7 +151,15 @@ impl Document {
 }
 
 fn read_session(automerge: &Automerge, record: &ObjId) -> StoredSession {
-    let mut session = StoredSession {
+    let mut session = empty_session();
+    for item in automerge.map_range(record, ..) {
+        read_session_field(automerge, &mut session, &item);
+    }
+    session
+}
+
+fn empty_session() -> StoredSession {
+    StoredSession {
         workspace_id: None,
         parent_id: None,
         project_id: None,
@@ -78,24 +170,24 @@ fn read_session(automerge: &Automerge, record: &ObjId) -> StoredSession {
         archived_at: None,
         extra: Extra::new(),
         deleted: None,
-    };
-    for item in automerge.map_range(record, ..) {
-        match &*item.key {
-            "workspace_id" => session.workspace_id = text(&item.value).and_then(parsed),
-            "parent_id" => session.parent_id = text(&item.value).and_then(parsed),
-            "project_id" => session.project_id = text(&item.value).map(str::to_owned),
-            "directory" => session.directory = text(&item.value).map(str::to_owned),
-            "title" => session.title = text(&item.value).map(str::to_owned),
-            "created_at" => session.created_at = time(&item.value).unwrap_or(0),
-            "updated_at" => session.updated_at = time(&item.value).unwrap_or(0),
-            "archived_at" => session.archived_at = time(&item.value),
-            "extra" => session.extra = read_extra(automerge, &item.id()),
-            "deleted" => session.deleted = read_deletion(automerge, &item.id()),
-            "restored" if planted!(RestoreBeatsDelete) => session.deleted = None,
-            _ => {}
-        }
     }
-    session
+}
+
+fn read_session_field(automerge: &Automerge, session: &mut StoredSession, item: &MapRangeItem<'_>) {
+    match &*item.key {
+        "workspace_id" => session.workspace_id = text(&item.value).and_then(parsed),
+        "parent_id" => session.parent_id = text(&item.value).and_then(parsed),
+        "project_id" => session.project_id = text(&item.value).map(str::to_owned),
+        "directory" => session.directory = text(&item.value).map(str::to_owned),
+        "title" => session.title = text(&item.value).map(str::to_owned),
+        "created_at" => session.created_at = time(&item.value).unwrap_or(0),
+        "updated_at" => session.updated_at = time(&item.value).unwrap_or(0),
+        "archived_at" => session.archived_at = time(&item.value),
+        "extra" => session.extra = read_extra(automerge, &item.id()),
+        "deleted" => session.deleted = read_deletion(automerge, &item.id()),
+        "restored" if planted!(RestoreBeatsDelete) => session.deleted = None,
+        _ => {}
+    }
 }
 
 /// Reads a deletion; whatever stands there deletes, so what can't be read has a default.
