@@ -71,8 +71,8 @@ pub enum OpenError {
 ///
 /// [`Replica::open`] starts it, [`Replica::handle`], in two steps [`Replica::begin`] and
 /// [`Replica::finish`], and, for what was read elsewhere, [`Replica::handle_read`] are its only ways
-/// in, [`Replica::due`] tells when to call again; the rest only reads. Of a copy and its original only one may go on among the same
-/// peers: both write under the same actor.
+/// in, [`Replica::due`] tells when to call again; the rest only reads. Of a copy and its original only
+/// one may go on among the same peers: both write under the same actor.
 #[derive(Debug, Clone)]
 pub struct Replica {
     node: NodeId,
