@@ -48,18 +48,15 @@ use super::{
 /// Applying hundreds in one batch to a large, freshly loaded automerge 0.12 document copies a
 /// column again for each operation.
 const FEW_CHANGES: usize = 64;
-/// How many changes are applied at once where there are more than some thousand: as many as there are,
-/// nearly.
+/// How many changes are applied at once where there are thousands.
 ///
 /// However few they are, applying some takes the longer the more the document holds: 50,000 changes
-/// take twenty times as long by 64 as they take all at once.
-const MANY_CHANGES: usize = 16_384;
-/// From how many changes on all at once takes less than [`FEW_CHANGES`] by `FEW_CHANGES`.
-const MANY_CHANGES_MIN: usize = 4_096;
+/// take ten times as long by 64 as by thousands.
+const MANY_CHANGES: usize = 4_096;
 
 /// Applies changes that are in an order in which they can be.
 fn apply_all(automerge: &mut Automerge, changes: &[Change]) -> Result<(), AutomergeError> {
-    let at_once = if changes.len() < MANY_CHANGES_MIN { FEW_CHANGES } else { MANY_CHANGES };
+    let at_once = if changes.len() < MANY_CHANGES { FEW_CHANGES } else { MANY_CHANGES };
     let mut batches = changes.chunks(at_once);
     batches.try_for_each(|batch| automerge.apply_changes(batch.iter().cloned()))
 }
