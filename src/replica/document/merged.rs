@@ -42,6 +42,12 @@ impl Merged {
         }
     }
 
+    /// Tells whether this is a copy of what is held: that may have been thrown away meanwhile and built
+    /// anew from less.
+    pub fn is_of(&self, held: &Document) -> bool {
+        self.base.iter().all(|hash| held.has(&hash_in(hash)))
+    }
+
     /// Tells how many changes the document has gained that may not be in here.
     pub fn lag(&self, held: &Document) -> usize {
         self.gained(held).len()
@@ -100,5 +106,43 @@ impl Merged {
             applied.extend(held.take_waiting(waiting, trust)?);
         }
         Ok(applied)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use automerge::{ROOT, transaction::Transactable as _};
+
+    use super::*;
+    use crate::replica::ids::{NodeId, StartId};
+
+    #[test]
+    fn a_copy_of_what_was_thrown_away_meanwhile_is_told_apart() {
+        let host = NodeId([1; 32]);
+        let actor = super::super::actor(&host, StartId([1; 8]));
+        let (stored, _) = Document::create_host(host, 0, actor, 0);
+        let mut lost = stored.clone();
+        let mut tx = lost.automerge.transaction();
+        tx.put(ROOT, "lost", 1).unwrap();
+        tx.commit();
+        let merged = Merged::new(lost.clone(), |_| Ok(Applied::default())).unwrap();
+        assert!(merged.is_of(&lost) && merged.lag(&lost) == 0);
+        assert!(!merged.is_of(&stored), "what was never stored is in it");
+        let merged = Merged::new(stored, |_| Ok(Applied::default())).unwrap();
+        assert!(merged.is_of(&lost), "what has gained more is the same document");
+        assert_eq!(merged.lag(&lost), 1);
+    }
+
+    #[test]
+    fn a_copy_that_broke_leaves_the_document_as_it_was() {
+        let host = NodeId([1; 32]);
+        let actor = super::super::actor(&host, StartId([1; 8]));
+        let (document, _) = Document::create_host(host, 0, actor, 0);
+        let id = document.id();
+        let broken = |_: &mut Document| {
+            Err(ApplyError::Broken { document: id, message: "half of it is in".to_owned() })
+        };
+        let error = Merged::new(document, broken).unwrap_err();
+        assert!(matches!(error, ApplyError::Panicked { .. }), "{error}");
     }
 }

@@ -312,7 +312,7 @@ impl Replica {
             (_, Ok(Read::Adopted(_) | Read::Merged(_))) => {
                 return Some(self.bulk(peer, id, payload, vouchers));
             }
-            (_, Err(ApplyError::NotYet { .. })) if is_stale => {
+            (_, Err(ApplyError::NotYet { .. } | ApplyError::Untrusted { .. })) if is_stale => {
                 return Some(self.bulk(peer, id, payload, vouchers));
             }
             // Closing the link frees the place: another peer is asked.
@@ -342,6 +342,9 @@ impl Replica {
         fx: &mut Effects,
     ) -> Result<bool, Box<Came>> {
         let Some(held) = self.documents.get_mut(&id) else { return Ok(false) };
+        if !came.merged.is_of(held) {
+            return Ok(true);
+        }
         if came.merged.lag(held) > LAG_MAX {
             return Err(came);
         }
