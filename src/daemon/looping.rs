@@ -297,7 +297,8 @@ impl Loop {
 
     async fn take_read(&mut self, read: ReadBulk) {
         let pace = self.hands.shells.pace.clone();
-        let again = pace.measure(|| self.engine.take_read(self.clock.now(), read, &mut self.hands));
+        let again =
+            pace.measure("read", || self.engine.take_read(self.clock.now(), read, &mut self.hands));
         if let Some(bulk) = again {
             return self.read_aside(bulk);
         }
@@ -333,14 +334,14 @@ impl Loop {
 
     /// Takes an input in; steps aside in between if it is the last that waits.
     async fn take(&mut self, input: Input, is_last: bool) {
-        let now = self.clock.now();
+        let (now, what) = (self.clock.now(), input.kind());
         self.hands.has_woken = false;
         let (begun, begin_took) = timed(|| self.engine.begin(now, input, &mut self.hands));
         if is_last {
             self.hands.step_aside().await;
         }
         let ((), finish_took) = timed(|| self.engine.finish(now, begun, &mut self.hands));
-        self.hands.shells.pace.note(begin_took + finish_took);
+        self.hands.shells.pace.note(what, begin_took + finish_took);
         if is_last {
             self.hands.step_aside().await;
         }

@@ -21,18 +21,19 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Does what an input asks for, and counts how long this thread was at it.
-    pub fn measure<T>(&self, work: impl FnOnce() -> T) -> T {
+    /// Does what an input of this name asks for, and counts how long this thread was at it.
+    pub fn measure<T>(&self, what: &str, work: impl FnOnce() -> T) -> T {
         let (done, took) = timed(work);
-        self.note(took);
+        self.note(what, took);
         done
     }
 
     /// Counts how long this thread was at an input that was done in parts, all of them together.
-    pub fn note(&self, took: Duration) {
+    pub fn note(&self, what: &str, took: Duration) {
         let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.longest_us.fetch_max(us, Ordering::Relaxed);
         if took > SLOW {
+            tracing::warn!(what, took_ms = us / 1_000, "an input kept the loop for long");
             self.slow.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -68,10 +69,10 @@ mod tests {
     #[test]
     fn only_what_takes_processor_time_is_slow() {
         let pace = Pace::default();
-        assert_eq!(pace.measure(|| 7), 7);
-        pace.measure(|| std::thread::sleep(Duration::from_millis(20)));
+        assert_eq!(pace.measure("a", || 7), 7);
+        pace.measure("a", || std::thread::sleep(Duration::from_millis(20)));
         assert!(pace.longest_us() < 20_000, "sleeping takes none: {} µs", pace.longest_us());
-        pace.measure(|| {
+        pace.measure("a", || {
             let began = thread_time();
             while thread_time() - began < Duration::from_millis(5) {
                 std::hint::spin_loop();
@@ -79,9 +80,9 @@ mod tests {
         });
         assert!(pace.longest_us() >= 5_000);
         assert_eq!(pace.slow(), 0);
-        pace.note(SLOW);
+        pace.note("a", SLOW);
         assert_eq!(pace.slow(), 0, "just in time");
-        pace.note(SLOW + Duration::from_millis(1));
+        pace.note("a", SLOW + Duration::from_millis(1));
         assert_eq!(pace.slow(), 1);
     }
 }

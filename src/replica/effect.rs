@@ -98,6 +98,23 @@ pub enum Input {
     TimePassed,
 }
 
+impl Input {
+    /// Returns the input's name, for logs: of a frame, that of the frame.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Requested { .. } => "request",
+            Self::PeerConnected { .. } => "connected",
+            Self::PeerLost { .. } => "lost",
+            Self::DialFailed { .. } => "dial failed",
+            Self::FrameReceived { frame, .. } => frame.kind(),
+            Self::PeerDrained { .. } => "drained",
+            Self::TeardownEnded { .. } => "teardown ended",
+            Self::DocumentReloaded(_) => "reloaded",
+            Self::TimePassed => "time passed",
+        }
+    }
+}
+
 /// A frame and those who are to get it; it is encoded once.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outgoing {

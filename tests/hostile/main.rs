@@ -11,10 +11,10 @@
 //! Every input goes to a daemon in a process of its own, over a link of its own unless the one
 //! before was let stand. At the end that process has not ended; no input has kept its loop for more
 //! than 250 ms of processor time, and none has kept it from answering for long, not even while a
-//! snapshot was read or a history merged that takes a second; its memory has stayed within 256 MiB of
-//! what it was before the attack; and all three daemons show what the honest work has left, and the
-//! same. The last line says so, and how many inputs were refused (their link was closed) and contained
-//! (automerge panicked, and the document was built anew):
+//! snapshot was read that takes a second, or a long history merged; its memory has stayed within 256
+//! MiB of what it was before the attack; and all three daemons show what the honest work has left, and
+//! the same. The last line says so, and how many inputs were refused (their link was closed) and
+//! contained (automerge panicked, and the document was built anew):
 //!
 //! `hostile: inputs=… held_out=… refused=… contained=… exits=0 hangs=0 peak_mib=…`
 //!
@@ -65,6 +65,8 @@ const ROGUES: usize = 6;
 const MEMORY_KIB_MAX: u64 = 256 << 10;
 /// How often the loop has to answer while a snapshot is read that takes a second or more.
 const MEANWHILE_MIN: usize = 10;
+/// How often the loop has to answer while a history is merged that takes a tenth of that.
+const MERGING_MIN: usize = 3;
 /// How long an answer may take on a machine that is busy with the attack itself.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
@@ -276,7 +278,7 @@ async fn answered_while_merging(
     history: &Attack,
     changes: u64,
 ) -> usize {
-    let document = format!("host/{}/0", daemon.node());
+    let document = format!("host:{}/0", daemon.node());
     let count = async || {
         let status = daemon.get("/v1/status").await;
         let documents = status["documents"].as_array().expect("a list").iter();

@@ -6,11 +6,11 @@
 
 use std::collections::BTreeSet;
 
-use automerge::Change;
+use automerge::{Change, ReadDoc as _};
 
 use super::{
     super::{guard, trust::Trust},
-    Applied, ApplyError, Document, apply_all, hash_in,
+    Applied, ApplyError, Document, apply_all, hash_in, hash_out,
 };
 
 /// A copy of a document, with what a peer sent in it.
@@ -20,6 +20,8 @@ pub struct Merged {
     /// Where the document stood of which it has everything.
     base: Vec<automerge::ChangeHash>,
     applied: Applied,
+    /// The names of what was applied.
+    came: BTreeSet<automerge::ChangeHash>,
 }
 
 impl Merged {
@@ -34,7 +36,10 @@ impl Merged {
     ) -> Result<Self, ApplyError> {
         let base = copy.automerge.get_heads();
         match take(&mut copy) {
-            Ok(applied) => Ok(Self { copy, base, applied }),
+            Ok(applied) => {
+                let came = applied.changes.iter().map(|change| hash_out(&change.hash)).collect();
+                Ok(Self { copy, base, applied, came })
+            }
             Err(ApplyError::Broken { document, message }) => {
                 Err(ApplyError::Panicked { document, message })
             }
@@ -48,27 +53,56 @@ impl Merged {
         self.base.iter().all(|hash| held.has(&hash_in(hash)))
     }
 
-    /// Tells how many changes the document has gained that may not be in here.
-    pub fn lag(&self, held: &Document) -> usize {
-        self.gained(held).len()
-    }
-
-    fn gained(&self, held: &Document) -> Vec<Change> {
-        if held.automerge.get_heads() == self.base {
-            return Vec::new();
+    /// Takes over what the document has gained meanwhile, all of which was judged there, if that is
+    /// no more than so many changes; false if it is more.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::follow`].
+    pub fn follow_closely(&mut self, held: &Document, most: usize) -> Result<bool, ApplyError> {
+        match self.newest(held, most) {
+            Some(gained) => self.take_gained(held, &gained).map(|()| true),
+            None => Ok(false),
         }
-        held.automerge.get_changes(&self.base)
     }
 
-    /// Takes over what the document has gained meanwhile, all of which was judged there.
+    /// Takes over what the document has gained meanwhile, all of which was judged there; takes as long
+    /// as the document is large.
     ///
     /// # Errors
     ///
     /// Each of the two has taken another change that an author signed for one and the same place, or
     /// automerge can't apply them for another reason: this copy is of no use any more.
     pub fn follow(&mut self, held: &Document) -> Result<(), ApplyError> {
+        self.take_gained(held, &held.automerge.get_changes(&self.base))
+    }
+
+    /// Returns what the document has gained, in here or not, in an order in which it can be applied; `None` if it is
+    /// more than so many changes.
+    ///
+    /// Automerge would read all of the document to find the last few.
+    fn newest(&self, held: &Document, most: usize) -> Option<Vec<Change>> {
+        let mut left = held.automerge.get_heads();
+        let (mut seen, mut gained) = (BTreeSet::new(), Vec::new());
+        while let Some(hash) = left.pop() {
+            let is_old = || !self.came.contains(&hash) && self.copy.has(&hash_in(&hash));
+            if self.base.contains(&hash) || !seen.insert(hash) || is_old() {
+                continue;
+            }
+            if gained.len() == most {
+                return None;
+            }
+            let change = held.automerge.get_change_by_hash(&hash)?;
+            left.extend(change.deps());
+            gained.push(change);
+        }
+        // Whatever a change builds on has lower counters than it.
+        gained.sort_by_key(Change::start_op);
+        Some(gained)
+    }
+
+    fn take_gained(&mut self, held: &Document, gained: &[Change]) -> Result<(), ApplyError> {
         let document = held.id;
-        let gained = self.gained(held);
         let lacks = |change: &&Change| !self.copy.has(&hash_in(&change.hash()));
         let new: Vec<Change> = gained.iter().filter(lacks).cloned().collect();
         guard::contained(|| apply_all(&mut self.copy.automerge, &new))
@@ -97,7 +131,7 @@ impl Merged {
     ///
     /// If the document has gained what is [not followed](Self::follow).
     pub fn take_place(self, held: &mut Document, trust: &Trust) -> Result<Applied, ApplyError> {
-        let Self { mut copy, base, mut applied } = self;
+        let Self { mut copy, base, mut applied, came: _ } = self;
         assert_eq!(base, held.automerge.get_heads(), "nothing that was gained may be lost");
         copy.vouchers.follow(&held.vouchers);
         let waiting: Vec<Change> = held.orphans.iter().cloned().collect();
@@ -126,11 +160,13 @@ mod tests {
         tx.put(ROOT, "lost", 1).unwrap();
         tx.commit();
         let merged = Merged::new(lost.clone(), |_| Ok(Applied::default())).unwrap();
-        assert!(merged.is_of(&lost) && merged.lag(&lost) == 0);
+        assert!(merged.is_of(&lost));
+        assert_eq!(merged.newest(&lost, 0).map(|gained| gained.len()), Some(0));
         assert!(!merged.is_of(&stored), "what was never stored is in it");
         let merged = Merged::new(stored, |_| Ok(Applied::default())).unwrap();
         assert!(merged.is_of(&lost), "what has gained more is the same document");
-        assert_eq!(merged.lag(&lost), 1);
+        assert_eq!(merged.newest(&lost, 0), None);
+        assert_eq!(merged.newest(&lost, 1).map(|gained| gained.len()), Some(1));
     }
 
     #[test]

@@ -345,12 +345,13 @@ impl Replica {
         if !came.merged.is_of(held) {
             return Ok(true);
         }
-        if came.merged.lag(held) > LAG_MAX {
-            return Err(came);
-        }
-        if let Err(error) = came.merged.follow(held) {
-            tracing::warn!(%peer, document = %id, %error, "reads again what can't be put beside what came meanwhile");
-            return Ok(true);
+        match came.merged.follow_closely(held, LAG_MAX) {
+            Ok(true) => {}
+            Ok(false) => return Err(came),
+            Err(error) => {
+                tracing::warn!(%peer, document = %id, %error, "reads again what can't be put beside what came meanwhile");
+                return Ok(true);
+            }
         }
         let Came { merged, message } = *came;
         let taken = merged.take_place(held, &self.trust);
