@@ -77,7 +77,8 @@ fn write(out: &mut String, shared: &Shared, status: &Status) -> fmt::Result {
     let pace = shared.handle.pace();
     let help = "The most processor time that one input has taken the loop.";
     single(out, "longest_input_microseconds", "gauge", help, pace.longest_us())?;
-    let help = "Inputs that took the loop more than 250 ms of processor time.";
+    let help =
+        "Inputs that took the loop more than 250 ms of processor time (1 s in a debug build).";
     single(out, "slow_inputs_total", "counter", help, pace.slow())?;
     let help = "Milliseconds since the start.";
     single(out, "uptime_milliseconds", "gauge", help, status.uptime_ms)?;

@@ -10,8 +10,9 @@ use std::{
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// What no input may take: a person who asks for something meanwhile would notice.
-pub const SLOW: Duration = Duration::from_millis(250);
+/// What no input may take: a person who asks for something meanwhile would notice. A build that is
+/// not optimised takes several times as long for the same, and nobody works with it.
+pub const SLOW: Duration = Duration::from_millis(if cfg!(debug_assertions) { 1_000 } else { 250 });
 
 /// Keeps count; cheap to share.
 #[derive(Debug, Default)]

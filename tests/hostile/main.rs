@@ -10,11 +10,12 @@
 //!
 //! Every input goes to a daemon in a process of its own, over a link of its own unless the one
 //! before was let stand. At the end that process has not ended; no input has kept its loop for more
-//! than 250 ms of processor time, and none has kept it from answering for long, not even while a
-//! snapshot was read that takes a second, or a long history merged; its memory has stayed within 256
-//! MiB of what it was before the attack; and all three daemons show what the honest work has left, and
-//! the same. The last line says so, and how many inputs were refused (their link was closed) and
-//! contained (automerge panicked, and the document was built anew):
+//! than 250 ms of processor time (a second in a build that is not optimised), and none has kept it
+//! from answering for long, not even while a snapshot was read that takes a second, or a long history
+//! merged; its memory has stayed within 256 MiB of what it was before the attack; and all three
+//! daemons show what the honest work has left, and the same. The last line says so, and how many
+//! inputs were refused (their link was closed) and contained (automerge panicked, and the document
+//! was built anew):
 //!
 //! `hostile: inputs=… held_out=… refused=… contained=… exits=0 hangs=0 peak_mib=…`
 //!
