@@ -26,6 +26,14 @@ fn rewrite(scene: &mut Scene) {
     assert!(after.len() == 1 && after > before, "the host goes on in a later one: {after:?}");
 }
 
+/// As [`rewrite`], where that is done beside the host.
+fn rewrite_aside(scene: &mut Scene) {
+    let before = epochs(scene, scene.host);
+    scene.world.ask(scene.host, Command::Rewrite).expect("any node may");
+    scene.world.agree();
+    assert!(epochs(scene, scene.host) > before, "the host goes on in a later one");
+}
+
 /// Lists the epochs of the host's document that a node holds.
 fn epochs(scene: &Scene, node: usize) -> Vec<u32> {
     let host = scene.world.nodes[scene.host].id;
@@ -95,6 +103,57 @@ fn a_document_written_anew_shows_the_same_everywhere_and_nothing_is_told() {
     scene.world.agree();
     scene.session_is("c", Live);
     assert_eq!(title(&scene, THIRD, "a").as_deref(), Some("another"));
+}
+
+#[test]
+fn what_is_written_while_a_document_is_written_anew_goes_along_at_once() {
+    let mut scene = Scene::new(LEFT);
+    room(&mut scene, &["kept", "renamed", "deleted", "restored"]);
+    scene.delete("restored");
+    scene.world.agree();
+    scene.world.reads_aside = true;
+    scene.world.ask(LEFT, Command::Rewrite).expect("any node may");
+    let before = epochs(&scene, LEFT);
+    scene.rename("renamed", "its title");
+    scene.delete("deleted");
+    scene.restore("restored");
+    scene.create("created", "w");
+    assert_eq!(epochs(&scene, LEFT), before, "the new one is still being written");
+    let digest = scene.world.nodes[LEFT].replica.digest();
+    scene.world.nodes[LEFT].watch.events.clear();
+    scene.world.agree();
+    all_hold_the_newest(&scene);
+    assert!(epochs(&scene, LEFT) > before);
+    assert!(scene.world.nodes[LEFT].watch.events.is_empty(), "nobody is told of it");
+    for node in [LEFT, RIGHT, THIRD] {
+        assert_eq!(scene.world.nodes[node].replica.digest(), digest);
+        assert_eq!(title(&scene, node, "renamed").as_deref(), Some("its title"));
+    }
+    scene.session_is("created", Live);
+    scene.session_is("restored", Live);
+    scene.session_is("deleted", Deleted);
+    // A restart finds what was carried over, and nothing to be carried over once more.
+    let after = epochs(&scene, LEFT);
+    scene.world.crash(LEFT, usize::MAX);
+    scene.world.agree();
+    assert_eq!(epochs(&scene, LEFT), after);
+    assert_eq!(scene.world.nodes[RIGHT].replica.digest(), digest);
+}
+
+#[test]
+fn a_rewrite_that_a_crash_cuts_off_leaves_the_epoch_as_it_was() {
+    let mut scene = Scene::new(LEFT);
+    room(&mut scene, &["a"]);
+    scene.world.agree();
+    scene.world.reads_aside = true;
+    let before = epochs(&scene, LEFT);
+    scene.world.ask(LEFT, Command::Rewrite).expect("any node may");
+    scene.world.crash(LEFT, usize::MAX);
+    scene.world.agree();
+    assert_eq!(epochs(&scene, LEFT), before, "what was asked for is not remembered");
+    rewrite_aside(&mut scene);
+    all_hold_the_newest(&scene);
+    scene.session_is("a", Live);
 }
 
 #[test]

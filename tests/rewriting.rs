@@ -18,7 +18,7 @@ use sessionmesh::{
     identity::NodeKey,
     replica::{
         command::{Command, SessionPatch, Target},
-        document::{self, Copied, Document, SessionFields},
+        document::{self, Copied, Document, Rewrite, SessionFields},
         effect::{DialTarget, Now, Outgoing, Publication, Startup, TeardownDue, Write},
         guard::{DocumentLimits, check_document},
         ids::{DocumentId, FleetId, NodeId, SessionId, StartId},
@@ -45,6 +45,7 @@ struct House {
     told: VecDeque<Told>,
     answers: Vec<Answer>,
     published: Vec<Publication>,
+    rewrites: VecDeque<Rewrite>,
 }
 
 impl Hands for House {
@@ -71,6 +72,10 @@ impl Hands for House {
     }
 
     fn save(&mut self, _: Plan, _: Copied) {}
+
+    fn rewrite(&mut self, rewrite: Rewrite) {
+        self.rewrites.push_back(rewrite);
+    }
 
     fn tear_down(&mut self, due: TeardownDue, _: Vec<Occupant>) {
         panic!("{} is not to be ended", due.workspace.id);
@@ -100,6 +105,8 @@ impl House {
             } else if let Some(job) = self.jobs.pop_front() {
                 let left = durable::turn(store, job, || None, self).expect("the disk works");
                 assert!(left.is_none(), "one job is done at a time");
+            } else if let Some(rewrite) = self.rewrites.pop_front() {
+                engine.take_rewritten(NOW, rewrite.write(), self);
             } else {
                 return;
             }

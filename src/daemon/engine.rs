@@ -15,11 +15,12 @@ use super::{
 use crate::{
     replica::{
         command::Command,
-        document::{ApplyError, Copied},
+        document::{ApplyError, Copied, Rewrite, Rewritten},
         effect::{
             DialTarget, Effects, Evidence, Input, Now, Outgoing, Publication, RequestId, Startup,
             StoredDocument, TeardownDue,
         },
+        guard::Panicked,
         ids::{Cursor, NodeId},
         machine::{
             AT_ONCE_BYTES_MAX, AT_ONCE_CHANGES_MAX, Begun, Bulk, Loaded, OpenError as ReplicaError,
@@ -55,6 +56,8 @@ pub trait Hands {
     fn store(&mut self, job: Job<Self::Asker>);
     /// Saves a copy of a document and verifies what was saved, elsewhere; see [`compact::saved`].
     fn save(&mut self, plan: store::compact::Plan, copy: Copied);
+    /// Writes a document anew, elsewhere, for [`Engine::take_rewritten`].
+    fn rewrite(&mut self, rewrite: Rewrite);
     /// Ends a workspace, elsewhere, beside which are these.
     fn tear_down(&mut self, due: TeardownDue, occupants: Vec<Occupant>);
 }
@@ -231,6 +234,17 @@ impl<A> Engine<A> {
         again
     }
 
+    /// Takes in that the own document was written anew elsewhere.
+    pub fn take_rewritten(
+        &mut self,
+        now: Now,
+        written: Result<Rewritten, Panicked>,
+        hands: &mut impl Hands<Asker = A>,
+    ) {
+        let effects = self.replica.handle_rewritten(now, written);
+        self.carry_out(effects, hands);
+    }
+
     /// Carries effects out, in the order that [`Effects`] asks for.
     pub fn carry_out(&mut self, effects: Effects, hands: &mut impl Hands<Asker = A>) {
         let Effects {
@@ -242,6 +256,7 @@ impl<A> Engine<A> {
             writes,
             frames_durable,
             reloads,
+            rewrite,
             evidence,
             unreadable,
             replies,
@@ -277,6 +292,9 @@ impl<A> Engine<A> {
             hands.receipts();
         }
         evidence.into_iter().for_each(|it| hands.keep(it));
+        if rewrite && let Some(rewrite) = self.replica.to_rewrite() {
+            hands.rewrite(rewrite);
+        }
         let replies = replies
             .into_iter()
             .filter_map(|(request, reply)| Some((self.waiting.remove(&request)?, reply)))

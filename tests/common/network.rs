@@ -175,14 +175,14 @@ impl World {
             .filter(|(_, _, packets)| !packets.is_empty())
             .map(|(ends, way, _)| (ends, way))
             .collect();
-        let reading: Vec<usize> =
-            (0..self.nodes.len()).filter(|node| !self.nodes[*node].reading.is_empty()).collect();
-        if ways.is_empty() && reading.is_empty() {
+        let aside: Vec<usize> =
+            (0..self.nodes.len()).filter(|node| !self.nodes[*node].aside.is_empty()).collect();
+        if ways.is_empty() && aside.is_empty() {
             return false;
         }
-        let chosen = self.random.usize(..ways.len() + reading.len());
+        let chosen = self.random.usize(..ways.len() + aside.len());
         let Some(((a, b), way)) = ways.get(chosen).copied() else {
-            self.give_read(reading[chosen - ways.len()]);
+            self.give_aside(aside[chosen - ways.len()]);
             return true;
         };
         let wire = self.wires.get_mut(&(a, b)).expect("it was just found");

@@ -12,7 +12,9 @@ use std::{
 use sessionmesh::{
     replica::{
         command::{Command, Refusal, Reply},
+        document::Rewritten,
         effect::{Effects, Input, Now, Outgoing, RequestId, Startup, TeardownDue, TeardownOutcome},
+        guard::Panicked,
         ids::{NodeId, StartId},
         machine::{ReadBulk, Replica, bulk_bytes},
         record::{Role, Session, SessionKey, Workspace, WorkspaceKey},
@@ -48,6 +50,15 @@ struct Batch {
     teardowns: Vec<TeardownDue>,
 }
 
+/// What was done beside a replica, which goes on meanwhile.
+#[derive(Debug)]
+pub(super) enum Aside {
+    /// A frame was read.
+    Read(ReadBulk),
+    /// Its own document was written anew.
+    Rewritten(Box<Result<Rewritten, Panicked>>),
+}
+
 /// One node: its replica, its disk and what is known of it from outside.
 pub struct Node {
     pub id: NodeId,
@@ -59,8 +70,8 @@ pub struct Node {
     /// Added to the wall clock.
     pub skew_ms: i64,
     waiting: VecDeque<Batch>,
-    /// What peers sent and what was read, and comes back some time.
-    pub(super) reading: VecDeque<ReadBulk>,
+    /// What was read or written beside the replica, and comes back some time.
+    pub(super) aside: VecDeque<Aside>,
     pub(super) dials: BTreeSet<NodeId>,
     born: Duration,
     starts: u8,
@@ -83,7 +94,8 @@ pub struct World {
     pub disks: Mode,
     /// Whether teardowns succeed by themselves.
     pub teardowns: Mode,
-    /// Whether all that peers send of documents is read beside the replicas, not only what is much.
+    /// Whether all that peers send of documents is read beside the replicas, not only what is much, and
+    /// documents are written anew there.
     pub reads_aside: bool,
     /// Where every effect goes in: equal for equal runs.
     pub trace: Sha256,
@@ -174,7 +186,7 @@ impl World {
             teardowns: Vec::new(),
             skew_ms: 0,
             waiting: VecDeque::new(),
-            reading: VecDeque::new(),
+            aside: VecDeque::new(),
             dials: BTreeSet::new(),
             born,
             starts,
@@ -240,7 +252,7 @@ impl World {
             {
                 match replica.to_read(&peer, frame) {
                     Ok(bulk) => {
-                        self.nodes[node].reading.push_back(bulk.read());
+                        self.nodes[node].aside.push_back(Aside::Read(bulk.read()));
                         return;
                     }
                     Err(frame) => replica.handle(now, Input::FrameReceived { peer, frame }),
@@ -251,14 +263,24 @@ impl World {
         self.take(node, fx);
     }
 
-    /// Gives a node the next document that was read for it.
-    pub(super) fn give_read(&mut self, node: usize) {
+    /// Gives a node the next of what was done beside its replica.
+    pub(super) fn give_aside(&mut self, node: usize) {
         let now = self.now_at(node);
-        let Some(read) = self.nodes[node].reading.pop_front() else { return };
+        let read = match self.nodes[node].aside.pop_front() {
+            Some(Aside::Read(read)) => read,
+            Some(Aside::Rewritten(written)) => return self.give_rewritten(node, *written),
+            None => return,
+        };
         let (fx, again) = self.nodes[node].replica.handle_read(now, read);
         if let Some(bulk) = again {
-            self.nodes[node].reading.push_front(bulk.read());
+            self.nodes[node].aside.push_front(Aside::Read(bulk.read()));
         }
+        self.take(node, fx);
+    }
+
+    fn give_rewritten(&mut self, node: usize, written: Result<Rewritten, Panicked>) {
+        let now = self.now_at(node);
+        let fx = self.nodes[node].replica.handle_rewritten(now, written);
         self.take(node, fx);
     }
 
@@ -287,6 +309,7 @@ impl World {
             replies,
             teardowns,
             receipts: _,
+            rewrite,
             evidence: _,
         } = fx;
         if let Some(dials) = dials {
@@ -300,6 +323,14 @@ impl World {
         self.nodes[node].waiting.push_back(batch);
         if self.disks == Mode::Prompt {
             self.sync(node, usize::MAX);
+        }
+        if rewrite && let Some(rewrite) = self.nodes[node].replica.to_rewrite() {
+            let written = rewrite.write();
+            if self.reads_aside {
+                self.nodes[node].aside.push_back(Aside::Rewritten(Box::new(written)));
+            } else {
+                self.give_rewritten(node, written);
+            }
         }
         self.dial();
     }
@@ -353,7 +384,7 @@ impl World {
             }
         }
         self.nodes[node].waiting.clear();
-        self.nodes[node].reading.clear();
+        self.nodes[node].aside.clear();
         self.nodes[node].teardowns.clear();
         self.nodes[node].dials.clear();
         self.nodes[node].starts += 1;

@@ -74,14 +74,17 @@ pub fn dear(target: &Target, seal: &Seal) -> Vec<Attack> {
 }
 
 /// How many changes a long history has. Two of them, with the honest work, stay below what has a host
-/// write its document anew, which is another thing.
+/// write its document anew.
 const LONG_CHANGES: u64 = 3_000;
+/// How many there are in a third, which does not.
+const TOO_MANY_CHANGES: u64 = 10_000;
 /// The session on the attacked host that a long history is of.
 const LONG_OF: &str = "ses_r1_1";
 
-/// Two long histories, one behind the other, that are all that a member may write: as a whole
-/// document, and as the changes of one frame.
-pub fn long_histories(target: &Target, seal: &Seal, actor: ActorId) -> ([Attack; 2], u64) {
+/// Long histories, one behind the other, that are all that a member may write: as a whole document, as
+/// the changes of one frame, and so much as a whole document that its host writes it anew; and how
+/// many changes each of the first two has.
+pub fn long_histories(target: &Target, seal: &Seal, actor: ActorId) -> ([Attack; 3], u64) {
     let mut automerge = target.automerge.clone();
     automerge.set_actor(actor);
     let bucket = format!("{:02x}", Sha256::digest(LONG_OF)[0]);
@@ -89,19 +92,22 @@ pub fn long_histories(target: &Target, seal: &Seal, actor: ActorId) -> ([Attack;
         let (_, record) = automerge.get(&map, *key).expect("it is a map").expect("it is there");
         record
     });
-    let write = |automerge: &mut Automerge| {
-        for number in 0..LONG_CHANGES {
+    let write = |automerge: &mut Automerge, changes| {
+        for number in 0..changes {
             let mut tx = automerge.transaction();
             tx.put(&session, "title", format!("the title number {number}")).expect("a put");
             tx.commit_with(CommitOptions::default().with_time(0));
         }
     };
-    write(&mut automerge);
+    write(&mut automerge, LONG_CHANGES);
     let whole = Attack::frame("a long history", &seal.own(target.id, &automerge));
     let before = automerge.get_heads();
-    write(&mut automerge);
+    write(&mut automerge, LONG_CHANGES);
     let changes = automerge.get_changes(&before);
     let changes = changes.iter().map(|change| change.raw_bytes().to_vec()).collect();
     let pushed = Attack::frame("a long history, pushed", &seal.changes(target.id, changes));
-    ([whole, pushed], LONG_CHANGES)
+    write(&mut automerge, TOO_MANY_CHANGES);
+    let longest = seal.own(target.id, &automerge);
+    let longest = Attack::frame("a history that has a document written anew", &longest);
+    ([whole, pushed, longest], LONG_CHANGES)
 }

@@ -164,9 +164,8 @@ impl Arsenal {
         attack
     }
 
-    /// Returns two long histories that the rogue may write into a host's document, as a whole document
-    /// and as changes that follow it, and how many changes each has.
-    pub fn long_histories(&self, host: NodeId) -> ([Attack; 2], u64) {
+    /// Returns [long histories](long_histories) that the rogue may write into a host's document.
+    pub fn long_histories(&self, host: NodeId) -> ([Attack; 3], u64) {
         let is_of_host = |target: &&Target| target.id.host() == Some(host);
         let target = self.targets.iter().find(is_of_host).expect("it is attacked");
         let mut actor = [0x10; 20];

@@ -266,6 +266,12 @@ impl Daemon {
             replies: fx.replies,
             teardowns: fx.teardowns,
         });
+        if fx.rewrite
+            && let Some(rewrite) = running.replica.to_rewrite()
+        {
+            let fx = running.replica.handle_rewritten(now(running.born), rewrite.write());
+            self.carry_out(fx);
+        }
     }
 
     fn durable(&mut self, batch: Batch) {

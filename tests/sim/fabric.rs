@@ -9,7 +9,12 @@ use std::{
 };
 
 use sessionmesh::{
-    replica::{document::Copied, effect::TeardownDue, ids::NodeId, machine::Bulk},
+    replica::{
+        document::{Copied, Rewrite},
+        effect::TeardownDue,
+        ids::NodeId,
+        machine::Bulk,
+    },
     store::compact::Plan,
     transport::outbox,
     wire::{CloseCode, Lane},
@@ -32,6 +37,8 @@ pub enum Event {
     Save { node: usize, boot: u64, plan: Plan, copy: Box<Copied> },
     /// What a peer sent was read beside the loop.
     Read { node: usize, boot: u64, bulk: Box<Bulk> },
+    /// A node's own document was written anew beside the loop.
+    Rewrite { node: usize, boot: u64, rewrite: Box<Rewrite> },
     /// A teardown has come to its end.
     TeardownEnds { node: usize, boot: u64, due: Box<TeardownDue> },
     /// The replica has something to do, as far as was known.

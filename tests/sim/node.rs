@@ -17,9 +17,10 @@ use sessionmesh::{
         loading::Loading,
     },
     replica::{
-        document::Copied,
+        document::{Copied, Rewrite, Rewritten},
         effect::{DialTarget, Input, Outgoing, Publication, TeardownDue, Write},
         fold::Snapshot,
+        guard::Panicked,
         ids::{NodeId, StartId},
         machine::{Bulk, ReadBulk},
     },
@@ -90,6 +91,10 @@ pub struct Out {
     pub loading: Loading<Frame>,
     /// Whether something is being read.
     pub reads: bool,
+    /// Whether its document is being written anew.
+    pub rewrites: bool,
+    /// What it was written anew as.
+    pub rewritten: Option<Result<Rewritten, Panicked>>,
     /// What was read.
     pub read: VecDeque<ReadBulk>,
     /// The links that the loop has been shown.
@@ -163,6 +168,8 @@ impl Out {
             inbox: VecDeque::new(),
             loading: Loading::default(),
             reads: false,
+            rewrites: false,
+            rewritten: None,
             read: VecDeque::new(),
             shown: BTreeMap::new(),
             berths: BTreeMap::new(),
@@ -191,6 +198,7 @@ impl Out {
             && self.inputs.is_empty()
             && self.inbox.is_empty()
             && !self.reads
+            && !self.rewrites
     }
 }
 
@@ -342,6 +350,18 @@ impl Hands for Ports<'_> {
         let time = self.fabric.between(Duration::from_millis(1), Duration::from_millis(800));
         let copy = Box::new(copy);
         self.fabric.after(time, Event::Save { node, boot, plan, copy });
+    }
+
+    fn rewrite(&mut self, rewrite: Rewrite) {
+        let (node, boot) = (self.out.number, self.out.boot);
+        self.out.rewrites = true;
+        if self.fabric.crash_in_rewrite && self.fabric.aside.bool() {
+            self.fabric.crash_in_rewrite = false;
+            self.fabric.after(Duration::ZERO, Event::Crash { node });
+        }
+        let time = Duration::from_micros(self.fabric.aside.u64(100..800_000));
+        let rewrite = Box::new(rewrite);
+        self.fabric.after(time, Event::Rewrite { node, boot, rewrite });
     }
 
     fn tear_down(&mut self, due: TeardownDue, _occupants: Vec<Occupant>) {

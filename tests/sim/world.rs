@@ -16,7 +16,7 @@ use sessionmesh::{
     replica::{
         command::{Command, Reply},
         digest::Digest,
-        document::Copied,
+        document::{Copied, Rewrite},
         effect::{Input, Now, TeardownDue, TeardownOutcome},
         ids::{ChangeHash, DocumentId, NodeId, OperationId},
         machine::{Bulk, bulk_bytes},
@@ -250,6 +250,9 @@ impl World {
             }
         } else if let Some(input) = out.inputs.pop_front() {
             engine.take(now, input, &mut Ports { fabric: &mut self.fabric, out });
+        } else if let Some(written) = out.rewritten.take() {
+            out.rewrites = false;
+            engine.take_rewritten(now, written, &mut Ports { fabric: &mut self.fabric, out });
         } else if let Some(read) = out.read.pop_front() {
             let mut ports = Ports { fabric: &mut self.fabric, out };
             if let Some(bulk) = engine.take_read(now, read, &mut ports) {
@@ -295,7 +298,7 @@ impl World {
             }
         }
         let idle = out.told.is_empty() && out.inputs.is_empty() && out.inbox.is_empty();
-        let more = !(idle && out.read.is_empty());
+        let more = !(idle && out.read.is_empty() && out.rewritten.is_none());
         self.settle(node);
         if more {
             self.wake_loop(node);
@@ -305,6 +308,12 @@ impl World {
     fn read_bulk(&mut self, node: usize, bulk: Bulk) {
         let Some(Up { out, .. }) = &mut self.nodes[node].up else { return };
         out.read.push_back(bulk.read());
+        self.wake_loop(node);
+    }
+
+    fn rewrite(&mut self, node: usize, rewrite: Rewrite) {
+        let Some(Up { out, .. }) = &mut self.nodes[node].up else { return };
+        out.rewritten = Some(rewrite.write());
         self.wake_loop(node);
     }
 
@@ -497,6 +506,7 @@ impl World {
             | Event::Disk { node, .. }
             | Event::Save { node, .. }
             | Event::Read { node, .. }
+            | Event::Rewrite { node, .. }
             | Event::TeardownEnds { node, .. }
             | Event::Due { node, .. }
             | Event::Bridge { node, .. }
@@ -516,6 +526,9 @@ impl World {
                 self.save(node, plan, &copy);
             }
             Event::Read { node, boot, bulk } if of(self, node, boot) => self.read_bulk(node, *bulk),
+            Event::Rewrite { node, boot, rewrite } if of(self, node, boot) => {
+                self.rewrite(node, *rewrite);
+            }
             Event::TeardownEnds { node, boot, due } if of(self, node, boot) => {
                 self.teardown_ends(node, &due);
             }

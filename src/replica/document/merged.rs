@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use automerge::{Change, ReadDoc as _};
+use automerge::Change;
 
 use super::{
     super::{guard, trust::Trust},
@@ -77,28 +77,14 @@ impl Merged {
         self.take_gained(held, &held.automerge.get_changes(&self.base))
     }
 
-    /// Returns what the document has gained, in here or not, in an order in which it can be applied; `None` if it is
-    /// more than so many changes.
-    ///
-    /// Automerge would read all of the document to find the last few.
+    /// Returns what the document has gained, in here or not, in an order in which it can be applied;
+    /// `None` if it is more than so many changes.
     fn newest(&self, held: &Document, most: usize) -> Option<Vec<Change>> {
-        let mut left = held.automerge.get_heads();
-        let (mut seen, mut gained) = (BTreeSet::new(), Vec::new());
-        while let Some(hash) = left.pop() {
-            let is_old = || !self.came.contains(&hash) && self.copy.has(&hash_in(&hash));
-            if self.base.contains(&hash) || !seen.insert(hash) || is_old() {
-                continue;
-            }
-            if gained.len() == most {
-                return None;
-            }
-            let change = held.automerge.get_change_by_hash(&hash)?;
-            left.extend(change.deps());
-            gained.push(change);
-        }
-        // Whatever a change builds on has lower counters than it.
-        gained.sort_by_key(Change::start_op);
-        Some(gained)
+        let is_old = |hash: &automerge::ChangeHash| {
+            let is_of_copy = || !self.came.contains(hash) && self.copy.has(&hash_in(hash));
+            self.base.contains(hash) || is_of_copy()
+        };
+        held.newest(is_old, most)
     }
 
     fn take_gained(&mut self, held: &Document, gained: &[Change]) -> Result<(), ApplyError> {

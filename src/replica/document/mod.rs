@@ -13,6 +13,7 @@ mod intake;
 mod merged;
 mod message;
 mod orphans;
+mod rewriting;
 mod salvage;
 mod touched;
 mod untrusted;
@@ -30,6 +31,7 @@ pub use host::{Done as Written, Limits, Part, Scope, SessionFields, Vector, Writ
 pub use intake::{Coverage, LeftOut};
 pub use merged::Merged;
 pub use message::Message;
+pub use rewriting::{Rewrite, Rewritten};
 pub use salvage::Salvaged;
 pub use touched::Touched;
 pub use untrusted::Untrusted;

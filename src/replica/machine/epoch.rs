@@ -8,9 +8,9 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use super::super::{
-    document::{Applied, AppliedChange, Document, Part},
+    document::{Applied, AppliedChange, Document, Part, Rewrite, Rewritten},
     effect::{Effects, Now, StoredDocument, Write},
-    guard::DocumentLimits,
+    guard::{DocumentLimits, Panicked},
     ids::{ChangeHash, DocumentId, NodeId},
     record::Role,
     voucher::Voucher,
@@ -33,7 +33,7 @@ const RECORD_OPS: u64 = 12;
 const EMPTY_OPS: u64 = 300;
 /// How many changes lie between two looks.
 const LOOK_EVERY: u64 = 256;
-/// How long it waits to try again where something was written while the new epoch became durable.
+/// How long it waits to try again where the document was thrown away meanwhile.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How many copies of epochs are remembered that were of no use, so as not to ask for them again.
 const SEEN_MAX: usize = 256;
@@ -65,12 +65,13 @@ pub struct Epochs {
 #[derive(Debug, Clone)]
 enum Stage {
     Idle,
-    /// The next epoch is becoming durable.
-    Rewritten {
-        document: Box<Document>,
-        /// Where the present one stood.
-        heads: Vec<ChangeHash>,
+    /// The next epoch is being written, elsewhere.
+    Writing {
+        epoch: u32,
+        wall_ms: i64,
     },
+    /// It is becoming durable.
+    Written(Box<Rewritten>),
     /// An earlier epoch is awaited from the store.
     Loading(DocumentId),
 }
@@ -198,26 +199,63 @@ impl Replica {
     }
 
     fn rewrite(&mut self, now: Now, fx: &mut Effects) {
-        let own = self.own_document();
-        let document = &self.documents[&own];
         let skipped = self.random.u32(1..EPOCHS_SKIPPED_MAX);
         let Some(epoch) = self.epochs.own.checked_add(skipped) else { return };
         self.epochs.asked = false;
         self.epochs.retry_at = None;
-        let heads = document.heads();
-        let (mut next, mut written) = document.rewritten(epoch, self.actor.clone(), now.wall_ms);
-        vouch_for(&self.trust, &mut next, &mut written);
+        self.epochs.stage = Stage::Writing { epoch, wall_ms: now.wall_ms };
+        fx.rewrite = true;
+    }
+
+    /// Returns this node's own document as it is to be written anew, if it is, to be written anywhere
+    /// and given back to [`Replica::handle_rewritten`].
+    pub fn to_rewrite(&self) -> Option<Rewrite> {
+        let Stage::Writing { epoch, wall_ms } = self.epochs.stage else { return None };
+        let copy = self.documents.get(&self.own_document())?.clone();
+        Some(Rewrite::new(copy, epoch, self.actor.clone(), wall_ms))
+    }
+
+    /// Takes in that its own document was written anew, or why it could not be.
+    pub fn handle_rewritten(&mut self, now: Now, written: Result<Rewritten, Panicked>) -> Effects {
+        let mut fx = Effects::default();
+        self.epoch_written(now, written, &mut fx);
+        self.conclude(now, fx)
+    }
+
+    /// Has the next epoch become durable.
+    fn epoch_written(&mut self, now: Now, written: Result<Rewritten, Panicked>, fx: &mut Effects) {
+        if !matches!(self.epochs.stage, Stage::Writing { .. }) {
+            return;
+        }
+        self.epochs.stage = Stage::Idle;
+        let mut rewritten = match written {
+            Ok(rewritten) => rewritten,
+            // Tried again once more is written, which may be what it takes.
+            Err(error) => return tracing::error!(%error, "can't write the own document anew"),
+        };
+        if !self.is_of_own(&rewritten) {
+            self.epochs.retry_at = Some(now.monotonic + RETRY_AFTER);
+            return;
+        }
+        let Rewritten { before, next, written, bytes } = &mut rewritten;
+        vouch_for(&self.trust, next, written);
         tracing::info!(
-            changes = document.change_count(),
-            operations = document.op_count(),
+            changes = before.change_count(),
+            operations = before.op_count(),
             operations_left = next.op_count(),
             "wrote the own document anew"
         );
-        fx.writes.push(Write::Snapshot { document: next.id(), bytes: next.save() });
-        let (document, vouchers) = (next.id(), written.vouchers.into_iter());
+        let document = next.id();
+        fx.writes.push(Write::Snapshot { document, bytes: std::mem::take(bytes) });
+        let vouchers = std::mem::take(&mut written.vouchers).into_iter();
         fx.writes.extend(vouchers.map(|voucher| Write::Voucher { document, voucher }));
-        fx.reloads.push(next.id());
-        self.epochs.stage = Stage::Rewritten { document: Box::new(next), heads };
+        fx.reloads.push(document);
+        self.epochs.stage = Stage::Written(Box::new(rewritten));
+    }
+
+    /// Tells whether the present document is the one that was written anew, or that with more.
+    fn is_of_own(&self, rewritten: &Rewritten) -> bool {
+        self.documents.get(&self.own_document()).is_some_and(|own| rewritten.is_of(own))
     }
 
     /// Goes on with what has waited for the store; gives back what it did not wait for.
@@ -228,40 +266,44 @@ impl Replica {
         fx: &mut Effects,
     ) -> Option<StoredDocument> {
         let awaited = match &self.epochs.stage {
-            Stage::Idle => None,
-            Stage::Rewritten { document, .. } => Some(document.id()),
+            Stage::Idle | Stage::Writing { .. } => None,
+            Stage::Written(rewritten) => Some(rewritten.next.id()),
             Stage::Loading(id) => Some(*id),
         };
         if awaited != Some(stored.id) || self.reloading.contains(&stored.id) {
             return Some(stored);
         }
         match std::mem::replace(&mut self.epochs.stage, Stage::Idle) {
-            Stage::Idle => return Some(stored),
-            Stage::Rewritten { document, heads } => self.begin_epoch(now, *document, &heads, fx),
+            Stage::Idle | Stage::Writing { .. } => return Some(stored),
+            Stage::Written(rewritten) => self.begin_epoch(now, *rewritten, fx),
             Stage::Loading(_) => self.carry_over(now, stored, fx),
         }
         None
     }
 
-    /// Goes over to an epoch that is durable by now, unless the one before has gone on.
-    fn begin_epoch(
-        &mut self,
-        now: Now,
-        document: Document,
-        heads: &[ChangeHash],
-        fx: &mut Effects,
-    ) {
+    /// Goes over to an epoch that is durable by now, with what was written to the one before
+    /// meanwhile.
+    fn begin_epoch(&mut self, now: Now, mut rewritten: Rewritten, fx: &mut Effects) {
         let own = self.documents.get(&self.own_document());
-        if own.is_none_or(|own| own.heads() != heads) {
-            fx.writes.push(Write::Forget { document: document.id() });
+        let Some(own) = own.filter(|own| rewritten.is_of(own)) else {
+            fx.writes.push(Write::Forget { document: rewritten.next.id() });
             self.epochs.retry_at = Some(now.monotonic + RETRY_AFTER);
             return;
-        }
+        };
+        let mut carried = rewritten.catch_up(own, now.wall_ms);
+        let mut next = rewritten.next;
+        vouch_for(&self.trust, &mut next, &mut carried);
+        self.record(next.id(), &carried, fx);
         let digest = self.view.digest();
-        self.go_over_to(now, Origin::Here, document, fx);
+        self.go_over_to(now, Origin::Here, next, fx);
         debug_assert_eq!(digest, self.view.digest(), "a new epoch shows what the one before did");
         let own = self.node;
-        self.exchange.adopted(now.monotonic, &own, &self.documents, &mut fx.frames);
+        let told = match carried.changes.is_empty() {
+            true => &mut fx.frames,
+            // Were it known before a crash that it does not outlast, it would be carried over twice.
+            false => &mut fx.frames_durable,
+        };
+        self.exchange.adopted(now.monotonic, &own, &self.documents, told);
     }
 
     /// Writes what an earlier epoch has gained into the present one.
