@@ -20,7 +20,7 @@
 //! - `EXHAUSTIVE_COMMANDS=4 cargo test --release --test exhaustive -- --nocapture` plays more steps
 //!   from each scene; `EXHAUSTIVE_SCENE=room` only one scene; `EXHAUSTIVE_REPLICAS=2` fewer nodes.
 //! - `EXHAUSTIVE_COMMANDS=5 cargo test --release --test exhaustive two_kinds -- --nocapture` plays five
-//!   steps of three nodes, for each two kinds of what people do, which takes hours.
+//!   steps of three nodes, for each two kinds of what people do, which takes an hour.
 //!   `EXHAUSTIVE_KINDS='move, keep'` plays only those.
 //! - `EXHAUSTIVE_PATH='…' cargo test --test exhaustive` plays the one path that a failure printed.
 
