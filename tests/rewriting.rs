@@ -18,10 +18,11 @@ use sessionmesh::{
     identity::NodeKey,
     replica::{
         command::{Command, SessionPatch, Target},
-        document::{self, Copied, Document, Rewrite, SessionFields},
+        document::{self, Copied, Document, SessionFields},
         effect::{DialTarget, Now, Outgoing, Publication, Startup, TeardownDue, Write},
         guard::{DocumentLimits, check_document},
         ids::{DocumentId, FleetId, NodeId, SessionId, StartId},
+        machine::EpochWork,
         record::{Extra, Member, Role, SessionKey, StoredSession},
         voucher::Voucher,
     },
@@ -45,7 +46,7 @@ struct House {
     told: VecDeque<Told>,
     answers: Vec<Answer>,
     published: Vec<Publication>,
-    rewrites: VecDeque<Rewrite>,
+    epochs: VecDeque<EpochWork>,
 }
 
 impl Hands for House {
@@ -73,8 +74,8 @@ impl Hands for House {
 
     fn save(&mut self, _: Plan, _: Copied) {}
 
-    fn rewrite(&mut self, rewrite: Rewrite) {
-        self.rewrites.push_back(rewrite);
+    fn work_on_epoch(&mut self, work: EpochWork) {
+        self.epochs.push_back(work);
     }
 
     fn tear_down(&mut self, due: TeardownDue, _: Vec<Occupant>) {
@@ -105,8 +106,8 @@ impl House {
             } else if let Some(job) = self.jobs.pop_front() {
                 let left = durable::turn(store, job, || None, self).expect("the disk works");
                 assert!(left.is_none(), "one job is done at a time");
-            } else if let Some(rewrite) = self.rewrites.pop_front() {
-                engine.take_rewritten(NOW, rewrite.write(), self);
+            } else if let Some(work) = self.epochs.pop_front() {
+                engine.take_epoch_done(NOW, work.run(), self);
             } else {
                 return;
             }

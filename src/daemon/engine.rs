@@ -15,16 +15,15 @@ use super::{
 use crate::{
     replica::{
         command::Command,
-        document::{ApplyError, Copied, Rewrite, Rewritten},
+        document::{ApplyError, Copied},
         effect::{
             DialTarget, Effects, Evidence, Input, Now, Outgoing, Publication, RequestId, Startup,
             StoredDocument, TeardownDue,
         },
-        guard::Panicked,
         ids::{Cursor, NodeId},
         machine::{
-            AT_ONCE_BYTES_MAX, AT_ONCE_CHANGES_MAX, Begun, Bulk, Loaded, OpenError as ReplicaError,
-            ReadBulk, Replica,
+            AT_ONCE_BYTES_MAX, AT_ONCE_CHANGES_MAX, Begun, Bulk, EpochDone, EpochWork, Loaded,
+            OpenError as ReplicaError, ReadBulk, Replica,
         },
         record::SessionState,
     },
@@ -56,8 +55,8 @@ pub trait Hands {
     fn store(&mut self, job: Job<Self::Asker>);
     /// Saves a copy of a document and verifies what was saved, elsewhere; see [`compact::saved`].
     fn save(&mut self, plan: store::compact::Plan, copy: Copied);
-    /// Writes a document anew, elsewhere, for [`Engine::take_rewritten`].
-    fn rewrite(&mut self, rewrite: Rewrite);
+    /// Does something about the node's own epochs, elsewhere, for [`Engine::take_epoch_done`].
+    fn work_on_epoch(&mut self, work: EpochWork);
     /// Ends a workspace, elsewhere, beside which are these.
     fn tear_down(&mut self, due: TeardownDue, occupants: Vec<Occupant>);
 }
@@ -234,14 +233,14 @@ impl<A> Engine<A> {
         again
     }
 
-    /// Takes in that the own document was written anew elsewhere.
-    pub fn take_rewritten(
+    /// Takes in what was done elsewhere about the node's own epochs.
+    pub fn take_epoch_done(
         &mut self,
         now: Now,
-        written: Result<Rewritten, Panicked>,
+        done: EpochDone,
         hands: &mut impl Hands<Asker = A>,
     ) {
-        let effects = self.replica.handle_rewritten(now, written);
+        let effects = self.replica.handle_epoch_done(now, done);
         self.carry_out(effects, hands);
     }
 
@@ -256,7 +255,7 @@ impl<A> Engine<A> {
             writes,
             frames_durable,
             reloads,
-            rewrite,
+            epoch_work,
             evidence,
             unreadable,
             replies,
@@ -292,8 +291,8 @@ impl<A> Engine<A> {
             hands.receipts();
         }
         evidence.into_iter().for_each(|it| hands.keep(it));
-        if rewrite && let Some(rewrite) = self.replica.to_rewrite() {
-            hands.rewrite(rewrite);
+        if epoch_work && let Some(work) = self.replica.epoch_work() {
+            hands.work_on_epoch(work);
         }
         let replies = replies
             .into_iter()

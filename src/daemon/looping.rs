@@ -28,11 +28,10 @@ use super::{
 use crate::{
     clock::{self, Clock},
     replica::{
-        document::{Copied, Rewrite, Rewritten},
+        document::Copied,
         effect::{DialTarget, Effects, Evidence, Input, Outgoing, Publication, TeardownDue},
-        guard::Panicked,
         ids::NodeId,
-        machine::{Bulk, ReadBulk, bulk_bytes},
+        machine::{Bulk, EpochDone, EpochWork, ReadBulk, bulk_bytes},
         record::WorkspaceKey,
     },
     store::{self, Store},
@@ -69,7 +68,7 @@ struct ShellHands {
     shells: Shells,
     inputs: mpsc::UnboundedSender<Input>,
     saved: mpsc::UnboundedSender<compact::Ended>,
-    rewritten: mpsc::UnboundedSender<Result<Rewritten, Panicked>>,
+    epochs: mpsc::UnboundedSender<EpochDone>,
     /// What the disk is to be given at the end of the turn.
     jobs: Vec<Job<oneshot::Sender<Answer>>>,
     /// Whether somebody was woken who is waited for elsewhere.
@@ -140,10 +139,10 @@ impl Hands for ShellHands {
         compact::save(plan, copy, self.saved.clone());
     }
 
-    fn rewrite(&mut self, rewrite: Rewrite) {
-        let rewritten = self.rewritten.clone();
+    fn work_on_epoch(&mut self, work: EpochWork) {
+        let epochs = self.epochs.clone();
         // A loop that has stopped has it done again at the next start.
-        tokio::task::spawn_blocking(move || drop(rewritten.send(rewrite.write())));
+        tokio::task::spawn_blocking(move || drop(epochs.send(work.run())));
     }
 
     fn tear_down(&mut self, due: TeardownDue, occupants: Vec<teardown::Occupant>) {
@@ -165,7 +164,7 @@ pub struct Loop {
     hands: ShellHands,
     inputs: mpsc::UnboundedReceiver<Input>,
     saved: mpsc::UnboundedReceiver<compact::Ended>,
-    rewritten: mpsc::UnboundedReceiver<Result<Rewritten, Panicked>>,
+    epochs: mpsc::UnboundedReceiver<EpochDone>,
     loading: Loading<Frame>,
     read: mpsc::UnboundedReceiver<ReadBulk>,
     read_sender: mpsc::UnboundedSender<ReadBulk>,
@@ -179,24 +178,24 @@ impl Loop {
         clock: Clock,
         shells: Shells,
     ) -> Self {
-        // Bounded by what feeds them: one teardown a workspace; one rewrite, one compaction and one
+        // Bounded by what feeds them: one teardown a workspace; one epoch, one compaction and one
         // reading at a time.
         let (inputs_sender, inputs) = mpsc::unbounded_channel();
         let (saved_sender, saved) = mpsc::unbounded_channel();
-        let (rewritten_sender, rewritten) = mpsc::unbounded_channel();
+        let (epochs_sender, epochs) = mpsc::unbounded_channel();
         let (read_sender, read) = mpsc::unbounded_channel();
         let mut hands = ShellHands {
             shells,
             inputs: inputs_sender,
             saved: saved_sender,
-            rewritten: rewritten_sender,
+            epochs: epochs_sender,
             jobs: Vec::new(),
             has_woken: false,
         };
         engine.carry_out(effects, &mut hands);
         hands.give_jobs();
         let loading = Loading::default();
-        Self { engine, clock, hands, inputs, saved, rewritten, loading, read, read_sender }
+        Self { engine, clock, hands, inputs, saved, epochs, loading, read, read_sender }
     }
 
     /// Runs until it is told to stop or the store fails.
@@ -225,7 +224,7 @@ impl Loop {
                 }
                 Some(input) = self.inputs.recv() => self.take(input, false).await,
                 Some(ended) = self.saved.recv() => self.engine.saved(ended, &mut self.hands),
-                Some(written) = self.rewritten.recv() => self.take_rewritten(written),
+                Some(done) = self.epochs.recv() => self.take_epoch_done(done),
                 Some(read) = self.read.recv() => self.take_read(read).await,
                 Some(event) = events.recv() => {
                     let mut next = Some(event);
@@ -318,10 +317,10 @@ impl Loop {
         self.load().await;
     }
 
-    fn take_rewritten(&mut self, written: Result<Rewritten, Panicked>) {
+    fn take_epoch_done(&mut self, done: EpochDone) {
         let pace = self.hands.shells.pace.clone();
         let now = self.clock.now();
-        pace.measure("rewritten", || self.engine.take_rewritten(now, written, &mut self.hands));
+        pace.measure("epoch", || self.engine.take_epoch_done(now, done, &mut self.hands));
     }
 
     /// Takes the requests that wait, as many as fit a turn.

@@ -273,9 +273,9 @@ pub struct Effects {
     pub frames_durable: Vec<Outgoing>,
     /// Documents to be loaded from the store, once the writes are durable, and given back.
     pub reloads: Vec<DocumentId>,
-    /// Whether the own document is to be written anew, elsewhere; see
-    /// [`Replica::to_rewrite`](super::machine::Replica::to_rewrite).
-    pub rewrite: bool,
+    /// Whether something is to be done elsewhere about the node's own epochs; see
+    /// [`Replica::epoch_work`](super::machine::Replica::epoch_work).
+    pub epoch_work: bool,
     /// What automerge panicked on, to be kept.
     pub evidence: Vec<Evidence>,
     /// Why the node can't go on: the store can't give back a document that it can't do without.

@@ -12,11 +12,9 @@ use std::{
 use sessionmesh::{
     replica::{
         command::{Command, Refusal, Reply},
-        document::Rewritten,
         effect::{Effects, Input, Now, Outgoing, RequestId, Startup, TeardownDue, TeardownOutcome},
-        guard::Panicked,
         ids::{NodeId, StartId},
-        machine::{ReadBulk, Replica, bulk_bytes},
+        machine::{EpochDone, ReadBulk, Replica, bulk_bytes},
         record::{Role, Session, SessionKey, Workspace, WorkspaceKey},
     },
     wire::{self, CloseCode, Frame},
@@ -55,8 +53,8 @@ struct Batch {
 pub(super) enum Aside {
     /// A frame was read.
     Read(ReadBulk),
-    /// Its own document was written anew.
-    Rewritten(Box<Result<Rewritten, Panicked>>),
+    /// Something was done about its own epochs.
+    Epoch(Box<EpochDone>),
 }
 
 /// One node: its replica, its disk and what is known of it from outside.
@@ -95,7 +93,7 @@ pub struct World {
     /// Whether teardowns succeed by themselves.
     pub teardowns: Mode,
     /// Whether all that peers send of documents is read beside the replicas, not only what is much, and
-    /// documents are written anew there.
+    /// what is done about epochs is done there.
     pub reads_aside: bool,
     /// Where every effect goes in: equal for equal runs.
     pub trace: Sha256,
@@ -268,7 +266,7 @@ impl World {
         let now = self.now_at(node);
         let read = match self.nodes[node].aside.pop_front() {
             Some(Aside::Read(read)) => read,
-            Some(Aside::Rewritten(written)) => return self.give_rewritten(node, *written),
+            Some(Aside::Epoch(done)) => return self.give_epoch(node, *done),
             None => return,
         };
         let (fx, again) = self.nodes[node].replica.handle_read(now, read);
@@ -278,9 +276,9 @@ impl World {
         self.take(node, fx);
     }
 
-    fn give_rewritten(&mut self, node: usize, written: Result<Rewritten, Panicked>) {
+    fn give_epoch(&mut self, node: usize, done: EpochDone) {
         let now = self.now_at(node);
-        let fx = self.nodes[node].replica.handle_rewritten(now, written);
+        let fx = self.nodes[node].replica.handle_epoch_done(now, done);
         self.take(node, fx);
     }
 
@@ -309,7 +307,7 @@ impl World {
             replies,
             teardowns,
             receipts: _,
-            rewrite,
+            epoch_work,
             evidence: _,
         } = fx;
         if let Some(dials) = dials {
@@ -324,12 +322,12 @@ impl World {
         if self.disks == Mode::Prompt {
             self.sync(node, usize::MAX);
         }
-        if rewrite && let Some(rewrite) = self.nodes[node].replica.to_rewrite() {
-            let written = rewrite.write();
+        if epoch_work && let Some(work) = self.nodes[node].replica.epoch_work() {
+            let done = work.run();
             if self.reads_aside {
-                self.nodes[node].aside.push_back(Aside::Rewritten(Box::new(written)));
+                self.nodes[node].aside.push_back(Aside::Epoch(Box::new(done)));
             } else {
-                self.give_rewritten(node, written);
+                self.give_epoch(node, done);
             }
         }
         self.dial();

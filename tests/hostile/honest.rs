@@ -18,6 +18,9 @@ use super::harness::{Client, PATIENCE};
 
 /// How long a worker rests between two acts.
 const REST: Duration = Duration::from_millis(40);
+/// How many sessions a worker makes: then it goes on with those that live, so that the memory which a
+/// long attack takes is not that of the honest.
+const SESSIONS_MAX: u64 = 1_000;
 
 /// Works until it is told to stop.
 pub struct Worker {
@@ -34,6 +37,14 @@ impl Worker {
             let mut expected = BTreeMap::new();
             let mut number = 0_u64;
             while !stopped.load(Ordering::Relaxed) {
+                tokio::time::sleep(REST).await;
+                if number >= SESSIONS_MAX {
+                    let path = format!("/v1/sessions/ses_{name}{}", number % SESSIONS_MAX / 3 * 3);
+                    let title = json!({ "title": format!("renamed again, {number}") });
+                    client.ok("PATCH", &path, Some(title)).await;
+                    number += 1;
+                    continue;
+                }
                 let id = format!("ses_{name}{number}");
                 let body = json!({ "id": id, "host": host, "title": "honest work" });
                 client.ok("POST", "/v1/sessions", Some(body)).await;
@@ -45,7 +56,6 @@ impl Worker {
                 }
                 expected.insert(id, state);
                 number += 1;
-                tokio::time::sleep(REST).await;
             }
             expected
         });

@@ -266,10 +266,10 @@ impl Daemon {
             replies: fx.replies,
             teardowns: fx.teardowns,
         });
-        if fx.rewrite
-            && let Some(rewrite) = running.replica.to_rewrite()
+        if fx.epoch_work
+            && let Some(work) = running.replica.epoch_work()
         {
-            let fx = running.replica.handle_rewritten(now(running.born), rewrite.write());
+            let fx = running.replica.handle_epoch_done(now(running.born), work.run());
             self.carry_out(fx);
         }
     }

@@ -91,7 +91,7 @@ impl World {
                 _ => None,
             })
         };
-        if up.out.rewrites || batches().any(|batch| begins_epoch(batch, known.id)) {
+        if up.out.epoch_works || batches().any(|batch| begins_epoch(batch, known.id)) {
             self.fabric.counts.add(Seen::RewriteAtCrash);
         }
         if batches().any(|batch| carries_over(batch, known.id)) {

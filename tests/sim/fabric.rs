@@ -10,10 +10,10 @@ use std::{
 
 use sessionmesh::{
     replica::{
-        document::{Copied, Rewrite},
+        document::Copied,
         effect::TeardownDue,
         ids::NodeId,
-        machine::Bulk,
+        machine::{Bulk, EpochWork},
     },
     store::compact::Plan,
     transport::outbox,
@@ -37,8 +37,8 @@ pub enum Event {
     Save { node: usize, boot: u64, plan: Plan, copy: Box<Copied> },
     /// What a peer sent was read beside the loop.
     Read { node: usize, boot: u64, bulk: Box<Bulk> },
-    /// A node's own document was written anew beside the loop.
-    Rewrite { node: usize, boot: u64, rewrite: Box<Rewrite> },
+    /// Something was done about a node's own epochs beside the loop.
+    Epoch { node: usize, boot: u64, work: Box<EpochWork> },
     /// A teardown has come to its end.
     TeardownEnds { node: usize, boot: u64, due: Box<TeardownDue> },
     /// The replica has something to do, as far as was known.

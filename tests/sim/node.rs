@@ -17,12 +17,11 @@ use sessionmesh::{
         loading::Loading,
     },
     replica::{
-        document::{Copied, Rewrite, Rewritten},
+        document::Copied,
         effect::{DialTarget, Input, Outgoing, Publication, TeardownDue, Write},
         fold::Snapshot,
-        guard::Panicked,
         ids::{NodeId, StartId},
-        machine::{Bulk, ReadBulk},
+        machine::{Bulk, EpochDone, EpochWork, ReadBulk},
     },
     store::{Store, compact::Plan},
     teardown::Occupant,
@@ -91,10 +90,10 @@ pub struct Out {
     pub loading: Loading<Frame>,
     /// Whether something is being read.
     pub reads: bool,
-    /// Whether its document is being written anew.
-    pub rewrites: bool,
-    /// What it was written anew as.
-    pub rewritten: Option<Result<Rewritten, Panicked>>,
+    /// Whether something is being done about its own epochs.
+    pub epoch_works: bool,
+    /// What came of it.
+    pub epoch_done: Option<EpochDone>,
     /// What was read.
     pub read: VecDeque<ReadBulk>,
     /// The links that the loop has been shown.
@@ -168,8 +167,8 @@ impl Out {
             inbox: VecDeque::new(),
             loading: Loading::default(),
             reads: false,
-            rewrites: false,
-            rewritten: None,
+            epoch_works: false,
+            epoch_done: None,
             read: VecDeque::new(),
             shown: BTreeMap::new(),
             berths: BTreeMap::new(),
@@ -198,7 +197,7 @@ impl Out {
             && self.inputs.is_empty()
             && self.inbox.is_empty()
             && !self.reads
-            && !self.rewrites
+            && !self.epoch_works
     }
 }
 
@@ -352,16 +351,16 @@ impl Hands for Ports<'_> {
         self.fabric.after(time, Event::Save { node, boot, plan, copy });
     }
 
-    fn rewrite(&mut self, rewrite: Rewrite) {
+    fn work_on_epoch(&mut self, work: EpochWork) {
         let (node, boot) = (self.out.number, self.out.boot);
-        self.out.rewrites = true;
+        self.out.epoch_works = true;
         if self.fabric.crash_in_rewrite && self.fabric.aside.bool() {
             self.fabric.crash_in_rewrite = false;
             self.fabric.after(Duration::ZERO, Event::Crash { node });
         }
         let time = Duration::from_micros(self.fabric.aside.u64(100..800_000));
-        let rewrite = Box::new(rewrite);
-        self.fabric.after(time, Event::Rewrite { node, boot, rewrite });
+        let work = Box::new(work);
+        self.fabric.after(time, Event::Epoch { node, boot, work });
     }
 
     fn tear_down(&mut self, due: TeardownDue, _occupants: Vec<Occupant>) {

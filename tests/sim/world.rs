@@ -16,10 +16,10 @@ use sessionmesh::{
     replica::{
         command::{Command, Reply},
         digest::Digest,
-        document::{Copied, Rewrite},
+        document::Copied,
         effect::{Input, Now, TeardownDue, TeardownOutcome},
         ids::{ChangeHash, DocumentId, NodeId, OperationId},
-        machine::{Bulk, bulk_bytes},
+        machine::{Bulk, EpochWork, bulk_bytes},
         record::SessionKey,
     },
     store::{self, compact::Plan},
@@ -250,9 +250,9 @@ impl World {
             }
         } else if let Some(input) = out.inputs.pop_front() {
             engine.take(now, input, &mut Ports { fabric: &mut self.fabric, out });
-        } else if let Some(written) = out.rewritten.take() {
-            out.rewrites = false;
-            engine.take_rewritten(now, written, &mut Ports { fabric: &mut self.fabric, out });
+        } else if let Some(done) = out.epoch_done.take() {
+            out.epoch_works = false;
+            engine.take_epoch_done(now, done, &mut Ports { fabric: &mut self.fabric, out });
         } else if let Some(read) = out.read.pop_front() {
             let mut ports = Ports { fabric: &mut self.fabric, out };
             if let Some(bulk) = engine.take_read(now, read, &mut ports) {
@@ -298,7 +298,7 @@ impl World {
             }
         }
         let idle = out.told.is_empty() && out.inputs.is_empty() && out.inbox.is_empty();
-        let more = !(idle && out.read.is_empty() && out.rewritten.is_none());
+        let more = !(idle && out.read.is_empty() && out.epoch_done.is_none());
         self.settle(node);
         if more {
             self.wake_loop(node);
@@ -311,9 +311,9 @@ impl World {
         self.wake_loop(node);
     }
 
-    fn rewrite(&mut self, node: usize, rewrite: Rewrite) {
+    fn work_on_epoch(&mut self, node: usize, work: EpochWork) {
         let Some(Up { out, .. }) = &mut self.nodes[node].up else { return };
-        out.rewritten = Some(rewrite.write());
+        out.epoch_done = Some(work.run());
         self.wake_loop(node);
     }
 
@@ -506,7 +506,7 @@ impl World {
             | Event::Disk { node, .. }
             | Event::Save { node, .. }
             | Event::Read { node, .. }
-            | Event::Rewrite { node, .. }
+            | Event::Epoch { node, .. }
             | Event::TeardownEnds { node, .. }
             | Event::Due { node, .. }
             | Event::Bridge { node, .. }
@@ -526,8 +526,8 @@ impl World {
                 self.save(node, plan, &copy);
             }
             Event::Read { node, boot, bulk } if of(self, node, boot) => self.read_bulk(node, *bulk),
-            Event::Rewrite { node, boot, rewrite } if of(self, node, boot) => {
-                self.rewrite(node, *rewrite);
+            Event::Epoch { node, boot, work } if of(self, node, boot) => {
+                self.work_on_epoch(node, *work);
             }
             Event::TeardownEnds { node, boot, due } if of(self, node, boot) => {
                 self.teardown_ends(node, &due);

@@ -10,6 +10,7 @@ use super::super::{
     effect::{Effects, Now},
     guard,
     ids::{DocumentId, NodeId},
+    sync::Answer,
     trust::Trust,
     voucher::Voucher,
 };
@@ -25,14 +26,13 @@ pub const AT_ONCE_BYTES_MAX: usize = 8 << 10;
 /// loop.
 const LAG_MAX: usize = 64;
 
-/// Returns how many bytes of a document a frame brings, if it is so much that it is better read
+/// Returns how many bytes of a document a frame brings, if it takes so much that it is better read
 /// elsewhere.
 pub fn bulk_bytes(frame: &Frame) -> Option<usize> {
     match frame {
         Frame::Snapshot { bytes, .. } => Some(bytes.len()),
-        Frame::Sync { message, .. } => {
-            Some(message.len()).filter(|bytes| *bytes > AT_ONCE_BYTES_MAX)
-        }
+        // However short: the answer takes as long as the document has changes.
+        Frame::Sync { message, .. } => Some(message.len()),
         Frame::Changes { changes, .. } => {
             let bytes = changes.iter().map(Vec::len).sum();
             (changes.len() > AT_ONCE_CHANGES_MAX || bytes > AT_ONCE_BYTES_MAX).then_some(bytes)
@@ -79,6 +79,8 @@ enum Step {
     Merge(Box<Document>),
     /// It was merged, and this is a copy of what the replica has since.
     CatchUp(Box<Came>, Box<Document>),
+    /// It was taken in, and is to be answered from this copy.
+    Answer(Box<Answer>, Box<Document>),
 }
 
 /// What was read.
@@ -102,6 +104,16 @@ enum Read {
     Adopted(Box<Document>),
     /// To take the place of what is held.
     Merged(Box<Came>),
+    /// To be sent.
+    Answered(Box<Answer>, Option<Frame>),
+}
+
+/// What is to be done once it is in.
+enum Next {
+    Nothing,
+    /// It may bring more now.
+    Again,
+    Answer(Answer),
 }
 
 /// A copy of what is held with what came in it, and the message that it came in.
@@ -122,6 +134,10 @@ impl Bulk {
             Step::CatchUp(mut came, held) => {
                 came.merged.follow(&held)?;
                 Ok(Read::Merged(came))
+            }
+            Step::Answer(mut answer, copy) => {
+                let frame = answer.say(&copy);
+                Ok(Read::Answered(answer, frame))
             }
         });
         let read = read.unwrap_or_else(|guard::Panicked { message }| {
@@ -221,63 +237,21 @@ impl Replica {
         (self.conclude(now, fx), again)
     }
 
-    /// Reads a whole document here and now, and takes it in.
-    pub(super) fn snapshot_sent(
-        &mut self,
-        now: Now,
-        peer: NodeId,
-        id: DocumentId,
-        bytes: Vec<u8>,
-        vouchers: Vec<Voucher>,
-        fx: &mut Effects,
-    ) {
-        if self.may_write_to(&peer, &id) {
-            let mut next = Some(self.bulk(peer, id, Payload::Whole(bytes), vouchers));
-            while let Some(bulk) = next.take() {
-                next = self.bulk_read(now, bulk.read(), fx);
+    /// Reads a whole document, or a message of automerge's sync protocol, here and now, and takes it
+    /// in.
+    pub(super) fn read_here(&mut self, now: Now, peer: &NodeId, frame: Frame, fx: &mut Effects) {
+        match self.to_read(peer, frame) {
+            Ok(bulk) => {
+                let mut next = Some(bulk);
+                while let Some(bulk) = next.take() {
+                    next = self.bulk_read(now, bulk.read(), fx);
+                }
             }
-        } else {
-            self.exchange.fetched(now.monotonic, &id, &mut fx.frames);
+            Err(Frame::Snapshot { document, .. }) => {
+                self.exchange.fetched(now.monotonic, &document, &mut fx.frames);
+            }
+            Err(_) => {}
         }
-    }
-
-    /// Takes a message of automerge's sync protocol in here and now, and answers it.
-    pub(super) fn message_sent(
-        &mut self,
-        now: Now,
-        peer: NodeId,
-        id: DocumentId,
-        (bytes, vouchers): (&[u8], &[Voucher]),
-        fx: &mut Effects,
-    ) {
-        if !self.may_write_to(&peer, &id) {
-            return;
-        }
-        let Some(document) = self.documents.get_mut(&id) else { return };
-        let taken = Message::read(id, bytes).and_then(|mut message| {
-            let applied = document.take_changes(&mut message, vouchers, &self.trust)?;
-            Ok((message, applied))
-        });
-        let applied = taken.and_then(|(message, applied)| {
-            self.message_taken(now, &peer, id, message, &applied, fx)?;
-            Ok(applied)
-        });
-        self.merged(now, peer, id, applied, Sent::Message(bytes), fx);
-    }
-
-    fn message_taken(
-        &mut self,
-        now: Now,
-        peer: &NodeId,
-        id: DocumentId,
-        message: Message,
-        applied: &Applied,
-        fx: &mut Effects,
-    ) -> Result<(), ApplyError> {
-        let Some(document) = self.documents.get_mut(&id) else { return Ok(()) };
-        let has_gained = !applied.changes.is_empty();
-        let out = &mut fx.frames;
-        self.exchange.message_taken(now.monotonic, peer, document, (message, has_gained), out)
     }
 
     fn bulk_read(&mut self, now: Now, read: ReadBulk, fx: &mut Effects) -> Option<Bulk> {
@@ -299,14 +273,22 @@ impl Replica {
             }
             (true, Ok(Read::Merged(came))) if !is_stale => {
                 match self.came(now, peer, id, came, &payload, fx) {
-                    Ok(false) => {}
-                    Ok(true) => return Some(self.bulk(peer, id, payload, vouchers)),
+                    Ok(Next::Nothing) => {}
+                    Ok(Next::Again) => return Some(self.bulk(peer, id, payload, vouchers)),
+                    Ok(Next::Answer(answer)) => {
+                        let copy = Box::new(self.documents.get(&id)?.clone());
+                        let step = Step::Answer(Box::new(answer), copy);
+                        return Some(Bulk { peer, id, payload, vouchers, trust, step });
+                    }
                     Err(came) => {
                         let held = Box::new(self.documents.get(&id)?.clone());
                         let step = Step::CatchUp(came, held);
                         return Some(Bulk { peer, id, payload, vouchers, trust, step });
                     }
                 }
+            }
+            (_, Ok(Read::Answered(answer, frame))) => {
+                self.exchange.answered(at, &peer, id, *answer, frame, &mut fx.frames);
             }
             // What it was judged by, or what it was to be put beside, is no longer so.
             (_, Ok(Read::Adopted(_) | Read::Merged(_))) => {
@@ -330,8 +312,8 @@ impl Replica {
         None
     }
 
-    /// Puts a copy with what came in it in the place of what is held; true if it is to be read once
-    /// more, and the copy is given back if what is held has gained too much meanwhile.
+    /// Puts a copy with what came in it in the place of what is held, and says what is to be done
+    /// then; the copy is given back if what is held has gained too much meanwhile.
     fn came(
         &mut self,
         now: Now,
@@ -340,17 +322,17 @@ impl Replica {
         mut came: Box<Came>,
         payload: &Payload,
         fx: &mut Effects,
-    ) -> Result<bool, Box<Came>> {
-        let Some(held) = self.documents.get_mut(&id) else { return Ok(false) };
+    ) -> Result<Next, Box<Came>> {
+        let Some(held) = self.documents.get_mut(&id) else { return Ok(Next::Nothing) };
         if !came.merged.is_of(held) {
-            return Ok(true);
+            return Ok(Next::Again);
         }
         match came.merged.follow_closely(held, LAG_MAX) {
             Ok(true) => {}
             Ok(false) => return Err(came),
             Err(error) => {
                 tracing::warn!(%peer, document = %id, %error, "reads again what can't be put beside what came meanwhile");
-                return Ok(true);
+                return Ok(Next::Again);
             }
         }
         let Came { merged, message } = *came;
@@ -361,14 +343,24 @@ impl Replica {
         let again = matches!(payload, Payload::Changes(_))
             && id.host().is_none()
             && taken.as_ref().is_ok_and(is_news);
+        let mut answer = None;
         let applied = taken.and_then(|applied| {
             match message {
-                Some(message) => self.message_taken(now, &peer, id, message, &applied, fx)?,
+                Some(message) => {
+                    let Some(document) = self.documents.get_mut(&id) else { return Ok(applied) };
+                    let message = (message, !applied.changes.is_empty());
+                    answer =
+                        self.exchange.message_noted(now.monotonic, &peer, document, message)?;
+                }
                 None => self.exchange.changes_taken(now.monotonic, &peer, &self.documents, &id),
             }
             Ok(applied)
         });
         self.merged(now, peer, id, applied, payload.sent(), fx);
-        Ok(again)
+        Ok(match answer {
+            _ if again => Next::Again,
+            Some(answer) => Next::Answer(answer),
+            None => Next::Nothing,
+        })
     }
 }

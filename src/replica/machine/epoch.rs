@@ -8,14 +8,20 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use super::super::{
-    document::{Applied, AppliedChange, Document, Part, Rewrite, Rewritten},
+    document::{Applied, ApplyError, Document, Part, Rewrite, Rewritten},
     effect::{Effects, Now, StoredDocument, Write},
     guard::{DocumentLimits, Panicked},
     ids::{ChangeHash, DocumentId, NodeId},
     record::Role,
+    trust::Trust,
     voucher::Voucher,
 };
-use super::{Origin, Replica, offence::Sent, vouch_for};
+use super::{
+    Origin, Replica,
+    earlier::{Done, Earlier, EpochDone, EpochWork, Found, Parted, Read, ReadEarlier, Task},
+    offence::Sent,
+    vouch_for,
+};
 
 /// How many changes a document has at least before it is written anew: at some 400 bytes of memory
 /// and 5 µs of every start each, fewer are not worth that every peer fetches it whole.
@@ -50,8 +56,10 @@ pub struct Epochs {
     /// The one that this node's own document is in.
     own: u32,
     stage: Stage,
+    /// Counts what is done elsewhere: what comes back of another turn is of no use any more.
+    turn: u64,
     /// What peers have of earlier epochs of this host, and has not been looked into.
-    arrived: Vec<(NodeId, DocumentId, Arrived)>,
+    arrived: Vec<(DocumentId, (NodeId, Arrived))>,
     /// Copies that were fetched and not kept, by their heads.
     seen: BTreeSet<(DocumentId, Vec<ChangeHash>)>,
     /// Whether a rewrite was asked for.
@@ -65,15 +73,12 @@ pub struct Epochs {
 #[derive(Debug, Clone)]
 enum Stage {
     Idle,
-    /// The next epoch is being written, elsewhere.
-    Writing {
-        epoch: u32,
-        wall_ms: i64,
-    },
-    /// It is becoming durable.
+    /// The next epoch is becoming durable.
     Written(Box<Rewritten>),
     /// An earlier epoch is awaited from the store.
     Loading(DocumentId),
+    /// This is done elsewhere, once it was taken there.
+    Working(Option<Task>),
 }
 
 /// What a peer has of an earlier epoch.
@@ -83,12 +88,42 @@ pub enum Arrived {
     Changes(Vec<Vec<u8>>, Vec<Voucher>),
 }
 
+/// What peers have of one earlier epoch.
+pub type Waiting = Vec<(NodeId, Arrived)>;
+
+impl Arrived {
+    /// Returns the copy, if it is one.
+    pub fn whole(&self) -> Option<&Document> {
+        match self {
+            Self::Whole(copy) => Some(copy),
+            Self::Changes(..) => None,
+        }
+    }
+
+    /// Returns the changes, if it came as such.
+    pub fn changes(&self) -> &[Vec<u8>] {
+        match self {
+            Self::Whole(_) => &[],
+            Self::Changes(changes, _) => changes,
+        }
+    }
+
+    /// Merges it into what the store has of that epoch; errors as [`Document::apply`].
+    pub fn merge_into(&self, earlier: &mut Document, trust: &Trust) -> Result<Applied, ApplyError> {
+        match self {
+            Self::Whole(copy) => earlier.merge_copy(copy, trust),
+            Self::Changes(changes, vouchers) => earlier.apply(changes, vouchers, trust),
+        }
+    }
+}
+
 impl Epochs {
     /// Starts where a first start does.
     pub fn new() -> Self {
         Self {
             own: 0,
             stage: Stage::Idle,
+            turn: 0,
             arrived: Vec::new(),
             seen: BTreeSet::new(),
             asked: false,
@@ -106,6 +141,9 @@ impl Epochs {
     pub fn forget_peers(&mut self) {
         self.arrived.clear();
         self.seen.clear();
+        if let Stage::Working(Some(Task::Read(_)) | None) = self.stage {
+            self.stage = Stage::Idle;
+        }
     }
 
     /// Returns when a rewrite is tried again.
@@ -122,7 +160,7 @@ impl Epochs {
     /// Takes what a peer has of an earlier epoch of this host, to look into it.
     pub fn arrived(&mut self, peer: NodeId, id: DocumentId, what: Arrived) {
         if self.arrived.len() < ARRIVED_MAX {
-            self.arrived.push((peer, id, what));
+            self.arrived.push((id, (peer, what)));
         }
     }
 
@@ -166,7 +204,7 @@ impl Replica {
         if !matches!(self.epochs.stage, Stage::Idle) || !self.may_carry_out() {
             return;
         }
-        let arrived = self.epochs.arrived.first().map(|(_, id, _)| *id);
+        let arrived = self.epochs.arrived.first().map(|(id, _)| *id);
         let own = self.own_document();
         let held = || self.held_of(self.node).into_iter().find(|id| *id != own);
         if let Some(id) = arrived.or_else(held) {
@@ -203,31 +241,44 @@ impl Replica {
         let Some(epoch) = self.epochs.own.checked_add(skipped) else { return };
         self.epochs.asked = false;
         self.epochs.retry_at = None;
-        self.epochs.stage = Stage::Writing { epoch, wall_ms: now.wall_ms };
-        fx.rewrite = true;
+        let Some(own) = self.documents.get(&self.own_document()) else { return };
+        let rewrite = Rewrite::new(own.clone(), epoch, self.actor.clone(), now.wall_ms);
+        self.work_on_epoch(Task::Rewrite(rewrite), fx);
     }
 
-    /// Returns this node's own document as it is to be written anew, if it is, to be written anywhere
-    /// and given back to [`Replica::handle_rewritten`].
-    pub fn to_rewrite(&self) -> Option<Rewrite> {
-        let Stage::Writing { epoch, wall_ms } = self.epochs.stage else { return None };
-        let copy = self.documents.get(&self.own_document())?.clone();
-        Some(Rewrite::new(copy, epoch, self.actor.clone(), wall_ms))
+    fn work_on_epoch(&mut self, task: Task, fx: &mut Effects) {
+        self.epochs.turn += 1;
+        self.epochs.stage = Stage::Working(Some(task));
+        fx.epoch_work = true;
     }
 
-    /// Takes in that its own document was written anew, or why it could not be.
-    pub fn handle_rewritten(&mut self, now: Now, written: Result<Rewritten, Panicked>) -> Effects {
+    /// Returns what is to be done about this node's own epochs, if something is, to be done anywhere
+    /// and given back to [`Replica::handle_epoch_done`].
+    pub fn epoch_work(&mut self) -> Option<EpochWork> {
+        let Stage::Working(task) = &mut self.epochs.stage else { return None };
+        Some(EpochWork { turn: self.epochs.turn, task: task.take()? })
+    }
+
+    /// Takes in what was done about its own epochs.
+    pub fn handle_epoch_done(&mut self, now: Now, done: EpochDone) -> Effects {
         let mut fx = Effects::default();
-        self.epoch_written(now, written, &mut fx);
+        if matches!(self.epochs.stage, Stage::Working(None)) && done.turn == self.epochs.turn {
+            self.epochs.stage = Stage::Idle;
+            match done.done {
+                Done::Rewritten(written) => self.epoch_written(now, written, &mut fx),
+                Done::Read(read) => self.earlier_read(now, *read, &mut fx),
+            }
+        }
         self.conclude(now, fx)
     }
 
     /// Has the next epoch become durable.
-    fn epoch_written(&mut self, now: Now, written: Result<Rewritten, Panicked>, fx: &mut Effects) {
-        if !matches!(self.epochs.stage, Stage::Writing { .. }) {
-            return;
-        }
-        self.epochs.stage = Stage::Idle;
+    fn epoch_written(
+        &mut self,
+        now: Now,
+        written: Result<Box<Rewritten>, Panicked>,
+        fx: &mut Effects,
+    ) {
         let mut rewritten = match written {
             Ok(rewritten) => rewritten,
             // Tried again once more is written, which may be what it takes.
@@ -237,7 +288,7 @@ impl Replica {
             self.epochs.retry_at = Some(now.monotonic + RETRY_AFTER);
             return;
         }
-        let Rewritten { before, next, written, bytes } = &mut rewritten;
+        let Rewritten { before, next, written, bytes } = &mut *rewritten;
         vouch_for(&self.trust, next, written);
         tracing::info!(
             changes = before.change_count(),
@@ -250,7 +301,7 @@ impl Replica {
         let vouchers = std::mem::take(&mut written.vouchers).into_iter();
         fx.writes.extend(vouchers.map(|voucher| Write::Voucher { document, voucher }));
         fx.reloads.push(document);
-        self.epochs.stage = Stage::Written(Box::new(rewritten));
+        self.epochs.stage = Stage::Written(rewritten);
     }
 
     /// Tells whether the present document is the one that was written anew, or that with more.
@@ -266,7 +317,7 @@ impl Replica {
         fx: &mut Effects,
     ) -> Option<StoredDocument> {
         let awaited = match &self.epochs.stage {
-            Stage::Idle | Stage::Writing { .. } => None,
+            Stage::Idle | Stage::Working(_) => None,
             Stage::Written(rewritten) => Some(rewritten.next.id()),
             Stage::Loading(id) => Some(*id),
         };
@@ -274,9 +325,9 @@ impl Replica {
             return Some(stored);
         }
         match std::mem::replace(&mut self.epochs.stage, Stage::Idle) {
-            Stage::Idle | Stage::Writing { .. } => return Some(stored),
+            Stage::Idle | Stage::Working(_) => return Some(stored),
             Stage::Written(rewritten) => self.begin_epoch(now, *rewritten, fx),
-            Stage::Loading(_) => self.carry_over(now, stored, fx),
+            Stage::Loading(_) => self.read_earlier(stored, fx),
         }
         None
     }
@@ -306,90 +357,68 @@ impl Replica {
         self.exchange.adopted(now.monotonic, &own, &self.documents, told);
     }
 
-    /// Writes what an earlier epoch has gained into the present one.
-    fn carry_over(&mut self, now: Now, stored: StoredDocument, fx: &mut Effects) {
-        let id = stored.id;
-        let (waiting, rest) =
-            std::mem::take(&mut self.epochs.arrived).into_iter().partition(|(_, of, _)| *of == id);
-        self.epochs.arrived = rest;
-        let waiting: Vec<(NodeId, DocumentId, Arrived)> = waiting;
-        let own = self.own_document();
-        let Some(present) = self.documents.get(&own) else {
-            self.epochs.arrived.extend(waiting);
-            return;
-        };
-        let is_known = stored.snapshot.is_some() || !stored.changes.is_empty();
-        let loaded = if is_known {
-            let StoredDocument { snapshot, changes, vouchers, .. } = stored;
-            Document::load(id, self.actor.clone(), snapshot.as_deref(), &changes, &vouchers)
-        } else {
-            // Begun in a life of this node that its store does not know of.
-            let whole = waiting.iter().find_map(|(.., what)| match what {
-                Arrived::Whole(copy) => Some(copy),
-                Arrived::Changes(..) => None,
-            });
-            let Some(copy) = whole else { return };
-            fx.writes.push(Write::Snapshot { document: id, bytes: copy.save() });
-            fx.writes.push(Write::Archive { document: id });
-            let vouchers = copy.vouchers();
-            fx.writes
-                .extend(vouchers.map(|voucher| Write::Voucher { document: id, voucher: *voucher }));
-            Ok(copy.fork(self.actor.clone()))
-        };
-        let parted =
-            loaded.map(|earlier| present.part_carried(&earlier).map(|part| (earlier, part)));
-        let (mut earlier, before, mut touched, mut authors) = match parted {
-            Ok(Some((earlier, Part { before, touched, authors }))) => {
-                (earlier, before, touched, authors)
-            }
-            Ok(None) => {
-                tracing::error!(document = %id, "the epoch is not the one that was carried over");
-                return self.shelve(now, id, fx);
-            }
-            Err(error) => {
-                tracing::error!(document = %id, %error, "can't read the epoch back");
-                return self.shelve(now, id, fx);
-            }
-        };
-        let (mut gained, mut vouched) = (Vec::new(), Vec::new());
-        authors.insert(self.node.fingerprint());
-        let mut from = self.node;
-        for (peer, _, what) in waiting {
-            let (merged, changes) = match what {
-                Arrived::Whole(copy) => (earlier.merge_copy(&copy, &self.trust), Vec::new()),
-                Arrived::Changes(changes, vouchers) => {
-                    (earlier.apply(&changes, &vouchers, &self.trust), changes)
-                }
-            };
-            match merged {
-                Ok(applied) if applied.changes.is_empty() => {}
-                Ok(applied) => {
-                    from = peer;
-                    touched.extend(applied.touched);
-                    gained.extend(applied.changes);
-                    vouched.extend(applied.vouchers);
-                }
-                Err(error) => {
-                    // What came before it in the same batch comes again, from whoever has it.
-                    self.epochs.seen.retain(|(of, _)| *of != id);
-                    let sent = Sent::Changes(&changes);
-                    self.contain(now, peer, id, &error, sent, fx);
-                    return;
-                }
+    /// Has an earlier epoch read, and merged with what peers have of it.
+    fn read_earlier(&mut self, stored: StoredDocument, fx: &mut Effects) {
+        let Some(present) = self.documents.get(&self.own_document()) else { return };
+        let (present, actor, trust) = (present.clone(), self.actor.clone(), self.trust.clone());
+        let mut waiting = Waiting::new();
+        for (id, what) in std::mem::take(&mut self.epochs.arrived) {
+            if id == stored.id {
+                waiting.push(what);
+            } else {
+                self.epochs.arrived.push((id, what));
             }
         }
+        let earlier = Earlier { stored, waiting, present, actor, trust };
+        self.work_on_epoch(Task::Read(Box::new(earlier)), fx);
+    }
+
+    fn earlier_read(&mut self, now: Now, done: ReadEarlier, fx: &mut Effects) {
+        let ReadEarlier { id, waiting, present: (own, heads), trust, read } = done;
+        let present = self.documents.get(&own).filter(|present| present.has_all(&heads));
+        if present.is_none() || !trust.judges_like(&self.trust) {
+            // What it was judged by, or what it was parted by, is no longer so.
+            self.epochs.arrived.extend(waiting.into_iter().map(|what| (id, what)));
+            return;
+        }
+        match read {
+            Read::Nothing => {}
+            Read::Unusable(reason) => {
+                tracing::error!(document = %id, reason, "can't carry over what the epoch has gained");
+                self.shelve(now, id, fx);
+            }
+            Read::Refused { peer, error, changes } => {
+                // What came before it in the same batch comes again, from whoever has it.
+                self.epochs.seen.retain(|(of, _)| *of != id);
+                self.contain(now, peer, id, &error, Sent::Changes(&changes), fx);
+            }
+            Read::Parted(parted) => self.carry_over(now, *parted, fx),
+        }
+    }
+
+    /// Writes what an earlier epoch has gained into the present one.
+    fn carry_over(&mut self, now: Now, parted: Parted, fx: &mut Effects) {
+        let Parted { earlier, part, gained, from, found } = parted;
+        let (id, own) = (earlier.id(), self.own_document());
+        if let Some(Found { bytes, vouchers }) = found {
+            fx.writes.push(Write::Snapshot { document: id, bytes });
+            fx.writes.push(Write::Archive { document: id });
+            let vouchers = vouchers.into_iter();
+            fx.writes.extend(vouchers.map(|voucher| Write::Voucher { document: id, voucher }));
+        }
+        let Some(present) = self.documents.get_mut(&own) else { return };
         if present.covers(&earlier) {
             return self.shelve(now, id, fx);
         }
-        authors.extend(gained.iter().map(AppliedChange::author));
-        let Some(present) = self.documents.get_mut(&own) else { return };
+        let Part { before, touched, mut authors } = part;
+        authors.insert(self.node.fingerprint());
         let mut carried = present.carry_over(&before, &earlier, &touched, now.wall_ms);
-        tracing::info!(document = %id, changes = gained.len(), "carried over what was written to an earlier epoch");
+        let changes = gained.changes.len();
+        tracing::info!(document = %id, changes, "carried over what was written to an earlier epoch");
         self.vouch(own, &mut carried);
-        let gained = Applied { changes: gained, vouchers: vouched, ..Applied::default() };
         self.record(id, &gained, fx);
         self.record(own, &carried, fx);
-        let origin = if from == self.node { Origin::Here } else { Origin::Peer(from) };
+        let origin = from.map_or(Origin::Here, Origin::Peer);
         let told = fx.frames.len();
         self.spread(now, own, &carried, None, origin, authors, fx);
         if carried.changes.len() > 1 {

@@ -211,11 +211,8 @@ impl Replica {
             Frame::Changes { document, changes, vouchers } => {
                 self.changes_sent(now, peer, document, (&changes, &vouchers), fx);
             }
-            Frame::Sync { document, message, vouchers } => {
-                self.message_sent(now, peer, document, (&message, &vouchers), fx);
-            }
-            Frame::Snapshot { document, bytes, vouchers } => {
-                self.snapshot_sent(now, peer, document, bytes, vouchers, fx);
+            frame @ (Frame::Sync { .. } | Frame::Snapshot { .. }) => {
+                self.read_here(now, &peer, frame, fx);
             }
             Frame::Open { .. } | Frame::Hello(_) | Frame::Join(_) | Frame::Joined { .. } => {
                 let reason = "a frame came out of turn".to_owned();

@@ -10,6 +10,7 @@ mod bridge;
 mod bulk;
 mod carry_out;
 mod deleting;
+mod earlier;
 mod epoch;
 mod execute;
 mod explain;
@@ -49,6 +50,7 @@ use super::{
 };
 pub use bulk::{AT_ONCE_BYTES_MAX, AT_ONCE_CHANGES_MAX, Bulk, ReadBulk, bulk_bytes};
 use carry_out::HostWork;
+pub use earlier::{EpochDone, EpochWork};
 use epoch::Epochs;
 use fleet::Joining;
 pub use later::Begun;

@@ -15,7 +15,7 @@ use super::{
         trust::Trust,
         voucher::Voucher,
     },
-    ANSWER_WITHIN, Documents, Exchange, FETCHES_MAX, Out, Progress, all_heads, push, to,
+    ANSWER_WITHIN, Documents, Exchange, FETCHES_MAX, Out, all_heads, push, to,
 };
 use crate::wire::{DocumentHeads, Frame};
 
@@ -186,8 +186,8 @@ impl Exchange {
                 out.extend(missing.map(|frame| to(peer, frame)));
             }
         } else if self.node < *peer {
-            let under_way =
-                progress.repair.as_ref().is_some_and(|(_, at)| *at + ANSWER_WITHIN > now);
+            let under_way = progress.answering
+                || progress.repair.as_ref().is_some_and(|(_, at)| *at + ANSWER_WITHIN > now);
             if !under_way {
                 let mut state = automerge::sync::State::new();
                 out.extend(message(document, &mut state).map(|frame| to(peer, frame)));
@@ -245,40 +245,72 @@ impl Exchange {
         }
     }
 
-    /// Takes in a message of automerge's sync protocol, of which the changes were taken in, and
-    /// answers it.
+    /// Takes in what a message of automerge's sync protocol says, of which the changes were taken in;
+    /// returns the answer that is due, to be [said](Answer::say) and [sent](Self::answered).
     ///
     /// Errors as [`Document::note_message`].
-    pub fn message_taken(
+    pub fn message_noted(
         &mut self,
         now: Duration,
         peer: &NodeId,
         document: &mut Document,
         (message, has_gained): (Message, bool),
-        out: &mut Out,
-    ) -> Result<(), ApplyError> {
+    ) -> Result<Option<Answer>, ApplyError> {
         let Some(link) = self.links.get_mut(peer).filter(|link| link.greeted) else {
-            return Ok(());
+            return Ok(None);
         };
-        let Progress { repair, idle, .. } = link.documents.entry(document.id()).or_default();
-        let begins = repair.is_none();
+        let progress = link.documents.entry(document.id()).or_default();
+        let begins = progress.repair.is_none();
         if begins {
-            *idle = 0;
+            progress.idle = 0;
         }
-        let (mut state, _) = repair.take().unwrap_or_else(|| (automerge::sync::State::new(), now));
+        let repair = progress.repair.take();
+        let (mut state, _) = repair.unwrap_or_else(|| (automerge::sync::State::new(), now));
         document.note_message(&mut state, message)?;
         let theirs = state.their_heads.as_deref().unwrap_or_default();
         let done = theirs.len() == document.heads().len()
             && theirs.iter().zip(document.heads()).all(|(theirs, ours)| theirs.0 == ours.0);
-        *idle = if has_gained { 0 } else { *idle + 1 };
+        progress.idle = if has_gained { 0 } else { progress.idle + 1 };
         // What is not taken may be offered without end; the comparison begins anew, later.
-        let in_vain = *idle > IDLE_MAX;
-        // The last word of an exchange that has ended here would begin another one, without end.
-        if !(begins && done || in_vain) {
-            out.extend(self::message(document, &mut state).map(|frame| to(peer, frame)));
-        }
-        *repair = (!done && !in_vain).then_some((state, now));
+        let in_vain = progress.idle > IDLE_MAX;
         link.traffic_at = Some(now);
-        Ok(())
+        // The last word of an exchange that has ended here would begin another one, without end.
+        let is_due = !(begins && done || in_vain);
+        progress.answering = is_due;
+        Ok(is_due.then_some(Answer { state, is_last: done }))
+    }
+
+    /// Sends an answer, unless the exchange that it belongs to has ended meanwhile.
+    pub fn answered(
+        &mut self,
+        now: Duration,
+        peer: &NodeId,
+        id: DocumentId,
+        answer: Answer,
+        frame: Option<Frame>,
+        out: &mut Out,
+    ) {
+        let Some(link) = self.links.get_mut(peer) else { return };
+        let progress = link.documents.entry(id).or_default();
+        if std::mem::take(&mut progress.answering) {
+            out.extend(frame.map(|frame| to(peer, frame)));
+            progress.repair = (!answer.is_last).then_some((answer.state, now));
+            link.traffic_at = Some(now);
+        }
+    }
+}
+
+/// What there is to say in an exchange of automerge's sync protocol.
+#[derive(Debug)]
+pub struct Answer {
+    state: automerge::sync::State,
+    /// Whether both sides have the same.
+    is_last: bool,
+}
+
+impl Answer {
+    /// Says it; takes as long as the document has changes.
+    pub fn say(&mut self, document: &Document) -> Option<Frame> {
+        message(document, &mut self.state)
     }
 }

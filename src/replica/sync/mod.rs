@@ -12,6 +12,8 @@ use std::{
     time::Duration,
 };
 
+pub use catch_up::Answer;
+
 use sha2::{Digest as _, Sha256};
 
 use super::{
@@ -89,6 +91,8 @@ struct Progress {
     wanted: Option<(Vec<ChangeHash>, Duration)>,
     /// Automerge's sync protocol, and when its last message came or went.
     repair: Option<(automerge::sync::State, Duration)>,
+    /// Whether the next one is being made.
+    answering: bool,
     /// How many of its messages in a row have brought nothing.
     idle: u8,
 }
@@ -295,6 +299,7 @@ impl Exchange {
             progress.answered = None;
             progress.wanted = None;
             progress.repair = None;
+            progress.answering = false;
         }
         out.push(to(
             peer,
