@@ -186,8 +186,8 @@ impl Exchange {
                 out.extend(missing.map(|frame| to(peer, frame)));
             }
         } else if self.node < *peer {
-            let under_way = progress.answering
-                || progress.repair.as_ref().is_some_and(|(_, at)| *at + ANSWER_WITHIN > now);
+            let begun = progress.repair.as_ref().map(|(_, at)| *at).max(progress.answering);
+            let under_way = begun.is_some_and(|at| at + ANSWER_WITHIN > now);
             if !under_way {
                 let mut state = automerge::sync::State::new();
                 out.extend(message(document, &mut state).map(|frame| to(peer, frame)));
@@ -276,7 +276,7 @@ impl Exchange {
         link.traffic_at = Some(now);
         // The last word of an exchange that has ended here would begin another one, without end.
         let is_due = !(begins && done || in_vain);
-        progress.answering = is_due;
+        progress.answering = is_due.then_some(now);
         Ok(is_due.then_some(Answer { state, is_last: done }))
     }
 
@@ -292,7 +292,7 @@ impl Exchange {
     ) {
         let Some(link) = self.links.get_mut(peer) else { return };
         let progress = link.documents.entry(id).or_default();
-        if std::mem::take(&mut progress.answering) {
+        if progress.answering.take().is_some() {
             out.extend(frame.map(|frame| to(peer, frame)));
             progress.repair = (!answer.is_last).then_some((answer.state, now));
             link.traffic_at = Some(now);

@@ -13,7 +13,6 @@ use std::{
 };
 
 pub use catch_up::Answer;
-
 use sha2::{Digest as _, Sha256};
 
 use super::{
@@ -91,8 +90,8 @@ struct Progress {
     wanted: Option<(Vec<ChangeHash>, Duration)>,
     /// Automerge's sync protocol, and when its last message came or went.
     repair: Option<(automerge::sync::State, Duration)>,
-    /// Whether the next one is being made.
-    answering: bool,
+    /// Since when the next one is being made.
+    answering: Option<Duration>,
     /// How many of its messages in a row have brought nothing.
     idle: u8,
 }
@@ -299,7 +298,7 @@ impl Exchange {
             progress.answered = None;
             progress.wanted = None;
             progress.repair = None;
-            progress.answering = false;
+            progress.answering = None;
         }
         out.push(to(
             peer,
