@@ -15,6 +15,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    aside,
     commit::{self, Committer},
     compact,
     durable::{Job, Told},
@@ -31,7 +32,7 @@ use crate::{
         document::Copied,
         effect::{DialTarget, Effects, Evidence, Input, Outgoing, Publication, TeardownDue},
         ids::NodeId,
-        machine::{Bulk, EpochDone, EpochWork, ReadBulk, bulk_bytes},
+        machine::{EpochDone, EpochWork, ReadBulk, bulk_bytes},
         record::WorkspaceKey,
     },
     store::{self, Store},
@@ -68,7 +69,7 @@ struct ShellHands {
     shells: Shells,
     inputs: mpsc::UnboundedSender<Input>,
     saved: mpsc::UnboundedSender<compact::Ended>,
-    epochs: mpsc::UnboundedSender<EpochDone>,
+    aside: std::sync::mpsc::Sender<aside::Job>,
     /// What the disk is to be given at the end of the turn.
     jobs: Vec<Job<oneshot::Sender<Answer>>>,
     /// Whether somebody was woken who is waited for elsewhere.
@@ -79,6 +80,11 @@ impl ShellHands {
     /// Gives the disk what it is to be given.
     fn give_jobs(&mut self) {
         self.jobs.drain(..).for_each(|job| self.shells.committer.give(job));
+    }
+
+    /// Has something done beside the loop.
+    fn give_aside(&self, job: aside::Job) {
+        self.aside.send(job).expect("it goes on for as long as the loop");
     }
 
     /// Lets those run who were woken.
@@ -140,9 +146,7 @@ impl Hands for ShellHands {
     }
 
     fn work_on_epoch(&mut self, work: EpochWork) {
-        let epochs = self.epochs.clone();
-        // A loop that has stopped has it done again at the next start.
-        tokio::task::spawn_blocking(move || drop(epochs.send(work.run())));
+        self.give_aside(aside::Job::Epoch(work));
     }
 
     fn tear_down(&mut self, due: TeardownDue, occupants: Vec<teardown::Occupant>) {
@@ -164,10 +168,8 @@ pub struct Loop {
     hands: ShellHands,
     inputs: mpsc::UnboundedReceiver<Input>,
     saved: mpsc::UnboundedReceiver<compact::Ended>,
-    epochs: mpsc::UnboundedReceiver<EpochDone>,
     loading: Loading<Frame>,
-    read: mpsc::UnboundedReceiver<ReadBulk>,
-    read_sender: mpsc::UnboundedSender<ReadBulk>,
+    done_aside: mpsc::UnboundedReceiver<aside::Done>,
 }
 
 impl Loop {
@@ -178,24 +180,23 @@ impl Loop {
         clock: Clock,
         shells: Shells,
     ) -> Self {
-        // Bounded by what feeds them: one teardown a workspace; one epoch, one compaction and one
-        // reading at a time.
+        // Bounded by what feeds them: one teardown a workspace, one compaction, and one reading and one
+        // epoch at a time.
         let (inputs_sender, inputs) = mpsc::unbounded_channel();
         let (saved_sender, saved) = mpsc::unbounded_channel();
-        let (epochs_sender, epochs) = mpsc::unbounded_channel();
-        let (read_sender, read) = mpsc::unbounded_channel();
+        let (done, done_aside) = mpsc::unbounded_channel();
         let mut hands = ShellHands {
             shells,
             inputs: inputs_sender,
             saved: saved_sender,
-            epochs: epochs_sender,
+            aside: aside::start(done),
             jobs: Vec::new(),
             has_woken: false,
         };
         engine.carry_out(effects, &mut hands);
         hands.give_jobs();
         let loading = Loading::default();
-        Self { engine, clock, hands, inputs, saved, epochs, loading, read, read_sender }
+        Self { engine, clock, hands, inputs, saved, loading, done_aside }
     }
 
     /// Runs until it is told to stop or the store fails.
@@ -224,8 +225,10 @@ impl Loop {
                 }
                 Some(input) = self.inputs.recv() => self.take(input, false).await,
                 Some(ended) = self.saved.recv() => self.engine.saved(ended, &mut self.hands),
-                Some(done) = self.epochs.recv() => self.take_epoch_done(done),
-                Some(read) = self.read.recv() => self.take_read(read).await,
+                Some(done) = self.done_aside.recv() => match done {
+                    aside::Done::Epoch(done) => self.take_epoch_done(done),
+                    aside::Done::Read(read) => self.take_read(read).await,
+                },
                 Some(event) = events.recv() => {
                     let mut next = Some(event);
                     for _ in 0..TURN_MAX {
@@ -290,7 +293,7 @@ impl Loop {
     async fn load(&mut self) {
         while let Some((peer, frame)) = self.loading.begin() {
             match self.engine.replica().to_read(&peer, frame) {
-                Ok(bulk) => return self.read_aside(bulk),
+                Ok(bulk) => return self.hands.give_aside(aside::Job::Read(bulk)),
                 // There is nothing to read.
                 Err(frame) => {
                     self.loading.ended();
@@ -300,18 +303,12 @@ impl Loop {
         }
     }
 
-    fn read_aside(&self, bulk: Bulk) {
-        let read = self.read_sender.clone();
-        // A loop that has stopped is told nothing: what was sent comes again.
-        tokio::task::spawn_blocking(move || drop(read.send(bulk.read())));
-    }
-
     async fn take_read(&mut self, read: ReadBulk) {
         let pace = self.hands.shells.pace.clone();
         let again =
             pace.measure("read", || self.engine.take_read(self.clock.now(), read, &mut self.hands));
         if let Some(bulk) = again {
-            return self.read_aside(bulk);
+            return self.hands.give_aside(aside::Job::Read(bulk));
         }
         self.loading.ended();
         self.load().await;

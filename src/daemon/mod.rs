@@ -3,6 +3,7 @@
 //! Must not know the rules of the domain. Invariant: frames and diffs leave at once; replies and
 //! teardowns wait until the writes beside them are durable.
 
+mod aside;
 mod commit;
 pub mod compact;
 pub mod doctor;

@@ -5,8 +5,10 @@
 //! was read is judged by what the replica knows when it comes back, else it is read again; on the
 //! loop nothing is done whose time grows with what was sent, but to tell of it.
 
+use std::collections::BTreeMap;
+
 use super::super::{
-    document::{Applied, ApplyError, Document, Foreign, Merged, Message},
+    document::{Applied, ApplyError, Document, Foreign, Merged, Message, Part},
     effect::{Effects, Now},
     guard,
     ids::{DocumentId, NodeId},
@@ -73,8 +75,8 @@ impl Payload {
 /// What is to be done.
 #[derive(Debug)]
 enum Step {
-    /// The replica has nothing of the document.
-    Adopt(automerge::ActorId),
+    /// The replica has nothing of the document; these are copies of the other epochs of its host.
+    Adopt(automerge::ActorId, Vec<Document>),
     /// This is a copy of what it has.
     Merge(Box<Document>),
     /// It was merged, and this is a copy of what the replica has since.
@@ -100,8 +102,8 @@ pub struct ReadBulk {
 enum Read {
     /// The replica has all of it.
     Known,
-    /// To be held: its authors stand for it.
-    Adopted(Box<Document>),
+    /// To be held: its authors stand for it. All but the newest epoch of its host are parted.
+    Adopted(Box<Document>, BTreeMap<DocumentId, Part>),
     /// To take the place of what is held.
     Merged(Box<Came>),
     /// To be sent.
@@ -129,7 +131,7 @@ impl Bulk {
         let Self { peer, id, payload, vouchers, trust, step } = self;
         // Nobody would be told of a panic, and the next would wait for ever.
         let read = guard::contained(|| match step {
-            Step::Adopt(actor) => adopt(id, actor, &payload, &vouchers, &trust),
+            Step::Adopt(actor, others) => adopt((id, actor), others, &payload, &vouchers, &trust),
             Step::Merge(copy) => merge(*copy, &payload, &vouchers, &trust),
             Step::CatchUp(mut came, held) => {
                 came.merged.follow(&held)?;
@@ -148,8 +150,8 @@ impl Bulk {
 }
 
 fn adopt(
-    id: DocumentId,
-    actor: automerge::ActorId,
+    (id, actor): (DocumentId, automerge::ActorId),
+    others: Vec<Document>,
     payload: &Payload,
     vouchers: &[Voucher],
     trust: &Trust,
@@ -157,7 +159,14 @@ fn adopt(
     // Only whole documents are of use where nothing is held.
     let Payload::Whole(bytes) = payload else { return Ok(Read::Known) };
     let document = Document::adopt(id, actor, bytes, vouchers, trust)?;
-    Ok(Read::Adopted(Box::new(document)))
+    let mut all: Vec<&Document> = others.iter().chain([&document]).collect();
+    all.sort_by_key(|document| document.id());
+    let newest = all.pop().into_iter();
+    let parts = newest.flat_map(|newest| {
+        all.iter().filter_map(|older| Some((older.id(), newest.part_carried(older)?)))
+    });
+    let parts = parts.collect();
+    Ok(Read::Adopted(Box::new(document), parts))
 }
 
 fn merge(
@@ -215,7 +224,11 @@ impl Replica {
 
     fn bulk(&self, peer: NodeId, id: DocumentId, payload: Payload, vouchers: Vec<Voucher>) -> Bulk {
         let step = match self.documents.get(&id) {
-            None => Step::Adopt(self.actor.clone()),
+            None => {
+                let others = id.host().map(|host| self.held_of(host)).unwrap_or_default();
+                let others = others.iter().filter_map(|id| self.documents.get(id)).cloned();
+                Step::Adopt(self.actor.clone(), others.collect())
+            }
             Some(held) => Step::Merge(Box::new(held.clone())),
         };
         Bulk { peer, id, payload, vouchers, trust: self.trust.clone(), step }
@@ -265,9 +278,12 @@ impl Replica {
         let is_whole = matches!(payload, Payload::Whole(_));
         match (self.documents.contains_key(&id), read) {
             (_, Ok(Read::Known)) => {}
-            (false, Ok(Read::Adopted(document))) if !is_stale => {
+            (false, Ok(Read::Adopted(document, parts))) if !is_stale => {
                 let Payload::Whole(bytes) = payload else { return None };
-                if self.take_over(now, peer, *document, bytes, fx) {
+                self.parted = parts;
+                let is_held = self.take_over(now, peer, *document, bytes, fx);
+                self.parted.clear();
+                if is_held {
                     self.exchange.adopted(at, &peer, &self.documents, &mut fx.frames);
                 }
             }
@@ -291,7 +307,7 @@ impl Replica {
                 self.exchange.answered(at, &peer, id, *answer, frame, &mut fx.frames);
             }
             // What it was judged by, or what it was to be put beside, is no longer so.
-            (_, Ok(Read::Adopted(_) | Read::Merged(_))) => {
+            (_, Ok(Read::Adopted(..) | Read::Merged(_))) => {
                 return Some(self.bulk(peer, id, payload, vouchers));
             }
             (_, Err(ApplyError::NotYet { .. } | ApplyError::Untrusted { .. })) if is_stale => {

@@ -410,7 +410,7 @@ impl Replica {
         if present.covers(&earlier) {
             return self.shelve(now, id, fx);
         }
-        let Part { before, touched, mut authors } = part;
+        let Part { before, touched, mut authors, .. } = part;
         authors.insert(self.node.fingerprint());
         let mut carried = present.carry_over(&before, &earlier, &touched, now.wall_ms);
         let changes = gained.changes.len();

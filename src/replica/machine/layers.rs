@@ -311,20 +311,33 @@ impl Replica {
     /// Derives anew what is shown of a host of which several epochs are held; how each is parted
     /// stays as it was, if nothing but records of the newest has changed.
     pub(super) fn relayer(&mut self, host: NodeId, keep_parts: Option<DocumentId>) {
-        let known = self.layers.remove(&host).filter(|_| keep_parts.is_some());
-        let parts = known.map(|layers| layers.older);
-        if let Some(layers) = self.layer(host, parts) {
+        let known = self.layers.remove(&host);
+        let mut known = known.map(|layers| layers.older).unwrap_or_default();
+        known.append(&mut self.parted);
+        if let Some(layers) = self.layer(host, known, keep_parts.is_some()) {
             self.layers.insert(host, layers);
         }
     }
 
-    fn layer(&self, host: NodeId, parts: Option<BTreeMap<DocumentId, Part>>) -> Option<Layers> {
+    fn layer(
+        &self,
+        host: NodeId,
+        mut known: BTreeMap<DocumentId, Part>,
+        keep_parts: bool,
+    ) -> Option<Layers> {
         let id = self.host_document_id(host)?;
         let newest = self.documents.get(&id)?;
-        let older = parts.unwrap_or_else(|| {
-            let older = self.documents.range(epochs_of(host)).filter(|(other, _)| **other != id);
-            older.filter_map(|(id, older)| Some((*id, newest.part_carried(older)?))).collect()
-        });
+        let older = self.documents.range(epochs_of(host)).filter(|(other, _)| **other != id);
+        let older: BTreeMap<_, _> = older
+            .filter_map(|(id, older)| {
+                let part = match known.remove(id) {
+                    Some(part) if keep_parts => Some(part),
+                    Some(part) => newest.part_again(older, part),
+                    None => None,
+                };
+                Some((*id, part.or_else(|| newest.part_carried(older))?))
+            })
+            .collect();
         if older.is_empty() {
             return None;
         }
@@ -375,7 +388,7 @@ impl Replica {
     pub(super) fn read_anew(&self, touched: &mut view::Touched) {
         let hosts: BTreeSet<NodeId> = self.documents.keys().filter_map(DocumentId::host).collect();
         for host in hosts {
-            let layers = self.layer(host, None);
+            let layers = self.layer(host, BTreeMap::new(), false);
             let shown = layers.as_ref().map(|layers| &layers.shown).or_else(|| self.newest(host));
             if let Some(document) = shown {
                 read_all(document, host, touched);

@@ -36,7 +36,7 @@ use automerge::ActorId;
 use super::{
     diff::{self, Cause, CauseKind, Diff},
     digest::Digest,
-    document::{self, Applied, AppliedChange, ApplyError, Copied, Document, Touched},
+    document::{self, Applied, AppliedChange, ApplyError, Copied, Document, Part, Touched},
     effect::{
         DialTarget, Effects, Input, Now, Publication, Startup, Stored, StoredDocument, Write,
     },
@@ -97,6 +97,8 @@ pub struct Replica {
     epochs: Epochs,
     /// What is shown of the hosts of which several epochs are held.
     layers: BTreeMap<NodeId, Layers>,
+    /// Epochs that were parted beside the loop, until they are layered.
+    parted: BTreeMap<DocumentId, Part>,
     joining: Option<Joining>,
     receipts: Receipts,
     /// What waits for the end of the input that is being taken in.
@@ -182,6 +184,7 @@ impl Replica {
             host_work: HostWork::new(startup.undo_window, startup.servers),
             epochs: Epochs::new(),
             layers: BTreeMap::new(),
+            parted: BTreeMap::new(),
             joining: None,
             receipts: Receipts::new(stored.receipts),
             later: Later::default(),

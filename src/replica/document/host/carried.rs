@@ -44,9 +44,27 @@ pub struct Part {
     pub touched: BTreeSet<Touched>,
     /// By whom.
     pub authors: BTreeSet<Fingerprint>,
+    /// The document that it was parted by, and how much of it that one held.
+    by: (DocumentId, Epoch),
+    /// How far it was read.
+    read: Vector,
+}
+
+impl Part {
+    /// Notes what was written since it was last taken over.
+    fn note(&mut self, earlier: &Document, since: &[Change]) {
+        let expanded: Vec<_> = since.iter().map(Change::decode).collect();
+        self.touched.extend(touched::by(&earlier.automerge, &expanded));
+        let authors = since.iter().map(|change| fingerprint(&actor_in(change.actor_id())));
+        self.authors.extend(authors);
+    }
 }
 
 impl Epoch {
+    fn has(&self, change: &Change) -> bool {
+        self.seqs.get(change.actor_id()).is_some_and(|seq| *seq >= change.seq())
+    }
+
     fn covers(&self, vector: &Vector) -> bool {
         vector.iter().all(|(actor, seq)| self.seqs.get(actor).is_some_and(|held| held >= seq))
     }
@@ -95,23 +113,46 @@ impl Document {
     pub fn part_carried(&self, earlier: &Self) -> Option<Part> {
         let DocumentId::Host { epoch, .. } = earlier.id else { return None };
         let Some(held) = self.carried(epoch) else { return self.part_unknown(earlier) };
-        if held.covers(&earlier.vector()) {
+        let read = earlier.vector();
+        if held.covers(&read) {
             let (touched, authors) = Default::default();
-            return Some(Part { before: earlier.clone(), touched, authors });
+            let (before, by) = (earlier.clone(), (self.id, held));
+            return Some(Part { before, touched, authors, by, read });
         }
-        let is_held = |change: &Change| {
-            held.seqs.get(change.actor_id()).is_some_and(|seq| *seq >= change.seq())
-        };
         let changes = earlier.automerge.get_changes(&[]);
-        let (carried, since): (Vec<_>, Vec<_>) = changes.into_iter().partition(is_held);
+        let (carried, since): (Vec<_>, Vec<_>) =
+            changes.into_iter().partition(|change| held.has(change));
         let mut automerge = Automerge::new();
         automerge.apply_changes(carried).ok()?;
         let before = Self::place(earlier.id, automerge, Vouchers::default())?;
-        let touched =
-            touched::by(&earlier.automerge, &since.iter().map(Change::decode).collect::<Vec<_>>());
-        let authors =
-            since.iter().map(|change| fingerprint(&actor_in(change.actor_id()))).collect();
-        Some(Part { before, touched, authors })
+        let (touched, authors) = Default::default();
+        let mut part = Part { before, touched, authors, by: (self.id, held), read };
+        part.note(earlier, &since);
+        Some(part)
+    }
+
+    /// Parts an earlier epoch as [`Self::part_carried`] does, from how it was parted before: takes as
+    /// long as what it has gained since. `None` if this document holds more of it by now.
+    pub fn part_again(&self, earlier: &Self, mut part: Part) -> Option<Part> {
+        let DocumentId::Host { epoch, .. } = earlier.id else { return None };
+        let (by, held) = &part.by;
+        if *by != self.id || part.before.id != earlier.id || self.carried(epoch)? != *held {
+            return None;
+        }
+        let is_read = |hash: &automerge::ChangeHash| {
+            let meta = earlier.automerge.get_change_meta_by_hash(hash);
+            meta.is_none_or(|meta| part.read.get(&*meta.actor).is_some_and(|seq| *seq >= meta.seq))
+        };
+        let gained = earlier.newest(is_read, usize::MAX)?;
+        for change in &gained {
+            let seq = part.read.entry(change.actor_id().clone()).or_default();
+            *seq = change.seq().max(*seq);
+        }
+        let (carried, since): (Vec<_>, Vec<_>) =
+            gained.into_iter().partition(|change| held.has(change));
+        part.before.automerge.apply_changes(carried).ok()?;
+        part.note(earlier, &since);
+        Some(part)
     }
 
     fn part_unknown(&self, earlier: &Self) -> Option<Part> {
@@ -128,8 +169,9 @@ impl Document {
         let spent = |id: &WorkspaceId| earlier.is_workspace_spent(id);
         let workspaces = self.workspace_ids().into_iter().filter(spent);
         touched.extend(workspaces.map(Touched::Workspace));
-        let authors = earlier.vector().into_keys().map(|actor| fingerprint(&actor_in(&actor)));
-        Some(Part { before, touched, authors: authors.collect() })
+        let read = earlier.vector();
+        let authors = read.keys().map(|actor| fingerprint(&actor_in(actor))).collect();
+        Some(Part { before, touched, authors, by: (self.id, Epoch::default()), read })
     }
 
     pub(super) fn host(&self) -> &NodeId {
