@@ -335,6 +335,11 @@ pub const FENCES: &[Fence] = &[
         rooms: Rooms::Only(&["api", "daemon"]),
         why: "HTTP is the API's; the daemon only starts it",
     },
+    Fence {
+        path: "libc",
+        rooms: Rooms::Only(&["main"]),
+        why: "what is unsafe is one call, before any thread is started",
+    },
     Fence { path: "clap", rooms: Rooms::Only(&["cli", "config", "main"]), why: ARGUMENTS },
     Fence { path: "clap_complete", rooms: Rooms::Only(&["cli"]), why: ARGUMENTS },
     Fence { path: "comfy_table", rooms: Rooms::Only(&["cli"]), why: TERMINAL },
