@@ -239,7 +239,7 @@ async fn a_stranger_that_does_not_begin_with_open_gets_no_link() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stranger_that_says_nothing_is_closed() {
     let mut config = config(Arc::new(NodeKey::generate()), 1);
-    config.timing.open_max = Duration::from_millis(50);
+    config.timing.open_max = Duration::from_secs(1);
     let a = Node::on_loopback(config);
     let raw = Raw::dial(&a).await;
     assert_eq!(raw.closed().await.0, Some(CloseCode::Timeout));

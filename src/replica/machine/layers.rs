@@ -8,9 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::{
-    document::{Document, HostWriter, Limits, Part, Scope, Touched, Written},
+    document::{self, Document, HostWriter, Limits, Part, Scope, Touched, Written},
     effect::{Effects, Now, Write},
-    ids::{ChangeHash, DocumentId, Fingerprint, NodeId},
+    ids::{ChangeHash, DocumentId, Fingerprint, NodeId, StartId},
     record::StoredSession,
     view::{self, Change, View},
     voucher::Voucher,
@@ -207,6 +207,7 @@ impl Replica {
             Verdict::Older => {
                 tracing::info!(document = %id, "holding what its host has yet to carry over");
                 fx.writes.push(Write::Snapshot { document: id, bytes });
+                let document = self.as_new_author(document);
                 self.documents.insert(id, document);
                 self.record_vouchers(id, fx);
                 let Some(host) = id.host() else { return true };
@@ -227,6 +228,20 @@ impl Replica {
                 false
             }
         }
+    }
+
+    /// Has this node write to an earlier epoch that it takes in as who it has not been there before, if
+    /// what it wrote there, and gave up once that was carried over, is not in this copy: it would use
+    /// the same places again.
+    fn as_new_author(&mut self, document: Document) -> Document {
+        let DocumentId::Host { host, epoch } = document.id() else { return document };
+        let written = document.vector().get(&self.actor).copied().unwrap_or(0);
+        let newest = self.newest(host);
+        if !newest.is_some_and(|it| it.covers_change(epoch, self.actor.to_bytes(), written + 1)) {
+            return document;
+        }
+        let start = StartId(self.random.u64(..).to_le_bytes());
+        document.fork(document::actor(&self.node, start))
     }
 
     /// Goes over to a document that is the newest of its host, and gives up the epochs that it
