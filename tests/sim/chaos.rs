@@ -87,6 +87,7 @@ pub enum Kind {
     /// A host ends a workspace, and the next teardown is interrupted.
     CrashInTeardown,
     CrashInCompaction,
+    CrashInRead,
     /// A workspace is ended by its host and entered elsewhere.
     Apart,
     Revoke,
@@ -141,6 +142,7 @@ const WEIGHTS: &[(Kind, u32)] = &[
     (Kind::End, 30),
     (Kind::CrashInTeardown, 40),
     (Kind::CrashInCompaction, 30),
+    (Kind::CrashInRead, 25),
     (Kind::Apart, 85),
     (Kind::Revoke, 30),
     (Kind::Rewrite, 30),
@@ -295,6 +297,7 @@ impl World {
                 self.end(node, &mut random);
             }
             Kind::CrashInCompaction => self.fabric.crash_in_compaction = true,
+            Kind::CrashInRead => self.fabric.crash_in_read = true,
             Kind::Apart => self.end_and_enter(node, other, &mut random),
             Kind::RestoreBackup => self.restore_backup(node),
             Kind::Restart => {

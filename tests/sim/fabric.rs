@@ -123,6 +123,8 @@ pub struct Fabric {
     pub crash_in_teardown: bool,
     /// The next node that compacts a log crashes over it.
     pub crash_in_compaction: bool,
+    /// The next node that has a frame read beside its loop crashes over it.
+    pub crash_in_read: bool,
     /// The next host that begins an epoch crashes over it.
     pub crash_in_rewrite: bool,
     /// The next host that carries something over to its present epoch crashes over it.
@@ -150,6 +152,7 @@ impl Fabric {
             reset_in_frame: false,
             crash_in_teardown: false,
             crash_in_compaction: false,
+            crash_in_read: false,
             crash_in_rewrite: false,
             crash_in_carrying: false,
             trace: DefaultHasher::new(),

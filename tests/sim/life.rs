@@ -251,6 +251,7 @@ impl World {
         self.fabric.reset_in_frame = false;
         self.fabric.crash_in_teardown = false;
         self.fabric.crash_in_compaction = false;
+        self.fabric.crash_in_read = false;
         self.fabric.crash_in_rewrite = false;
         self.fabric.crash_in_carrying = false;
         self.cut_in_commit.clear();

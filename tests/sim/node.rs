@@ -228,6 +228,9 @@ impl Ports<'_> {
     /// Has what a peer sent read beside the loop, which goes on meanwhile.
     pub fn read_aside(&mut self, bulk: Bulk) {
         self.out.reads = true;
+        if std::mem::take(&mut self.fabric.crash_in_read) {
+            self.fabric.after(Duration::ZERO, Event::Crash { node: self.out.number });
+        }
         let most = if self.fabric.aside.u8(..8) == 0 { 400_000 } else { 3_000 };
         let time = Duration::from_micros(self.fabric.aside.u64(100..most));
         let (node, boot, bulk) = (self.out.number, self.out.boot, Box::new(bulk));
