@@ -368,7 +368,7 @@ fn a_long_history_of_many_sessions_passes() {
         }
         tx.commit();
     }
-    // A quarter of what is let pass, for a quarter of the forty thousand that are to pass.
+    // A quarter of what is let pass, for as large a part of the 36,000 that are to pass.
     let limits = DocumentLimits { memory_bytes: MEMORY_BYTES_MAX / 4, ..DocumentLimits::SNAPSHOT };
     let header = check_document(&doc.save(), limits).unwrap();
     assert_eq!(header.changes, 10_000);

@@ -1,8 +1,8 @@
 //! Owns which of the frames that bring much is read next, beside the loop.
 //!
-//! Must not know what is in them. Invariants: one is read at a time, so that what they cost together
-//! is no more than what the dearest costs; each peer waits in a queue of its own, which is bounded, so
-//! that nobody keeps another out.
+//! Must not know what is in them. Invariants: none is begun while another is read, so that what they
+//! cost together is no more than what the dearest costs; each peer waits in a queue of its own, which
+//! is bounded, so that nobody keeps another out.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -12,19 +12,19 @@ use crate::replica::ids::NodeId;
 /// is asked for at once. What is dropped comes again with the comparison of the frontiers.
 pub const WAITING_BYTES_MAX: usize = 16 << 20;
 
-/// The frames that wait, and whether one is being read.
+/// The frames that wait, and how many are being read.
 #[derive(Debug)]
 pub struct Loading<T> {
     waiting: BTreeMap<NodeId, VecDeque<(usize, T)>>,
     /// Whose turn it was last.
     last: Option<NodeId>,
-    is_busy: bool,
+    under_way: usize,
 }
 
 impl<T> Default for Loading<T> {
     /// Begins with nothing to read.
     fn default() -> Self {
-        Self { waiting: BTreeMap::new(), last: None, is_busy: false }
+        Self { waiting: BTreeMap::new(), last: None, under_way: 0 }
     }
 }
 
@@ -48,7 +48,7 @@ impl<T> Loading<T> {
 
     /// Returns the frame that is to be read now, if none is, and whose it is: of each peer in turn.
     pub fn begin(&mut self) -> Option<(NodeId, T)> {
-        if self.is_busy {
+        if self.under_way > 0 {
             return None;
         }
         let after = self.last.and_then(|last| self.waiting.keys().find(|peer| **peer > last));
@@ -59,13 +59,18 @@ impl<T> Loading<T> {
             self.waiting.remove(&peer);
         }
         self.last = Some(peer);
-        self.is_busy = true;
+        self.under_way = 1;
         Some((peer, next))
     }
 
-    /// Notes that the frame which was being read has been.
+    /// Notes that a frame which had been read is read again, behind the one that may be by now.
+    pub fn again(&mut self) {
+        self.under_way += 1;
+    }
+
+    /// Notes that a frame which was being read has been.
     pub fn ended(&mut self) {
-        self.is_busy = false;
+        self.under_way = self.under_way.saturating_sub(1);
     }
 }
 

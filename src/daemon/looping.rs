@@ -227,7 +227,12 @@ impl Loop {
                 Some(ended) = self.saved.recv() => self.engine.saved(ended, &mut self.hands),
                 Some(done) = self.done_aside.recv() => match done {
                     aside::Done::Epoch(done) => self.take_epoch_done(done),
-                    aside::Done::Read(read) => self.take_read(read).await,
+                    aside::Done::Showing => self.reading_ended().await,
+                    aside::Done::Shown(read) => self.take_read(read),
+                    aside::Done::Read(read) => {
+                        self.take_read(read);
+                        self.reading_ended().await;
+                    }
                 },
                 Some(event) = events.recv() => {
                     let mut next = Some(event);
@@ -303,15 +308,19 @@ impl Loop {
         }
     }
 
-    async fn take_read(&mut self, read: ReadBulk) {
+    async fn reading_ended(&mut self) {
+        self.loading.ended();
+        self.load().await;
+    }
+
+    fn take_read(&mut self, read: ReadBulk) {
         let pace = self.hands.shells.pace.clone();
         let again =
             pace.measure("read", || self.engine.take_read(self.clock.now(), read, &mut self.hands));
         if let Some(bulk) = again {
-            return self.hands.give_aside(aside::Job::Read(bulk));
+            self.loading.again();
+            self.hands.give_aside(aside::Job::Read(bulk));
         }
-        self.loading.ended();
-        self.load().await;
     }
 
     fn take_epoch_done(&mut self, done: EpochDone) {

@@ -29,6 +29,13 @@ pub struct Touched {
     pub workspaces: BTreeMap<WorkspaceKey, Option<StoredWorkspace>>,
 }
 
+impl Touched {
+    /// Tells whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.sessions.is_empty() && self.workspaces.is_empty()
+    }
+}
+
 /// A record before and after; `None` where it was not there. The two differ.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {

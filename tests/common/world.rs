@@ -250,7 +250,9 @@ impl World {
             {
                 match replica.to_read(&peer, frame) {
                     Ok(bulk) => {
-                        self.nodes[node].aside.push_back(Aside::Read(bulk.read()));
+                        let read = bulk.read();
+                        let read = if self.random.bool() { read.show() } else { read };
+                        self.nodes[node].aside.push_back(Aside::Read(read));
                         return;
                     }
                     Err(frame) => replica.handle(now, Input::FrameReceived { peer, frame }),

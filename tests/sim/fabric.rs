@@ -13,7 +13,7 @@ use sessionmesh::{
         document::Copied,
         effect::TeardownDue,
         ids::NodeId,
-        machine::{Bulk, EpochWork},
+        machine::{Bulk, EpochWork, ReadBulk},
     },
     store::compact::Plan,
     transport::outbox,
@@ -37,6 +37,8 @@ pub enum Event {
     Save { node: usize, boot: u64, plan: Plan, copy: Box<Copied> },
     /// What a peer sent was read beside the loop.
     Read { node: usize, boot: u64, bulk: Box<Bulk> },
+    /// What it shows was derived.
+    Shown { node: usize, boot: u64, read: Box<ReadBulk> },
     /// Something was done about a node's own epochs beside the loop.
     Epoch { node: usize, boot: u64, work: Box<EpochWork> },
     /// A teardown has come to its end.

@@ -88,8 +88,10 @@ pub struct Out {
     pub inbox: VecDeque<(LinkEvent, Option<u64>)>,
     /// What is to be read beside the loop.
     pub loading: Loading<Frame>,
-    /// Whether something is being read.
-    pub reads: bool,
+    /// How much is being read, or what it shows derived.
+    pub reads: usize,
+    /// How much of it has been read that the loop does not know of.
+    pub reading_ended: usize,
     /// Whether something is being done about its own epochs.
     pub epoch_works: bool,
     /// What came of it.
@@ -166,7 +168,8 @@ impl Out {
             inputs: VecDeque::new(),
             inbox: VecDeque::new(),
             loading: Loading::default(),
-            reads: false,
+            reads: 0,
+            reading_ended: 0,
             epoch_works: false,
             epoch_done: None,
             read: VecDeque::new(),
@@ -196,7 +199,8 @@ impl Out {
             && self.told.is_empty()
             && self.inputs.is_empty()
             && self.inbox.is_empty()
-            && !self.reads
+            && self.reads == 0
+            && self.reading_ended == 0
             && !self.epoch_works
     }
 }
@@ -227,7 +231,7 @@ pub struct Ports<'a> {
 impl Ports<'_> {
     /// Has what a peer sent read beside the loop, which goes on meanwhile.
     pub fn read_aside(&mut self, bulk: Bulk) {
-        self.out.reads = true;
+        self.out.reads += 1;
         if std::mem::take(&mut self.fabric.crash_in_read) {
             self.fabric.after(Duration::ZERO, Event::Crash { node: self.out.number });
         }

@@ -120,7 +120,7 @@ impl World {
         if !up.out.tearing_down.is_empty() {
             self.fabric.counts.add(Seen::TeardownAtCrash);
         }
-        if up.out.reads {
+        if up.out.reads > 0 {
             self.fabric.counts.add(Seen::ReadAtCrash);
         }
         self.count_epochs_at_crash(node);

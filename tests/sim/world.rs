@@ -19,7 +19,7 @@ use sessionmesh::{
         document::Copied,
         effect::{Input, Now, TeardownDue, TeardownOutcome},
         ids::{ChangeHash, DocumentId, NodeId, OperationId},
-        machine::{Bulk, EpochWork, bulk_bytes},
+        machine::{Bulk, EpochWork, ReadBulk, bulk_bytes},
         record::SessionKey,
     },
     store::{self, compact::Plan},
@@ -253,15 +253,17 @@ impl World {
         } else if let Some(done) = out.epoch_done.take() {
             out.epoch_works = false;
             engine.take_epoch_done(now, done, &mut Ports { fabric: &mut self.fabric, out });
+        } else if out.read.is_empty() && out.reading_ended > 0 {
+            out.reading_ended -= 1;
+            out.loading.ended();
+            load(now, engine, &mut Ports { fabric: &mut self.fabric, out });
         } else if let Some(read) = out.read.pop_front() {
             let mut ports = Ports { fabric: &mut self.fabric, out };
+            ports.out.reads -= 1;
             if let Some(bulk) = engine.take_read(now, read, &mut ports) {
                 ports.fabric.counts.add(Seen::ReadAgain);
+                ports.out.loading.again();
                 ports.read_aside(bulk);
-            } else {
-                ports.out.loading.ended();
-                ports.out.reads = false;
-                load(now, engine, &mut ports);
             }
         } else if !out.inbox.is_empty() {
             for _ in 0..TURN_MAX {
@@ -298,7 +300,8 @@ impl World {
             }
         }
         let idle = out.told.is_empty() && out.inputs.is_empty() && out.inbox.is_empty();
-        let more = !(idle && out.read.is_empty() && out.epoch_done.is_none());
+        let aside = out.read.is_empty() && out.reading_ended == 0 && out.epoch_done.is_none();
+        let more = !(idle && aside);
         self.settle(node);
         if more {
             self.wake_loop(node);
@@ -307,7 +310,21 @@ impl World {
 
     fn read_bulk(&mut self, node: usize, bulk: Bulk) {
         let Some(Up { out, .. }) = &mut self.nodes[node].up else { return };
-        out.read.push_back(bulk.read());
+        let read = bulk.read();
+        out.reading_ended += 1;
+        if read.is_to_show() {
+            let (boot, read) = (out.boot, Box::new(read));
+            let time = Duration::from_micros(self.fabric.aside.u64(100..100_000));
+            self.fabric.after(time, Event::Shown { node, boot, read });
+        } else {
+            out.read.push_back(read);
+        }
+        self.wake_loop(node);
+    }
+
+    fn show(&mut self, node: usize, read: ReadBulk) {
+        let Some(Up { out, .. }) = &mut self.nodes[node].up else { return };
+        out.read.push_back(read.show());
         self.wake_loop(node);
     }
 
@@ -506,6 +523,7 @@ impl World {
             | Event::Disk { node, .. }
             | Event::Save { node, .. }
             | Event::Read { node, .. }
+            | Event::Shown { node, .. }
             | Event::Epoch { node, .. }
             | Event::TeardownEnds { node, .. }
             | Event::Due { node, .. }
@@ -526,6 +544,7 @@ impl World {
                 self.save(node, plan, &copy);
             }
             Event::Read { node, boot, bulk } if of(self, node, boot) => self.read_bulk(node, *bulk),
+            Event::Shown { node, boot, read } if of(self, node, boot) => self.show(node, *read),
             Event::Epoch { node, boot, work } if of(self, node, boot) => {
                 self.work_on_epoch(node, *work);
             }

@@ -337,8 +337,8 @@ pub const FENCES: &[Fence] = &[
     },
     Fence {
         path: "libc",
-        rooms: Rooms::Only(&["main"]),
-        why: "what is unsafe is one call, before any thread is started",
+        rooms: Rooms::Only(&["daemon::heap"]),
+        why: "what is unsafe is one call of the allocator's",
     },
     Fence { path: "clap", rooms: Rooms::Only(&["cli", "config", "main"]), why: ARGUMENTS },
     Fence { path: "clap_complete", rooms: Rooms::Only(&["cli"]), why: ARGUMENTS },

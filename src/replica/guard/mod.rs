@@ -74,7 +74,7 @@ pub const FRAME_OPS_MAX: u64 = 1 << 20;
 /// its bytes and those that other peers send are beside it, the allocator keeps some of what was read
 /// before, and all of it is to stay within 256 MiB.
 /// A host document of 1,000 sessions with a history of 10,000 changes takes a quarter of it.
-pub const MEMORY_BYTES_MAX: u64 = 160 << 20;
+pub const MEMORY_BYTES_MAX: u64 = 144 << 20;
 
 /// What parts of what a peer sends take in automerge and around it, in bytes. All of these were measured
 /// with automerge 0.12, and rounded up.

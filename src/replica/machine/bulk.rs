@@ -16,7 +16,7 @@ use super::super::{
     trust::Trust,
     voucher::Voucher,
 };
-use super::{Replica, offence::Sent};
+use super::{Replica, loaded::Shown, offence::Sent};
 use crate::wire::Frame;
 
 /// Most changes of a frame that are taken in on the loop.
@@ -102,12 +102,24 @@ pub struct ReadBulk {
 enum Read {
     /// The replica has all of it.
     Known,
-    /// To be held: its authors stand for it. All but the newest epoch of its host are parted.
-    Adopted(Box<Document>, BTreeMap<DocumentId, Part>),
+    /// To be held: its authors stand for it.
+    Adopted(Box<Adopted>),
     /// To take the place of what is held.
     Merged(Box<Came>),
     /// To be sent.
     Answered(Box<Answer>, Option<Frame>),
+}
+
+/// A document of which nothing is held.
+#[derive(Debug)]
+struct Adopted {
+    document: Document,
+    /// What all but the newest epoch of its host are parted into.
+    parts: BTreeMap<DocumentId, Part>,
+    /// Whether it is the only epoch of its host.
+    is_alone: bool,
+    /// What it shows, once that is derived.
+    shown: Option<Shown>,
 }
 
 /// What is to be done once it is in.
@@ -165,8 +177,8 @@ fn adopt(
     let parts = newest.flat_map(|newest| {
         all.iter().filter_map(|older| Some((older.id(), newest.part_carried(older)?)))
     });
-    let parts = parts.collect();
-    Ok(Read::Adopted(Box::new(document), parts))
+    let (parts, is_alone) = (parts.collect(), others.is_empty());
+    Ok(Read::Adopted(Box::new(Adopted { document, parts, is_alone, shown: None })))
 }
 
 fn merge(
@@ -191,6 +203,24 @@ fn merge(
         }
     };
     Ok(Read::Merged(Box::new(Came { merged: merged?, message })))
+}
+
+impl ReadBulk {
+    /// Tells whether deriving what it shows takes long, and can be done before it is taken in.
+    pub fn is_to_show(&self) -> bool {
+        matches!(&self.read, Ok(Read::Adopted(adopted)) if adopted.is_alone)
+    }
+
+    /// Derives what it shows, for the loop not to do it; takes as long as it is large.
+    #[must_use]
+    pub fn show(mut self) -> Self {
+        if let Ok(Read::Adopted(adopted)) = &mut self.read
+            && adopted.is_alone
+        {
+            adopted.shown = guard::contained(|| Shown::by(&adopted.document)).ok();
+        }
+        self
+    }
 }
 
 impl Replica {
@@ -278,10 +308,11 @@ impl Replica {
         let is_whole = matches!(payload, Payload::Whole(_));
         match (self.documents.contains_key(&id), read) {
             (_, Ok(Read::Known)) => {}
-            (false, Ok(Read::Adopted(document, parts))) if !is_stale => {
+            (false, Ok(Read::Adopted(adopted))) if !is_stale => {
                 let Payload::Whole(bytes) = payload else { return None };
+                let Adopted { document, parts, shown, .. } = *adopted;
                 self.parted = parts;
-                let is_held = self.take_over(now, peer, *document, bytes, fx);
+                let is_held = self.take_over(now, peer, (document, shown), bytes, fx);
                 self.parted.clear();
                 if is_held {
                     self.exchange.adopted(at, &peer, &self.documents, &mut fx.frames);

@@ -346,7 +346,7 @@ impl Replica {
         vouch_for(&self.trust, &mut next, &mut carried);
         self.record(next.id(), &carried, fx);
         let digest = self.view.digest();
-        self.go_over_to(now, Origin::Here, next, fx);
+        self.go_over_to(now, Origin::Here, next, None, fx);
         debug_assert_eq!(digest, self.view.digest(), "a new epoch shows what the one before did");
         let own = self.node;
         let told = match carried.changes.is_empty() {

@@ -12,10 +12,10 @@ use super::super::{
     effect::{Effects, Now, Write},
     ids::{ChangeHash, DocumentId, Fingerprint, NodeId, StartId},
     record::StoredSession,
-    view::{self, Change, View},
+    view,
     voucher::Voucher,
 };
-use super::{Origin, Replica, epoch::Arrived, read_all};
+use super::{Origin, Replica, epoch::Arrived, loaded::Shown, read_all};
 use crate::wire::DocumentHeads;
 
 /// How many epochs of a host are held; it signs what makes one, so that more show that it is bad.
@@ -192,7 +192,7 @@ impl Replica {
         &mut self,
         now: Now,
         peer: NodeId,
-        document: Document,
+        (document, shown): (Document, Option<Shown>),
         bytes: Vec<u8>,
         fx: &mut Effects,
     ) -> bool {
@@ -200,7 +200,7 @@ impl Replica {
         match self.verdict(&document) {
             Verdict::Newest => {
                 fx.writes.push(Write::Snapshot { document: id, bytes });
-                self.go_over_to(now, Origin::Peer(peer), document, fx);
+                self.go_over_to(now, Origin::Peer(peer), document, shown, fx);
                 self.record_vouchers(id, fx);
                 true
             }
@@ -245,12 +245,13 @@ impl Replica {
     }
 
     /// Goes over to a document that is the newest of its host, and gives up the epochs that it
-    /// holds all of.
+    /// holds all of; `shown` is what it shows, if that was derived elsewhere.
     pub(super) fn go_over_to(
         &mut self,
         now: Now,
         origin: Origin,
         document: Document,
+        shown: Option<Shown>,
         fx: &mut Effects,
     ) {
         let id = document.id();
@@ -263,11 +264,20 @@ impl Replica {
         }
         self.give_up_epochs(host, fx);
         self.relayer(host, None);
+        let mut authors = BTreeSet::from([host.fingerprint()]);
+        authors.extend(self.authors_to_carry(host));
+        let is_first = touched.is_empty() && !self.layers.contains_key(&host);
+        if let Some(Shown { view, changes }) = shown.filter(|_| is_first) {
+            self.view.join(view);
+            if host == self.node {
+                self.host_work.look_again();
+            }
+            self.tell(now, &changes, origin, authors, fx);
+            return;
+        }
         if let Some(document) = self.host_document(host) {
             read_all(document, host, &mut touched);
         }
-        let mut authors = BTreeSet::from([host.fingerprint()]);
-        authors.extend(self.authors_to_carry(host));
         self.publish(now, touched, origin, authors, fx);
     }
 
@@ -375,9 +385,9 @@ impl Replica {
 
     /// Takes over the views that documents give each by itself; where several epochs of a host are
     /// held, what it shows is derived from all of them instead.
-    pub(super) fn open_views(&mut self, now: Now, views: Vec<(DocumentId, View, Vec<Change>)>) {
+    pub(super) fn open_views(&mut self, now: Now, views: Vec<(DocumentId, Shown)>) {
         let mut several = BTreeSet::new();
-        for (id, view, changes) in views {
+        for (id, Shown { view, changes }) in views {
             match id.host() {
                 // Given up a moment ago.
                 Some(_) if !self.documents.contains_key(&id) => {}

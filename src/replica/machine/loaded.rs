@@ -12,13 +12,34 @@ use super::super::{
 };
 use super::{actor_of, read_all};
 
+/// What a document shows, where nothing else is known of its host.
+#[derive(Debug)]
+pub(super) struct Shown {
+    pub view: View,
+    /// What the view differs by from an empty one.
+    pub changes: Vec<Change>,
+}
+
+impl Shown {
+    /// Derives it; takes as long as the document is large.
+    pub fn by(document: &Document) -> Self {
+        let mut view = View::new();
+        let mut changes = Vec::new();
+        if let Some(host) = document.id().host() {
+            let mut touched = view::Touched::default();
+            read_all(document, host, &mut touched);
+            changes = view.apply(touched);
+        }
+        Self { view, changes }
+    }
+}
+
 /// A document that was read, with the view of its host.
 #[derive(Debug)]
 pub struct Loaded {
     pub(super) document: Document,
-    pub(super) view: View,
-    /// What the view differs by from an empty one, where the node itself is the host.
-    pub(super) changes: Vec<Change>,
+    /// What differs is told only where the node itself is the host.
+    pub(super) shown: Shown,
 }
 
 impl Loaded {
@@ -29,17 +50,11 @@ impl Loaded {
             Document::load(id, actor_of(startup), snapshot.as_deref(), &changes, &vouchers)?;
         // Freed before the records are read, which take more memory than it.
         drop((snapshot, changes));
-        let mut view = View::new();
-        let mut changes = Vec::new();
-        if let Some(host) = id.host() {
-            let mut touched = view::Touched::default();
-            read_all(&document, host, &mut touched);
-            changes = view.apply(touched);
-            if host != startup.node {
-                changes = Vec::new();
-            }
+        let mut shown = Shown::by(&document);
+        if id.host() != Some(startup.node) {
+            shown.changes = Vec::new();
         }
-        Ok(Self { document, view, changes })
+        Ok(Self { document, shown })
     }
 
     /// Reads documents one after the other.

@@ -196,8 +196,8 @@ impl Replica {
         };
         let mut fx = Effects::default();
         let mut views = Vec::new();
-        for Loaded { document, view, changes } in loaded {
-            views.push((document.id(), view, changes));
+        for Loaded { document, shown } in loaded {
+            views.push((document.id(), shown));
             replica.documents.insert(document.id(), document);
         }
         replica.open_epochs(&mut fx);
@@ -384,18 +384,30 @@ impl Replica {
         authors: BTreeSet<Fingerprint>,
         fx: &mut Effects,
     ) -> Vec<view::Change> {
-        let own_touched = touched.workspaces.keys().any(|key| key.host == self.node);
-        let changes = self.view.apply(touched);
-        if !planted!(RuleAtDelete) || matches!(origin, Origin::Here) {
-            self.host_work.note(now.monotonic, &self.node, &changes);
-        }
-        if own_touched {
+        if touched.workspaces.keys().any(|key| key.host == self.node) {
             // What people ask for after a failed teardown does not show in the record.
             self.host_work.look_again();
         }
-        let events = diff::between(&changes);
+        let changes = self.view.apply(touched);
+        self.tell(now, &changes, origin, authors, fx);
+        changes
+    }
+
+    /// Publishes by what the view differs from before.
+    fn tell(
+        &mut self,
+        now: Now,
+        changes: &[view::Change],
+        origin: Origin,
+        authors: BTreeSet<Fingerprint>,
+        fx: &mut Effects,
+    ) {
+        if !planted!(RuleAtDelete) || matches!(origin, Origin::Here) {
+            self.host_work.note(now.monotonic, &self.node, changes);
+        }
+        let events = diff::between(changes);
         if events.is_empty() {
-            return changes;
+            return;
         }
         let authors = authors.iter().filter_map(|author| self.trust.node(author));
         let previous = self.cursor;
@@ -416,7 +428,6 @@ impl Replica {
             serde_json::to_string(&diff).expect("a diff has only string keys").into();
         fx.writes.push(Write::Journal { cursor: self.cursor, body: body.clone() });
         fx.diffs.push(Publication { diff, body });
-        changes
     }
 
     /// Stands, by this node's key, for what it has just written.

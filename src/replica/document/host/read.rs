@@ -38,6 +38,8 @@ enum Place {
     Bucket,
     /// In the record of the how-manieth session.
     Session(usize),
+    /// In what that record holds for newer versions.
+    Extra(usize),
     Elsewhere,
 }
 
@@ -99,7 +101,7 @@ impl Document {
             let DocItem::Map(item) = item else { continue };
             if !place.0.as_ref().is_some_and(|at| Arc::ptr_eq(at, &obj)) {
                 let at = match records.remove(&*obj) {
-                    Some(index) => Place::Session(index),
+                    Some(at) => at,
                     None if buckets.contains(&*obj) => Place::Bucket,
                     None => Place::Elsewhere,
                 };
@@ -112,7 +114,7 @@ impl Document {
                     let is_plain =
                         is_map && !item.conflict && Some(places.bucket(&id)) == place.0.as_deref();
                     if is_plain && !places.graves.sessions.has(id.as_str()) {
-                        records.insert(item.id(), sessions.len());
+                        records.insert(item.id(), Place::Session(sessions.len()));
                         sessions.push((id, Some(empty_session())));
                     } else {
                         let session = self.session(&id);
@@ -120,8 +122,15 @@ impl Document {
                     }
                 }
                 Place::Session(index) => {
-                    if let (_, Some(session)) = &mut sessions[index] {
+                    if item.key == "extra" && matches!(item.value, ValueRef::Object(ObjType::Map)) {
+                        records.insert(item.id(), Place::Extra(index));
+                    } else if let (_, Some(session)) = &mut sessions[index] {
                         read_session_field(&self.automerge, session, &item);
+                    }
+                }
+                Place::Extra(index) => {
+                    if let (_, Some(session)) = &mut sessions[index] {
+                        session.extra.extend(extra_entry(&item));
                     }
                 }
                 Place::Elsewhere => {}
@@ -264,10 +273,11 @@ fn read_teardown(automerge: &Automerge, object: &ObjId) -> Teardown {
 }
 
 fn read_extra(automerge: &Automerge, object: &ObjId) -> Extra {
-    automerge
-        .map_range(object, ..)
-        .filter_map(|item| Some((item.key.to_string(), text(&item.value)?.to_owned())))
-        .collect()
+    automerge.map_range(object, ..).filter_map(|item| extra_entry(&item)).collect()
+}
+
+fn extra_entry(item: &MapRangeItem<'_>) -> Option<(String, String)> {
+    Some((item.key.to_string(), text(&item.value)?.to_owned()))
 }
 
 /// Reads a map from operation to value: all of them, where two nodes made the map at once.
