@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use quinn::{Connection, ConnectionError, SendStream, VarInt, WriteError};
 use tokio::{
     sync::oneshot,
@@ -35,6 +36,9 @@ pub(super) const FLUSH_MAX: Duration = Duration::from_secs(1);
 /// How long a peer that has finished its stream may take to close the connection: its own flush
 /// and a round trip.
 const FAREWELL_MAX: Duration = Duration::from_secs(2);
+/// How many snapshots are on their way to a peer at once: to wait until one has arrived takes a round
+/// trip, and the 25 ms by which the peer's system may put off saying so.
+const SNAPSHOTS_ON_WAY_MAX: usize = 4;
 /// Longest reason that is taken from a peer, in characters.
 const REASON_CHARS_MAX: usize = 256;
 
@@ -268,16 +272,33 @@ impl Link {
     }
 
     async fn write_snapshots(&self, teller: &Teller) -> Result<(), WriteError> {
-        let mut batch = Vec::new();
-        while self.outbox.next(Lane::Snapshot, &mut batch).await {
-            for snapshot in batch.drain(..) {
-                let bytes = snapshot.len();
-                let mut send =
-                    self.connection.open_uni().await.map_err(WriteError::ConnectionLost)?;
-                send.write_chunk(snapshot).await?;
-                // The next one begins only when this one is there: they would share the way.
-                arrived(&mut send).await?;
-                self.written(Lane::Snapshot, 1, bytes, teller).await;
+        let (mut batch, mut on_way) = (Vec::new(), FuturesUnordered::new());
+        // Pushes go before snapshots, and each of these before those behind it: they would share the
+        // way.
+        let mut priority = 0_i32;
+        let mut has_more = true;
+        while has_more || !on_way.is_empty() {
+            tokio::select! {
+                biased;
+                Some(arrived) = on_way.next() => {
+                    let bytes = arrived?;
+                    self.written(Lane::Snapshot, 1, bytes, teller).await;
+                }
+                more = self.outbox.next(Lane::Snapshot, &mut batch),
+                    if has_more && on_way.len() < SNAPSHOTS_ON_WAY_MAX =>
+                {
+                    has_more = more;
+                    for snapshot in batch.drain(..) {
+                        let bytes = snapshot.len();
+                        let mut send =
+                            self.connection.open_uni().await.map_err(WriteError::ConnectionLost)?;
+                        priority = if on_way.is_empty() { -1 } else { priority - 1 };
+                        // An error means that the stream is gone, and the next line says why.
+                        let _ = send.set_priority(priority);
+                        send.write_chunk(snapshot).await?;
+                        on_way.push(async move { arrived(&mut send).await.map(|()| bytes) });
+                    }
+                }
             }
         }
         Ok(())
