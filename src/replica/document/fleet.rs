@@ -45,6 +45,11 @@ impl Places {
         named.then_some(Self { members: only_map_at(automerge, &ROOT, "members")? })
     }
 
+    /// Returns where the map of the members is, if it is this one.
+    pub fn path_of(&self, object: &ObjId) -> Option<Vec<String>> {
+        (*object == self.members).then(|| vec!["members".to_owned()])
+    }
+
     /// Returns the map of the members.
     pub fn members(&self) -> &ObjId {
         &self.members

@@ -244,6 +244,14 @@ impl Places {
         Self::find(id, other).as_ref() == Some(self)
     }
 
+    /// Returns where one of the maps is that are in every such document.
+    fn path_of(&self, object: &automerge::ObjId) -> Option<Vec<String>> {
+        match self {
+            Self::Fleet(places) => places.path_of(object),
+            Self::Host(places) => places.path_of(object),
+        }
+    }
+
     fn find(id: DocumentId, automerge: &Automerge) -> Option<Self> {
         Some(match id {
             DocumentId::Fleet(fleet) => Self::Fleet(fleet::Places::find(automerge, fleet)?),

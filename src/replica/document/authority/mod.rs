@@ -223,14 +223,21 @@ impl<'a> Judge<'a> {
             made = *inside;
         }
         let mut path = match (keys.is_empty(), made) {
-            (true, _) => path_of(self.automerge, object)?,
+            (true, _) => self.path_in_document(object)?,
             (false, (0, _)) => Vec::new(),
             (false, (counter, by)) => {
-                path_of(self.automerge, &ObjId::Id(counter, ActorId::from(by), 0))?
+                self.path_in_document(&ObjId::Id(counter, ActorId::from(by), 0))?
             }
         };
         path.extend(keys.into_iter().rev());
         Some(path)
+    }
+
+    /// Returns where a map of the document is; what is known of the places in it need not be looked up.
+    fn path_in_document(&self, object: &ObjId) -> Option<Vec<String>> {
+        let path = path_up_to(self.automerge, object, |at| self.places.path_of(at));
+        debug_assert_eq!(path, path_of(self.automerge, object));
+        path
     }
 
     /// Keeps where a map is, since most is written to one again and again; not of too many.
@@ -298,14 +305,29 @@ fn id_of(object: &ObjId) -> Option<Made> {
 
 /// Returns where a map is.
 pub(super) fn path_of(automerge: &Automerge, object: &ObjId) -> Option<Vec<String>> {
-    let mut path = Vec::new();
-    for parent in automerge.parents(object).ok()? {
-        match parent.prop {
-            Prop::Map(key) => path.push(key),
-            Prop::Seq(_) => return None,
+    path_up_to(automerge, object, |_| None)
+}
+
+/// Returns where a map is, by looking upwards until that is known.
+fn path_up_to(
+    automerge: &Automerge,
+    object: &ObjId,
+    known: impl Fn(&ObjId) -> Option<Vec<String>>,
+) -> Option<Vec<String>> {
+    let mut path = known(object);
+    let mut keys = Vec::new();
+    if path.is_none() {
+        for parent in automerge.parents(object).ok()? {
+            let Prop::Map(key) = parent.prop else { return None };
+            keys.push(key);
+            path = known(&parent.obj);
+            if path.is_some() {
+                break;
+            }
         }
     }
-    path.reverse();
+    let mut path = path.unwrap_or_default();
+    path.extend(keys.into_iter().rev());
     Some(path)
 }
 

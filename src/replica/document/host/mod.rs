@@ -107,6 +107,15 @@ impl Places {
         self.host
     }
 
+    /// Returns where a bucket, or the map of the workspaces, is, if it is one of these.
+    pub fn path_of(&self, object: &ObjId) -> Option<Vec<String>> {
+        if *object == self.workspaces {
+            return Some(vec!["workspaces".to_owned()]);
+        }
+        let bucket = self.buckets.iter().position(|bucket| bucket == object)?;
+        Some(vec!["sessions".to_owned(), bucket_key(bucket)])
+    }
+
     /// Tells what stands at a session's key.
     fn session(&self, automerge: &impl ReadDoc, id: &SessionId) -> Standing {
         if self.graves.sessions.has(id.as_str()) {
