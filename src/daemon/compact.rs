@@ -1,9 +1,9 @@
 //! Owns replacing long logs of changes by snapshots, off the loop.
 //!
 //! Must not delete anything that a snapshot was not verified to hold. Invariant: one document at a
-//! time, so that saving takes at most one core.
+//! time and not one right after the other, so that all of it takes a tenth of a core.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
 use tokio::sync::mpsc;
 
@@ -17,6 +17,10 @@ const CHANGES_MIN: u64 = 256;
 /// How much longer than the snapshot, in bytes, a log gets before it is replaced: so all that is
 /// ever rewritten stays within a constant factor of what was written.
 const SNAPSHOT_FACTOR: u64 = 2;
+
+/// How many times as long as one replacement took, the next one waits: a burst of changes made logs
+/// long enough again and again, and a fifth of all that it took was this.
+const REST_FACTOR: u32 = 9;
 
 /// How long a log gets.
 #[derive(Debug, Clone, Copy)]
@@ -80,10 +84,14 @@ pub fn saved(plan: compact::Plan, copy: &Copied) -> Ended {
     (document, compact::verify(plan, copy.save(), &copy.heads()))
 }
 
-/// Does so on a thread of its own.
+/// Does so on a thread of its own, and rests before it tells so.
 pub fn save(plan: compact::Plan, copy: Copied, done: mpsc::UnboundedSender<Ended>) {
     tokio::task::spawn_blocking(move || {
+        let began = Instant::now();
+        let ended = saved(plan, &copy);
+        drop(copy);
+        std::thread::sleep(began.elapsed() * REST_FACTOR);
         // A loop that has stopped wants no snapshot.
-        let _ = done.send(saved(plan, &copy));
+        let _ = done.send(ended);
     });
 }

@@ -19,7 +19,7 @@ use super::{
     commit::{self, Committer},
     compact,
     durable::{Job, Told},
-    engine::{self, Engine, Hands},
+    engine::{self, Engine, Hands, TURN_MAX},
     evidence,
     handle::{Answer, DocumentStatus, Peer, Request, Status},
     hub::{Hub, Published},
@@ -40,9 +40,6 @@ use crate::{
     transport::{Event, Events, Transport},
     wire::{CloseCode, Frame},
 };
-
-/// How many inputs of one source are taken before the others get their turn.
-const TURN_MAX: usize = 64;
 
 /// What the loop carries effects out with.
 pub struct Shells {
@@ -236,16 +233,17 @@ impl Loop {
                 },
                 Some(event) = events.recv() => {
                     let mut next = Some(event);
-                    for _ in 0..TURN_MAX {
-                        let Some(mut event) = next.take().or_else(|| events.try_recv()) else {
-                            break;
-                        };
-                        while let Some(more) =
-                            events.try_recv_if(|more| engine::can_gather(&event, more))
-                        {
-                            engine::gather(&mut event, more);
+                    let mut taken = 0;
+                    while taken < TURN_MAX
+                        && let Some(event) = next.take().or_else(|| events.try_recv())
+                    {
+                        let gathered = engine::gathered(event, |few| events.try_recv_if(few));
+                        taken += gathered.len();
+                        let mut gathered = gathered.into_iter();
+                        while let Some(event) = gathered.next() {
+                            let is_last = gathered.len() == 0 && events.is_empty();
+                            self.event(event, is_last && requests.is_empty()).await;
                         }
-                        self.event(event, events.is_empty() && requests.is_empty()).await;
                     }
                     // However much the peers have to say, people get their turn.
                     self.requests(&mut requests).await;

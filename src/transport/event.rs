@@ -61,6 +61,19 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// Returns the peer of whose link it tells.
+    pub fn peer(&self) -> NodeId {
+        match self {
+            Self::Connected { peer, .. }
+            | Self::Lost { peer, .. }
+            | Self::Frame { peer, .. }
+            | Self::Drained { peer }
+            | Self::DialFailed { peer, .. } => *peer,
+        }
+    }
+}
+
 /// An event on its way.
 pub(super) struct Item {
     event: Event,

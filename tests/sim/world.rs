@@ -10,7 +10,7 @@ use sessionmesh::{
     daemon::{
         compact::{self, Limits as CompactLimits},
         durable::{self, JOBS_MAX, Job},
-        engine::{Engine, can_gather, gather},
+        engine::{Engine, TURN_MAX, gathered},
         hub,
     },
     replica::{
@@ -46,8 +46,6 @@ pub const HUB: hub::Limits = hub::Limits { diffs_max: 12, bytes_max: 64 << 10 };
 pub const LOG: CompactLimits = CompactLimits { changes_min: 12 };
 /// How often the bridge looks at its agent.
 pub const BRIDGE_EVERY: Duration = Duration::from_millis(1_500);
-/// How many events of the links the loop takes before others get their turn, as in the daemon.
-const TURN_MAX: usize = 64;
 
 /// Who asked for something, and of whom.
 #[derive(Debug, Clone)]
@@ -266,13 +264,10 @@ impl World {
                 ports.read_aside(bulk);
             }
         } else if !out.inbox.is_empty() {
-            for _ in 0..TURN_MAX {
-                let Some((mut event, link)) = out.inbox.pop_front() else { break };
-                while out.inbox.front().is_some_and(|(more, _)| can_gather(&event, more)) {
-                    let more = out.inbox.pop_front().expect("it was just looked at");
-                    gather(&mut event, more.0);
-                    self.fabric.counts.add(Seen::Gathered);
-                }
+            let mut taken = 0;
+            while taken < TURN_MAX
+                && let Some((event, link)) = out.inbox.pop_front()
+            {
                 match (&event, link) {
                     (LinkEvent::Connected { peer, .. }, Some(link)) => {
                         out.shown.insert(*peer, link);
@@ -285,18 +280,29 @@ impl World {
                 if let LinkEvent::Lost { peer, .. } = &event {
                     out.loading.forget(peer);
                 }
-                match event {
-                    LinkEvent::Frame { peer, frame }
-                        if bulk_bytes(&frame).is_some() || self.fabric.aside.u8(..4) == 0 =>
-                    {
-                        out.loading.offer(peer, bulk_bytes(&frame).unwrap_or(0), frame);
-                        load(now, engine, &mut Ports { fabric: &mut self.fabric, out });
+                let waited = out.inbox.len();
+                let next = |few: fn(&LinkEvent) -> bool| {
+                    let is_wanted = out.inbox.front().is_some_and(|(event, _)| few(event));
+                    is_wanted.then(|| out.inbox.pop_front()).flatten().map(|(event, _)| event)
+                };
+                let gathered = gathered(event, next);
+                let together = 1 + waited - out.inbox.len() - gathered.len();
+                (0..together).for_each(|_| self.fabric.counts.add(Seen::Gathered));
+                taken += gathered.len();
+                for event in gathered {
+                    match event {
+                        LinkEvent::Frame { peer, frame }
+                            if bulk_bytes(&frame).is_some() || self.fabric.aside.u8(..4) == 0 =>
+                        {
+                            out.loading.offer(peer, bulk_bytes(&frame).unwrap_or(0), frame);
+                            load(now, engine, &mut Ports { fabric: &mut self.fabric, out });
+                        }
+                        event => {
+                            engine.hear(now, event, &mut Ports { fabric: &mut self.fabric, out });
+                        }
                     }
-                    event => {
-                        engine.hear(now, event, &mut Ports { fabric: &mut self.fabric, out });
-                    }
+                    out.watch.stands_at(engine.replica());
                 }
-                out.watch.stands_at(engine.replica());
             }
         }
         let idle = out.told.is_empty() && out.inputs.is_empty() && out.inbox.is_empty();
