@@ -4,6 +4,7 @@
 //! `cargo test --features seeded-bugs --test bugs -- --nocapture` prints which check caught which.
 
 mod agent;
+mod aside;
 mod chaos;
 #[path = "../common/mod.rs"]
 #[expect(dead_code, reason = "each test uses its own part of the world")]

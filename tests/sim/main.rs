@@ -10,6 +10,7 @@
 //!   and tells what happened; `SIM_ONLY=3,14` only these of its acts, `SIM_ACTS` how many it has.
 
 mod agent;
+mod aside;
 mod chaos;
 #[path = "../common/mod.rs"]
 #[expect(dead_code, reason = "each test uses its own part of the world")]

@@ -10,7 +10,7 @@ use sessionmesh::{
     daemon::{
         compact::{self, Limits as CompactLimits},
         durable::{self, JOBS_MAX, Job},
-        engine::{Engine, TURN_MAX, gathered},
+        engine::{TURN_MAX, gathered},
         hub,
     },
     replica::{
@@ -19,7 +19,7 @@ use sessionmesh::{
         document::Copied,
         effect::{Input, Now, TeardownDue, TeardownOutcome},
         ids::{ChangeHash, DocumentId, NodeId, OperationId},
-        machine::{Bulk, EpochWork, ReadBulk, bulk_bytes},
+        machine::bulk_bytes,
         record::SessionKey,
     },
     store::{self, compact::Plan},
@@ -29,6 +29,7 @@ use sessionmesh::{
 
 use super::{
     agent::{Agent, SERVER},
+    aside::load,
     count::Seen,
     disk::{Disk, Fault},
     fabric::{Event, Fabric, Weather},
@@ -81,22 +82,6 @@ pub struct World {
     pub revoked: bool,
     /// Nothing goes wrong any more.
     pub healed: bool,
-}
-
-/// Has a node read what waits for it to be read, beside its loop, as the daemon's does.
-fn load(now: Now, engine: &mut Engine<Asker>, ports: &mut Ports<'_>) {
-    while let Some((peer, frame)) = ports.out.loading.begin() {
-        match engine.replica().to_read(&peer, frame) {
-            Ok(bulk) => {
-                ports.fabric.counts.add(Seen::ReadAside);
-                return ports.read_aside(bulk);
-            }
-            Err(frame) => {
-                ports.out.loading.ended();
-                engine.hear(now, LinkEvent::Frame { peer, frame }, ports);
-            }
-        }
-    }
 }
 
 impl World {
@@ -312,32 +297,6 @@ impl World {
         if more {
             self.wake_loop(node);
         }
-    }
-
-    fn read_bulk(&mut self, node: usize, bulk: Bulk) {
-        let Some(Up { out, .. }) = &mut self.nodes[node].up else { return };
-        let read = bulk.read();
-        out.reading_ended += 1;
-        if read.is_to_show() {
-            let (boot, read) = (out.boot, Box::new(read));
-            let time = Duration::from_micros(self.fabric.aside.u64(100..100_000));
-            self.fabric.after(time, Event::Shown { node, boot, read });
-        } else {
-            out.read.push_back(read);
-        }
-        self.wake_loop(node);
-    }
-
-    fn show(&mut self, node: usize, read: ReadBulk) {
-        let Some(Up { out, .. }) = &mut self.nodes[node].up else { return };
-        out.read.push_back(read.show());
-        self.wake_loop(node);
-    }
-
-    fn work_on_epoch(&mut self, node: usize, work: EpochWork) {
-        let Some(Up { out, .. }) = &mut self.nodes[node].up else { return };
-        out.epoch_done = Some(work.run());
-        self.wake_loop(node);
     }
 
     /// Lets a node's disk do what waits for it.

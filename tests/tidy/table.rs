@@ -337,7 +337,7 @@ pub const FENCES: &[Fence] = &[
     },
     Fence {
         path: "libc",
-        rooms: Rooms::Only(&["daemon::heap"]),
+        rooms: Rooms::Only(&["daemon"]),
         why: "what is unsafe is one call of the allocator's",
     },
     Fence { path: "clap", rooms: Rooms::Only(&["cli", "config", "main"]), why: ARGUMENTS },

@@ -1,0 +1,64 @@
+//! What a node has done beside its loop, as the daemon does: reading what peers send much of, and
+//! what it does about its own epochs.
+
+use std::time::Duration;
+
+use sessionmesh::{
+    daemon::engine::Engine,
+    replica::{
+        effect::Now,
+        machine::{Bulk, EpochWork, ReadBulk},
+    },
+    transport::Event as LinkEvent,
+};
+
+use super::{
+    count::Seen,
+    fabric::Event,
+    node::{Asker, Ports, Up},
+    world::World,
+};
+
+/// Has a node read what waits for it to be read, beside its loop, as the daemon's does.
+pub fn load(now: Now, engine: &mut Engine<Asker>, ports: &mut Ports<'_>) {
+    while let Some((peer, frame)) = ports.out.loading.begin() {
+        match engine.replica().to_read(&peer, frame) {
+            Ok(bulk) => {
+                ports.fabric.counts.add(Seen::ReadAside);
+                return ports.read_aside(bulk);
+            }
+            Err(frame) => {
+                ports.out.loading.ended();
+                engine.hear(now, LinkEvent::Frame { peer, frame }, ports);
+            }
+        }
+    }
+}
+
+impl World {
+    pub fn read_bulk(&mut self, node: usize, bulk: Bulk) {
+        let Some(Up { out, .. }) = &mut self.nodes[node].up else { return };
+        let read = bulk.read();
+        out.reading_ended += 1;
+        if read.is_to_show() {
+            let (boot, read) = (out.boot, Box::new(read));
+            let time = Duration::from_micros(self.fabric.aside.u64(100..100_000));
+            self.fabric.after(time, Event::Shown { node, boot, read });
+        } else {
+            out.read.push_back(read);
+        }
+        self.wake_loop(node);
+    }
+
+    pub fn show(&mut self, node: usize, read: ReadBulk) {
+        let Some(Up { out, .. }) = &mut self.nodes[node].up else { return };
+        out.read.push_back(read.show());
+        self.wake_loop(node);
+    }
+
+    pub fn work_on_epoch(&mut self, node: usize, work: EpochWork) {
+        let Some(Up { out, .. }) = &mut self.nodes[node].up else { return };
+        out.epoch_done = Some(work.run());
+        self.wake_loop(node);
+    }
+}
