@@ -99,7 +99,7 @@ pub const TURN_MAX: usize = 64;
 const GATHERED_MAX: usize = 64;
 
 /// Takes the frames of changes that wait behind one, as far as `next` gives them, and of each peer
-/// together what [can be gathered](can_gather): what is between its frames came from others. Any
+/// together what can be taken in as one: what is between its frames came from others. Any
 /// other event is returned alone.
 ///
 /// Peers that write fast are heard in fewer turns: one signature is checked for all that an author
