@@ -7,7 +7,7 @@
 /// before what is free is given back: little beside what reading one large document takes, and more
 /// than reading an ordinary one.
 const GROWN_BUSY_BYTES: u64 = 16 << 20;
-/// The same where nobody waits for what giving back takes, some milliseconds.
+/// The same where nothing is to be done meanwhile.
 const GROWN_IDLE_BYTES: u64 = 8 << 20;
 
 /// How much memory the process had when free memory was last given back.

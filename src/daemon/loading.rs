@@ -102,6 +102,18 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_begun_until_what_is_read_again_has_been_too() {
+        let mut loading = Loading::default();
+        assert!(loading.offer(A, 1, 0) && loading.offer(A, 1, 1));
+        assert_eq!(loading.begin(), Some((A, 0)));
+        loading.again();
+        loading.ended();
+        assert_eq!(loading.begin(), None, "it is read again");
+        loading.ended();
+        assert_eq!(loading.begin(), Some((A, 1)));
+    }
+
+    #[test]
     fn what_waits_of_a_peer_is_bounded_and_gone_with_its_link() {
         let mut loading = Loading::default();
         assert!(loading.offer(A, 2 * WAITING_BYTES_MAX, 0), "one may be as large as it likes");

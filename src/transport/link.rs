@@ -37,7 +37,7 @@ pub(super) const FLUSH_MAX: Duration = Duration::from_secs(1);
 /// and a round trip.
 const FAREWELL_MAX: Duration = Duration::from_secs(2);
 /// How many snapshots are on their way to a peer at once: to wait until one has arrived takes a round
-/// trip, and the 25 ms by which the peer's system may put off saying so.
+/// trip, and up to 25 ms by which its acknowledgement may be put off (RFC 9000, `max_ack_delay`).
 const SNAPSHOTS_ON_WAY_MAX: usize = 4;
 /// Longest reason that is taken from a peer, in characters.
 const REASON_CHARS_MAX: usize = 256;
