@@ -22,7 +22,7 @@ use sessionmesh::{
         effect::{DialTarget, Now, Outgoing, Publication, Startup, TeardownDue, Write},
         guard::{DocumentLimits, check_document},
         ids::{DocumentId, FleetId, NodeId, SessionId, StartId},
-        machine::EpochWork,
+        machine::Work,
         record::{Extra, Member, Role, SessionKey, StoredSession},
         voucher::Voucher,
     },
@@ -46,7 +46,7 @@ struct House {
     told: VecDeque<Told>,
     answers: Vec<Answer>,
     published: Vec<Publication>,
-    epochs: VecDeque<EpochWork>,
+    works: VecDeque<Work>,
 }
 
 impl Hands for House {
@@ -74,8 +74,8 @@ impl Hands for House {
 
     fn save(&mut self, _: Plan, _: Copied) {}
 
-    fn work_on_epoch(&mut self, work: EpochWork) {
-        self.epochs.push_back(work);
+    fn work(&mut self, work: Work) {
+        self.works.push_back(work);
     }
 
     fn tear_down(&mut self, due: TeardownDue, _: Vec<Occupant>) {
@@ -106,8 +106,8 @@ impl House {
             } else if let Some(job) = self.jobs.pop_front() {
                 let left = durable::turn(store, job, || None, self).expect("the disk works");
                 assert!(left.is_none(), "one job is done at a time");
-            } else if let Some(work) = self.epochs.pop_front() {
-                engine.take_epoch_done(NOW, work.run(), self);
+            } else if let Some(work) = self.works.pop_front() {
+                engine.take_done(NOW, work.run(), self);
             } else {
                 return;
             }

@@ -4,13 +4,14 @@
 #[expect(dead_code, reason = "each test uses its own part of the world")]
 mod common;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use common::world::World;
 use sessionmesh::{
     replica::{
         command::{Command, NewSession, Reply},
-        ids::{DocumentId, NodeId},
+        effect::{Effects, Input},
+        ids::{ChangeHash, DocumentId, NodeId},
     },
     wire::{self, CloseCode, DocumentHeads, Frame},
 };
@@ -86,6 +87,80 @@ fn who_only_lacks_changes_is_sent_exactly_those() {
         kinds(&frames).into_iter().filter(|(.., kind)| matches!(*kind, "sync" | "snapshot"));
     assert_eq!(others.count(), 0, "neither a repair nor a snapshot");
     assert_eq!(world.nodes.iter().map(|n| n.replica.sync_repairs_total()).sum::<u64>(), 0);
+}
+
+#[test]
+fn what_is_much_is_put_together_beside_the_replica_once_for_each_who_asks() {
+    let mut world = World::fleet(3, 1);
+    (0..100).for_each(|_| create(&mut world, 0, 0));
+    world.agree();
+    let id = document(&world, 0);
+    let heads = world.nodes[0].replica.document_copy(&id).expect("it is held").heads();
+    let [asks, too, gone] = [1, 2, 2].map(|node| world.nodes[node].id);
+    let now = world.now_at(0);
+    let replica = &mut world.nodes[0].replica;
+    let want = |peer, heads: &[ChangeHash]| {
+        let heads = heads.to_vec();
+        let frame = Frame::Want(DocumentHeads { document: id, heads });
+        Input::FrameReceived { peer, frame }
+    };
+    let answers = |fx: &Effects| -> Vec<(Vec<NodeId>, &'static str)> {
+        fx.frames.iter().map(|outgoing| (outgoing.to.clone(), outgoing.frame.kind())).collect()
+    };
+    // Little is told at once: that nothing is lacking.
+    let fx = replica.handle(now, want(asks, &heads));
+    assert!(answers(&fx).is_empty() && !fx.work, "{fx:?}");
+    let fx = replica.handle(now, want(asks, &[]));
+    assert!(answers(&fx).is_empty() && fx.work, "{fx:?}");
+    let first = replica.work().expect("it is to be put together");
+    for _ in 0..2 {
+        // However often it is asked for meanwhile, and by whom: one at a time, and once for each.
+        replica.handle(now, want(asks, &heads));
+        replica.handle(now, want(asks, &[]));
+        replica.handle(now, want(too, &heads));
+        replica.handle(now, want(too, &[]));
+        assert!(replica.work().is_none());
+    }
+    let fx = replica.handle_done(now, first.run());
+    assert_eq!(answers(&fx), [(vec![asks], "snapshot")]);
+    assert!(fx.work);
+    let second = replica.work().expect("the next waits");
+    let fx = replica.handle_done(now, second.run());
+    assert_eq!(answers(&fx), [(vec![asks], "snapshot")]);
+    assert!(fx.work);
+    // Whose link is lost is owed nothing any more, waiting or under way.
+    replica.handle(now, want(asks, &heads));
+    replica.handle(now, want(asks, &[]));
+    let third = replica.work().expect("the next waits");
+    let lost = Input::PeerLost { peer: gone, code: None, reason: "gone".to_owned() };
+    replica.handle(now, lost);
+    let fx = replica.handle_done(now, third.run());
+    assert!(answers(&fx).is_empty(), "{fx:?}");
+    let fourth = replica.work().expect("the other one still waits");
+    let fx = replica.handle_done(now, fourth.run());
+    assert_eq!(answers(&fx), [(vec![asks], "snapshot")]);
+    assert!(!fx.work && replica.work().is_none());
+}
+
+#[test]
+fn who_was_away_for_long_is_sent_what_it_lacks_whatever_is_written_meanwhile() {
+    let mut world = World::fleet(2, 1);
+    create(&mut world, 0, 0);
+    world.agree();
+    world.part();
+    (0..100).for_each(|_| create(&mut world, 0, 0));
+    world.reads_aside = true;
+    said(&mut world);
+    world.plug(0, 1);
+    create(&mut world, 0, 0);
+    world.agree();
+    let frames = said(&mut world);
+    // The last may be in what was put together, beside going by itself.
+    let sent: BTreeSet<Vec<u8>> = carried(&frames, (0, 1)).into_iter().collect();
+    assert_eq!(sent.len(), 101);
+    let others =
+        kinds(&frames).into_iter().filter(|(.., kind)| matches!(*kind, "sync" | "snapshot"));
+    assert_eq!(others.count(), 0, "neither a repair nor a snapshot");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::heap::Heap;
-use crate::replica::machine::{Bulk, EpochDone, EpochWork, ReadBulk};
+use crate::replica::machine::{self, Bulk, ReadBulk, Work};
 
 /// How long nothing is to be done before what else of memory is free is given back, and from then on
 /// how often that is looked at.
@@ -24,8 +24,8 @@ const TO_SHOW_MAX: usize = 1;
 pub enum Job {
     /// What a peer sent is to be read.
     Read(Bulk),
-    /// Something about the node's own epochs.
-    Epoch(EpochWork),
+    /// What the replica asks for of its own accord.
+    Work(Work),
 }
 
 /// What came of it.
@@ -37,8 +37,8 @@ pub enum Done {
     Shown(ReadBulk),
     /// What a peer sent was read. The next can be.
     Read(ReadBulk),
-    /// Something was done about the node's own epochs.
-    Epoch(EpochDone),
+    /// What the replica asked for was done.
+    Work(machine::Done),
 }
 
 /// Starts the threads; they end when nobody is left who could give them anything.
@@ -68,7 +68,7 @@ pub fn start(done: tokio::sync::mpsc::UnboundedSender<Done>) -> mpsc::Sender<Job
                         Done::Read(read)
                     }
                 }
-                Ok(Job::Epoch(work)) => Done::Epoch(work.run()),
+                Ok(Job::Work(work)) => Done::Work(work.run()),
                 Err(RecvTimeoutError::Timeout) => {
                     heap.look_idle();
                     continue;

@@ -22,8 +22,8 @@ use crate::{
         },
         ids::{Cursor, NodeId},
         machine::{
-            AT_ONCE_BYTES_MAX, AT_ONCE_CHANGES_MAX, Begun, Bulk, EpochDone, EpochWork, Loaded,
-            OpenError as ReplicaError, ReadBulk, Replica, bulk_bytes,
+            AT_ONCE_BYTES_MAX, AT_ONCE_CHANGES_MAX, Begun, Bulk, Done, Loaded,
+            OpenError as ReplicaError, ReadBulk, Replica, Work, bulk_bytes,
         },
         record::SessionState,
     },
@@ -55,8 +55,8 @@ pub trait Hands {
     fn store(&mut self, job: Job<Self::Asker>);
     /// Saves a copy of a document and verifies what was saved, elsewhere; see [`compact::saved`].
     fn save(&mut self, plan: store::compact::Plan, copy: Copied);
-    /// Does something about the node's own epochs, elsewhere, for [`Engine::take_epoch_done`].
-    fn work_on_epoch(&mut self, work: EpochWork);
+    /// Does something elsewhere, for [`Engine::take_done`].
+    fn work(&mut self, work: Work);
     /// Ends a workspace, elsewhere, beside which are these.
     fn tear_down(&mut self, due: TeardownDue, occupants: Vec<Occupant>);
 }
@@ -272,14 +272,9 @@ impl<A> Engine<A> {
         again
     }
 
-    /// Takes in what was done elsewhere about the node's own epochs.
-    pub fn take_epoch_done(
-        &mut self,
-        now: Now,
-        done: EpochDone,
-        hands: &mut impl Hands<Asker = A>,
-    ) {
-        let effects = self.replica.handle_epoch_done(now, done);
+    /// Takes in what was done elsewhere.
+    pub fn take_done(&mut self, now: Now, done: Done, hands: &mut impl Hands<Asker = A>) {
+        let effects = self.replica.handle_done(now, done);
         self.carry_out(effects, hands);
     }
 
@@ -294,7 +289,7 @@ impl<A> Engine<A> {
             writes,
             frames_durable,
             reloads,
-            epoch_work,
+            work,
             evidence,
             unreadable,
             replies,
@@ -330,8 +325,8 @@ impl<A> Engine<A> {
             hands.receipts();
         }
         evidence.into_iter().for_each(|it| hands.keep(it));
-        if epoch_work && let Some(work) = self.replica.epoch_work() {
-            hands.work_on_epoch(work);
+        if work {
+            std::iter::from_fn(|| self.replica.work()).for_each(|work| hands.work(work));
         }
         let replies = replies
             .into_iter()

@@ -32,7 +32,7 @@ use crate::{
         document::Copied,
         effect::{DialTarget, Effects, Evidence, Input, Outgoing, Publication, TeardownDue},
         ids::NodeId,
-        machine::{EpochDone, EpochWork, ReadBulk, bulk_bytes},
+        machine::{Done, ReadBulk, Work, bulk_bytes},
         record::WorkspaceKey,
     },
     store::{self, Store},
@@ -142,8 +142,8 @@ impl Hands for ShellHands {
         compact::save(plan, copy, self.saved.clone());
     }
 
-    fn work_on_epoch(&mut self, work: EpochWork) {
-        self.give_aside(aside::Job::Epoch(work));
+    fn work(&mut self, work: Work) {
+        self.give_aside(aside::Job::Work(work));
     }
 
     fn tear_down(&mut self, due: TeardownDue, occupants: Vec<teardown::Occupant>) {
@@ -223,7 +223,7 @@ impl Loop {
                 Some(input) = self.inputs.recv() => self.take(input, false).await,
                 Some(ended) = self.saved.recv() => self.engine.saved(ended, &mut self.hands),
                 Some(done) = self.done_aside.recv() => match done {
-                    aside::Done::Epoch(done) => self.take_epoch_done(done),
+                    aside::Done::Work(done) => self.take_done(done),
                     aside::Done::Showing => self.reading_ended().await,
                     aside::Done::Shown(read) => self.take_read(read),
                     aside::Done::Read(read) => {
@@ -321,10 +321,14 @@ impl Loop {
         }
     }
 
-    fn take_epoch_done(&mut self, done: EpochDone) {
+    fn take_done(&mut self, done: Done) {
         let pace = self.hands.shells.pace.clone();
+        let what = match done {
+            Done::Epoch(_) => "epoch",
+            Done::Answer(..) => "answer",
+        };
         let now = self.clock.now();
-        pace.measure("epoch", || self.engine.take_epoch_done(now, done, &mut self.hands));
+        pace.measure(what, || self.engine.take_done(now, done, &mut self.hands));
     }
 
     /// Takes the requests that wait, as many as fit a turn.

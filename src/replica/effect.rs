@@ -273,9 +273,9 @@ pub struct Effects {
     pub frames_durable: Vec<Outgoing>,
     /// Documents to be loaded from the store, once the writes are durable, and given back.
     pub reloads: Vec<DocumentId>,
-    /// Whether something is to be done elsewhere about the node's own epochs; see
-    /// [`Replica::epoch_work`](super::machine::Replica::epoch_work).
-    pub epoch_work: bool,
+    /// Whether something is to be done elsewhere; see
+    /// [`Replica::work`](super::machine::Replica::work).
+    pub work: bool,
     /// What automerge panicked on, to be kept.
     pub evidence: Vec<Evidence>,
     /// Why the node can't go on: the store can't give back a document that it can't do without.

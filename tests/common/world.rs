@@ -14,7 +14,7 @@ use sessionmesh::{
         command::{Command, Refusal, Reply},
         effect::{Effects, Input, Now, Outgoing, RequestId, Startup, TeardownDue, TeardownOutcome},
         ids::{NodeId, StartId},
-        machine::{EpochDone, ReadBulk, Replica, bulk_bytes},
+        machine::{Done, ReadBulk, Replica, bulk_bytes},
         record::{Role, Session, SessionKey, Workspace, WorkspaceKey},
     },
     wire::{self, CloseCode, Frame},
@@ -53,8 +53,8 @@ struct Batch {
 pub(super) enum Aside {
     /// A frame was read.
     Read(ReadBulk),
-    /// Something was done about its own epochs.
-    Epoch(Box<EpochDone>),
+    /// Something was done that it had asked for.
+    Done(Done),
 }
 
 /// One node: its replica, its disk and what is known of it from outside.
@@ -93,7 +93,7 @@ pub struct World {
     /// Whether teardowns succeed by themselves.
     pub teardowns: Mode,
     /// Whether all that peers send of documents is read beside the replicas, not only what is much, and
-    /// what is done about epochs is done there.
+    /// what they ask for themselves is done there.
     pub reads_aside: bool,
     /// Where every effect goes in: equal for equal runs.
     pub trace: Sha256,
@@ -233,7 +233,7 @@ impl World {
         self.handle(node, Input::TeardownEnded { workspace, incarnation, outcome });
     }
 
-    fn now_at(&self, node: usize) -> Now {
+    pub fn now_at(&self, node: usize) -> Now {
         let node = &self.nodes[node];
         let elapsed_ms = i64::try_from(self.now.as_millis()).unwrap();
         Now { monotonic: self.now - node.born, wall_ms: WALL_MS + elapsed_ms + node.skew_ms }
@@ -268,7 +268,7 @@ impl World {
         let now = self.now_at(node);
         let read = match self.nodes[node].aside.pop_front() {
             Some(Aside::Read(read)) => read,
-            Some(Aside::Epoch(done)) => return self.give_epoch(node, *done),
+            Some(Aside::Done(done)) => return self.give_done(node, done),
             None => return,
         };
         let (fx, again) = self.nodes[node].replica.handle_read(now, read);
@@ -278,9 +278,9 @@ impl World {
         self.take(node, fx);
     }
 
-    fn give_epoch(&mut self, node: usize, done: EpochDone) {
+    fn give_done(&mut self, node: usize, done: Done) {
         let now = self.now_at(node);
-        let fx = self.nodes[node].replica.handle_epoch_done(now, done);
+        let fx = self.nodes[node].replica.handle_done(now, done);
         self.take(node, fx);
     }
 
@@ -309,7 +309,7 @@ impl World {
             replies,
             teardowns,
             receipts: _,
-            epoch_work,
+            work,
             evidence: _,
         } = fx;
         if let Some(dials) = dials {
@@ -324,12 +324,12 @@ impl World {
         if self.disks == Mode::Prompt {
             self.sync(node, usize::MAX);
         }
-        if epoch_work && let Some(work) = self.nodes[node].replica.epoch_work() {
+        while work && let Some(work) = self.nodes[node].replica.work() {
             let done = work.run();
             if self.reads_aside {
-                self.nodes[node].aside.push_back(Aside::Epoch(Box::new(done)));
+                self.nodes[node].aside.push_back(Aside::Done(done));
             } else {
-                self.give_epoch(node, done);
+                self.give_done(node, done);
             }
         }
         self.dial();

@@ -177,7 +177,7 @@ impl World {
         let node = Arc::make_mut(&mut self.nodes[at]);
         node.watch.effects(&node.replica, &fx);
         assert!(fx.closes.is_empty() && fx.reloads.is_empty() && !fx.reset, "{fx:?}");
-        assert!(!fx.epoch_work, "{fx:?}");
+        assert!(!fx.work, "{fx:?}");
         let local = fx.diffs.iter().map(|publication| &publication.diff);
         let local = local.filter(|diff| diff.cause.kind == CauseKind::Local);
         let mut told = local.map(|diff| diff.events.iter().filter_map(carried_out).collect()).rev();

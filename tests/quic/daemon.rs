@@ -266,10 +266,11 @@ impl Daemon {
             replies: fx.replies,
             teardowns: fx.teardowns,
         });
-        if fx.epoch_work
-            && let Some(work) = running.replica.epoch_work()
+        while fx.work
+            && let Some(running) = &mut self.running
+            && let Some(work) = running.replica.work()
         {
-            let fx = running.replica.handle_epoch_done(now(running.born), work.run());
+            let fx = running.replica.handle_done(now(running.born), work.run());
             self.carry_out(fx);
         }
     }

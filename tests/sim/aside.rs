@@ -1,5 +1,5 @@
 //! What a node has done beside its loop, as the daemon does: reading what peers send much of, and
-//! what it does about its own epochs.
+//! what it asks for of its own accord.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use sessionmesh::{
     daemon::engine::Engine,
     replica::{
         effect::Now,
-        machine::{Bulk, EpochWork, ReadBulk},
+        machine::{Bulk, ReadBulk, Work},
     },
     transport::Event as LinkEvent,
 };
@@ -56,9 +56,9 @@ impl World {
         self.wake_loop(node);
     }
 
-    pub fn work_on_epoch(&mut self, node: usize, work: EpochWork) {
+    pub fn work(&mut self, node: usize, work: Work) {
         let Some(Up { out, .. }) = &mut self.nodes[node].up else { return };
-        out.epoch_done = Some(work.run());
+        out.done.push_back(work.run());
         self.wake_loop(node);
     }
 }

@@ -78,6 +78,7 @@ kinds! {
         Grouped = "several batches in one commit",
         Gathered = "several frames taken in as one",
         ReadAside = "frame read beside the loop",
+        AnsweredAside = "answer put together beside the loop",
         ReadAgain = "read again: the node had gone on",
         ReadAtCrash = "frame being read at a crash",
         AgentDeleted = "deleted at the agent",

@@ -13,7 +13,7 @@ use sessionmesh::{
         document::Copied,
         effect::TeardownDue,
         ids::NodeId,
-        machine::{Bulk, EpochWork, ReadBulk},
+        machine::{Bulk, ReadBulk, Work},
     },
     store::compact::Plan,
     transport::outbox,
@@ -39,8 +39,8 @@ pub enum Event {
     Read { node: usize, boot: u64, bulk: Box<Bulk> },
     /// What it shows was derived.
     Shown { node: usize, boot: u64, read: Box<ReadBulk> },
-    /// Something was done about a node's own epochs beside the loop.
-    Epoch { node: usize, boot: u64, work: Box<EpochWork> },
+    /// Something that a node has asked for was done beside the loop.
+    Work { node: usize, boot: u64, work: Box<Work> },
     /// A teardown has come to its end.
     TeardownEnds { node: usize, boot: u64, due: Box<TeardownDue> },
     /// The replica has something to do, as far as was known.

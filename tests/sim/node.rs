@@ -21,7 +21,7 @@ use sessionmesh::{
         effect::{DialTarget, Input, Outgoing, Publication, TeardownDue, Write},
         fold::Snapshot,
         ids::{NodeId, StartId},
-        machine::{Bulk, EpochDone, EpochWork, ReadBulk},
+        machine::{Bulk, Done, ReadBulk, Work},
     },
     store::{Store, compact::Plan},
     teardown::Occupant,
@@ -94,8 +94,10 @@ pub struct Out {
     pub reading_ended: usize,
     /// Whether something is being done about its own epochs.
     pub epoch_works: bool,
+    /// How much is done that it has asked for.
+    pub works: usize,
     /// What came of it.
-    pub epoch_done: Option<EpochDone>,
+    pub done: VecDeque<Done>,
     /// What was read.
     pub read: VecDeque<ReadBulk>,
     /// The links that the loop has been shown.
@@ -171,7 +173,8 @@ impl Out {
             reads: 0,
             reading_ended: 0,
             epoch_works: false,
-            epoch_done: None,
+            works: 0,
+            done: VecDeque::new(),
             read: VecDeque::new(),
             shown: BTreeMap::new(),
             berths: BTreeMap::new(),
@@ -201,7 +204,7 @@ impl Out {
             && self.inbox.is_empty()
             && self.reads == 0
             && self.reading_ended == 0
-            && !self.epoch_works
+            && self.works == 0
     }
 }
 
@@ -358,16 +361,22 @@ impl Hands for Ports<'_> {
         self.fabric.after(time, Event::Save { node, boot, plan, copy });
     }
 
-    fn work_on_epoch(&mut self, work: EpochWork) {
+    fn work(&mut self, work: Work) {
         let (node, boot) = (self.out.number, self.out.boot);
-        self.out.epoch_works = true;
-        if self.fabric.crash_in_rewrite && self.fabric.aside.bool() {
-            self.fabric.crash_in_rewrite = false;
-            self.fabric.after(Duration::ZERO, Event::Crash { node });
+        self.out.works += 1;
+        match work {
+            Work::Epoch(_) => {
+                self.out.epoch_works = true;
+                if self.fabric.crash_in_rewrite && self.fabric.aside.bool() {
+                    self.fabric.crash_in_rewrite = false;
+                    self.fabric.after(Duration::ZERO, Event::Crash { node });
+                }
+            }
+            Work::Answer(_) => self.fabric.counts.add(Seen::AnsweredAside),
         }
         let time = Duration::from_micros(self.fabric.aside.u64(100..800_000));
         let work = Box::new(work);
-        self.fabric.after(time, Event::Epoch { node, boot, work });
+        self.fabric.after(time, Event::Work { node, boot, work });
     }
 
     fn tear_down(&mut self, due: TeardownDue, _occupants: Vec<Occupant>) {

@@ -19,7 +19,7 @@ use sessionmesh::{
         document::Copied,
         effect::{Input, Now, TeardownDue, TeardownOutcome},
         ids::{ChangeHash, DocumentId, NodeId, OperationId},
-        machine::bulk_bytes,
+        machine::{Done, bulk_bytes},
         record::SessionKey,
     },
     store::{self, compact::Plan},
@@ -233,9 +233,10 @@ impl World {
             }
         } else if let Some(input) = out.inputs.pop_front() {
             engine.take(now, input, &mut Ports { fabric: &mut self.fabric, out });
-        } else if let Some(done) = out.epoch_done.take() {
-            out.epoch_works = false;
-            engine.take_epoch_done(now, done, &mut Ports { fabric: &mut self.fabric, out });
+        } else if let Some(done) = out.done.pop_front() {
+            out.works -= 1;
+            out.epoch_works &= !matches!(done, Done::Epoch(_));
+            engine.take_done(now, done, &mut Ports { fabric: &mut self.fabric, out });
         } else if out.read.is_empty() && out.reading_ended > 0 {
             out.reading_ended -= 1;
             out.loading.ended();
@@ -291,7 +292,7 @@ impl World {
             }
         }
         let idle = out.told.is_empty() && out.inputs.is_empty() && out.inbox.is_empty();
-        let aside = out.read.is_empty() && out.reading_ended == 0 && out.epoch_done.is_none();
+        let aside = out.read.is_empty() && out.reading_ended == 0 && out.done.is_empty();
         let more = !(idle && aside);
         self.settle(node);
         if more {
@@ -489,7 +490,7 @@ impl World {
             | Event::Save { node, .. }
             | Event::Read { node, .. }
             | Event::Shown { node, .. }
-            | Event::Epoch { node, .. }
+            | Event::Work { node, .. }
             | Event::TeardownEnds { node, .. }
             | Event::Due { node, .. }
             | Event::Bridge { node, .. }
@@ -510,8 +511,8 @@ impl World {
             }
             Event::Read { node, boot, bulk } if of(self, node, boot) => self.read_bulk(node, *bulk),
             Event::Shown { node, boot, read } if of(self, node, boot) => self.show(node, *read),
-            Event::Epoch { node, boot, work } if of(self, node, boot) => {
-                self.work_on_epoch(node, *work);
+            Event::Work { node, boot, work } if of(self, node, boot) => {
+                self.work(node, *work);
             }
             Event::TeardownEnds { node, boot, due } if of(self, node, boot) => {
                 self.teardown_ends(node, &due);

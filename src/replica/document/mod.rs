@@ -210,6 +210,15 @@ pub struct Document {
     places: Places,
 }
 
+/// How much a replica lacks of a document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lag {
+    /// How many changes.
+    pub changes: usize,
+    /// Of how many operations, without deletes.
+    pub ops: u64,
+}
+
 /// A copy of a document, to be saved.
 #[derive(Debug)]
 pub struct Copied(Automerge);
@@ -374,6 +383,14 @@ impl Document {
         let changes = self.automerge.get_changes(&heads);
         let vouchers = self.vouchers_for(&changes);
         (changes.iter().map(|change| change.raw_bytes().to_vec()).collect(), vouchers)
+    }
+
+    /// Returns how much a replica with these heads lacks; takes a fraction of finding what.
+    pub fn lag(&self, heads: &[ChangeHash]) -> Lag {
+        let heads: Vec<_> = heads.iter().map(hash_out).collect();
+        let lacked = self.automerge.get_changes_meta(&heads);
+        let ops = lacked.iter().map(|change| change.max_op + 1 - change.start_op).sum();
+        Lag { changes: lacked.len(), ops }
     }
 
     /// Returns the names of the changes that a replica with these heads lacks.

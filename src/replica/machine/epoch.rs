@@ -249,27 +249,24 @@ impl Replica {
     fn work_on_epoch(&mut self, task: Task, fx: &mut Effects) {
         self.epochs.turn += 1;
         self.epochs.stage = Stage::Working(Some(task));
-        fx.epoch_work = true;
+        fx.work = true;
     }
 
-    /// Returns what is to be done about this node's own epochs, if something is, to be done anywhere
-    /// and given back to [`Replica::handle_epoch_done`].
-    pub fn epoch_work(&mut self) -> Option<EpochWork> {
+    /// Returns what is to be done about this node's own epochs, if something is.
+    pub(super) fn epoch_work(&mut self) -> Option<EpochWork> {
         let Stage::Working(task) = &mut self.epochs.stage else { return None };
         Some(EpochWork { turn: self.epochs.turn, task: task.take()? })
     }
 
     /// Takes in what was done about its own epochs.
-    pub fn handle_epoch_done(&mut self, now: Now, done: EpochDone) -> Effects {
-        let mut fx = Effects::default();
+    pub(super) fn epoch_done(&mut self, now: Now, done: EpochDone, fx: &mut Effects) {
         if matches!(self.epochs.stage, Stage::Working(None)) && done.turn == self.epochs.turn {
             self.epochs.stage = Stage::Idle;
             match done.done {
-                Done::Rewritten(written) => self.epoch_written(now, written, &mut fx),
-                Done::Read(read) => self.earlier_read(now, *read, &mut fx),
+                Done::Rewritten(written) => self.epoch_written(now, written, fx),
+                Done::Read(read) => self.earlier_read(now, *read, fx),
             }
         }
-        self.conclude(now, fx)
     }
 
     /// Has the next epoch become durable.

@@ -5,6 +5,7 @@
 //! due is found again from the view, never kept in a queue that can be lost.
 
 mod agents;
+mod aside;
 mod batch;
 mod bridge;
 mod bulk;
@@ -48,9 +49,9 @@ use super::{
     view::{self, View},
     voucher::Voucher,
 };
+pub use aside::{Done, Work};
 pub use bulk::{AT_ONCE_BYTES_MAX, AT_ONCE_CHANGES_MAX, Bulk, ReadBulk, bulk_bytes};
 use carry_out::HostWork;
-pub use earlier::{EpochDone, EpochWork};
 use epoch::Epochs;
 use fleet::Joining;
 pub use later::Begun;
@@ -260,6 +261,7 @@ impl Replica {
     /// Ends what one input has set in motion.
     fn conclude(&mut self, now: Now, mut fx: Effects) -> Effects {
         self.settle(now, &mut fx);
+        fx.work |= self.exchange.owes();
         fx.receipts |= self.receipts.are_kept() && !fx.diffs.is_empty();
         fx
     }

@@ -4,7 +4,7 @@
 //! Must not decide which documents belong to the fleet: its caller does. Invariant: an answer is
 //! not given twice to the same question while it may still be on its way.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use super::{
     super::{
@@ -19,6 +19,11 @@ use super::{
 };
 use crate::wire::{DocumentHeads, Frame};
 
+/// Most changes that are sent to a peer from the loop, and how many operations they may be: what is
+/// more takes milliseconds to put together, and is put together beside it.
+const AT_ONCE_CHANGES_MAX: usize = 16;
+const AT_ONCE_OPS_MAX: u64 = 1_024;
+
 /// How many messages of automerge's sync protocol may bring nothing, one after the other: an exchange
 /// begins with one or two, and one asks for what the Bloom filter left out.
 const IDLE_MAX: u8 = 6;
@@ -32,9 +37,13 @@ fn is_recent(
     said.is_some_and(|(said, at)| said == heads && *at + ANSWER_WITHIN > now)
 }
 
-/// Returns what a peer with these heads lacks of a document, whole if it is much; `None` if it lacks
-/// nothing.
+/// Returns what a peer with these heads lacks of a document, whole if it is much, or if it has
+/// nothing; `None` if it lacks nothing.
 fn missing(document: &Document, heads: &[ChangeHash]) -> Option<Frame> {
+    // Decoding more than go into a frame would be for nothing.
+    if heads.is_empty() || document.lag(heads).changes > push::CHANGES_MAX {
+        return Some(whole(document));
+    }
     let (changes, vouchers) = document.changes_since(heads);
     let frame = |changes| push::frame(document.id(), changes, vouchers);
     (!changes.is_empty()).then(|| frame(changes).unwrap_or_else(|| whole(document)))
@@ -92,10 +101,9 @@ impl Exchange {
                 }
             } else if greeting {
                 link.suspects.remove(&id);
-                let missing = missing(document, &heads);
-                progress.answered = Some((heads, now));
+                progress.answered = Some((heads.clone(), now));
                 link.traffic_at = Some(now);
-                out.extend(missing.map(|frame| to(peer, frame)));
+                self.owed.give(*peer, document, heads, out);
             }
         }
         if answer {
@@ -174,16 +182,10 @@ impl Exchange {
         let Some(link) = self.links.get_mut(peer).filter(|link| link.greeted) else { return };
         let Some(document) = documents.get(&id) else { return };
         let progress = link.documents.entry(id).or_default();
-        if heads.is_empty() {
+        if document.has_all(&heads) {
             if !is_recent(progress.answered.as_ref(), &heads, now) {
-                progress.answered = Some((heads, now));
-                out.push(to(peer, whole(document)));
-            }
-        } else if document.has_all(&heads) {
-            if !is_recent(progress.answered.as_ref(), &heads, now) {
-                let missing = missing(document, &heads);
-                progress.answered = Some((heads, now));
-                out.extend(missing.map(|frame| to(peer, frame)));
+                progress.answered = Some((heads.clone(), now));
+                self.owed.give(*peer, document, heads, out);
             }
         } else if self.node < *peer {
             let begun = progress.repair.as_ref().map(|(_, at)| *at).max(progress.answering);
@@ -201,6 +203,32 @@ impl Exchange {
             }
         }
         link.traffic_at = Some(now);
+    }
+
+    /// Returns what a peer lacks that is to be put together next, beside the loop, for
+    /// [`Exchange::put_together`]; one at a time, since each takes a copy of a document.
+    pub fn owed(&mut self, documents: &Documents) -> Option<Parcel> {
+        self.owed.next(documents)
+    }
+
+    /// Tells whether there is anything to be put together.
+    pub fn owes(&self) -> bool {
+        !self.owed.is_under_way && !self.owed.waiting.is_empty()
+    }
+
+    /// Sends what was put together, if its peer is still there.
+    pub fn put_together(
+        &mut self,
+        now: Duration,
+        peer: &NodeId,
+        frame: Option<Frame>,
+        out: &mut Out,
+    ) {
+        self.owed.is_under_way = false;
+        if let Some(link) = self.links.get_mut(peer).filter(|link| link.greeted) {
+            link.traffic_at = Some(now);
+            out.extend(frame.map(|frame| to(peer, frame)));
+        }
     }
 
     /// Takes in changes that a peer sent.
@@ -312,5 +340,68 @@ impl Answer {
     /// Says it; takes as long as the document has changes.
     pub fn say(&mut self, document: &Document) -> Option<Frame> {
         message(document, &mut self.state)
+    }
+}
+
+/// What peers lack that takes long to put together: of each document at most one thing for each peer,
+/// whatever it asks, and the first that asked first.
+#[derive(Debug, Clone, Default)]
+pub struct Owed {
+    waiting: VecDeque<(NodeId, DocumentId, Vec<ChangeHash>)>,
+    is_under_way: bool,
+}
+
+impl Owed {
+    /// Sends what a peer with these heads lacks, if that is little; else it waits to be put together.
+    fn give(&mut self, peer: NodeId, document: &Document, heads: Vec<ChangeHash>, out: &mut Out) {
+        let lag = document.lag(&heads);
+        if lag.changes <= AT_ONCE_CHANGES_MAX && lag.ops <= AT_ONCE_OPS_MAX {
+            out.extend(missing(document, &heads).map(|frame| to(&peer, frame)));
+            return;
+        }
+        let asked = |(by, of, _): &&mut (NodeId, DocumentId, Vec<ChangeHash>)| {
+            (*by, *of) == (peer, document.id())
+        };
+        match self.waiting.iter_mut().find(asked) {
+            Some((.., before)) => *before = heads,
+            None => self.waiting.push_back((peer, document.id(), heads)),
+        }
+    }
+
+    fn next(&mut self, documents: &Documents) -> Option<Parcel> {
+        while !self.is_under_way {
+            let (peer, id, heads) = self.waiting.pop_front()?;
+            // It may have been given up meanwhile.
+            if let Some(document) = documents.get(&id) {
+                self.is_under_way = true;
+                return Some(Parcel { peer, heads, copy: document.clone() });
+            }
+        }
+        None
+    }
+
+    /// Drops what is owed to a peer whose link is lost.
+    pub fn lost(&mut self, peer: &NodeId) {
+        self.waiting.retain(|(to, ..)| to != peer);
+    }
+}
+
+/// What a peer lacks of a document, to be put together.
+#[derive(Debug, Clone)]
+pub struct Parcel {
+    peer: NodeId,
+    heads: Vec<ChangeHash>,
+    copy: Document,
+}
+
+impl Parcel {
+    /// Returns who is to get it.
+    pub fn peer(&self) -> NodeId {
+        self.peer
+    }
+
+    /// Puts it together; takes as long as the document has changes.
+    pub fn put_together(&self) -> Option<Frame> {
+        missing(&self.copy, &self.heads)
     }
 }

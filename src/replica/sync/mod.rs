@@ -12,7 +12,8 @@ use std::{
     time::Duration,
 };
 
-pub use catch_up::Answer;
+use catch_up::Owed;
+pub use catch_up::{Answer, Parcel};
 use sha2::{Digest as _, Sha256};
 
 use super::{
@@ -54,6 +55,7 @@ pub struct Exchange {
     /// Hosts whose documents stay where they are: what a reader writes nobody takes in, so its
     /// own document is not compared either, or its frontier would differ for ever.
     unshared: BTreeSet<NodeId>,
+    owed: Owed,
     repairs_total: u64,
 }
 
@@ -107,6 +109,7 @@ impl Exchange {
             links: BTreeMap::new(),
             fetching: BTreeMap::new(),
             unshared: BTreeSet::new(),
+            owed: Owed::default(),
             repairs_total: 0,
         }
     }
@@ -129,6 +132,7 @@ impl Exchange {
     /// Notes that a link is up, in place of the one before it if there was one.
     pub fn connected(&mut self, now: Duration, peer: NodeId) {
         self.fetching.retain(|_, (of, _)| *of != peer);
+        self.owed.lost(&peer);
         self.links.insert(peer, Link { since: now, ..Link::default() });
     }
 
@@ -142,6 +146,7 @@ impl Exchange {
     /// Notes that a link is down; tells the others.
     pub fn lost(&mut self, now: Duration, peer: &NodeId, out: &mut Out) {
         let link = self.links.remove(peer);
+        self.owed.lost(peer);
         self.fetching.retain(|_, (of, _)| of != peer);
         if link.is_some_and(|link| link.greeted) {
             self.tell_links(out);
@@ -151,6 +156,7 @@ impl Exchange {
 
     /// Notes that all links are being closed, before each is told to be down.
     pub fn disconnect_all(&mut self) {
+        self.links.keys().for_each(|peer| self.owed.lost(peer));
         self.links.clear();
         self.fetching.clear();
     }

@@ -132,13 +132,43 @@ impl Document {
     }
 
     /// Parts an earlier epoch as [`Self::part_carried`] does, from how it was parted before: takes as
-    /// long as what it has gained since. `None` if this document holds more of it by now.
-    pub fn part_again(&self, earlier: &Self, mut part: Part) -> Option<Part> {
+    /// long as what it has gained since, and what was not held then. `None` if it was parted by
+    /// another document.
+    pub fn part_again(&self, earlier: &Self, part: Part) -> Option<Part> {
         let DocumentId::Host { epoch, .. } = earlier.id else { return None };
-        let (by, held) = &part.by;
-        if *by != self.id || part.before.id != earlier.id || self.carried(epoch)? != *held {
+        let (by, before) = &part.by;
+        if *by != self.id || part.before.id != earlier.id {
             return None;
         }
+        let held = self.carried(epoch)?;
+        if held == *before {
+            self.part_gained(earlier, part)
+        } else if held.covers(&before.seqs) {
+            self.part_held(earlier, part, held)
+        } else {
+            None
+        }
+    }
+
+    /// Parts it again, now that more of it is held.
+    fn part_held(&self, earlier: &Self, mut part: Part, held: Epoch) -> Option<Part> {
+        let is_before = |hash: &automerge::ChangeHash| {
+            part.before.automerge.get_change_meta_by_hash(hash).is_some()
+        };
+        let rest = earlier.newest(is_before, usize::MAX)?;
+        part.read = earlier.vector();
+        let (carried, since): (Vec<_>, Vec<_>) =
+            rest.into_iter().partition(|change| held.has(change));
+        part.before.automerge.apply_changes(carried).ok()?;
+        (part.touched, part.authors) = Default::default();
+        part.note(earlier, &since);
+        part.by = (self.id, held);
+        Some(part)
+    }
+
+    /// Parts it again, now that it has gained more.
+    fn part_gained(&self, earlier: &Self, mut part: Part) -> Option<Part> {
+        let (_, held) = &part.by;
         let is_read = |hash: &automerge::ChangeHash| {
             let meta = earlier.automerge.get_change_meta_by_hash(hash);
             meta.is_none_or(|meta| part.read.get(&*meta.actor).is_some_and(|seq| *seq >= meta.seq))
