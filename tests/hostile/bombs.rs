@@ -3,7 +3,7 @@
 //! Must not know how it is sent. Invariant: each has the outer form of honest bytes.
 
 use automerge::{
-    ActorId, Automerge, ObjType, ROOT, ReadDoc as _,
+    ActorId, Automerge, ObjType, ROOT, ReadDoc as _, ScalarValue,
     transaction::{CommitOptions, Transactable as _},
 };
 use sha2::{Digest as _, Sha256};
@@ -75,9 +75,12 @@ pub fn dear(target: &Target, seal: &Seal) -> Vec<Attack> {
 
 /// How many changes a long history has. Two of them, with the honest work, stay below what has a host
 /// write its document anew.
-const LONG_CHANGES: u64 = 3_000;
-/// How many there are in a third, which does not.
-const TOO_MANY_CHANGES: u64 = 10_000;
+const LONG_CHANGES: i64 = 3_000;
+/// How many there are in a third, which does not, however much honest work there is to be kept: each
+/// writes all of these fields.
+const TOO_MANY_CHANGES: i64 = 10_000;
+const FIELDS: [&str; 6] =
+    ["title", "project_id", "directory", "archived_at", "updated_at", "x-newer"];
 /// The session on the attacked host that a long history is of.
 const LONG_OF: &str = "ses_r1_1";
 
@@ -92,22 +95,28 @@ pub fn long_histories(target: &Target, seal: &Seal, actor: ActorId) -> ([Attack;
         let (_, record) = automerge.get(&map, *key).expect("it is a map").expect("it is there");
         record
     });
-    let write = |automerge: &mut Automerge, changes| {
+    let write = |automerge: &mut Automerge, changes, fields: &[&str]| {
         for number in 0..changes {
             let mut tx = automerge.transaction();
-            tx.put(&session, "title", format!("the title number {number}")).expect("a put");
+            for field in fields {
+                let value = match field.ends_with("_at") {
+                    true => ScalarValue::from(number),
+                    false => ScalarValue::from(format!("the {field} number {number}")),
+                };
+                tx.put(&session, *field, value).expect("a put");
+            }
             tx.commit_with(CommitOptions::default().with_time(0));
         }
     };
-    write(&mut automerge, LONG_CHANGES);
+    write(&mut automerge, LONG_CHANGES, &FIELDS[..1]);
     let whole = Attack::frame("a long history", &seal.own(target.id, &automerge));
     let before = automerge.get_heads();
-    write(&mut automerge, LONG_CHANGES);
+    write(&mut automerge, LONG_CHANGES, &FIELDS[..1]);
     let changes = automerge.get_changes(&before);
     let changes = changes.iter().map(|change| change.raw_bytes().to_vec()).collect();
     let pushed = Attack::frame("a long history, pushed", &seal.changes(target.id, changes));
-    write(&mut automerge, TOO_MANY_CHANGES);
+    write(&mut automerge, TOO_MANY_CHANGES, &FIELDS);
     let longest = seal.own(target.id, &automerge);
     let longest = Attack::frame("a history that has a document written anew", &longest);
-    ([whole, pushed, longest], LONG_CHANGES)
+    ([whole, pushed, longest], LONG_CHANGES as u64)
 }
