@@ -10,7 +10,7 @@ use common::world::World;
 use sessionmesh::{
     replica::{
         command::{Command, NewSession, Reply},
-        effect::{Effects, Input},
+        effect::{Effects, Input, RequestId, Write},
         ids::{ChangeHash, DocumentId, NodeId},
     },
     wire::{self, CloseCode, DocumentHeads, Frame},
@@ -24,6 +24,12 @@ fn create(world: &mut World, node: usize, host: usize) {
     let host = Some(world.nodes[host].id.to_string());
     let reply = world.ask(node, Command::CreateSession(NewSession { host, ..Default::default() }));
     assert!(matches!(reply, Ok(Reply::Session(_))), "{reply:?}");
+}
+
+/// Makes text that hardly deflates.
+fn random_text(length: usize) -> String {
+    let mut random = fastrand::Rng::with_seed(1);
+    (0..length).map(|_| random.alphanumeric()).collect()
 }
 
 fn document(world: &World, host: usize) -> DocumentId {
@@ -140,6 +146,51 @@ fn what_is_much_is_put_together_beside_the_replica_once_for_each_who_asks() {
     let fx = replica.handle_done(now, fourth.run());
     assert_eq!(answers(&fx), [(vec![asks], "snapshot")]);
     assert!(!fx.work && replica.work().is_none());
+}
+
+#[test]
+fn what_is_asked_for_together_is_told_in_one_frame_under_one_signature() {
+    let mut world = World::fleet(2, 1);
+    world.agree();
+    let (id, now) = (document(&world, 0), world.now_at(0));
+    let replica = &mut world.nodes[0].replica;
+    let asked = |count: u64, note: &str| -> Vec<Input> {
+        let one = |n| {
+            let extra = [("note".to_owned(), note.to_owned())].into();
+            let command = Command::CreateSession(NewSession { extra, ..Default::default() });
+            Input::Requested { request: RequestId(n), command }
+        };
+        (0..count).map(one).collect()
+    };
+    let counts = |fx: &Effects| -> Vec<(usize, usize)> {
+        let told = fx.frames.iter().map(|outgoing| match &outgoing.frame {
+            Frame::Changes { document, changes, vouchers } if *document == id => {
+                (changes.len(), vouchers.len())
+            }
+            other => panic!("{other:?}"),
+        });
+        told.collect()
+    };
+    let stored = |fx: &Effects| {
+        let of = |wanted: fn(&Write) -> bool| fx.writes.iter().filter(|it| wanted(it)).count();
+        (
+            of(|write| matches!(write, Write::Change { .. })),
+            of(|write| matches!(write, Write::Voucher { .. })),
+        )
+    };
+    let fx = replica.handle_together(now, asked(5, "short"));
+    assert_eq!((counts(&fx), stored(&fx)), (vec![(5, 1)], (5, 1)));
+    assert_eq!((fx.replies.len(), fx.diffs.len()), (5, 5), "each is answered and told by itself");
+    assert!(fx.replies.iter().all(|(_, reply)| reply.is_ok()));
+    // No more in one frame than peers take in at once.
+    let fx = replica.handle_together(now, asked(5, &random_text(3_000)));
+    let told = counts(&fx);
+    assert_eq!(told.iter().map(|(changes, _)| changes).sum::<usize>(), 5);
+    assert!(told.len() > 1 && told.iter().all(|(_, vouchers)| *vouchers == 1), "{told:?}");
+    assert_eq!(stored(&fx), (5, told.len()));
+    // And all that comes after stands by itself again.
+    let fx = replica.handle(now, asked(1, "alone").remove(0));
+    assert_eq!((counts(&fx), stored(&fx)), (vec![(1, 1)], (1, 1)));
 }
 
 #[test]

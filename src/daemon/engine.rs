@@ -228,6 +228,19 @@ impl<A> Engine<A> {
         self.take(now, input, hands);
     }
 
+    /// Takes requests in together that [may be](crate::replica::machine::goes_together); the answers go to their askers.
+    pub fn ask_together(
+        &mut self,
+        now: Now,
+        commands: impl IntoIterator<Item = (Command, A)>,
+        hands: &mut impl Hands<Asker = A>,
+    ) {
+        let inputs = commands.into_iter().map(|(command, asker)| self.asked(command, asker));
+        let inputs = inputs.collect();
+        let effects = self.replica.handle_together(now, inputs);
+        self.carry_out(effects, hands);
+    }
+
     /// Turns a request into an input; the answer goes to `asker`.
     pub fn asked(&mut self, command: Command, asker: A) -> Input {
         let request = RequestId(self.next_request);

@@ -29,10 +29,11 @@ use super::{
 use crate::{
     clock::{self, Clock},
     replica::{
+        command::Command,
         document::Copied,
         effect::{DialTarget, Effects, Evidence, Input, Outgoing, Publication, TeardownDue},
         ids::NodeId,
-        machine::{Done, ReadBulk, Work, bulk_bytes},
+        machine::{Done, ReadBulk, TOGETHER_MAX, Work, bulk_bytes, goes_together},
         record::WorkspaceKey,
     },
     store::{self, Store},
@@ -246,11 +247,10 @@ impl Loop {
                         }
                     }
                     // However much the peers have to say, people get their turn.
-                    self.requests(&mut requests).await;
+                    self.requests(None, &mut requests).await;
                 }
                 Some(request) = requests.recv() => {
-                    self.request(request, requests.is_empty()).await;
-                    self.requests(&mut requests).await;
+                    self.requests(Some(request), &mut requests).await;
                 }
                 () = sleep_until(due) => self.take(Input::TimePassed, false).await,
             }
@@ -331,11 +331,47 @@ impl Loop {
         pace.measure(what, || self.engine.take_done(now, done, &mut self.hands));
     }
 
-    /// Takes the requests that wait, as many as fit a turn.
-    async fn requests(&mut self, requests: &mut mpsc::Receiver<Request>) {
-        for _ in 1..TURN_MAX {
-            let Ok(request) = requests.try_recv() else { break };
-            self.request(request, requests.is_empty()).await;
+    /// Takes a request, and those that wait, as many as fit a turn.
+    async fn requests(
+        &mut self,
+        mut first: Option<Request>,
+        requests: &mut mpsc::Receiver<Request>,
+    ) {
+        let mut together = Vec::new();
+        for _ in 0..TURN_MAX {
+            let Some(request) = first.take().or_else(|| requests.try_recv().ok()) else { break };
+            match request {
+                Request::Command(command, answer) if goes_together(&command) => {
+                    together.push((command, answer));
+                    if together.len() == TOGETHER_MAX {
+                        self.commands(std::mem::take(&mut together), requests.is_empty()).await;
+                    }
+                }
+                other => {
+                    self.commands(std::mem::take(&mut together), false).await;
+                    self.request(other, requests.is_empty()).await;
+                }
+            }
+        }
+        self.commands(together, requests.is_empty()).await;
+    }
+
+    /// Takes commands in together, where they are several.
+    async fn commands(
+        &mut self,
+        mut commands: Vec<(Command, oneshot::Sender<Answer>)>,
+        is_last: bool,
+    ) {
+        if commands.len() > 1 {
+            let (now, pace) = (self.clock.now(), self.hands.shells.pace.clone());
+            self.hands.has_woken = false;
+            pace.measure("requests", || self.engine.ask_together(now, commands, &mut self.hands));
+            if is_last {
+                self.hands.step_aside().await;
+            }
+            self.hands.give_jobs();
+        } else if let Some((command, answer)) = commands.pop() {
+            self.request(Request::Command(command, answer), is_last).await;
         }
     }
 

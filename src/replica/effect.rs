@@ -288,6 +288,42 @@ pub struct Effects {
     pub receipts: bool,
 }
 
+impl Effects {
+    /// Adds what is to be done about the input right after this one.
+    pub fn extend(&mut self, next: Self) {
+        let Self {
+            frames,
+            closes,
+            dials,
+            diffs,
+            reset,
+            writes,
+            frames_durable,
+            reloads,
+            work,
+            evidence,
+            unreadable,
+            replies,
+            teardowns,
+            receipts,
+        } = next;
+        self.frames.extend(frames);
+        self.closes.extend(closes);
+        self.dials = dials.or(self.dials.take());
+        self.diffs.extend(diffs);
+        self.reset |= reset;
+        self.writes.extend(writes);
+        self.frames_durable.extend(frames_durable);
+        self.reloads.extend(reloads);
+        self.work |= work;
+        self.evidence.extend(evidence);
+        self.unreadable = self.unreadable.take().or(unreadable);
+        self.replies.extend(replies);
+        self.teardowns.extend(teardowns);
+        self.receipts |= receipts;
+    }
+}
+
 /// A document as the store gives it back.
 #[derive(Debug, Clone)]
 pub struct StoredDocument {

@@ -77,6 +77,7 @@ kinds! {
         SubscriberResumed = "subscriber went on after a restart",
         Grouped = "several batches in one commit",
         Gathered = "several frames taken in as one",
+        AskedTogether = "command taken in together with others",
         ReadAside = "frame read beside the loop",
         AnsweredAside = "answer put together beside the loop",
         ReadAgain = "read again: the node had gone on",

@@ -35,6 +35,8 @@ pub enum Event {
     Disk { node: usize, boot: u64 },
     /// A copy of a document is to be saved and verified.
     Save { node: usize, boot: u64, plan: Plan, copy: Box<Copied> },
+    /// A node's loop takes what it was asked for.
+    Requests { node: usize, boot: u64 },
     /// What a peer sent was read beside the loop.
     Read { node: usize, boot: u64, bulk: Box<Bulk> },
     /// What it shows was derived.

@@ -17,10 +17,11 @@ use sessionmesh::{
         loading::Loading,
     },
     replica::{
+        command::{Command, Reply},
         document::Copied,
         effect::{DialTarget, Input, Outgoing, Publication, TeardownDue, Write},
         fold::Snapshot,
-        ids::{NodeId, StartId},
+        ids::{ChangeHash, DocumentId, NodeId, OperationId, StartId},
         machine::{Bulk, Done, ReadBulk, Work},
     },
     store::{Store, compact::Plan},
@@ -39,6 +40,25 @@ use super::{
     follow::Follower,
     link::Contending,
 };
+
+/// What is durable once a request is answered.
+#[derive(Debug, Default)]
+pub struct Pending {
+    /// All that is stored beside the answer, also what others have asked for.
+    pub changes: Vec<Acknowledged>,
+    /// What of it deletes what was asked to be.
+    pub deletes: Vec<(DocumentId, ChangeHash)>,
+}
+
+/// Tells whether a change writes that it is part of an act.
+fn is_of(bytes: &[u8], act: &OperationId) -> bool {
+    let change = automerge::Change::try_from(bytes).expect("a change");
+    let names = |operation: &automerge::legacy::Op| match &operation.action {
+        automerge::legacy::OpType::Put(automerge::ScalarValue::Str(text)) => text == act.as_str(),
+        _ => false,
+    };
+    change.decode().operations.iter().any(names)
+}
 
 /// Who waits for an answer: the number of the request, and whether people or the bridge asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -100,6 +120,8 @@ pub struct Out {
     pub done: VecDeque<Done>,
     /// What was read.
     pub read: VecDeque<ReadBulk>,
+    /// What was asked for and waits for the loop.
+    pub asked: Vec<(Command, Asker)>,
     /// The links that the loop has been shown.
     pub shown: BTreeMap<NodeId, u64>,
     pub berths: BTreeMap<NodeId, Berths<Contending, ()>>,
@@ -118,7 +140,7 @@ pub struct Out {
     pub watch: Watch,
     pub epochs: Epochs,
     /// What each request that waits will have made durable.
-    pub pending: BTreeMap<Asker, Vec<Acknowledged>>,
+    pub pending: BTreeMap<Asker, Pending>,
     pub answers: Vec<(Asker, Answer)>,
     pub asked_teardowns: Vec<TeardownDue>,
     published: usize,
@@ -176,6 +198,7 @@ impl Out {
             works: 0,
             done: VecDeque::new(),
             read: VecDeque::new(),
+            asked: Vec::new(),
             shown: BTreeMap::new(),
             berths: BTreeMap::new(),
             dialers: BTreeMap::new(),
@@ -202,6 +225,7 @@ impl Out {
             && self.told.is_empty()
             && self.inputs.is_empty()
             && self.inbox.is_empty()
+            && self.asked.is_empty()
             && self.reads == 0
             && self.reading_ended == 0
             && self.works == 0
@@ -328,9 +352,22 @@ impl Hands for Ports<'_> {
             let published = std::mem::take(&mut self.out.published);
             assert_eq!(journalled, published, "every diff is published once and in the journal");
             for (asker, answer) in &batch.replies {
-                if answer.is_ok() {
-                    self.out.pending.insert(*asker, changes.clone());
-                }
+                let Ok(reply) = answer else { continue };
+                let deleted = match reply {
+                    Reply::SessionDeleted(deleted) => deleted.operation.as_ref(),
+                    _ => None,
+                };
+                let deletes = deleted.into_iter().flat_map(|act| {
+                    let of = |write: &Write| match write {
+                        Write::Change { document, bytes } if is_of(bytes, act) => {
+                            Some((*document, Acknowledged::of(*document, bytes).change))
+                        }
+                        _ => None,
+                    };
+                    batch.writes.iter().filter_map(of).collect::<Vec<_>>()
+                });
+                let pending = Pending { changes: changes.clone(), deletes: deletes.collect() };
+                self.out.pending.insert(*asker, pending);
             }
             let own = key(self.out.number);
             let mut crashes = false;

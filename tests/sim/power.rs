@@ -154,6 +154,7 @@ impl World {
 
     /// Stops a node in good order: what was let in is made durable, links are closed with a word.
     pub fn stop(&mut self, node: usize) {
+        self.take_asked(node);
         for _ in 0..10_000 {
             let Some(up) = &self.nodes[node].up else { return };
             if up.out.jobs.is_empty() {

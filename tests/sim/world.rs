@@ -19,7 +19,7 @@ use sessionmesh::{
         document::Copied,
         effect::{Input, Now, TeardownDue, TeardownOutcome},
         ids::{ChangeHash, DocumentId, NodeId, OperationId},
-        machine::{Done, bulk_bytes},
+        machine::{Done, bulk_bytes, goes_together},
         record::SessionKey,
     },
     store::{self, compact::Plan},
@@ -34,7 +34,7 @@ use super::{
     disk::{Disk, Fault},
     fabric::{Event, Fabric, Weather},
     follow::Read,
-    node::{Asker, Node, Ports, Up, key},
+    node::{Asker, Node, Pending, Ports, Up, key},
 };
 
 /// How long a delete can be undone in this world.
@@ -151,11 +151,34 @@ impl World {
         self.next_request += 1;
         let asker = Asker(self.next_request);
         self.fabric.log(|| format!("node {node} is asked {command:?}"));
-        let Up { engine, out } = up;
-        engine.ask(now, command, asker, &mut Ports { fabric: &mut self.fabric, out });
         self.asked.insert(asker, (node, asked));
-        self.settle(node);
+        if goes_together(&command) && self.fabric.aside.bool() {
+            // The loop is at something else: what is asked meanwhile waits for it.
+            if up.out.asked.is_empty() {
+                let time = Duration::from_micros(self.fabric.aside.u64(100..400_000));
+                self.fabric.after(time, Event::Requests { node, boot: up.out.boot });
+            }
+            up.out.asked.push((command, asker));
+        } else {
+            self.take_asked(node);
+            let Up { engine, out } = self.nodes[node].up.as_mut()?;
+            engine.ask(now, command, asker, &mut Ports { fabric: &mut self.fabric, out });
+            self.settle(node);
+        }
         Some(asker)
+    }
+
+    /// Has a node take in what it was asked for and has waited.
+    pub fn take_asked(&mut self, node: usize) {
+        let now = self.now_at(node);
+        let Some(Up { engine, out }) = &mut self.nodes[node].up else { return };
+        if out.asked.is_empty() {
+            return;
+        }
+        let asked = std::mem::take(&mut out.asked);
+        (1..asked.len()).for_each(|_| self.fabric.counts.add(Seen::AskedTogether));
+        engine.ask_together(now, asked, &mut Ports { fabric: &mut self.fabric, out });
+        self.settle(node);
     }
 
     /// Gives a node's loop something that happened on its links.
@@ -362,7 +385,7 @@ impl World {
     fn answers(&mut self, number: usize) {
         let Some(Up { out, .. }) = &mut self.nodes[number].up else { return };
         for (asker, answer) in std::mem::take(&mut out.answers) {
-            let changes =
+            let pending =
                 self.nodes[number].up.as_mut().and_then(|up| up.out.pending.remove(&asker));
             let Some((_, asked)) = self.asked.remove(&asker) else { continue };
             self.fabric.log(|| format!("node {number} answers {answer:?}"));
@@ -375,13 +398,11 @@ impl World {
                 }
             };
             self.fabric.counts.add(Seen::Acknowledged);
-            let changes = changes.unwrap_or_default();
-            if let Reply::SessionDeleted(deleted) = &reply
-                && !deleted.dry_run
-            {
+            let Pending { changes, deletes } = pending.unwrap_or_default();
+            if let Reply::SessionDeleted(deleted) = &reply {
+                assert!(deleted.dry_run || !deletes.is_empty(), "a delete is stored by its answer");
                 let key = deleted.session.key();
-                let deletes = changes.iter().map(|it| (key.clone(), (it.document, it.change)));
-                self.deletes.extend(deletes);
+                self.deletes.extend(deletes.into_iter().map(|it| (key.clone(), it)));
             }
             self.nodes[number].acknowledged.extend(changes);
             match (reply, asked) {
@@ -491,6 +512,7 @@ impl World {
             | Event::Read { node, .. }
             | Event::Shown { node, .. }
             | Event::Work { node, .. }
+            | Event::Requests { node, .. }
             | Event::TeardownEnds { node, .. }
             | Event::Due { node, .. }
             | Event::Bridge { node, .. }
@@ -509,6 +531,7 @@ impl World {
             Event::Save { node, boot, plan, copy } if of(self, node, boot) => {
                 self.save(node, plan, &copy);
             }
+            Event::Requests { node, boot } if of(self, node, boot) => self.take_asked(node),
             Event::Read { node, boot, bulk } if of(self, node, boot) => self.read_bulk(node, *bulk),
             Event::Shown { node, boot, read } if of(self, node, boot) => self.show(node, *read),
             Event::Work { node, boot, work } if of(self, node, boot) => {

@@ -188,7 +188,7 @@ pub struct Applied {
 
 impl Applied {
     /// Adds what has become part of the document right after this.
-    fn extend(&mut self, next: Self) {
+    pub fn extend(&mut self, next: Self) {
         let Self { changes, vouchers, touched, left_out } = next;
         self.vouchers.retain(|voucher| vouchers.iter().all(|next| next.actor != voucher.actor));
         self.vouchers.extend(vouchers);

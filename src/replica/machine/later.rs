@@ -7,14 +7,14 @@
 use std::collections::BTreeSet;
 
 use super::super::{
-    command::{Command, Reply},
+    command::Reply,
     document::Touched,
     effect::{Effects, Input, Now, Outgoing, RequestId},
     ids::{DocumentId, Fingerprint},
     record::SessionKey,
     view::Change,
 };
-use super::{Origin, Replica, deleting::Deleting};
+use super::{Origin, Replica, deleting::Deleting, goes_together};
 use crate::wire::Frame;
 
 /// An input that was taken in as far as peers are to be told of it.
@@ -63,10 +63,7 @@ impl Later {
 /// Tells whether an input does nothing after its one write that looks at the view.
 fn can_wait(input: &Input) -> bool {
     match input {
-        Input::Requested { command, .. } => matches!(
-            command,
-            Command::CreateSession(_) | Command::UpdateSession(..) | Command::DeleteSession { .. }
-        ),
+        Input::Requested { command, .. } => goes_together(command),
         Input::FrameReceived { frame: Frame::Changes { document, .. }, .. } => {
             document.host().is_some()
         }

@@ -430,6 +430,8 @@ impl Replica {
         fx: &mut Effects,
         write: impl Fn(&mut HostWriter<'_, '_>) -> Written,
     ) -> Option<ChangeHash> {
+        // What was written together before comes before.
+        self.stand_for_written(now, fx);
         let held = self.held_of(host);
         let mut written = Vec::new();
         for (at, id) in held.iter().enumerate() {

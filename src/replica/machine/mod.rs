@@ -25,6 +25,7 @@ mod offence;
 mod peers;
 mod receipts;
 mod standing;
+mod together;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -61,6 +62,8 @@ pub use loaded::Loaded;
 use offence::Offences;
 pub use peers::PeerView;
 use receipts::Receipts;
+use together::Together;
+pub use together::{TOGETHER_MAX, goes_together};
 
 /// Explains why a replica can't start from what was stored.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +107,7 @@ pub struct Replica {
     receipts: Receipts,
     /// What waits for the end of the input that is being taken in.
     later: Later,
+    together: Together,
     /// Documents that were thrown away and are awaited from the store; nothing is said of them.
     reloading: BTreeSet<DocumentId>,
     dials: Vec<DialTarget>,
@@ -189,6 +193,7 @@ impl Replica {
             joining: None,
             receipts: Receipts::new(stored.receipts),
             later: Later::default(),
+            together: Together::default(),
             reloading: BTreeSet::new(),
             dials: Vec::new(),
             offences: Offences::default(),
@@ -335,12 +340,16 @@ impl Replica {
         if applied.changes.is_empty() {
             return;
         }
+        let authors = applied.changes.iter().map(AppliedChange::author).collect();
+        let origin = from.map_or(Origin::Here, Origin::Peer);
         if from.is_none() {
+            if self.keep_written(now, id, applied, fx) {
+                let touched = applied.touched.clone();
+                return self.show_later(now, Gained { id, touched, origin, authors }, fx);
+            }
             self.vouch(id, applied);
         }
         self.record(id, applied, fx);
-        let authors = applied.changes.iter().map(AppliedChange::author).collect();
-        let origin = from.map_or(Origin::Here, Origin::Peer);
         self.spread(now, id, applied, from, origin, authors, fx);
     }
 
