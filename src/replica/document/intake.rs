@@ -146,23 +146,23 @@ impl Document {
         }
         let judged = guard::contained(|| {
             let mut is_laid_out = false;
+            let mut judge = authority::Judge::of_whole(self);
+            let mut max_ops = BTreeMap::new();
             for change in self.automerge.get_changes(&[]) {
-                if change.deps().is_empty() && !is_laid_out {
-                    is_laid_out = true;
-                    if host.is_none() || is_host(&actor_in(change.actor_id())) {
-                        continue;
+                let lays_out = change.deps().is_empty() && !is_laid_out;
+                is_laid_out |= lays_out;
+                let is_by_host = is_host(&actor_in(change.actor_id()));
+                if is_by_host || lays_out && host.is_none() {
+                    judge.note(&change.decode());
+                } else {
+                    if change.start_op().get() != self.max_op(&change, &max_ops) + 1 {
+                        return Err(Untrusted::Counter);
                     }
+                    let by = || trust.node(&ids::fingerprint(&actor_in(change.actor_id())));
+                    let judged = judge.check(&change.decode());
+                    judged.map_err(|did| Untrusted::Overreach { by: by(), did })?;
                 }
-                if is_host(&actor_in(change.actor_id())) {
-                    continue;
-                }
-                if change.start_op().get() != self.max_op(&change, &BTreeMap::new()) + 1 {
-                    return Err(Untrusted::Counter);
-                }
-                let mut judge = authority::Judge::new(self);
-                let by = || trust.node(&ids::fingerprint(&actor_in(change.actor_id())));
-                let judged = judge.check(&change.decode());
-                judged.map_err(|did| Untrusted::Overreach { by: by(), did })?;
+                max_ops.insert(change.hash(), change.max_op());
             }
             Ok(())
         });

@@ -75,8 +75,9 @@ impl Payload {
 /// What is to be done.
 #[derive(Debug)]
 enum Step {
-    /// The replica has nothing of the document; these are copies of the other epochs of its host.
-    Adopt(automerge::ActorId, Vec<Document>),
+    /// The replica has nothing of the document; these are copies of the other epochs of its host,
+    /// unless the replica is its host and has left it behind.
+    Adopt(automerge::ActorId, Option<Vec<Document>>),
     /// This is a copy of what it has.
     Merge(Box<Document>),
     /// It was merged, and this is a copy of what the replica has since.
@@ -163,7 +164,7 @@ impl Bulk {
 
 fn adopt(
     (id, actor): (DocumentId, automerge::ActorId),
-    others: Vec<Document>,
+    others: Option<Vec<Document>>,
     payload: &Payload,
     vouchers: &[Voucher],
     trust: &Trust,
@@ -171,13 +172,16 @@ fn adopt(
     // Only whole documents are of use where nothing is held.
     let Payload::Whole(bytes) = payload else { return Ok(Read::Known) };
     let document = Document::adopt(id, actor, bytes, vouchers, trust)?;
-    let mut all: Vec<&Document> = others.iter().chain([&document]).collect();
-    all.sort_by_key(|document| document.id());
-    let newest = all.pop().into_iter();
-    let parts = newest.flat_map(|newest| {
-        all.iter().filter_map(|older| Some((older.id(), newest.part_carried(older)?)))
-    });
-    let (parts, is_alone) = (parts.collect(), others.is_empty());
+    let (mut parts, mut is_alone) = (BTreeMap::new(), false);
+    if let Some(others) = others {
+        is_alone = others.is_empty();
+        let mut all: Vec<&Document> = others.iter().chain([&document]).collect();
+        all.sort_by_key(|document| document.id());
+        let newest = all.pop().into_iter();
+        parts.extend(newest.flat_map(|newest| {
+            all.iter().filter_map(|older| Some((older.id(), newest.part_carried(older)?)))
+        }));
+    }
     Ok(Read::Adopted(Box::new(Adopted { document, parts, is_alone, shown: None })))
 }
 
@@ -255,9 +259,11 @@ impl Replica {
     fn bulk(&self, peer: NodeId, id: DocumentId, payload: Payload, vouchers: Vec<Voucher>) -> Bulk {
         let step = match self.documents.get(&id) {
             None => {
-                let others = id.host().map(|host| self.held_of(host)).unwrap_or_default();
+                let host = id.host();
+                let is_behind = host == Some(self.node) && self.newest(self.node).is_some();
+                let others = host.map(|host| self.held_of(host)).unwrap_or_default();
                 let others = others.iter().filter_map(|id| self.documents.get(id)).cloned();
-                Step::Adopt(self.actor.clone(), others.collect())
+                Step::Adopt(self.actor.clone(), (!is_behind).then(|| others.collect()))
             }
             Some(held) => Step::Merge(Box::new(held.clone())),
         };

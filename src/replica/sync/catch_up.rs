@@ -124,6 +124,7 @@ impl Exchange {
                 }
                 if !self.fetching.contains_key(id) {
                     self.fetching.insert(*id, (*peer, now));
+                    tracing::debug!(%peer, document = %id, "asks for a document whole");
                     let nothing = DocumentHeads { document: *id, heads: Vec::new() };
                     out.push(to(peer, Frame::Want(nothing)));
                 }
@@ -225,6 +226,7 @@ impl Exchange {
         out: &mut Out,
     ) {
         self.owed.is_under_way = false;
+        tracing::debug!(%peer, frame = frame.as_ref().map(Frame::kind), "put together what a peer lacks");
         if let Some(link) = self.links.get_mut(peer).filter(|link| link.greeted) {
             link.traffic_at = Some(now);
             out.extend(frame.map(|frame| to(peer, frame)));

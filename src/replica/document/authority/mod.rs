@@ -16,6 +16,7 @@ use automerge::{
     ActorId, Automerge, ChangeHash, ExpandedChange, ObjId, ObjType, Prop, ROOT, ReadDoc,
     ScalarValue, legacy,
 };
+use sha2::{Digest as _, Sha256};
 
 use super::{
     super::ids::{ActorBytes, Fingerprint, fingerprint},
@@ -95,6 +96,22 @@ struct Author<'a> {
 /// Names an object by the operation that made it.
 type Made = (u64, ActorBytes);
 
+/// Says that an operation writes to a key of a map, in few bytes.
+type Mark = [u8; 16];
+
+/// Returns the first half of SHA-256 over the map, the operation and the key.
+fn mark(map: Made, key: &str, operation: Made) -> Mark {
+    let mut hasher = Sha256::new();
+    for (counter, actor) in [map, operation] {
+        hasher.update(counter.to_le_bytes());
+        hasher.update(actor);
+    }
+    hasher.update(key);
+    let mut mark = Mark::default();
+    mark.copy_from_slice(&hasher.finalize()[..16]);
+    mark
+}
+
 /// Judges the changes of one batch, one after the other.
 #[derive(Debug)]
 pub(super) struct Judge<'a> {
@@ -105,8 +122,10 @@ pub(super) struct Judge<'a> {
     /// Where maps are that the batch writes to, of those that were looked up of late.
     paths: BTreeMap<Made, Vec<String>>,
     paths_bytes: usize,
-    /// What it writes to each key of a map: the first, and the others.
-    written: BTreeMap<(Made, String), (Made, Vec<Made>)>,
+    /// What it writes, each by its [mark](mark): as many as it may be, each is found at once.
+    written: BTreeSet<Mark>,
+    /// Whether the batch is all of the document.
+    is_whole: bool,
     /// For each change of the batch, where to find what it builds on in the document.
     built_on: BTreeMap<ChangeHash, BuiltOn>,
 }
@@ -135,8 +154,34 @@ impl<'a> Judge<'a> {
             made: BTreeMap::new(),
             paths: BTreeMap::new(),
             paths_bytes: 0,
-            written: BTreeMap::new(),
+            written: BTreeSet::new(),
+            is_whole: false,
             built_on: BTreeMap::new(),
+        }
+    }
+
+    /// Begins to judge all that a document is made of: each of its changes is judged, or
+    /// [noted](Self::note), after what it builds on.
+    pub(super) fn of_whole(document: &'a Document) -> Self {
+        Self { is_whole: true, ..Self::new(document) }
+    }
+
+    /// Notes what a change writes that is not judged.
+    pub(super) fn note(&mut self, change: &ExpandedChange) {
+        let actor = actor_in(&change.actor_id);
+        for (number, operation) in (change.start_op.get()..).zip(&change.operations) {
+            let legacy::Key::Map(key) = &operation.key else { continue };
+            let (_, made) = object_of(operation);
+            self.note_written((number, actor), made, key, operation);
+        }
+    }
+
+    fn note_written(&mut self, id: Made, map: Made, key: &str, operation: &legacy::Op) {
+        if matches!(operation.action, legacy::OpType::Make(ObjType::Map)) {
+            self.made.insert(id, (map, key.to_owned()));
+        }
+        if !matches!(operation.action, legacy::OpType::Delete) {
+            self.written.insert(mark(map, key, id));
         }
     }
 
@@ -171,12 +216,7 @@ impl<'a> Judge<'a> {
                 legacy::OpType::Delete => Action::Delete,
                 _ => return refuse("writes other things than maps and values"),
             };
-            let (object, made) = match &operation.obj {
-                legacy::ObjectId::Root => (ROOT, (0, ActorBytes::default())),
-                legacy::ObjectId::Id(legacy::OpId(counter, by)) => {
-                    (ObjId::Id(*counter, by.clone(), 0), (*counter, actor_in(by)))
-                }
-            };
+            let (object, made) = object_of(operation);
             let overwritten = operation.pred.iter().count();
             if overwritten > 0 {
                 let heads = || heads.get_or_init(|| self.in_document(&change.deps)).as_slice();
@@ -204,13 +244,9 @@ impl<'a> Judge<'a> {
                 touches.extend(touched::record_at(path, Some(key)));
             }
             if matches!(action, Action::Map) {
-                self.made.insert(id, (made, key.to_string()));
                 fresh.insert(id);
             }
-            if !matches!(action, Action::Delete) {
-                let written = self.written.entry((made, key.to_string()));
-                written.and_modify(|(_, more)| more.push(id)).or_insert((id, Vec::new()));
-            }
+            self.note_written(id, made, key, operation);
         }
         Ok(touches)
     }
@@ -277,22 +313,43 @@ impl<'a> Judge<'a> {
         operation: &legacy::Op,
         heads: impl FnOnce() -> &'h [ChangeHash],
     ) -> Result<(), Overreach> {
-        let written = self.written.get(&(made, key.to_owned()));
-        let mut left: Vec<Made> = operation
+        let left: Vec<Made> = operation
             .pred
             .iter()
             .map(|legacy::OpId(counter, by)| (*counter, actor_in(by)))
-            .filter(|id| !written.is_some_and(|(first, more)| first == id || more.contains(id)))
+            .filter(|id| !self.written.contains(&mark(made, key, *id)))
             .collect();
+        // To look up what stands at a key, automerge goes through all that ever stood there.
+        let found =
+            left.is_empty() || !self.is_whole && self.is_in_document(left, object, key, heads);
+        if found { Ok(()) } else { refuse("overwrites what is not there") }
+    }
+
+    /// Tells whether all of these stand at a key, or stood there for the author.
+    fn is_in_document<'h>(
+        &self,
+        mut left: Vec<Made>,
+        object: &ObjId,
+        key: &str,
+        heads: impl FnOnce() -> &'h [ChangeHash],
+    ) -> bool {
         let mut find = |there: Vec<(automerge::Value<'_>, ObjId)>| {
             left.retain(|id| !there.iter().any(|(_, other)| id_of(other) == Some(*id)));
             left.is_empty()
         };
-        let found = find(Vec::new())
-            || find(self.automerge.get_all(object, key).unwrap_or_default())
+        find(self.automerge.get_all(object, key).unwrap_or_default())
             // What is overwritten by now, was still there for the author.
-            || find(self.automerge.get_all_at(object, key, heads()).unwrap_or_default());
-        if found { Ok(()) } else { refuse("overwrites what is not there") }
+            || find(self.automerge.get_all_at(object, key, heads()).unwrap_or_default())
+    }
+}
+
+/// Returns the map that an operation writes to, as automerge and as we name it.
+fn object_of(operation: &legacy::Op) -> (ObjId, Made) {
+    match &operation.obj {
+        legacy::ObjectId::Root => (ROOT, (0, ActorBytes::default())),
+        legacy::ObjectId::Id(legacy::OpId(counter, by)) => {
+            (ObjId::Id(*counter, by.clone(), 0), (*counter, actor_in(by)))
+        }
     }
 }
 
