@@ -10,7 +10,12 @@ use sessionmesh::cli::{
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    // One thread for the loop, the links and the API: with one for each processor a frame waits to be
+    // handed from one to the other, which takes a fifth of a change's way to a peer, and of a burst.
+    // What takes long has threads of its own.
+    let threads =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = match threads {
         Ok(runtime) => runtime,
         Err(error) => {
             let what = "threads can't be started";

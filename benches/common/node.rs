@@ -47,6 +47,7 @@ impl Node {
             teardown_roots: Vec::new(),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
             .enable_all()
             .build()
             .expect("there are threads");

@@ -178,8 +178,8 @@ impl Loop {
         clock: Clock,
         shells: Shells,
     ) -> Self {
-        // Bounded by what feeds them: one teardown a workspace, one compaction, and one reading and one
-        // epoch at a time.
+        // Bounded by what feeds them: one teardown a workspace, one compaction, and one reading, one
+        // epoch and one answer at a time.
         let (inputs_sender, inputs) = mpsc::unbounded_channel();
         let (saved_sender, saved) = mpsc::unbounded_channel();
         let (done, done_aside) = mpsc::unbounded_channel();
@@ -325,7 +325,7 @@ impl Loop {
         let pace = self.hands.shells.pace.clone();
         let what = match done {
             Done::Epoch(_) => "epoch",
-            Done::Answer(..) => "answer",
+            Done::Answer(_) => "answer",
         };
         let now = self.clock.now();
         pace.measure(what, || self.engine.take_done(now, done, &mut self.hands));

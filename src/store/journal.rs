@@ -19,7 +19,7 @@ use crate::replica::{diff::Digest, ids::Cursor};
 pub const JOURNAL_ENTRIES_MAX: u64 = 10_000;
 /// Most bytes of the journal's entries, so that wide diffs don't outgrow the documents; the last
 /// entry stays even if it alone is larger.
-pub const JOURNAL_BYTES_MAX: u64 = 8 * 1024 * 1024;
+pub const JOURNAL_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// A published diff.
 #[derive(Debug, Clone, PartialEq, Eq)]

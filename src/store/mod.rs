@@ -47,7 +47,7 @@ pub use folder::{ASIDE, FILE_NAME};
 pub use redb::{StorageBackend, backends::InMemoryBackend};
 
 /// How much of the file redb may keep in memory: it is read once, at the start, and then written.
-const CACHE_BYTES_MAX: usize = 8 * 1024 * 1024;
+const CACHE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// A node's durable state.
 ///

@@ -36,6 +36,19 @@ pub fn load(now: Now, engine: &mut Engine<Asker>, ports: &mut Ports<'_>) {
 }
 
 impl World {
+    /// Has a node take in what it was asked for and has waited.
+    pub fn take_asked(&mut self, node: usize) {
+        let now = self.now_at(node);
+        let Some(Up { engine, out }) = &mut self.nodes[node].up else { return };
+        if out.asked.is_empty() {
+            return;
+        }
+        let asked = std::mem::take(&mut out.asked);
+        (1..asked.len()).for_each(|_| self.fabric.counts.add(Seen::AskedTogether));
+        engine.ask_together(now, asked, &mut Ports { fabric: &mut self.fabric, out });
+        self.settle(node);
+    }
+
     pub fn read_bulk(&mut self, node: usize, bulk: Bulk) {
         let Some(Up { out, .. }) = &mut self.nodes[node].up else { return };
         let read = bulk.read();

@@ -168,19 +168,6 @@ impl World {
         Some(asker)
     }
 
-    /// Has a node take in what it was asked for and has waited.
-    pub fn take_asked(&mut self, node: usize) {
-        let now = self.now_at(node);
-        let Some(Up { engine, out }) = &mut self.nodes[node].up else { return };
-        if out.asked.is_empty() {
-            return;
-        }
-        let asked = std::mem::take(&mut out.asked);
-        (1..asked.len()).for_each(|_| self.fabric.counts.add(Seen::AskedTogether));
-        engine.ask_together(now, asked, &mut Ports { fabric: &mut self.fabric, out });
-        self.settle(node);
-    }
-
     /// Gives a node's loop something that happened on its links.
     pub fn tell(&mut self, node: usize, event: LinkEvent, link: Option<u64>) {
         let Some(up) = &mut self.nodes[node].up else { return };

@@ -147,7 +147,7 @@ impl Document {
         let judged = guard::contained(|| {
             let mut is_laid_out = false;
             let mut judge = authority::Judge::of_whole(self);
-            let mut max_ops = BTreeMap::new();
+            let (mut max_ops, mut last) = (BTreeMap::new(), BTreeMap::new());
             for change in self.automerge.get_changes(&[]) {
                 let lays_out = change.deps().is_empty() && !is_laid_out;
                 is_laid_out |= lays_out;
@@ -155,6 +155,10 @@ impl Document {
                 if is_by_host || lays_out && host.is_none() {
                     judge.note(&change.decode());
                 } else {
+                    let before = last.insert(change.actor_id().clone(), change.hash());
+                    if before.is_some_and(|before| !change.deps().contains(&before)) {
+                        return Err(Untrusted::Unlinked);
+                    }
                     if change.start_op().get() != self.max_op(&change, &max_ops) + 1 {
                         return Err(Untrusted::Counter);
                     }

@@ -215,7 +215,7 @@ pub struct Document {
 pub struct Lag {
     /// How many changes.
     pub changes: usize,
-    /// Of how many operations, without deletes.
+    /// Of how many operations.
     pub ops: u64,
 }
 

@@ -8,7 +8,6 @@ use super::{
     super::{
         effect::{Effects, Now},
         guard,
-        ids::NodeId,
         sync::Parcel,
     },
     Replica,
@@ -31,7 +30,7 @@ pub enum Done {
     /// Something was done about the node's own epochs.
     Epoch(Box<EpochDone>),
     /// What a peer lacked is put together, if it was anything.
-    Answer(NodeId, Option<Frame>),
+    Answer(Option<Frame>),
 }
 
 impl Work {
@@ -46,7 +45,7 @@ impl Work {
                     tracing::error!(%error, "can't put together what a peer lacks");
                     None
                 });
-                Done::Answer(parcel.peer(), frame)
+                Done::Answer(frame)
             }
         }
     }
@@ -68,8 +67,9 @@ impl Replica {
         let mut fx = Effects::default();
         match done {
             Done::Epoch(done) => self.epoch_done(now, *done, &mut fx),
-            Done::Answer(peer, frame) => {
-                self.exchange.put_together(now.monotonic, &peer, frame, &mut fx.frames);
+            Done::Answer(frame) => {
+                let (at, documents) = (now.monotonic, &self.documents);
+                self.exchange.put_together(at, frame, documents, &mut fx.frames);
             }
         }
         self.conclude(now, fx)

@@ -260,7 +260,9 @@ impl Replica {
         let step = match self.documents.get(&id) {
             None => {
                 let host = id.host();
-                let is_behind = host == Some(self.node) && self.newest(self.node).is_some();
+                let is_behind = host == Some(self.node)
+                    && id < self.own_document()
+                    && self.documents.contains_key(&self.own_document());
                 let others = host.map(|host| self.held_of(host)).unwrap_or_default();
                 let others = others.iter().filter_map(|id| self.documents.get(id)).cloned();
                 Step::Adopt(self.actor.clone(), (!is_behind).then(|| others.collect()))

@@ -62,8 +62,8 @@ pub use loaded::Loaded;
 use offence::Offences;
 pub use peers::PeerView;
 use receipts::Receipts;
-use together::Together;
 pub use together::{TOGETHER_MAX, goes_together};
+use together::{Together, vouch_for};
 
 /// Explains why a replica can't start from what was stored.
 #[derive(Debug, thiserror::Error)]
@@ -570,14 +570,6 @@ impl Replica {
     pub fn sync_repairs_total(&self) -> u64 {
         self.exchange.repairs_total()
     }
-}
-
-/// Stands, by this node's key, for what it has written to a document.
-fn vouch_for(trust: &Trust, document: &mut Document, applied: &mut Applied) {
-    let Some(last) = applied.changes.last() else { return };
-    let voucher = trust.vouch(&document.id(), last.actor, last.seq, last.hash);
-    document.vouch(voucher);
-    applied.vouchers.push(voucher);
 }
 
 /// Returns under whom this start of the node writes.

@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 
 use super::super::{
     command::Command,
-    document::Applied,
+    document::{Applied, Document},
     effect::{Effects, Input, Now},
     ids::DocumentId,
+    trust::Trust,
 };
 use super::{AT_ONCE_BYTES_MAX, Replica};
 
@@ -58,11 +59,15 @@ impl Replica {
         let Some(written) = self.together.0.as_mut().filter(|_| id.host().is_some()) else {
             return false;
         };
-        let of = written.entry(id).or_default();
-        of.extend(applied.clone());
-        // No more than what peers take in at once.
-        if of.changes.iter().map(|change| change.bytes.len()).sum::<usize>() > AT_ONCE_BYTES_MAX {
+        // No more in one frame than peers take in at once.
+        let bytes =
+            |it: &Applied| it.changes.iter().map(|change| change.bytes.len()).sum::<usize>();
+        let kept = written.get(&id).map_or(0, bytes);
+        if kept > 0 && kept + bytes(applied) > AT_ONCE_BYTES_MAX {
             self.stand_for_written(now, fx);
+        }
+        if let Some(written) = &mut self.together.0 {
+            written.entry(id).or_default().extend(applied.clone());
         }
         true
     }
@@ -76,4 +81,12 @@ impl Replica {
             self.push(now, id, &applied, None, fx);
         }
     }
+}
+
+/// Stands, by this node's key, for what it has written to a document.
+pub fn vouch_for(trust: &Trust, document: &mut Document, applied: &mut Applied) {
+    let Some(last) = applied.changes.last() else { return };
+    let voucher = trust.vouch(&document.id(), last.actor, last.seq, last.hash);
+    document.vouch(voucher);
+    applied.vouchers.push(voucher);
 }

@@ -214,22 +214,25 @@ impl Exchange {
 
     /// Tells whether there is anything to be put together.
     pub fn owes(&self) -> bool {
-        !self.owed.is_under_way && !self.owed.waiting.is_empty()
+        self.owed.under_way.is_none() && !self.owed.waiting.is_empty()
     }
 
-    /// Sends what was put together, if its peer is still there.
+    /// Sends what was put together, if its peer is still there, and so is the document.
     pub fn put_together(
         &mut self,
         now: Duration,
-        peer: &NodeId,
         frame: Option<Frame>,
+        documents: &Documents,
         out: &mut Out,
     ) {
-        self.owed.is_under_way = false;
-        tracing::debug!(%peer, frame = frame.as_ref().map(Frame::kind), "put together what a peer lacks");
-        if let Some(link) = self.links.get_mut(peer).filter(|link| link.greeted) {
+        let Some((peer, id, heads)) = self.owed.under_way.take() else { return };
+        tracing::debug!(%peer, document = %id, frame = frame.as_ref().map(Frame::kind), "put together what a peer lacks");
+        let link = self.links.get_mut(&peer).filter(|link| link.greeted);
+        if let Some(link) = link.filter(|_| documents.contains_key(&id)) {
             link.traffic_at = Some(now);
-            out.extend(frame.map(|frame| to(peer, frame)));
+            // From now on it may be on its way.
+            link.documents.entry(id).or_default().answered = Some((heads, now));
+            out.extend(frame.map(|frame| to(&peer, frame)));
         }
     }
 
@@ -345,38 +348,57 @@ impl Answer {
     }
 }
 
-/// What peers lack that takes long to put together: of each document at most one thing for each peer,
-/// whatever it asks, and the first that asked first.
+/// What peers lack that takes long to put together: of each document at most one thing waits for each
+/// peer, whatever it asks, beside the one that is under way; and the first that asked is first.
 #[derive(Debug, Clone, Default)]
 pub struct Owed {
-    waiting: VecDeque<(NodeId, DocumentId, Vec<ChangeHash>)>,
-    is_under_way: bool,
+    waiting: VecDeque<Owing>,
+    under_way: Option<Owing>,
 }
+
+/// To whom what is owed of which document, and with which heads.
+type Owing = (NodeId, DocumentId, Vec<ChangeHash>);
 
 impl Owed {
     /// Sends what a peer with these heads lacks, if that is little; else it waits to be put together.
     fn give(&mut self, peer: NodeId, document: &Document, heads: Vec<ChangeHash>, out: &mut Out) {
-        let lag = document.lag(&heads);
-        if lag.changes <= AT_ONCE_CHANGES_MAX && lag.ops <= AT_ONCE_OPS_MAX {
-            out.extend(missing(document, &heads).map(|frame| to(&peer, frame)));
+        let id = document.id();
+        let few = |changes, ops| changes <= AT_ONCE_CHANGES_MAX && ops <= AT_ONCE_OPS_MAX;
+        if heads.is_empty() {
+            let changes = usize::try_from(document.change_count()).unwrap_or(usize::MAX);
+            if few(changes, document.op_count()) {
+                return out.push(to(&peer, whole(document)));
+            }
+        } else {
+            let lag = document.lag(&heads);
+            if lag.changes == 0 {
+                return;
+            }
+            if few(lag.changes, lag.ops) {
+                let (changes, vouchers) = document.changes_since(&heads);
+                if let Some(frame) = push::frame(id, changes, vouchers) {
+                    return out.push(to(&peer, frame));
+                }
+            }
+        }
+        let owing = (peer, id, heads);
+        if self.under_way.as_ref() == Some(&owing) {
             return;
         }
-        let asked = |(by, of, _): &&mut (NodeId, DocumentId, Vec<ChangeHash>)| {
-            (*by, *of) == (peer, document.id())
-        };
-        match self.waiting.iter_mut().find(asked) {
-            Some((.., before)) => *before = heads,
-            None => self.waiting.push_back((peer, document.id(), heads)),
+        match self.waiting.iter_mut().find(|(by, of, _)| (*by, *of) == (peer, id)) {
+            Some(before) => *before = owing,
+            None => self.waiting.push_back(owing),
         }
     }
 
     fn next(&mut self, documents: &Documents) -> Option<Parcel> {
-        while !self.is_under_way {
-            let (peer, id, heads) = self.waiting.pop_front()?;
+        while self.under_way.is_none() {
+            let owing = self.waiting.pop_front()?;
             // It may have been given up meanwhile.
-            if let Some(document) = documents.get(&id) {
-                self.is_under_way = true;
-                return Some(Parcel { peer, heads, copy: document.clone() });
+            if let Some(document) = documents.get(&owing.1) {
+                let parcel = Parcel { heads: owing.2.clone(), copy: document.clone() };
+                self.under_way = Some(owing);
+                return Some(parcel);
             }
         }
         None
@@ -391,17 +413,11 @@ impl Owed {
 /// What a peer lacks of a document, to be put together.
 #[derive(Debug, Clone)]
 pub struct Parcel {
-    peer: NodeId,
     heads: Vec<ChangeHash>,
     copy: Document,
 }
 
 impl Parcel {
-    /// Returns who is to get it.
-    pub fn peer(&self) -> NodeId {
-        self.peer
-    }
-
     /// Puts it together; takes as long as the document has changes.
     pub fn put_together(&self) -> Option<Frame> {
         missing(&self.copy, &self.heads)

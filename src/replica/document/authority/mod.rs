@@ -122,9 +122,10 @@ pub(super) struct Judge<'a> {
     /// Where maps are that the batch writes to, of those that were looked up of late.
     paths: BTreeMap<Made, Vec<String>>,
     paths_bytes: usize,
-    /// What it writes, each by its [mark](mark): as many as it may be, each is found at once.
+    /// What it writes, each by its [mark](mark): as many as it may be, each is found at once. Of a
+    /// whole document what nothing has overwritten so far.
     written: BTreeSet<Mark>,
-    /// Whether the batch is all of the document.
+    /// Whether the batch is all of the document: what a change builds on is in there.
     is_whole: bool,
     /// For each change of the batch, where to find what it builds on in the document.
     built_on: BTreeMap<ChangeHash, BuiltOn>,
@@ -161,27 +162,25 @@ impl<'a> Judge<'a> {
     }
 
     /// Begins to judge all that a document is made of: each of its changes is judged, or
-    /// [noted](Self::note), after what it builds on.
+    /// [noted](Self::note), after what it builds on; each that is judged builds on the one that its
+    /// actor made before.
     pub(super) fn of_whole(document: &'a Document) -> Self {
         Self { is_whole: true, ..Self::new(document) }
     }
 
-    /// Notes what a change writes that is not judged.
+    /// Notes what a change overwrites that is not judged.
     pub(super) fn note(&mut self, change: &ExpandedChange) {
-        let actor = actor_in(&change.actor_id);
-        for (number, operation) in (change.start_op.get()..).zip(&change.operations) {
-            let legacy::Key::Map(key) = &operation.key else { continue };
-            let (_, made) = object_of(operation);
-            self.note_written((number, actor), made, key, operation);
+        for operation in &change.operations {
+            if let legacy::Key::Map(key) = &operation.key {
+                let (_, made) = object_of(operation);
+                self.note_overwritten(made, key, operation);
+            }
         }
     }
 
-    fn note_written(&mut self, id: Made, map: Made, key: &str, operation: &legacy::Op) {
-        if matches!(operation.action, legacy::OpType::Make(ObjType::Map)) {
-            self.made.insert(id, (map, key.to_owned()));
-        }
-        if !matches!(operation.action, legacy::OpType::Delete) {
-            self.written.insert(mark(map, key, id));
+    fn note_overwritten(&mut self, map: Made, key: &str, operation: &legacy::Op) {
+        for legacy::OpId(counter, by) in operation.pred.iter() {
+            self.written.remove(&mark(map, key, (*counter, actor_in(by))));
         }
     }
 
@@ -203,7 +202,9 @@ impl<'a> Judge<'a> {
             },
             ref deps => BuiltOn::These(deps.to_vec()),
         };
-        self.built_on.extend(change.hash.map(|hash| (hash, built_on)));
+        if !self.is_whole {
+            self.built_on.extend(change.hash.map(|hash| (hash, built_on)));
+        }
         let author = Author { fingerprint: fingerprint(&actor), heads: &change.deps };
         let heads = OnceCell::new();
         let mut fresh: BTreeSet<Made> = BTreeSet::new();
@@ -220,7 +221,10 @@ impl<'a> Judge<'a> {
             let overwritten = operation.pred.iter().count();
             if overwritten > 0 {
                 let heads = || heads.get_or_init(|| self.in_document(&change.deps)).as_slice();
-                self.check_overwritten(&object, made, key, operation, heads)?;
+                self.check_overwritten(&actor, &object, made, key, operation, heads)?;
+            }
+            if self.is_whole {
+                self.note_overwritten(made, key, operation);
             }
             if !self.paths.contains_key(&made) {
                 let path = self.path_to(made, &object);
@@ -244,9 +248,12 @@ impl<'a> Judge<'a> {
                 touches.extend(touched::record_at(path, Some(key)));
             }
             if matches!(action, Action::Map) {
+                self.made.insert(id, (made, key.to_string()));
                 fresh.insert(id);
             }
-            self.note_written(id, made, key, operation);
+            if !matches!(action, Action::Delete) {
+                self.written.insert(mark(made, key, id));
+            }
         }
         Ok(touches)
     }
@@ -305,8 +312,12 @@ impl<'a> Judge<'a> {
 
     /// Refuses to overwrite what stands elsewhere: automerge would find it only by chance, namely
     /// where another change of the same batch writes there.
+    ///
+    /// Of a whole document only what the same actor has written is known to be what it builds on, and
+    /// only if nothing has overwritten it since, to stand there still.
     fn check_overwritten<'h>(
         &self,
+        actor: &ActorBytes,
         object: &ObjId,
         made: Made,
         key: &str,
@@ -317,11 +328,13 @@ impl<'a> Judge<'a> {
             .pred
             .iter()
             .map(|legacy::OpId(counter, by)| (*counter, actor_in(by)))
-            .filter(|id| !self.written.contains(&mark(made, key, *id)))
+            .filter(|id| {
+                let is_known = !self.is_whole || id.1 == *actor;
+                !(is_known && self.written.contains(&mark(made, key, *id)))
+            })
             .collect();
         // To look up what stands at a key, automerge goes through all that ever stood there.
-        let found =
-            left.is_empty() || !self.is_whole && self.is_in_document(left, object, key, heads);
+        let found = left.is_empty() || self.is_in_document(left, object, key, heads);
         if found { Ok(()) } else { refuse("overwrites what is not there") }
     }
 

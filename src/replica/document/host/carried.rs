@@ -25,6 +25,9 @@ const SEQS: &str = "seqs";
 /// The heads up to which it was, each time: whoever stands there has nothing more.
 const HEADS: &str = "heads";
 
+/// How many changes are looked up one by one to part an epoch again; of more, all are read at once.
+const REST_MAX: usize = 4_096;
+
 /// How many changes of each actor there are.
 pub type Vector = BTreeMap<ActorId, u64>;
 
@@ -155,7 +158,7 @@ impl Document {
         let is_before = |hash: &automerge::ChangeHash| {
             part.before.automerge.get_change_meta_by_hash(hash).is_some()
         };
-        let rest = earlier.newest(is_before, usize::MAX)?;
+        let rest = earlier.newest(is_before, REST_MAX)?;
         part.read = earlier.vector();
         let (carried, since): (Vec<_>, Vec<_>) =
             rest.into_iter().partition(|change| held.has(change));
