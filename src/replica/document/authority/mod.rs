@@ -122,7 +122,7 @@ pub(super) struct Judge<'a> {
     /// Where maps are that the batch writes to, of those that were looked up of late.
     paths: BTreeMap<Made, Vec<String>>,
     paths_bytes: usize,
-    /// What it writes, each by its [mark](mark): as many as it may be, each is found at once. Of a
+    /// What it writes, each by its [mark]: as many as it may be, each is found at once. Of a
     /// whole document what nothing has overwritten so far.
     written: BTreeSet<Mark>,
     /// Whether the batch is all of the document: what a change builds on is in there.
