@@ -18,7 +18,7 @@ use crate::{
         document::{ApplyError, Copied},
         effect::{
             DialTarget, Effects, Evidence, Input, Now, Outgoing, Publication, RequestId, Startup,
-            StoredDocument, TeardownDue,
+            StoredDocument, TeardownDue, TeardownOutcome,
         },
         ids::{Cursor, NodeId},
         machine::{
@@ -367,9 +367,16 @@ impl<A> Engine<A> {
                 self.compaction.note(backlogs);
                 self.compact(hands);
             }
-            Told::Teardown(due) => {
+            Told::Teardown(due) if self.replica.awaits_teardown(&due) => {
                 let occupants = self.occupants(&due);
                 hands.tear_down(due, occupants);
+            }
+            Told::Teardown(due) => {
+                // It has ended before a crash that this node does not know of; a peer did.
+                let TeardownDue { workspace, incarnation, .. } = due;
+                let workspace = workspace.key();
+                let outcome = TeardownOutcome::Gone;
+                self.take(now, Input::TeardownEnded { workspace, incarnation, outcome }, hands);
             }
             Told::Reloaded(document) => {
                 self.take(now, Input::DocumentReloaded(document), hands);

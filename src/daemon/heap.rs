@@ -8,7 +8,7 @@
 /// than reading an ordinary one.
 const GROWN_BUSY_BYTES: u64 = 16 << 20;
 /// The same where nothing is to be done meanwhile.
-const GROWN_IDLE_BYTES: u64 = 8 << 20;
+const GROWN_IDLE_BYTES: u64 = 2 << 20;
 
 /// How much memory the process had when free memory was last given back.
 ///

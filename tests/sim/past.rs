@@ -64,3 +64,17 @@ fn what_was_carried_over_is_in_the_journal_with_it() {
         play(&Scenario { seed: salt, nodes: 2, acts, only, weather, calm, skews_ms });
     }
 }
+
+/// A host had torn a workspace down, had told its peers, and was killed before that was durable. Its next
+/// start was to tear it down again, and while it waited for a slow disk to have that start, a peer gave
+/// back what it had told: the workspace was gone, and was torn down once more all the same
+/// (`SIM_SEED=1000536` of the long run).
+#[test]
+fn what_was_torn_down_before_a_crash_is_not_again_once_a_peer_has_said_so() {
+    let mut scenario = Scenario::draw(1_000_536, 60);
+    scenario.only = vec![
+        1, 2, 3, 4, 5, 6, 7, 9, 10, 13, 16, 18, 19, 20, 21, 23, 28, 30, 32, 35, 36, 37, 38, 39, 40,
+        41, 42, 44, 48, 49, 50,
+    ];
+    play(&scenario);
+}

@@ -11,8 +11,8 @@ use crate::replica::ids::Cursor;
 
 /// Most diffs kept: a follower that was away for a burst of changes comes back without a snapshot.
 pub const DIFFS_MAX: usize = 10_000;
-/// Most bytes kept, whatever the number of diffs: of ordinary ones some 6,000.
-pub const BYTES_MAX: usize = 4 << 20;
+/// Most bytes kept, whatever the number of diffs: of ordinary ones some 4,500.
+pub const BYTES_MAX: usize = 3 << 20;
 
 /// How much is kept.
 #[derive(Debug, Clone, Copy)]

@@ -278,6 +278,16 @@ impl Replica {
         }
     }
 
+    /// Tells whether a teardown that became due is still to be done: what the host had told peers of
+    /// its end, and lost in a crash, may have come back meanwhile.
+    pub fn awaits_teardown(&self, due: &TeardownDue) -> bool {
+        let entry = self.view.workspace(&due.workspace.key());
+        let teardown = entry.and_then(|entry| entry.stored.teardown.as_ref());
+        teardown.is_some_and(|it| {
+            it.state == TeardownState::Sealed && it.incarnation == due.incarnation
+        })
+    }
+
     pub(super) fn teardown_ended(
         &mut self,
         now: Now,
