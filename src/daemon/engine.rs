@@ -228,7 +228,8 @@ impl<A> Engine<A> {
         self.take(now, input, hands);
     }
 
-    /// Takes requests in together that [may be](crate::replica::machine::goes_together); the answers go to their askers.
+    /// Takes requests in together that [may be](crate::replica::machine::goes_together); the answers go
+    /// to their askers.
     pub fn ask_together(
         &mut self,
         now: Now,

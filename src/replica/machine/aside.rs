@@ -1,8 +1,8 @@
 //! Owns what a replica has done beside the loop of its own accord: about its own epochs, and putting
 //! together what peers lack.
 //!
-//! Must not know where that is. Invariants: it needs nothing of the replica but copies; what is not
-//! told to be done is never done twice.
+//! Must not know where that is. Invariants: it needs nothing of the replica but copies; each thing is
+//! given out once, and of answers the next only once the one before is back.
 
 use super::{
     super::{

@@ -76,9 +76,10 @@ pub enum OpenError {
 /// One node's copy of everything the fleet agrees on.
 ///
 /// [`Replica::open`] starts it, [`Replica::handle`], in two steps [`Replica::begin`] and
-/// [`Replica::finish`], and, for what was read elsewhere, [`Replica::handle_read`] are its only ways
-/// in, [`Replica::due`] tells when to call again; the rest only reads. Of a copy and its original only
-/// one may go on among the same peers: both write under the same actor.
+/// [`Replica::finish`], for several at once [`Replica::handle_together`], and, for what was read or
+/// done elsewhere, [`Replica::handle_read`] and [`Replica::handle_done`] are its only ways in,
+/// [`Replica::due`] tells when to call again; the rest only reads. Of a copy and its original only one
+/// may go on among the same peers: both write under the same actor.
 #[derive(Debug, Clone)]
 pub struct Replica {
     node: NodeId,

@@ -159,7 +159,10 @@ impl Document {
             part.before.automerge.get_change_meta_by_hash(hash).is_some()
         };
         let rest = earlier.newest(is_before, REST_MAX)?;
-        part.read = earlier.vector();
+        for change in &rest {
+            let seq = part.read.entry(change.actor_id().clone()).or_default();
+            *seq = change.seq().max(*seq);
+        }
         let (carried, since): (Vec<_>, Vec<_>) =
             rest.into_iter().partition(|change| held.has(change));
         part.before.automerge.apply_changes(carried).ok()?;
