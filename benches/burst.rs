@@ -115,7 +115,7 @@ fn measure(count: usize, writers: usize, changes: usize) -> Measured {
             (first..own).all(|n| {
                 let id = state::session_id(host, n % per_host).parse().expect("it is an id");
                 let title = format!("burst {n}");
-                view.session(&id).iter().any(|session| session.title.as_ref() == Some(&title))
+                view.session(&id).any(|session| session.title.as_ref() == Some(&title))
             })
         })
     };

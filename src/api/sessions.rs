@@ -56,7 +56,8 @@ pub(super) async fn show(
     let view = shared.handle.hub().view();
     let absent = Refusal::SessionNotFound(target.id.clone());
     let (id, host) = (target.id.as_str(), target.host.as_deref());
-    let session = names::choose(&shared, id, host, view.session(&target.id), absent).await?;
+    let named: Vec<_> = view.session(&target.id).cloned().collect();
+    let session = names::choose(&shared, id, host, &named, absent).await?;
     Ok(Json(session).into_response())
 }
 

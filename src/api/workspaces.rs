@@ -56,7 +56,8 @@ pub(super) async fn show(
     let view = shared.handle.hub().view();
     let absent = Refusal::WorkspaceNotFound(target.id.clone());
     let (id, host) = (target.id.as_str(), target.host.as_deref());
-    let workspace = names::choose(&shared, id, host, view.workspace(&target.id), absent).await?;
+    let named: Vec<_> = view.workspace(&target.id).cloned().collect();
+    let workspace = names::choose(&shared, id, host, &named, absent).await?;
     Ok(Json(workspace).into_response())
 }
 

@@ -317,12 +317,12 @@ impl Bridge {
         let view = self.handle.hub().view();
         for session in &mapped.import.sessions {
             self.written.insert(session.id.clone(), now);
-            if !view.session(&session.id).iter().any(|known| known.host == self.node) {
+            if !view.session(&session.id).any(|known| known.host == self.node) {
                 self.refused.insert(session.id.to_string());
             }
         }
         for workspace in &mapped.import.workspaces {
-            if !view.workspace(&workspace.id).iter().any(|known| known.host == self.node) {
+            if !view.workspace(&workspace.id).any(|known| known.host == self.node) {
                 self.refused.insert(workspace.id.to_string());
             }
         }

@@ -50,12 +50,12 @@ impl View {
     }
 
     /// Returns the sessions of that id, at most one per host, by host.
-    pub fn session(&self, id: &SessionId) -> &[Arc<Session>] {
+    pub fn session(&self, id: &SessionId) -> impl Iterator<Item = &Arc<Session>> {
         self.sessions.named(id.as_str())
     }
 
     /// Returns the workspaces of that id, at most one per host, by host.
-    pub fn workspace(&self, id: &WorkspaceId) -> &[Arc<Workspace>] {
+    pub fn workspace(&self, id: &WorkspaceId) -> impl Iterator<Item = &Arc<Workspace>> {
         self.workspaces.named(id.as_str())
     }
 
@@ -144,12 +144,16 @@ impl Record for Workspace {
     }
 }
 
-/// Records of one kind, spread over shelves by a hash of their id, sorted by id and host on each.
+/// Records of one kind, spread over shelves by a hash of their id, sorted by that hash, id and host on
+/// each.
 #[derive(Debug)]
 struct Shelves<R> {
-    shelves: Arc<Vec<Arc<Vec<Arc<R>>>>>,
+    shelves: Arc<Vec<Arc<Shelf<R>>>>,
     len: usize,
 }
+
+/// Records beside the hash of their id: who looks for one looks at hardly any other.
+type Shelf<R> = Vec<(u64, Arc<R>)>;
 
 impl<R> Clone for Shelves<R> {
     fn clone(&self) -> Self {
@@ -159,49 +163,53 @@ impl<R> Clone for Shelves<R> {
 
 impl<R: Record> Shelves<R> {
     fn iter(&self) -> impl Iterator<Item = &Arc<R>> {
-        self.shelves.iter().flat_map(|shelf| shelf.iter())
+        self.shelves.iter().flat_map(|shelf| shelf.iter()).map(|(_, record)| record)
     }
 
-    /// Returns the records of that id, which stand side by side.
-    fn named(&self, id: &str) -> &[Arc<R>] {
-        let shelf = &self.shelves[shelf_of(id)];
-        let from = shelf.partition_point(|record| record.id() < id);
-        let count = shelf[from..].partition_point(|record| record.id() == id);
-        &shelf[from..from + count]
+    /// Returns the records of that id, by host.
+    fn named(&self, id: &str) -> impl Iterator<Item = &Arc<R>> {
+        let hash = hash(id);
+        let shelf = &self.shelves[shelf_of(hash)];
+        let before = |(of, record): &(u64, Arc<R>)| (*of, record.id()) < (hash, id);
+        let rest = &shelf[shelf.partition_point(before)..];
+        rest.iter().map(|(_, record)| record).take_while(move |record| record.id() == id)
     }
 
     fn upsert(&mut self, record: Arc<R>) {
-        let shelf = self.shelf_mut(record.id());
-        match place(shelf, &record) {
-            Ok(at) => shelf[at] = record,
+        let hash = hash(record.id());
+        let shelf = self.shelf_mut(hash);
+        match place(shelf, hash, &record) {
+            Ok(at) => shelf[at].1 = record,
             Err(at) => {
-                shelf.insert(at, record);
+                shelf.insert(at, (hash, record));
                 self.len += 1;
             }
         }
     }
 
     fn remove(&mut self, record: &R) {
-        let shelf = self.shelf_mut(record.id());
-        if let Ok(at) = place(shelf, record) {
+        let hash = hash(record.id());
+        let shelf = self.shelf_mut(hash);
+        if let Ok(at) = place(shelf, hash, record) {
             shelf.remove(at);
             self.len -= 1;
         }
     }
 
-    fn shelf_mut(&mut self, id: &str) -> &mut Vec<Arc<R>> {
-        Arc::make_mut(&mut Arc::make_mut(&mut self.shelves)[shelf_of(id)])
+    fn shelf_mut(&mut self, hash: u64) -> &mut Shelf<R> {
+        Arc::make_mut(&mut Arc::make_mut(&mut self.shelves)[shelf_of(hash)])
     }
 }
 
 impl<R: Record> FromIterator<Arc<R>> for Shelves<R> {
     fn from_iter<I: IntoIterator<Item = Arc<R>>>(records: I) -> Self {
-        let mut shelves: Vec<Vec<Arc<R>>> = (0..SHELVES).map(|_| Vec::new()).collect();
-        records.into_iter().for_each(|record| shelves[shelf_of(record.id())].push(record));
-        // One shelf after the other: its records stay in the processor's cache.
+        let mut shelves: Vec<Shelf<R>> = (0..SHELVES).map(|_| Vec::new()).collect();
+        for record in records {
+            let hash = hash(record.id());
+            shelves[shelf_of(hash)].push((hash, record));
+        }
         for shelf in &mut shelves {
-            shelf.sort_by(|one, other| order(&**one, &**other));
-            debug_assert!(shelf.is_sorted_by(|one, other| order(&**one, &**other).is_lt()));
+            shelf.sort_unstable_by(|(of, one), (hash, other)| order(*of, &**one, *hash, &**other));
         }
         let len = shelves.iter().map(Vec::len).sum();
         Self { shelves: Arc::new(shelves.into_iter().map(Arc::new).collect()), len }
@@ -214,18 +222,23 @@ impl<R: Record + Serialize> Serialize for Shelves<R> {
     }
 }
 
-fn place<R: Record>(shelf: &[Arc<R>], record: &R) -> Result<usize, usize> {
-    shelf.binary_search_by(|other| order(&**other, record))
+fn place<R: Record>(shelf: &Shelf<R>, hash: u64, record: &R) -> Result<usize, usize> {
+    shelf.binary_search_by(|(of, other)| order(*of, &**other, hash, record))
 }
 
-fn order<R: Record>(one: &R, other: &R) -> Ordering {
-    one.id().cmp(other.id()).then_with(|| one.host().cmp(&other.host()))
+fn order<R: Record>(of: u64, one: &R, hash: u64, other: &R) -> Ordering {
+    let by_id = || one.id().cmp(other.id());
+    of.cmp(&hash).then_with(by_id).then_with(|| one.host().cmp(&other.host()))
 }
 
 /// FNV-1a, because it is short and the same on every machine: the order of a snapshot follows it.
-fn shelf_of(id: &str) -> usize {
+fn hash(id: &str) -> u64 {
     let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
-    (hash ^ (hash >> 32)) as usize % SHELVES
+    hash ^ (hash >> 32)
+}
+
+fn shelf_of(hash: u64) -> usize {
+    hash as usize % SHELVES
 }

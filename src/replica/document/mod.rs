@@ -27,7 +27,9 @@ use automerge::{
 };
 pub use foreign::Foreign;
 pub use history::{History, Outcome, Step as HistoryStep, Wrote};
-pub use host::{Done as Written, Limits, Part, Scope, SessionFields, Vector, Writer as HostWriter};
+pub use host::{
+    Done as Written, Limits, Part, Records, Scope, SessionFields, Vector, Writer as HostWriter,
+};
 pub use intake::{Coverage, LeftOut};
 pub use merged::Merged;
 pub use message::Message;

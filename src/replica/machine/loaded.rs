@@ -5,12 +5,12 @@
 //! once. Invariant: the parts, put together in any order, are the view that all documents give.
 
 use super::super::{
-    document::{ApplyError, Document},
+    document::{ApplyError, Document, Records},
     effect::{Startup, StoredDocument},
     ids::DocumentId,
-    view::{self, Change, View},
+    view::{Change, View},
 };
-use super::{actor_of, read_all};
+use super::actor_of;
 
 /// What a document shows, where nothing else is known of its host.
 #[derive(Debug)]
@@ -23,13 +23,14 @@ pub(super) struct Shown {
 impl Shown {
     /// Derives it; takes as long as the document is large.
     pub fn by(document: &Document) -> Self {
-        let mut view = View::new();
-        let mut changes = Vec::new();
-        if let Some(host) = document.id().host() {
-            let mut touched = view::Touched::default();
-            read_all(document, host, &mut touched);
-            changes = view.apply(touched);
-        }
+        let Some(host) = document.id().host() else {
+            return Self { view: View::new(), changes: Vec::new() };
+        };
+        let Records { sessions, workspaces } = document.records();
+        let sessions = sessions.into_iter().filter_map(|(id, session)| Some((id, session?)));
+        let workspaces =
+            workspaces.into_iter().filter_map(|(id, workspace)| Some((id, workspace?)));
+        let (view, changes) = View::of_host(host, sessions.collect(), workspaces.collect());
         Self { view, changes }
     }
 }

@@ -38,7 +38,9 @@ use automerge::ActorId;
 use super::{
     diff::{self, Cause, CauseKind, Diff},
     digest::Digest,
-    document::{self, Applied, AppliedChange, ApplyError, Copied, Document, Part, Touched},
+    document::{
+        self, Applied, AppliedChange, ApplyError, Copied, Document, Part, Records, Touched,
+    },
     effect::{
         DialTarget, Effects, Input, Now, Publication, Startup, Stored, StoredDocument, Write,
     },
@@ -580,11 +582,12 @@ fn actor_of(startup: &Startup) -> ActorId {
 }
 
 fn read_all(document: &Document, host: NodeId, touched: &mut view::Touched) {
-    for (id, session) in document.sessions() {
+    let Records { sessions, workspaces } = document.records();
+    for (id, session) in sessions {
         touched.sessions.insert(session_key(host, &id), session);
     }
-    for id in document.workspace_ids() {
-        touched.workspaces.insert(workspace_key(host, &id), document.workspace(&id));
+    for (id, workspace) in workspaces {
+        touched.workspaces.insert(workspace_key(host, &id), workspace);
     }
 }
 

@@ -3,6 +3,8 @@
 //! Must not know other hosts. Invariant: every index, count and state is what the facts alone give;
 //! no index has an entry that is empty.
 
+mod whole;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,

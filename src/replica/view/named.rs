@@ -13,6 +13,14 @@ use crate::replica::ids::NodeId;
 pub(super) struct Named(BTreeMap<(u64, u64), u32>);
 
 impl Named {
+    /// Notes all ids of one host at once.
+    pub(super) fn of<'a>(host: &NodeId, ids: impl Iterator<Item = &'a str>) -> Self {
+        let mut keys: Vec<_> = ids.map(|id| (number(id), prefix(host))).collect();
+        keys.sort_unstable();
+        let same = keys.chunk_by(|one, other| one == other);
+        Self(same.map(|same| (same[0], same.len().try_into().unwrap_or(u32::MAX))).collect())
+    }
+
     pub(super) fn add(&mut self, host: &NodeId, id: &str) {
         *self.0.entry((number(id), prefix(host))).or_default() += 1;
     }

@@ -23,6 +23,7 @@ use sha2::{Digest as _, Sha256};
 use self::graves::Graves;
 pub use self::{
     carried::{CARRIED, Part, Vector},
+    read::Records,
     write::{Limits, Scope, SessionFields, Writer},
 };
 use super::{

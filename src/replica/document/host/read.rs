@@ -3,10 +3,7 @@
 //! Must not write. Invariant: whatever a peer wrote at a record's fields, a record is read: what
 //! can't be understood has a default, and what deletes or seals does so however it is written.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use automerge::{
     Automerge, ObjId, ObjType, ReadDoc, ValueRef,
@@ -32,15 +29,13 @@ const TIME_MS_MAX: i64 = 1 << 53;
 /// each map that it comes by, and what a document may cost is counted without that.
 const WALKED_OPERATIONS_MAX: u64 = 1 << 18;
 
-/// Where a walk over a document is.
-#[derive(Clone, Copy)]
-enum Place {
-    Bucket,
-    /// In the record of the how-manieth session.
-    Session(usize),
-    /// In what that record holds for newer versions.
-    Extra(usize),
-    Elsewhere,
+/// All records of a host document, in no order; `None` stands for what was purged or is gone.
+#[derive(Debug, Default)]
+pub struct Records {
+    /// As [`Document::session`] reads each.
+    pub sessions: Vec<(SessionId, Option<StoredSession>)>,
+    /// As [`Document::workspace`] reads each.
+    pub workspaces: Vec<(WorkspaceId, Option<StoredWorkspace>)>,
 }
 
 impl Document {
@@ -68,75 +63,32 @@ impl Document {
         Some(session)
     }
 
-    /// Reads all sessions, each as [`Document::session`] does; `None` stands for one that was purged.
+    /// Reads all sessions and workspaces.
     ///
     /// In one walk: to look each record up takes longer than to load the document.
-    pub fn sessions(&self) -> Vec<(SessionId, Option<StoredSession>)> {
+    pub fn records(&self) -> Records {
         let one_by_one = || {
-            let ids = self.session_ids().into_iter();
-            ids.map(|id| (id.clone(), self.session(&id))).collect()
+            let (sessions, workspaces) = (self.session_ids(), self.workspace_ids());
+            Records {
+                sessions: sessions.into_iter().map(|id| (id.clone(), self.session(&id))).collect(),
+                workspaces: workspaces
+                    .into_iter()
+                    .map(|id| (id.clone(), self.workspace(&id)))
+                    .collect(),
+            }
         };
         let operations = self.automerge.stats().num_ops;
         if operations > WALKED_OPERATIONS_MAX || planted!(PurgeUndone) {
             return one_by_one();
         }
         // Automerge walks over what this version has no name for, too, and nobody has judged that.
-        let walked = guard::contained(|| self.walk_sessions()).unwrap_or_else(|_| one_by_one());
+        let walked = guard::contained(|| Walk::over(self)).unwrap_or_else(|_| one_by_one());
         debug_assert_eq!(
-            walked.iter().cloned().collect::<BTreeMap<_, _>>(),
-            one_by_one().into_iter().collect::<BTreeMap<_, _>>(),
+            walked.by_id(),
+            one_by_one().by_id(),
             "a walk reads what a look at each reads"
         );
         walked
-    }
-
-    fn walk_sessions(&self) -> Vec<(SessionId, Option<StoredSession>)> {
-        let places = self.host_places();
-        let buckets: BTreeSet<&ObjId> = places.buckets.iter().collect();
-        let mut sessions = Vec::new();
-        let mut records = BTreeMap::new();
-        let mut place = (None, Place::Elsewhere);
-        // A map comes behind the one that it is in, and all of it together.
-        for DocObjItem { obj, item } in self.automerge.iter() {
-            let DocItem::Map(item) = item else { continue };
-            if !place.0.as_ref().is_some_and(|at| Arc::ptr_eq(at, &obj)) {
-                let at = match records.remove(&*obj) {
-                    Some(at) => at,
-                    None if buckets.contains(&*obj) => Place::Bucket,
-                    None => Place::Elsewhere,
-                };
-                place = (Some(obj), at);
-            }
-            match place.1 {
-                Place::Bucket => {
-                    let Ok(id) = item.key.parse::<SessionId>() else { continue };
-                    let is_map = matches!(item.value, ValueRef::Object(ObjType::Map));
-                    let is_plain =
-                        is_map && !item.conflict && Some(places.bucket(&id)) == place.0.as_deref();
-                    if is_plain && !places.graves.sessions.has(id.as_str()) {
-                        records.insert(item.id(), Place::Session(sessions.len()));
-                        sessions.push((id, Some(empty_session())));
-                    } else {
-                        let session = self.session(&id);
-                        sessions.push((id, session));
-                    }
-                }
-                Place::Session(index) => {
-                    if item.key == "extra" && matches!(item.value, ValueRef::Object(ObjType::Map)) {
-                        records.insert(item.id(), Place::Extra(index));
-                    } else if let (_, Some(session)) = &mut sessions[index] {
-                        read_session_field(&self.automerge, session, &item);
-                    }
-                }
-                Place::Extra(index) => {
-                    if let (_, Some(session)) = &mut sessions[index] {
-                        session.extra.extend(extra_entry(&item));
-                    }
-                }
-                Place::Elsewhere => {}
-            }
-        }
-        sessions
     }
 
     /// Reads a workspace; `None` if it is not there or is gone.
@@ -157,6 +109,139 @@ impl Document {
         }
         Some(workspace)
     }
+}
+
+impl Records {
+    /// Returns them in their order, each once.
+    #[expect(clippy::type_complexity, reason = "it is only compared")]
+    fn by_id(
+        &self,
+    ) -> (
+        BTreeMap<&SessionId, &Option<StoredSession>>,
+        BTreeMap<&WorkspaceId, &Option<StoredWorkspace>>,
+    ) {
+        let sessions = self.sessions.iter().map(|(id, session)| (id, session));
+        let workspaces = self.workspaces.iter().map(|(id, workspace)| (id, workspace));
+        (sessions.collect(), workspaces.collect())
+    }
+}
+
+/// What the map is that a walk is in.
+#[derive(Clone, Copy)]
+enum Place {
+    Bucket,
+    Workspaces,
+    /// The record of the how-manieth session.
+    Session(usize),
+    /// What that record holds for newer versions.
+    SessionExtra(usize),
+    /// The record of the how-manieth workspace.
+    Workspace(usize),
+    /// What that record holds for newer versions.
+    WorkspaceExtra(usize),
+    Elsewhere,
+}
+
+/// A walk over all of a document.
+struct Walk<'a> {
+    document: &'a Document,
+    /// What the maps are that have been come by and not yet been walked.
+    ahead: BTreeMap<ObjId, Place>,
+    found: Records,
+}
+
+impl<'a> Walk<'a> {
+    fn over(document: &'a Document) -> Records {
+        let places = document.host_places();
+        let buckets = places.buckets.iter().map(|bucket| (bucket.clone(), Place::Bucket));
+        let workspaces = (places.workspaces.clone(), Place::Workspaces);
+        let ahead = buckets.chain([workspaces]).collect();
+        let mut walk = Self { document, ahead, found: Records::default() };
+        let mut here = None;
+        // A map comes behind the one that it is in, and all of it together.
+        for DocObjItem { obj, item } in document.automerge.iter() {
+            let DocItem::Map(item) = item else { continue };
+            let place = match &here {
+                Some((map, place)) if Arc::ptr_eq(map, &obj) => *place,
+                _ => {
+                    let place = walk.ahead.remove(&*obj).unwrap_or(Place::Elsewhere);
+                    here = Some((obj.clone(), place));
+                    place
+                }
+            };
+            walk.take(&obj, place, &item);
+        }
+        walk.found
+    }
+
+    fn take(&mut self, map: &ObjId, place: Place, item: &MapRangeItem<'_>) {
+        let automerge = &self.document.automerge;
+        match place {
+            Place::Bucket => self.take_session(map, item),
+            Place::Workspaces => self.take_workspace(item),
+            Place::Session(index) => {
+                if is_extra(item) {
+                    self.ahead.insert(item.id(), Place::SessionExtra(index));
+                } else if let (_, Some(session)) = &mut self.found.sessions[index] {
+                    read_session_field(automerge, session, item);
+                }
+            }
+            Place::SessionExtra(index) => {
+                if let (_, Some(session)) = &mut self.found.sessions[index] {
+                    session.extra.extend(extra_entry(item));
+                }
+            }
+            Place::Workspace(index) => {
+                if is_extra(item) {
+                    self.ahead.insert(item.id(), Place::WorkspaceExtra(index));
+                } else if let (_, Some(workspace)) = &mut self.found.workspaces[index] {
+                    read_workspace_field(automerge, map, workspace, item);
+                }
+            }
+            Place::WorkspaceExtra(index) => {
+                if let (_, Some(workspace)) = &mut self.found.workspaces[index] {
+                    workspace.extra.extend(extra_entry(item));
+                }
+            }
+            Place::Elsewhere => {}
+        }
+    }
+
+    fn take_session(&mut self, bucket: &ObjId, item: &MapRangeItem<'_>) {
+        let Ok(id) = item.key.parse::<SessionId>() else { return };
+        let places = self.document.host_places();
+        let is_plain = is_one_map(item)
+            && places.bucket(&id) == bucket
+            && !places.graves.sessions.has(id.as_str());
+        let session = if is_plain {
+            self.ahead.insert(item.id(), Place::Session(self.found.sessions.len()));
+            Some(empty_session())
+        } else {
+            self.document.session(&id)
+        };
+        self.found.sessions.push((id, session));
+    }
+
+    fn take_workspace(&mut self, item: &MapRangeItem<'_>) {
+        let Ok(id) = item.key.parse::<WorkspaceId>() else { return };
+        let places = self.document.host_places();
+        let workspace = if is_one_map(item) && !places.graves.workspaces.has(id.as_str()) {
+            self.ahead.insert(item.id(), Place::Workspace(self.found.workspaces.len()));
+            Some(empty_workspace())
+        } else {
+            self.document.workspace(&id)
+        };
+        self.found.workspaces.push((id, workspace));
+    }
+}
+
+/// Tells whether a map, and nothing else, is at a key.
+fn is_one_map(item: &MapRangeItem<'_>) -> bool {
+    !item.conflict && matches!(item.value, ValueRef::Object(ObjType::Map))
+}
+
+fn is_extra(item: &MapRangeItem<'_>) -> bool {
+    item.key == "extra" && matches!(item.value, ValueRef::Object(ObjType::Map))
 }
 
 fn read_session(automerge: &Automerge, record: &ObjId) -> StoredSession {
@@ -211,7 +296,15 @@ fn read_deletion(automerge: &Automerge, object: &ObjId) -> Option<Deletion> {
 }
 
 fn read_workspace(automerge: &Automerge, record: &ObjId) -> StoredWorkspace {
-    let mut workspace = StoredWorkspace {
+    let mut workspace = empty_workspace();
+    for item in automerge.map_range(record, ..) {
+        read_workspace_field(automerge, record, &mut workspace, &item);
+    }
+    workspace
+}
+
+fn empty_workspace() -> StoredWorkspace {
+    StoredWorkspace {
         name: String::new(),
         kind: String::new(),
         project_id: None,
@@ -224,37 +317,45 @@ fn read_workspace(automerge: &Automerge, record: &ObjId) -> StoredWorkspace {
         teardown: None,
         requests: BTreeMap::new(),
         dismissals: BTreeMap::new(),
-    };
-    for item in automerge.map_range(record, ..) {
-        match &*item.key {
-            "name" => workspace.name = text(&item.value).unwrap_or_default().to_owned(),
-            "kind" => workspace.kind = text(&item.value).unwrap_or_default().to_owned(),
-            "project_id" => workspace.project_id = text(&item.value).map(str::to_owned),
-            "directory" => workspace.directory = text(&item.value).map(str::to_owned),
-            "branch" => workspace.branch = text(&item.value).map(str::to_owned),
-            "created_at" => workspace.created_at = time(&item.value).unwrap_or(0),
-            "used" => workspace.used = truth(&item.value).unwrap_or(false),
-            "extra" => workspace.extra = read_extra(automerge, &item.id()),
-            "teardown" => workspace.teardown = Some(read_teardown(automerge, &item.id())),
-            "keepers" => {
-                workspace.keepers =
-                    read_notes(automerge, record, "keepers", |value| text(value).and_then(parsed));
-            }
-            "requests" => {
-                workspace.requests =
-                    read_notes(automerge, record, "requests", |value| match text(value)? {
-                        "retry" => Some(TeardownAction::Retry),
-                        "force" => Some(TeardownAction::Force),
-                        _ => None,
-                    });
-            }
-            "dismissals" => {
-                workspace.dismissals = read_notes(automerge, record, "dismissals", truth);
-            }
-            _ => {}
-        }
     }
-    workspace
+}
+
+fn read_workspace_field(
+    automerge: &Automerge,
+    record: &ObjId,
+    workspace: &mut StoredWorkspace,
+    item: &MapRangeItem<'_>,
+) {
+    match &*item.key {
+        "name" => workspace.name = text(&item.value).unwrap_or_default().to_owned(),
+        "kind" => workspace.kind = text(&item.value).unwrap_or_default().to_owned(),
+        "project_id" => workspace.project_id = text(&item.value).map(str::to_owned),
+        "directory" => workspace.directory = text(&item.value).map(str::to_owned),
+        "branch" => workspace.branch = text(&item.value).map(str::to_owned),
+        "created_at" => workspace.created_at = time(&item.value).unwrap_or(0),
+        "used" => workspace.used = truth(&item.value).unwrap_or(false),
+        "extra" => workspace.extra = read_extra(automerge, &item.id()),
+        "teardown" => workspace.teardown = Some(read_teardown(automerge, &item.id())),
+        "keepers" => {
+            workspace.keepers =
+                read_notes(automerge, record, "keepers", |value| text(value).and_then(parsed));
+        }
+        "requests" => {
+            workspace.requests = read_notes(automerge, record, "requests", requested);
+        }
+        "dismissals" => {
+            workspace.dismissals = read_notes(automerge, record, "dismissals", truth);
+        }
+        _ => {}
+    }
+}
+
+fn requested(value: &ValueRef<'_>) -> Option<TeardownAction> {
+    match text(value)? {
+        "retry" => Some(TeardownAction::Retry),
+        "force" => Some(TeardownAction::Force),
+        _ => None,
+    }
 }
 
 /// Reads a teardown; whatever stands there seals, so what can't be read has a default.
