@@ -3,12 +3,16 @@
 use std::{io::Write as _, process::ExitCode};
 
 use clap::Parser as _;
-use sessionmesh::cli::{
-    self, Cli,
-    failure::{Exit, Failure, line},
+use sessionmesh::{
+    cli::{
+        self, Cli,
+        failure::{Exit, Failure, line},
+    },
+    daemon::heap,
 };
 
 fn main() -> ExitCode {
+    heap::bound();
     let cli = Cli::parse();
     // One thread for the loop, the links and the API: with one for each processor a frame waits to be
     // handed from one to the other, which takes a fifth of a change's way to a peer, and of a burst.

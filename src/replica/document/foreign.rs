@@ -13,7 +13,7 @@ use super::{
         trust::Trust,
         voucher::Voucher,
     },
-    Applied, ApplyError, Coverage, Document,
+    Applied, ApplyError, Coverage, Document, Sketch,
     vouchers::Vouchers,
 };
 
@@ -39,9 +39,18 @@ impl Foreign {
         bytes: &[u8],
         heads: Option<&[ChangeHash]>,
     ) -> Result<Option<Self>, ApplyError> {
+        Self::read_before(id, bytes, heads, &mut ())
+    }
+
+    fn read_before(
+        id: DocumentId,
+        bytes: &[u8],
+        heads: Option<&[ChangeHash]>,
+        witness: &mut impl guard::Witness,
+    ) -> Result<Option<Self>, ApplyError> {
         let refused = |source| ApplyError::Refused { document: id, source };
-        let header =
-            guard::check_document(bytes, guard::DocumentLimits::SNAPSHOT).map_err(refused)?;
+        let limits = guard::DocumentLimits::SNAPSHOT;
+        let header = guard::check_document_before(bytes, limits, witness).map_err(refused)?;
         if !header.appended.is_empty() {
             // Whoever saves a document saves it whole.
             return Err(refused(guard::Refused::Unused { what: "changes behind a document" }));
@@ -55,8 +64,13 @@ impl Foreign {
         Ok(Some(Self { id, automerge, header }))
     }
 
-    fn whole(id: DocumentId, bytes: &[u8]) -> Result<Self, ApplyError> {
-        Ok(Self::read(id, bytes, None)?.expect("it is loaded unless heads are given"))
+    fn whole(
+        id: DocumentId,
+        bytes: &[u8],
+        witness: &mut impl guard::Witness,
+    ) -> Result<Self, ApplyError> {
+        let read = Self::read_before(id, bytes, None, witness)?;
+        Ok(read.expect("it is loaded unless heads are given"))
     }
 }
 
@@ -75,7 +89,24 @@ impl Document {
         vouchers: &[Voucher],
         trust: &Trust,
     ) -> Result<Self, ApplyError> {
-        Self::adopt_read(Foreign::whole(id, bytes)?, actor, vouchers, trust)
+        Self::adopt_read(Foreign::whole(id, bytes, &mut ())?, actor, vouchers, trust)
+    }
+
+    /// Takes the document of a host over as [`Document::adopt`] does, with a sketch of what is in it.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn adopt_sketched(
+        id: DocumentId,
+        actor: ActorId,
+        bytes: &[u8],
+        vouchers: &[Voucher],
+        trust: &Trust,
+    ) -> Result<(Self, Sketch), ApplyError> {
+        let mut sketch = Sketch::default();
+        let foreign = Foreign::whole(id, bytes, &mut sketch)?;
+        Ok((Self::adopt_read(foreign, actor, vouchers, trust)?, sketch))
     }
 
     /// Takes a document over that was read; errors as [`Document::adopt`].
@@ -114,7 +145,7 @@ impl Document {
         vouchers: &[Voucher],
         trust: &Trust,
     ) -> Result<Applied, ApplyError> {
-        self.merge_read(Foreign::whole(self.id, bytes)?, vouchers, trust)
+        self.merge_read(Foreign::whole(self.id, bytes, &mut ())?, vouchers, trust)
     }
 
     /// Applies what a copy that was read has and this one lacks; errors as [`Document::apply`].

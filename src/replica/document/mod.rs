@@ -28,7 +28,8 @@ use automerge::{
 pub use foreign::Foreign;
 pub use history::{History, Outcome, Step as HistoryStep, Wrote};
 pub use host::{
-    Done as Written, Limits, Part, Records, Scope, SessionFields, Vector, Writer as HostWriter,
+    Done as Written, Limits, Part, Records, Scope, SessionFields, Sketch, Vector,
+    Writer as HostWriter,
 };
 pub use intake::{Coverage, LeftOut};
 pub use merged::Merged;

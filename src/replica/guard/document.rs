@@ -13,10 +13,11 @@ use super::{
     chunk::{Chunk, Kind},
     column::{Columns, Deltas, Listed, Spec, count_items},
     operation::{
-        ACTION, Action, INSERT, KEY, OBJECT_ACTOR, OBJECT_COUNTER, OpId, Operations, Related,
-        VALUE, VALUE_META,
+        ACTION, Action, INSERT, KEY, OBJECT_ACTOR, OBJECT_COUNTER, OpId, Operation, Operations,
+        Related, VALUE, VALUE_META,
     },
     reader::Reader,
+    witness::{Item, Witness},
 };
 use crate::replica::ids::{ActorBytes, ChangeHash};
 
@@ -150,12 +151,26 @@ pub struct DocumentHeader {
 ///
 /// Automerge must not be given these bytes.
 pub fn check_document(bytes: &[u8], limits: DocumentLimits) -> Result<DocumentHeader, Refused> {
+    check_document_before(bytes, limits, &mut ())
+}
+
+/// Judges a saved document as [`check_document`] does before a witness, who sees nothing of the
+/// changes appended to it.
+///
+/// # Errors
+///
+/// As there; what the witness has seen until then is of no use.
+pub fn check_document_before(
+    bytes: &[u8],
+    limits: DocumentLimits,
+    witness: &mut impl Witness,
+) -> Result<DocumentHeader, Refused> {
     let mut budget = Budget {
         inflated_bytes: limits.inflated_bytes,
         ops: limits.ops,
         memory_bytes: limits.memory_bytes,
     };
-    check_in(bytes, limits, &mut budget)
+    check_in(bytes, limits, &mut budget, witness)
 }
 
 /// Judges a saved document within the budget of the frame that it came in.
@@ -163,6 +178,7 @@ pub(super) fn check_in(
     bytes: &[u8],
     limits: DocumentLimits,
     budget: &mut Budget,
+    witness: &mut impl Witness,
 ) -> Result<DocumentHeader, Refused> {
     at_most("bytes of a document", bytes.len() as u64, limits.bytes as u64)?;
     let limits = limits.of_bytes(bytes.len());
@@ -172,7 +188,7 @@ pub(super) fn check_in(
         return Err(Refused::Invalid { what: "a document" });
     }
     chunk.verify(chunk.contents)?;
-    let mut document = check_contents(chunk.contents, limits, budget)?;
+    let mut document = check_contents(chunk.contents, limits, budget, witness)?;
     while !reader.is_empty() {
         document.appended.push(check_chunk(&Chunk::take(&mut reader)?, budget)?);
     }
@@ -183,6 +199,7 @@ fn check_contents(
     contents: &[u8],
     limits: DocumentLimits,
     budget: &mut Budget,
+    witness: &mut impl Witness,
 ) -> Result<DocumentHeader, Refused> {
     let mut reader = Reader::new(contents);
     let actors = reader.actors(limits.actors, "actors")?;
@@ -218,7 +235,11 @@ fn check_contents(
         "operations of a document",
     )?;
     budget.spend_ops(ops)?;
-    check_operations(&operation_columns, ops, &actors, &last, limits, budget)?;
+    let successors_max = limits.ops;
+    let mut operations =
+        Operations::new(&operation_columns, ops, SUCCESSORS, successors_max, &actors)?;
+    check_operations(&operation_columns, &mut operations, ops, &last, budget, witness)?;
+    operations.end()?;
     let seqs = last.iter().map(|last| last.seq).collect();
     Ok(DocumentHeader { actors, seqs, heads, changes, ops, appended: Vec::new() })
 }
@@ -298,17 +319,16 @@ fn check_changes(
     Ok(last)
 }
 
-fn check_operations(
-    columns: &Columns<'_>,
+fn check_operations<'a>(
+    columns: &'a Columns<'_>,
+    operations: &mut Operations<'a>,
     count: u64,
-    actors: &[ActorBytes],
     last: &[Last],
-    limits: DocumentLimits,
     budget: &mut Budget,
+    witness: &mut impl Witness,
 ) -> Result<(), Refused> {
     let mut id_actor = columns.runs::<u64>(ID_ACTOR, count);
     let mut id_counter = Deltas::new(columns, ID_COUNTER, count);
-    let mut operations = Operations::new(columns, count, SUCCESSORS, limits.ops, actors)?;
     let by_a_change = |id: OpId| {
         let max_op = last.get(id.actor as usize).map_or(0, |last| last.max_op);
         (1..=max_op).contains(&id.counter)
@@ -318,6 +338,8 @@ fn check_operations(
     let mut depths: BTreeMap<OpId, u8> = BTreeMap::new();
     let mut last: Option<(Option<OpId>, &str, OpId)> = None;
     let mut depth = 0;
+    // What stands at the key.
+    let mut item: Option<Item<'_>> = None;
     let mut places = Places::default();
     for _ in 0..count {
         let actor = id_actor.required()?;
@@ -344,8 +366,14 @@ fn check_operations(
         }
         if last.is_none_or(|(object, key, _)| (object, key) != (operation.object, operation.key)) {
             places.next();
+            item.take().inspect(|item| witness.see(item));
         }
         places.add(id, operation.related);
+        if operation.related.is_empty() {
+            // The last of several wins.
+            let Operation { object: map, key, value, .. } = operation;
+            item = Some(Item { map, key, id, value, is_contested: item.is_some() });
+        }
         last = Some(place);
         if operation.object.is_some_and(|object| object >= id) {
             return Err(Refused::Dangling { what: "an object" });
@@ -364,10 +392,10 @@ fn check_operations(
         }
     }
     places.next();
+    item.inspect(|item| witness.see(item));
     places.end()?;
     id_actor.end()?;
-    id_counter.end()?;
-    operations.end()
+    id_counter.end()
 }
 
 /// Sees to it that no two operations have one id, and that an operation is only overwritten by one

@@ -73,7 +73,7 @@ fn check_stored(
     while !reader.is_empty() {
         let next = chunk::Chunk::take(&mut reader)?;
         if is_first && next.kind == chunk::Kind::Document {
-            let document = document::check_in(bytes, DocumentLimits::FRAME, budget)?;
+            let document = document::check_in(bytes, DocumentLimits::FRAME, budget, &mut ())?;
             headers.extend(document.appended);
             return Ok(());
         }

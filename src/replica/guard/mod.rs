@@ -16,6 +16,7 @@ mod document;
 mod message;
 mod operation;
 mod reader;
+mod witness;
 
 use std::{
     cell::Cell,
@@ -23,8 +24,10 @@ use std::{
 };
 
 pub use change::{ChangeHeader, check_change, check_changes, memory_of_changes};
-pub use document::{DocumentHeader, DocumentLimits, check_document};
+pub use document::{DocumentHeader, DocumentLimits, check_document, check_document_before};
 pub use message::{Part, check_sync_message, parts};
+pub use operation::{OpId, Value};
+pub use witness::{Item, Witness};
 
 /// Most bytes of a change, inflated: the greatest honest one deletes a workspace with thousands of
 /// sessions, at under 100 bytes each.

@@ -36,18 +36,34 @@ pub(super) enum Action {
 
 /// Names an operation: its counter, and its actor's place in the list of actors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct OpId {
+pub struct OpId {
     pub(super) counter: u32,
     pub(super) actor: u32,
 }
 
-/// An operation, its value checked and left out.
+/// What an operation puts at a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Value<'a> {
+    /// A map of its own.
+    Map,
+    /// Text.
+    Text(&'a str),
+    /// A whole number with a sign.
+    Int(i64),
+    /// True or false.
+    Truth(bool),
+    /// What no record of ours has.
+    Other,
+}
+
+/// An operation.
 #[derive(Debug)]
 pub(super) struct Operation<'a, 'b> {
     /// The map; `None` is the root.
     pub(super) object: Option<OpId>,
     pub(super) key: &'a str,
     pub(super) action: Action,
+    pub(super) value: Value<'a>,
     /// Ascending.
     pub(super) related: &'b [OpId],
 }
@@ -133,12 +149,13 @@ impl<'a> Operations<'a> {
             2 | 4..=7 => return Err(Refused::Unused { what: "an action on other than maps" }),
             _ => return Err(Refused::Invalid { what: ACTION.name }),
         };
-        let value = self.value_meta.required()?;
-        if action == Action::Put {
-            check_value(value, &mut self.value)?;
-        } else if value != 0 {
-            return Err(Refused::Invalid { what: VALUE_META.name });
-        }
+        let meta = self.value_meta.required()?;
+        let value = match action {
+            Action::Put => take_value(meta, &mut self.value)?,
+            _ if meta != 0 => return Err(Refused::Invalid { what: VALUE_META.name }),
+            Action::MakeMap => Value::Map,
+            Action::Delete => Value::Other,
+        };
         self.related.clear();
         for _ in 0..self.related_count.required()? {
             let actor = self.related_actor.required()?;
@@ -149,7 +166,7 @@ impl<'a> Operations<'a> {
             }
             self.related.push(id);
         }
-        Ok(Operation { object, key, action, related: &self.related })
+        Ok(Operation { object, key, action, value, related: &self.related })
     }
 
     /// Refuses bytes that no operation took.
@@ -177,22 +194,27 @@ impl<'a> Operations<'a> {
 }
 
 /// Takes a value and checks it; `meta` is its type in the lowest four bits, and its length.
-fn check_value(meta: u64, raw: &mut Reader<'_>) -> Result<(), Refused> {
+fn take_value<'a>(meta: u64, raw: &mut Reader<'a>) -> Result<Value<'a>, Refused> {
     const WHAT: &str = VALUE.name;
     let length = meta >> 4;
     at_most("bytes of a value", length, VALUE_BYTES_MAX)?;
     let bytes = raw.take(length, WHAT)?;
+    let invalid = Refused::Invalid { what: WHAT };
     let mut number = Reader::new(bytes);
-    let valid = match meta & 0b1111 {
-        // Null, false, true.
-        0..=2 => length == 0,
-        3 => number.unsigned(WHAT).is_ok() && number.is_empty(),
-        4 | 9 => number.signed(WHAT).is_ok() && number.is_empty(),
-        5 => length == 8,
-        6 => std::str::from_utf8(bytes).is_ok(),
-        7 => true,
-        8 => return Err(Refused::Unused { what: "a counter" }),
-        _ => return Err(Refused::Unused { what: "a value of unknown type" }),
-    };
-    if valid { Ok(()) } else { Err(Refused::Invalid { what: WHAT }) }
+    match meta & 0b1111 {
+        0 if length == 0 => Ok(Value::Other),
+        1 | 2 if length == 0 => Ok(Value::Truth(meta & 0b1111 == 2)),
+        3 if number.unsigned(WHAT).is_ok() && number.is_empty() => Ok(Value::Other),
+        kind @ (4 | 9) => match number.signed(WHAT) {
+            Ok(value) if number.is_empty() && kind == 4 => Ok(Value::Int(value)),
+            Ok(_) if number.is_empty() => Ok(Value::Other),
+            _ => Err(invalid),
+        },
+        5 if length == 8 => Ok(Value::Other),
+        6 => std::str::from_utf8(bytes).map(Value::Text).map_err(|_| invalid),
+        7 => Ok(Value::Other),
+        0..=3 | 5 => Err(invalid),
+        8 => Err(Refused::Unused { what: "a counter" }),
+        _ => Err(Refused::Unused { what: "a value of unknown type" }),
+    }
 }

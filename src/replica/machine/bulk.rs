@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use super::super::{
-    document::{Applied, ApplyError, Document, Foreign, Merged, Message, Part},
+    document::{Applied, ApplyError, Document, Foreign, Merged, Message, Part, Sketch},
     effect::{Effects, Now},
     guard,
     ids::{DocumentId, NodeId},
@@ -119,6 +119,8 @@ struct Adopted {
     parts: BTreeMap<DocumentId, Part>,
     /// Whether it is the only epoch of its host.
     is_alone: bool,
+    /// What was seen of it on the way.
+    sketch: Sketch,
     /// What it shows, once that is derived.
     shown: Option<Shown>,
 }
@@ -171,7 +173,7 @@ fn adopt(
 ) -> Result<Read, ApplyError> {
     // Only whole documents are of use where nothing is held.
     let Payload::Whole(bytes) = payload else { return Ok(Read::Known) };
-    let document = Document::adopt(id, actor, bytes, vouchers, trust)?;
+    let (document, sketch) = Document::adopt_sketched(id, actor, bytes, vouchers, trust)?;
     let (mut parts, mut is_alone) = (BTreeMap::new(), false);
     if let Some(others) = others {
         is_alone = others.is_empty();
@@ -182,7 +184,7 @@ fn adopt(
             all.iter().filter_map(|older| Some((older.id(), newest.part_carried(older)?)))
         }));
     }
-    Ok(Read::Adopted(Box::new(Adopted { document, parts, is_alone, shown: None })))
+    Ok(Read::Adopted(Box::new(Adopted { document, parts, is_alone, sketch, shown: None })))
 }
 
 fn merge(
@@ -221,7 +223,9 @@ impl ReadBulk {
         if let Ok(Read::Adopted(adopted)) = &mut self.read
             && adopted.is_alone
         {
-            adopted.shown = guard::contained(|| Shown::by(&adopted.document)).ok();
+            let sketch = std::mem::take(&mut adopted.sketch);
+            let records = || sketch.records(&adopted.document);
+            adopted.shown = guard::contained(|| Shown::by(&adopted.document, records)).ok();
         }
         self
     }

@@ -5,7 +5,7 @@
 //! once. Invariant: the parts, put together in any order, are the view that all documents give.
 
 use super::super::{
-    document::{ApplyError, Document, Records},
+    document::{ApplyError, Document, Records, Sketch},
     effect::{Startup, StoredDocument},
     ids::DocumentId,
     view::{Change, View},
@@ -21,12 +21,12 @@ pub(super) struct Shown {
 }
 
 impl Shown {
-    /// Derives it; takes as long as the document is large.
-    pub fn by(document: &Document) -> Self {
+    /// Derives it from its records; takes as long as the document is large.
+    pub fn by(document: &Document, records: impl FnOnce() -> Records) -> Self {
         let Some(host) = document.id().host() else {
             return Self { view: View::new(), changes: Vec::new() };
         };
-        let Records { sessions, workspaces } = document.records();
+        let Records { sessions, workspaces } = records();
         let sessions = sessions.into_iter().filter_map(|(id, session)| Some((id, session?)));
         let workspaces =
             workspaces.into_iter().filter_map(|(id, workspace)| Some((id, workspace?)));
@@ -49,9 +49,14 @@ impl Loaded {
         let StoredDocument { id, snapshot, changes, vouchers } = stored;
         let document =
             Document::load(id, actor_of(startup), snapshot.as_deref(), &changes, &vouchers)?;
+        let snapshot_is_all = id.host().is_some() && changes.is_empty();
+        let sketch = snapshot.as_deref().filter(|_| snapshot_is_all).and_then(Sketch::of);
         // Freed before the records are read, which take more memory than it.
         drop((snapshot, changes));
-        let mut shown = Shown::by(&document);
+        let mut shown = Shown::by(&document, || match sketch {
+            Some(sketch) => sketch.records(&document),
+            None => document.records(),
+        });
         if id.host() != Some(startup.node) {
             shown.changes = Vec::new();
         }

@@ -63,6 +63,9 @@ impl Graves {
 
     /// Tells whether an id was spent.
     pub(super) fn has(&self, id: &str) -> bool {
+        if self.0.is_empty() {
+            return false;
+        }
         let grave = grave(id);
         self.0.values().any(|graves| graves.contains(&grave))
     }

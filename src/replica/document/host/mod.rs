@@ -9,6 +9,7 @@ mod carry;
 mod graves;
 mod read;
 mod rewrite;
+mod sketch;
 mod tree;
 mod write;
 
@@ -24,6 +25,7 @@ use self::graves::Graves;
 pub use self::{
     carried::{CARRIED, Part, Vector},
     read::Records,
+    sketch::Sketch,
     write::{Limits, Scope, SessionFields, Writer},
 };
 use super::{
@@ -134,7 +136,7 @@ impl Places {
     }
 
     fn bucket(&self, id: &SessionId) -> &ObjId {
-        &self.buckets[usize::from(Sha256::digest(id.as_str())[0])]
+        &self.buckets[bucket_of(id)]
     }
 }
 
@@ -152,6 +154,10 @@ fn buckets_in(automerge: &Automerge, sessions: &ObjId) -> Option<Arc<[ObjId]>> {
         }
     }
     (buckets.len() == BUCKETS).then(|| buckets.into())
+}
+
+fn bucket_of(id: &SessionId) -> usize {
+    usize::from(Sha256::digest(id.as_str())[0])
 }
 
 fn bucket_key(bucket: usize) -> String {

@@ -6,13 +6,13 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use automerge::{
-    Automerge, ObjId, ObjType, ReadDoc, ValueRef,
+    Automerge, ObjId, ObjType, ReadDoc, ScalarValueRef, ValueRef,
     iter::{DocItem, DocObjItem, MapRangeItem},
 };
 
 use super::{
     super::super::{
-        guard,
+        guard::{self, Value},
         ids::{NodeId, OperationId, SessionId, WorkspaceId},
         record::{
             Deletion, Extra, StoredSession, StoredWorkspace, Teardown, TeardownAction,
@@ -114,7 +114,7 @@ impl Document {
 impl Records {
     /// Returns them in their order, each once.
     #[expect(clippy::type_complexity, reason = "it is only compared")]
-    fn by_id(
+    pub(super) fn by_id(
         &self,
     ) -> (
         BTreeMap<&SessionId, &Option<StoredSession>>,
@@ -252,7 +252,7 @@ fn read_session(automerge: &Automerge, record: &ObjId) -> StoredSession {
     session
 }
 
-fn empty_session() -> StoredSession {
+pub(super) fn empty_session() -> StoredSession {
     StoredSession {
         workspace_id: None,
         parent_id: None,
@@ -269,17 +269,24 @@ fn empty_session() -> StoredSession {
 
 fn read_session_field(automerge: &Automerge, session: &mut StoredSession, item: &MapRangeItem<'_>) {
     match &*item.key {
-        "workspace_id" => session.workspace_id = text(&item.value).and_then(parsed),
-        "parent_id" => session.parent_id = text(&item.value).and_then(parsed),
-        "project_id" => session.project_id = text(&item.value).map(str::to_owned),
-        "directory" => session.directory = text(&item.value).map(str::to_owned),
-        "title" => session.title = text(&item.value).map(str::to_owned),
-        "created_at" => session.created_at = time(&item.value).unwrap_or(0),
-        "updated_at" => session.updated_at = time(&item.value).unwrap_or(0),
-        "archived_at" => session.archived_at = time(&item.value),
         "extra" => session.extra = read_extra(automerge, &item.id()),
         "deleted" => session.deleted = read_deletion(automerge, &item.id()),
         "restored" if planted!(RestoreBeatsDelete) => session.deleted = None,
+        key => set_session_field(session, key, value_in(&item.value)),
+    }
+}
+
+/// Sets what a session has no map for.
+pub(super) fn set_session_field(session: &mut StoredSession, key: &str, value: Value<'_>) {
+    match key {
+        "workspace_id" => session.workspace_id = text(value).and_then(parsed),
+        "parent_id" => session.parent_id = text(value).and_then(parsed),
+        "project_id" => session.project_id = text(value).map(str::to_owned),
+        "directory" => session.directory = text(value).map(str::to_owned),
+        "title" => session.title = text(value).map(str::to_owned),
+        "created_at" => session.created_at = time(value).unwrap_or(0),
+        "updated_at" => session.updated_at = time(value).unwrap_or(0),
+        "archived_at" => session.archived_at = time(value),
         _ => {}
     }
 }
@@ -303,7 +310,7 @@ fn read_workspace(automerge: &Automerge, record: &ObjId) -> StoredWorkspace {
     workspace
 }
 
-fn empty_workspace() -> StoredWorkspace {
+pub(super) fn empty_workspace() -> StoredWorkspace {
     StoredWorkspace {
         name: String::new(),
         kind: String::new(),
@@ -327,13 +334,6 @@ fn read_workspace_field(
     item: &MapRangeItem<'_>,
 ) {
     match &*item.key {
-        "name" => workspace.name = text(&item.value).unwrap_or_default().to_owned(),
-        "kind" => workspace.kind = text(&item.value).unwrap_or_default().to_owned(),
-        "project_id" => workspace.project_id = text(&item.value).map(str::to_owned),
-        "directory" => workspace.directory = text(&item.value).map(str::to_owned),
-        "branch" => workspace.branch = text(&item.value).map(str::to_owned),
-        "created_at" => workspace.created_at = time(&item.value).unwrap_or(0),
-        "used" => workspace.used = truth(&item.value).unwrap_or(false),
         "extra" => workspace.extra = read_extra(automerge, &item.id()),
         "teardown" => workspace.teardown = Some(read_teardown(automerge, &item.id())),
         "keepers" => {
@@ -346,11 +346,25 @@ fn read_workspace_field(
         "dismissals" => {
             workspace.dismissals = read_notes(automerge, record, "dismissals", truth);
         }
+        key => set_workspace_field(workspace, key, value_in(&item.value)),
+    }
+}
+
+/// Sets what a workspace has no map for.
+pub(super) fn set_workspace_field(workspace: &mut StoredWorkspace, key: &str, value: Value<'_>) {
+    match key {
+        "name" => workspace.name = text(value).unwrap_or_default().to_owned(),
+        "kind" => workspace.kind = text(value).unwrap_or_default().to_owned(),
+        "project_id" => workspace.project_id = text(value).map(str::to_owned),
+        "directory" => workspace.directory = text(value).map(str::to_owned),
+        "branch" => workspace.branch = text(value).map(str::to_owned),
+        "created_at" => workspace.created_at = time(value).unwrap_or(0),
+        "used" => workspace.used = truth(value).unwrap_or(false),
         _ => {}
     }
 }
 
-fn requested(value: &ValueRef<'_>) -> Option<TeardownAction> {
+fn requested(value: Value<'_>) -> Option<TeardownAction> {
     match text(value)? {
         "retry" => Some(TeardownAction::Retry),
         "force" => Some(TeardownAction::Force),
@@ -378,7 +392,7 @@ fn read_extra(automerge: &Automerge, object: &ObjId) -> Extra {
 }
 
 fn extra_entry(item: &MapRangeItem<'_>) -> Option<(String, String)> {
-    Some((item.key.to_string(), text(&item.value)?.to_owned()))
+    Some((item.key.to_string(), text(value_in(&item.value))?.to_owned()))
 }
 
 /// Reads a map from operation to value: all of them, where two nodes made the map at once.
@@ -386,34 +400,35 @@ fn read_notes<T>(
     automerge: &Automerge,
     record: &ObjId,
     key: &str,
-    read: impl Fn(&ValueRef<'_>) -> Option<T>,
+    read: impl Fn(Value<'_>) -> Option<T>,
 ) -> BTreeMap<OperationId, T> {
     maps_at(automerge, record, key)
         .iter()
         .flat_map(|object| automerge.map_range(object, ..))
-        .filter_map(|item| Some((item.key.parse().ok()?, read(&item.value)?)))
+        .filter_map(|item| Some((item.key.parse().ok()?, read(value_in(&item.value))?)))
         .collect()
 }
 
-fn text<'a>(value: &'a ValueRef<'_>) -> Option<&'a str> {
+fn value_in<'a>(value: &'a ValueRef<'_>) -> Value<'a> {
     match value {
-        ValueRef::Scalar(automerge::ScalarValueRef::Str(text)) => Some(text),
-        _ => None,
+        ValueRef::Object(ObjType::Map) => Value::Map,
+        ValueRef::Scalar(ScalarValueRef::Str(text)) => Value::Text(text),
+        ValueRef::Scalar(ScalarValueRef::Int(number)) => Value::Int(*number),
+        ValueRef::Scalar(ScalarValueRef::Boolean(truth)) => Value::Truth(*truth),
+        _ => Value::Other,
     }
 }
 
-fn truth(value: &ValueRef<'_>) -> Option<bool> {
-    match value {
-        ValueRef::Scalar(automerge::ScalarValueRef::Boolean(truth)) => Some(*truth),
-        _ => None,
-    }
+pub(super) fn text(value: Value<'_>) -> Option<&str> {
+    if let Value::Text(text) = value { Some(text) } else { None }
 }
 
-fn time(value: &ValueRef<'_>) -> Option<i64> {
-    match value {
-        ValueRef::Scalar(automerge::ScalarValueRef::Int(at)) => Some(in_range(*at)),
-        _ => None,
-    }
+fn truth(value: Value<'_>) -> Option<bool> {
+    if let Value::Truth(truth) = value { Some(truth) } else { None }
+}
+
+fn time(value: Value<'_>) -> Option<i64> {
+    if let Value::Int(at) = value { Some(in_range(at)) } else { None }
 }
 
 fn in_range(at: i64) -> i64 {
