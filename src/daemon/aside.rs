@@ -1,14 +1,16 @@
-//! Owns the threads on which what takes long is done to copies of documents: one that reads and
-//! writes them, and one that derives what they show meanwhile.
+//! Owns the threads on which what takes long is done to copies of documents: one that judges what is
+//! to be loaded, one that loads, reads and writes, and one that derives what they show.
 //!
 //! Must not know what that is for. Invariants: one thing at a time on each, in the order in which it
 //! was given; always on the same thread, so that the memory which one document took and gave back is
 //! there for the next one, and not for each of the threads that the runtime would pick.
 
 use std::{
-    sync::mpsc::{self, RecvTimeoutError},
+    sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
     time::Duration,
 };
+
+use tokio::sync::mpsc::UnboundedSender;
 
 use super::heap::Heap;
 use crate::replica::machine::{self, Bulk, ReadBulk, Work};
@@ -17,6 +19,8 @@ use crate::replica::machine::{self, Bulk, ReadBulk, Work};
 /// how often that is looked at.
 const IDLE_EVERY: Duration = Duration::from_secs(1);
 
+/// How many documents wait at most that were judged, beside the one that is loaded.
+const TO_READ_MAX: usize = 0;
 /// How many documents wait at most for what they show to be derived, beside the one of which it is.
 const TO_SHOW_MAX: usize = 1;
 
@@ -30,10 +34,10 @@ pub enum Job {
 
 /// What came of it.
 pub enum Done {
-    /// What a peer sent was read; it is told again once what it shows is derived. The next can be
-    /// read.
-    Showing,
-    /// What it shows is derived.
+    /// What a peer sent is judged, and being loaded; it is told again once what it shows is derived.
+    /// The next can be read.
+    Judged,
+    /// What was judged is read, and what it shows is derived.
     Shown(ReadBulk),
     /// What a peer sent was read. The next can be.
     Read(ReadBulk),
@@ -42,45 +46,64 @@ pub enum Done {
 }
 
 /// Starts the threads; they end when nobody is left who could give them anything.
-pub fn start(done: tokio::sync::mpsc::UnboundedSender<Done>) -> mpsc::Sender<Job> {
+pub fn start(done: UnboundedSender<Done>) -> mpsc::Sender<Job> {
     let (sender, jobs) = mpsc::channel();
-    let (to_show, read) = mpsc::sync_channel::<ReadBulk>(TO_SHOW_MAX);
-    let shown = done.clone();
+    let (to_read, judged) = mpsc::sync_channel(TO_READ_MAX);
+    let (to_show, read) = mpsc::sync_channel(TO_SHOW_MAX);
+    let (told, shown) = (done.clone(), done.clone());
+    // Each ends with the one before it; a loop that has stopped is told nothing: what was sent comes
+    // again.
+    tokio::task::spawn_blocking(move || judge(&jobs, &to_read, &told));
+    tokio::task::spawn_blocking(move || carry_out(&judged, &to_show, &done));
     tokio::task::spawn_blocking(move || {
         for read in read {
-            if shown.send(Done::Shown(read.show())).is_err() {
+            if shown.send(Done::Shown(ReadBulk::show(read))).is_err() {
                 return;
             }
-        }
-    });
-    tokio::task::spawn_blocking(move || {
-        let mut heap = Heap::default();
-        loop {
-            let end = match jobs.recv_timeout(IDLE_EVERY) {
-                Ok(Job::Read(bulk)) => {
-                    let read = bulk.read();
-                    if read.is_to_show() {
-                        to_show.send(read).map_or_else(
-                            |mpsc::SendError(read)| Done::Read(read),
-                            |()| Done::Showing,
-                        )
-                    } else {
-                        Done::Read(read)
-                    }
-                }
-                Ok(Job::Work(work)) => Done::Work(work.run()),
-                Err(RecvTimeoutError::Timeout) => {
-                    heap.look_idle();
-                    continue;
-                }
-                Err(RecvTimeoutError::Disconnected) => return,
-            };
-            if done.send(end).is_err() {
-                // A loop that has stopped is told nothing: what was sent comes again.
-                return;
-            }
-            heap.look();
         }
     });
     sender
+}
+
+/// Judges what is to be loaded while the one before is, and passes all else on as it is.
+fn judge(jobs: &Receiver<Job>, to_read: &SyncSender<Job>, done: &UnboundedSender<Done>) {
+    for job in jobs {
+        let job = match job {
+            Job::Read(bulk) => Job::Read(bulk.judge()),
+            work @ Job::Work(_) => work,
+        };
+        let is_judged = matches!(&job, Job::Read(bulk) if bulk.is_judged());
+        if to_read.send(job).is_err() || (is_judged && done.send(Done::Judged).is_err()) {
+            return;
+        }
+    }
+}
+
+fn carry_out(jobs: &Receiver<Job>, to_show: &SyncSender<ReadBulk>, done: &UnboundedSender<Done>) {
+    let mut heap = Heap::default();
+    loop {
+        let end = match jobs.recv_timeout(IDLE_EVERY) {
+            Ok(Job::Read(bulk)) => {
+                let is_judged = bulk.is_judged();
+                let read = bulk.read();
+                if !is_judged {
+                    Some(Done::Read(read))
+                } else if read.is_to_show() {
+                    to_show.send(read).err().map(|mpsc::SendError(read)| Done::Shown(read))
+                } else {
+                    Some(Done::Shown(read))
+                }
+            }
+            Ok(Job::Work(work)) => Some(Done::Work(work.run())),
+            Err(RecvTimeoutError::Timeout) => {
+                heap.look_idle();
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        if end.is_some_and(|end| done.send(end).is_err()) {
+            return;
+        }
+        heap.look();
+    }
 }

@@ -1,7 +1,8 @@
 //! Owns which of the frames that bring much is read next, beside the loop.
 //!
-//! Must not know what is in them. Invariants: none is begun while another is read, so that what they
-//! cost together is no more than what the dearest costs; each peer waits in a queue of its own, which
+//! Must not know what is in them. Invariants: none is begun while another is read, or, where it is judged
+//! before it is loaded, while another is judged, so that what they cost together is no more than what
+//! the dearest two cost; each peer waits in a queue of its own, which
 //! is bounded, so that nobody keeps another out.
 
 use std::collections::{BTreeMap, VecDeque};

@@ -225,7 +225,7 @@ impl Loop {
                 Some(ended) = self.saved.recv() => self.engine.saved(ended, &mut self.hands),
                 Some(done) = self.done_aside.recv() => match done {
                     aside::Done::Work(done) => self.take_done(done),
-                    aside::Done::Showing => self.reading_ended().await,
+                    aside::Done::Judged => self.reading_ended().await,
                     aside::Done::Shown(read) => self.take_read(read),
                     aside::Done::Read(read) => {
                         self.take_read(read);

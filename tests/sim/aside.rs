@@ -51,9 +51,11 @@ impl World {
 
     pub fn read_bulk(&mut self, node: usize, bulk: Bulk) {
         let Some(Up { out, .. }) = &mut self.nodes[node].up else { return };
+        let bulk = bulk.judge();
+        let is_judged = bulk.is_judged();
         let read = bulk.read();
         out.reading_ended += 1;
-        if read.is_to_show() {
+        if is_judged {
             let (boot, read) = (out.boot, Box::new(read));
             let time = Duration::from_micros(self.fabric.aside.u64(100..100_000));
             self.fabric.after(time, Event::Shown { node, boot, read });

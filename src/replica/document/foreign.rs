@@ -17,6 +17,44 @@ use super::{
     vouchers::Vouchers,
 };
 
+/// A saved document of a peer's that the guard lets pass, before it is loaded.
+#[derive(Debug)]
+pub struct Judged {
+    id: DocumentId,
+    header: guard::DocumentHeader,
+    sketch: Sketch,
+}
+
+impl Judged {
+    /// Judges what a peer sent; takes as long as it is large.
+    ///
+    /// # Errors
+    ///
+    /// The guard refuses the bytes.
+    pub fn of(id: DocumentId, bytes: &[u8]) -> Result<Self, ApplyError> {
+        let mut sketch = Sketch::default();
+        let header = guard::contained(|| check(id, bytes, &mut sketch))
+            .map_err(ApplyError::panicked(id))??;
+        Ok(Self { id, header, sketch })
+    }
+}
+
+fn check(
+    id: DocumentId,
+    bytes: &[u8],
+    witness: &mut impl guard::Witness,
+) -> Result<guard::DocumentHeader, ApplyError> {
+    let refused = |source| ApplyError::Refused { document: id, source };
+    let limits = guard::DocumentLimits::SNAPSHOT;
+    let header = guard::check_document_before(bytes, limits, witness).map_err(refused)?;
+    if header.appended.is_empty() {
+        Ok(header)
+    } else {
+        // Whoever saves a document saves it whole.
+        Err(refused(guard::Refused::Unused { what: "changes behind a document" }))
+    }
+}
+
 /// A document that was loaded, and is not yet known to be of any use.
 #[derive(Debug)]
 pub struct Foreign {
@@ -39,38 +77,26 @@ impl Foreign {
         bytes: &[u8],
         heads: Option<&[ChangeHash]>,
     ) -> Result<Option<Self>, ApplyError> {
-        Self::read_before(id, bytes, heads, &mut ())
-    }
-
-    fn read_before(
-        id: DocumentId,
-        bytes: &[u8],
-        heads: Option<&[ChangeHash]>,
-        witness: &mut impl guard::Witness,
-    ) -> Result<Option<Self>, ApplyError> {
-        let refused = |source| ApplyError::Refused { document: id, source };
-        let limits = guard::DocumentLimits::SNAPSHOT;
-        let header = guard::check_document_before(bytes, limits, witness).map_err(refused)?;
-        if !header.appended.is_empty() {
-            // Whoever saves a document saves it whole.
-            return Err(refused(guard::Refused::Unused { what: "changes behind a document" }));
-        }
+        let header = check(id, bytes, &mut ())?;
         if heads.is_some_and(|heads| heads == header.heads) {
             return Ok(None);
         }
+        Self::load(id, bytes, header).map(Some)
+    }
+
+    fn whole(id: DocumentId, bytes: &[u8]) -> Result<Self, ApplyError> {
+        Self::load(id, bytes, check(id, bytes, &mut ())?)
+    }
+
+    fn load(
+        id: DocumentId,
+        bytes: &[u8],
+        header: guard::DocumentHeader,
+    ) -> Result<Self, ApplyError> {
         let automerge = guard::contained(|| Automerge::load(bytes))
             .map_err(ApplyError::panicked(id))?
             .map_err(|e| ApplyError::Unreadable { document: id, reason: e.to_string() })?;
-        Ok(Some(Self { id, automerge, header }))
-    }
-
-    fn whole(
-        id: DocumentId,
-        bytes: &[u8],
-        witness: &mut impl guard::Witness,
-    ) -> Result<Self, ApplyError> {
-        let read = Self::read_before(id, bytes, None, witness)?;
-        Ok(read.expect("it is loaded unless heads are given"))
+        Ok(Self { id, automerge, header })
     }
 }
 
@@ -89,23 +115,24 @@ impl Document {
         vouchers: &[Voucher],
         trust: &Trust,
     ) -> Result<Self, ApplyError> {
-        Self::adopt_read(Foreign::whole(id, bytes, &mut ())?, actor, vouchers, trust)
+        Self::adopt_read(Foreign::whole(id, bytes)?, actor, vouchers, trust)
     }
 
-    /// Takes the document of a host over as [`Document::adopt`] does, with a sketch of what is in it.
+    /// Takes a document over that was judged, as [`Document::adopt`] does, with what was seen of it; the
+    /// bytes are those that were judged.
     ///
     /// # Errors
     ///
-    /// As there.
-    pub fn adopt_sketched(
-        id: DocumentId,
+    /// As there, but for the guard's.
+    pub fn adopt_judged(
+        judged: Judged,
         actor: ActorId,
         bytes: &[u8],
         vouchers: &[Voucher],
         trust: &Trust,
     ) -> Result<(Self, Sketch), ApplyError> {
-        let mut sketch = Sketch::default();
-        let foreign = Foreign::whole(id, bytes, &mut sketch)?;
+        let Judged { id, header, sketch } = judged;
+        let foreign = Foreign::load(id, bytes, header)?;
         Ok((Self::adopt_read(foreign, actor, vouchers, trust)?, sketch))
     }
 
@@ -145,7 +172,7 @@ impl Document {
         vouchers: &[Voucher],
         trust: &Trust,
     ) -> Result<Applied, ApplyError> {
-        self.merge_read(Foreign::whole(self.id, bytes, &mut ())?, vouchers, trust)
+        self.merge_read(Foreign::whole(self.id, bytes)?, vouchers, trust)
     }
 
     /// Applies what a copy that was read has and this one lacks; errors as [`Document::apply`].

@@ -25,7 +25,7 @@ pub use authority::Overreach;
 use automerge::{
     ActorId, Automerge, AutomergeError, Change, ExpandedChange, transaction::CommitOptions,
 };
-pub use foreign::Foreign;
+pub use foreign::{Foreign, Judged};
 pub use history::{History, Outcome, Step as HistoryStep, Wrote};
 pub use host::{
     Done as Written, Limits, Part, Records, Scope, SessionFields, Sketch, Vector,

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use super::super::{
-    document::{Applied, ApplyError, Document, Foreign, Merged, Message, Part, Sketch},
+    document::{Applied, ApplyError, Document, Foreign, Judged, Merged, Message, Part, Sketch},
     effect::{Effects, Now},
     guard,
     ids::{DocumentId, NodeId},
@@ -52,6 +52,8 @@ pub struct Bulk {
     vouchers: Vec<Voucher>,
     trust: Trust,
     step: Step,
+    /// What the guard says, where it was asked before.
+    judged: Option<Result<Judged, ApplyError>>,
 }
 
 /// In which form it came.
@@ -141,12 +143,29 @@ struct Came {
 }
 
 impl Bulk {
+    /// Does what of reading can be done while another is read: judges what is to be held where nothing
+    /// is. What else there is stays as it is.
+    #[must_use]
+    pub fn judge(mut self) -> Self {
+        if let (Step::Adopt(..), Payload::Whole(bytes)) = (&self.step, &self.payload) {
+            self.judged = Some(Judged::of(self.id, bytes));
+        }
+        self
+    }
+
+    /// Tells whether there was something to [judge](Bulk::judge).
+    pub fn is_judged(&self) -> bool {
+        self.judged.is_some()
+    }
+
     /// Reads it; takes as long as it is large.
     pub fn read(self) -> ReadBulk {
-        let Self { peer, id, payload, vouchers, trust, step } = self;
+        let Self { peer, id, payload, vouchers, trust, step, judged } = self;
         // Nobody would be told of a panic, and the next would wait for ever.
         let read = guard::contained(|| match step {
-            Step::Adopt(actor, others) => adopt((id, actor), others, &payload, &vouchers, &trust),
+            Step::Adopt(actor, others) => {
+                adopt((id, actor), others, &payload, judged, &vouchers, &trust)
+            }
             Step::Merge(copy) => merge(*copy, &payload, &vouchers, &trust),
             Step::CatchUp(mut came, held) => {
                 came.merged.follow(&held)?;
@@ -168,12 +187,14 @@ fn adopt(
     (id, actor): (DocumentId, automerge::ActorId),
     others: Option<Vec<Document>>,
     payload: &Payload,
+    before: Option<Result<Judged, ApplyError>>,
     vouchers: &[Voucher],
     trust: &Trust,
 ) -> Result<Read, ApplyError> {
     // Only whole documents are of use where nothing is held.
     let Payload::Whole(bytes) = payload else { return Ok(Read::Known) };
-    let (document, sketch) = Document::adopt_sketched(id, actor, bytes, vouchers, trust)?;
+    let judged = before.unwrap_or_else(|| Judged::of(id, bytes))?;
+    let (document, sketch) = Document::adopt_judged(judged, actor, bytes, vouchers, trust)?;
     let (mut parts, mut is_alone) = (BTreeMap::new(), false);
     if let Some(others) = others {
         is_alone = others.is_empty();
@@ -273,7 +294,7 @@ impl Replica {
             }
             Some(held) => Step::Merge(Box::new(held.clone())),
         };
-        Bulk { peer, id, payload, vouchers, trust: self.trust.clone(), step }
+        Bulk { peer, id, payload, vouchers, trust: self.trust.clone(), step, judged: None }
     }
 
     /// Takes in what was read.
@@ -337,12 +358,28 @@ impl Replica {
                     Ok(Next::Answer(answer)) => {
                         let copy = Box::new(self.documents.get(&id)?.clone());
                         let step = Step::Answer(Box::new(answer), copy);
-                        return Some(Bulk { peer, id, payload, vouchers, trust, step });
+                        return Some(Bulk {
+                            peer,
+                            id,
+                            payload,
+                            vouchers,
+                            trust,
+                            step,
+                            judged: None,
+                        });
                     }
                     Err(came) => {
                         let held = Box::new(self.documents.get(&id)?.clone());
                         let step = Step::CatchUp(came, held);
-                        return Some(Bulk { peer, id, payload, vouchers, trust, step });
+                        return Some(Bulk {
+                            peer,
+                            id,
+                            payload,
+                            vouchers,
+                            trust,
+                            step,
+                            judged: None,
+                        });
                     }
                 }
             }

@@ -178,7 +178,7 @@ impl Sketch {
     /// Returns all records of the document that was made of what was seen.
     pub fn records(self, document: &Document) -> Records {
         let places = document.host_places();
-        if self.is_given_up || planted!(PurgeUndone) || planted!(RestoreBeatsDelete) {
+        if self.is_given_up || planted!(PurgeUndone) {
             return document.records();
         }
         let sessions = self.sessions.into_iter().map(|(id, seen)| {
@@ -243,13 +243,15 @@ mod tests {
                         _ => tx.put(&record, key, text.as_str())?,
                     }
                 }
-                if random.bool() {
-                    let extra = tx.put_object(&record, "extra", ObjType::Map)?;
-                    tx.put(&extra, "key", text.as_str())?;
-                    tx.put(&extra, "number", number)?;
-                    tx.put_object(&extra, "map", ObjType::Map)?;
-                } else if random.bool() {
-                    tx.put(&record, "extra", number)?;
+                match random.u8(..4) {
+                    0 | 1 => {
+                        let extra = tx.put_object(&record, "extra", ObjType::Map)?;
+                        tx.put(&extra, "key", text.as_str())?;
+                        tx.put(&extra, "number", number)?;
+                        tx.put_object(&extra, "map", ObjType::Map)?;
+                    }
+                    2 => tx.put(&record, "extra", number)?,
+                    _ => {}
                 }
                 Ok(())
             }

@@ -211,7 +211,7 @@ mod tests {
             extra: Extra::new(),
             teardown,
             requests: BTreeMap::new(),
-            dismissals: random.bool().then(|| (operation, false)).into_iter().collect(),
+            dismissals: random.bool().then_some((operation, false)).into_iter().collect(),
         }
     }
 
