@@ -144,6 +144,7 @@ impl Pair {
             let asked = Input::Requested { request: RequestId(0), command };
             let fx = self.replicas[side].handle(now(self.seconds), asked);
             assert!(fx.replies.iter().all(|(_, reply)| reply.is_ok()), "{:?}", fx.replies);
+            self.frames(side, fx);
         }
     }
 
@@ -153,11 +154,11 @@ impl Pair {
         let at = now(self.seconds);
         let begun = Instant::now();
         let mut met = Met::default();
-        let connected = [0, 1].map(|n| {
+        let mut waiting = [0, 1].map(|n| {
             let peer = self.node(1 - n);
-            self.replicas[n].handle(at, Input::PeerConnected { peer })
+            let fx = self.replicas[n].handle(at, Input::PeerConnected { peer });
+            self.frames(n, fx)
         });
-        let mut waiting = connected.map(frames);
         while waiting.iter().any(|frames| !frames.is_empty()) {
             let counts = |frame: &wire::Frame| !matches!(frame, wire::Frame::Links { .. });
             met.rounds += usize::from(waiting.iter().flatten().any(counts));
@@ -176,7 +177,7 @@ impl Pair {
                     };
                     let peer = self.node(1 - to);
                     let fx = self.replicas[to].handle(at, Input::FrameReceived { peer, frame });
-                    waiting[to].extend(frames(fx));
+                    waiting[to].extend(self.frames(to, fx));
                 }
             }
         }
@@ -187,9 +188,18 @@ impl Pair {
         }
         met
     }
-}
 
-fn frames(fx: Effects) -> Vec<wire::Frame> {
-    assert!(fx.closes.is_empty(), "{:?}", fx.closes);
-    fx.frames.into_iter().chain(fx.frames_durable).map(|outgoing| outgoing.frame).collect()
+    /// Returns what a side says, and does at once what a daemon does beside its loop.
+    fn frames(&mut self, side: usize, mut fx: Effects) -> Vec<wire::Frame> {
+        let (replica, at) = (&mut self.replicas[side], now(self.seconds));
+        let mut said = Vec::new();
+        loop {
+            assert!(fx.closes.is_empty(), "{:?}", fx.closes);
+            let sent = fx.frames.into_iter().chain(fx.frames_durable);
+            said.extend(sent.map(|outgoing| outgoing.frame));
+            let work = if fx.work { replica.work() } else { None };
+            let Some(work) = work else { return said };
+            fx = replica.handle_done(at, work.run());
+        }
+    }
 }
