@@ -19,10 +19,9 @@ use crate::replica::machine::{self, Bulk, ReadBulk, Work};
 /// how often that is looked at.
 const IDLE_EVERY: Duration = Duration::from_secs(1);
 
-/// How many documents wait at most that were judged, beside the one that is loaded.
-const TO_READ_MAX: usize = 0;
-/// How many documents wait at most for what they show to be derived, beside the one of which it is.
-const TO_SHOW_MAX: usize = 1;
+/// How many documents wait at most between two threads, beside the one that the first of them is done
+/// with: none, so that no more than three are there at once.
+const BETWEEN_MAX: usize = 0;
 
 /// What is to be done.
 pub enum Job {
@@ -34,10 +33,10 @@ pub enum Job {
 
 /// What came of it.
 pub enum Done {
-    /// What a peer sent is judged, and being loaded; it is told again once what it shows is derived.
-    /// The next can be read.
+    /// What a peer sent is judged, and being loaded; it is told again once that has come to an end, and
+    /// what it shows, if that can be done here, is derived. The next can be read.
     Judged,
-    /// What was judged is read, and what it shows is derived.
+    /// What was judged is read, or refused.
     Shown(ReadBulk),
     /// What a peer sent was read. The next can be.
     Read(ReadBulk),
@@ -48,8 +47,8 @@ pub enum Done {
 /// Starts the threads; they end when nobody is left who could give them anything.
 pub fn start(done: UnboundedSender<Done>) -> mpsc::Sender<Job> {
     let (sender, jobs) = mpsc::channel();
-    let (to_read, judged) = mpsc::sync_channel(TO_READ_MAX);
-    let (to_show, read) = mpsc::sync_channel(TO_SHOW_MAX);
+    let (to_read, judged) = mpsc::sync_channel(BETWEEN_MAX);
+    let (to_show, read) = mpsc::sync_channel(BETWEEN_MAX);
     let (told, shown) = (done.clone(), done.clone());
     // Each ends with the one before it; a loop that has stopped is told nothing: what was sent comes
     // again.

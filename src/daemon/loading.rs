@@ -1,9 +1,9 @@
 //! Owns which of the frames that bring much is read next, beside the loop.
 //!
-//! Must not know what is in them. Invariants: none is begun while another is read, or, where it is judged
-//! before it is loaded, while another is judged, so that what they cost together is no more than what
-//! the dearest two cost; each peer waits in a queue of its own, which
-//! is bounded, so that nobody keeps another out.
+//! Must not know what is in them. Invariants: none is begun while another is read, or, where it is
+//! judged on a thread of its own before it is loaded, while another is judged: one is judged, one
+//! loaded and of one it is derived what it shows, and no more are there; each peer waits in a queue of
+//! its own, which is bounded, so that nobody keeps another out.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -13,7 +13,7 @@ use crate::replica::ids::NodeId;
 /// is asked for at once. What is dropped comes again with the comparison of the frontiers.
 pub const WAITING_BYTES_MAX: usize = 16 << 20;
 
-/// The frames that wait, and how many are being read.
+/// The frames that wait, and how many are being judged, or read where that is one.
 #[derive(Debug)]
 pub struct Loading<T> {
     waiting: BTreeMap<NodeId, VecDeque<(usize, T)>>,
@@ -47,7 +47,8 @@ impl<T> Loading<T> {
         self.waiting.remove(peer);
     }
 
-    /// Returns the frame that is to be read now, if none is, and whose it is: of each peer in turn.
+    /// Returns the frame that is to be begun now, if none is under way, and whose it is: of each peer in
+    /// turn.
     pub fn begin(&mut self) -> Option<(NodeId, T)> {
         if self.under_way > 0 {
             return None;
@@ -69,7 +70,7 @@ impl<T> Loading<T> {
         self.under_way += 1;
     }
 
-    /// Notes that a frame which was being read has been.
+    /// Notes that a frame which was being judged, or read, has been.
     pub fn ended(&mut self) {
         self.under_way = self.under_way.saturating_sub(1);
     }

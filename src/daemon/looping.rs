@@ -178,7 +178,7 @@ impl Loop {
         clock: Clock,
         shells: Shells,
     ) -> Self {
-        // Bounded by what feeds them: one teardown a workspace, one compaction, and one reading, one
+        // Bounded by what feeds them: one teardown a workspace, one compaction, three readings, and one
         // epoch and one answer at a time.
         let (inputs_sender, inputs) = mpsc::unbounded_channel();
         let (saved_sender, saved) = mpsc::unbounded_channel();

@@ -16,7 +16,7 @@ use crate::replica::{
 use super::Published;
 
 /// How many shelves a kind of record is spread over: at 100,000 records, a publish that has to
-/// copy a shelf which a reader holds copies 400 pointers.
+/// copy a shelf which a reader holds copies 400 pointers and as many hashes.
 const SHELVES: usize = 256;
 
 /// All records at one instant; cheap to clone.

@@ -121,8 +121,8 @@ struct Adopted {
     parts: BTreeMap<DocumentId, Part>,
     /// Whether it is the only epoch of its host.
     is_alone: bool,
-    /// What was seen of it on the way.
-    sketch: Sketch,
+    /// What was seen of it on the way, where what it shows is to be derived.
+    sketch: Option<Sketch>,
     /// What it shows, once that is derived.
     shown: Option<Shown>,
 }
@@ -147,7 +147,10 @@ impl Bulk {
     /// is. What else there is stays as it is.
     #[must_use]
     pub fn judge(mut self) -> Self {
-        if let (Step::Adopt(..), Payload::Whole(bytes)) = (&self.step, &self.payload) {
+        if let (Step::Adopt(_, Some(others)), Payload::Whole(bytes)) = (&self.step, &self.payload)
+            // The next one may be parted by what is in this one, once it is in.
+            && others.is_empty()
+        {
             self.judged = Some(Judged::of(self.id, bytes));
         }
         self
@@ -205,7 +208,13 @@ fn adopt(
             all.iter().filter_map(|older| Some((older.id(), newest.part_carried(older)?)))
         }));
     }
-    Ok(Read::Adopted(Box::new(Adopted { document, parts, is_alone, sketch, shown: None })))
+    Ok(Read::Adopted(Box::new(Adopted {
+        document,
+        parts,
+        is_alone,
+        sketch: is_alone.then_some(sketch),
+        shown: None,
+    })))
 }
 
 fn merge(
@@ -244,9 +253,22 @@ impl ReadBulk {
         if let Ok(Read::Adopted(adopted)) = &mut self.read
             && adopted.is_alone
         {
-            let sketch = std::mem::take(&mut adopted.sketch);
-            let records = || sketch.records(&adopted.document);
-            adopted.shown = guard::contained(|| Shown::by(&adopted.document, records)).ok();
+            let sketch = adopted.sketch.take();
+            let document = &adopted.document;
+            // Not contained: it would be derived once more on the loop, and nobody would know.
+            debug_assert!(
+                sketch.clone().is_none_or(|sketch| {
+                    let seen = guard::contained(|| sketch.records(document)).ok();
+                    let read = guard::contained(|| document.records()).ok();
+                    seen.zip(read).is_none_or(|(seen, read)| seen.same_as(&read))
+                }),
+                "what was seen in the bytes is what the document says"
+            );
+            let records = || match sketch {
+                Some(sketch) => sketch.records(document),
+                None => document.records(),
+            };
+            adopted.shown = guard::contained(|| Shown::by(document, records)).ok();
         }
         self
     }

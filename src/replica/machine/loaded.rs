@@ -51,11 +51,15 @@ impl Loaded {
             Document::load(id, actor_of(startup), snapshot.as_deref(), &changes, &vouchers)?;
         let snapshot_is_all = id.host().is_some() && changes.is_empty();
         let sketch = snapshot.as_deref().filter(|_| snapshot_is_all).and_then(Sketch::of);
-        // Freed before the records are read, which take more memory than it.
+        // Freed before the view is derived, which takes more memory than it.
         drop((snapshot, changes));
-        let mut shown = Shown::by(&document, || match sketch {
-            Some(sketch) => sketch.records(&document),
-            None => document.records(),
+        let mut shown = Shown::by(&document, || {
+            let records = sketch.map_or_else(|| document.records(), |it| it.records(&document));
+            debug_assert!(
+                !snapshot_is_all || records.same_as(&document.records()),
+                "what was seen in the bytes is what the document says"
+            );
+            records
         });
         if id.host() != Some(startup.node) {
             shown.changes = Vec::new();

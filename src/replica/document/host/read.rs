@@ -112,6 +112,11 @@ impl Document {
 }
 
 impl Records {
+    /// Tells whether both hold the same, in whatever order.
+    pub fn same_as(&self, other: &Self) -> bool {
+        self.by_id() == other.by_id()
+    }
+
     /// Returns them in their order, each once.
     #[expect(clippy::type_complexity, reason = "it is only compared")]
     pub(super) fn by_id(

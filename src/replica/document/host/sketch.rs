@@ -19,9 +19,13 @@ use super::{
     read::{empty_session, empty_workspace, set_session_field, set_workspace_field, text},
 };
 
-/// Most records of a document that is sketched, far more than most have: what a document may cost is
-/// counted without them.
-const RECORDS_MAX: usize = 1 << 14;
+/// How much a sketch keeps at most, in bytes, more than most documents have: what a document may cost
+/// is counted without.
+const KEPT_BYTES_MAX: usize = 8 << 20;
+/// What a record takes, and what is noted of where it is.
+const RECORD_BYTES: usize = 512;
+/// What anything else takes beside its texts.
+const ENTRY_BYTES: usize = 192;
 
 /// What a map is.
 #[derive(Debug, Clone, Copy)]
@@ -42,7 +46,7 @@ enum Place {
 }
 
 /// The records of a document, as far as they are plain.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Sketch {
     /// What the maps are that have been come by and not yet been gone through.
     ahead: BTreeMap<OpId, Place>,
@@ -50,6 +54,8 @@ pub struct Sketch {
     /// Those with `None` are to be read in the document.
     sessions: Vec<(SessionId, Option<StoredSession>)>,
     workspaces: Vec<(WorkspaceId, Option<StoredWorkspace>)>,
+    /// How much it keeps.
+    kept_bytes: usize,
     /// Whether all is to be read in the document.
     is_given_up: bool,
 }
@@ -62,6 +68,7 @@ impl Default for Sketch {
             here: (None, Place::Root),
             sessions: Vec::new(),
             workspaces: Vec::new(),
+            kept_bytes: 0,
             is_given_up: false,
         }
     }
@@ -69,15 +76,16 @@ impl Default for Sketch {
 
 impl Witness for Sketch {
     fn see(&mut self, item: &Item<'_>) {
-        if self.sessions.len() + self.workspaces.len() > RECORDS_MAX {
-            *self = Self { is_given_up: true, ..Self::default() };
-        }
         if self.is_given_up {
             return;
         }
         if self.here.0 != item.map {
             let place = item.map.and_then(|map| self.ahead.remove(&map));
             self.here = (item.map, place.unwrap_or(Place::Elsewhere));
+        }
+        self.keep(item);
+        if self.is_given_up {
+            return;
         }
         let is_map = item.value == Value::Map && !item.is_contested;
         match self.here.1 {
@@ -156,8 +164,24 @@ impl Sketch {
     pub fn of(bytes: &[u8]) -> Option<Self> {
         let mut sketch = Self::default();
         let limits = guard::DocumentLimits::SNAPSHOT;
-        let header = guard::check_document_before(bytes, limits, &mut sketch).ok()?;
-        header.appended.is_empty().then_some(sketch)
+        let judged =
+            guard::contained(|| guard::check_document_before(bytes, limits, &mut sketch)).ok()?;
+        judged.ok()?.appended.is_empty().then_some(sketch)
+    }
+
+    /// Counts what is kept of an item, and gives up where that is too much.
+    fn keep(&mut self, item: &Item<'_>) {
+        let text = text(item.value).map_or(0, str::len);
+        self.kept_bytes += match self.here.1 {
+            Place::Elsewhere => 0,
+            Place::Bucket(_) | Place::Workspaces => RECORD_BYTES + item.key.len(),
+            // Of fields only what they hold is kept.
+            Place::Session(_) | Place::Workspace(_) if item.key != "extra" => text,
+            _ => ENTRY_BYTES + item.key.len() + text,
+        };
+        if self.kept_bytes > KEPT_BYTES_MAX {
+            *self = Self { is_given_up: true, ..Self::default() };
+        }
     }
 
     /// Notes a map without which nothing can be read.
@@ -191,13 +215,7 @@ impl Sketch {
             let workspace = seen.or_else(|| document.workspace(&id));
             (id, workspace)
         });
-        let records = Records { sessions: sessions.collect(), workspaces: workspaces.collect() };
-        debug_assert_eq!(
-            records.by_id(),
-            document.records().by_id(),
-            "what was seen in the bytes is what the document says"
-        );
-        records
+        Records { sessions: sessions.collect(), workspaces: workspaces.collect() }
     }
 }
 
@@ -207,9 +225,16 @@ fn entry(item: &Item<'_>) -> Option<(String, String)> {
 
 #[cfg(test)]
 mod tests {
-    use automerge::{ObjType, transaction::Transactable as _};
+    use automerge::{ObjType, ROOT, transaction::Transactable as _};
 
-    use super::*;
+    use super::{
+        super::{
+            GRAVE, GRAVES,
+            graves::{Graves, write_row},
+            map_at,
+        },
+        *,
+    };
     use crate::replica::{
         ids::{NodeId, StartId},
         record::{Deletion, Ended, Teardown, TeardownAction, TeardownState},
@@ -285,6 +310,23 @@ mod tests {
         });
     }
 
+    /// Leaves graves as an epoch before would have.
+    fn dig(document: &mut Document) {
+        document.commit_change(0, |tx| {
+            let meta = map_at(tx, &ROOT, "meta").unwrap();
+            let all = tx.put_object(&meta, GRAVES, ObjType::Map)?;
+            for (kind, id) in [("sessions", "s0"), ("workspaces", "w0")] {
+                let map = tx.put_object(&all, kind, ObjType::Map)?;
+                let mut graves = Graves::default();
+                graves.insert(id, GRAVE);
+                for row in graves.rows() {
+                    write_row(tx, &map, &row)?;
+                }
+            }
+            Ok(())
+        });
+    }
+
     #[test]
     fn what_is_seen_in_the_bytes_is_what_a_walk_over_the_document_reads() {
         let (mut plain, mut left) = (0, 0);
@@ -293,6 +335,10 @@ mod tests {
             let actor = |start| super::super::super::actor(&HOST, StartId([start; 8]));
             let (mut one, _) = Document::create_host(HOST, 0, actor(1), 0);
             let id = one.id();
+            if random.bool() {
+                dig(&mut one);
+                one = Document::load(id, actor(3), Some(&one.save()), &[], &[]).unwrap();
+            }
             let mut other = Document::load(id, actor(2), Some(&one.save()), &[], &[]).unwrap();
             for _ in 0..random.usize(1..40) {
                 match random.u8(..8) {
@@ -317,18 +363,27 @@ mod tests {
     #[test]
     fn where_there_is_a_lot_everything_is_read_in_the_document() {
         let actor = super::super::super::actor(&HOST, StartId([1; 8]));
-        let (mut document, _) = Document::create_host(HOST, 0, actor, 0);
-        let places = document.host_places().clone();
-        document.commit_change(0, |tx| {
-            for number in 0..=RECORDS_MAX {
-                let key = format!("w{number}");
-                let record = tx.put_object(&places.workspaces, key, ObjType::Map)?;
-                tx.put(&record, "name", "w")?;
-            }
-            Ok(())
-        });
-        let sketch = Sketch::of(&document.save()).expect("a peer would take it");
-        assert!(sketch.is_given_up && sketch.workspaces.is_empty());
-        assert_eq!(sketch.records(&document).workspaces.len(), RECORDS_MAX + 1);
+        let (plain, _) = Document::create_host(HOST, 0, actor.clone(), 0);
+        let places = plain.host_places().clone();
+        let full = KEPT_BYTES_MAX / RECORD_BYTES + 1;
+        for (records, extras) in [(full, 0), (1, KEPT_BYTES_MAX / ENTRY_BYTES + 1)] {
+            let bytes = plain.save();
+            let mut document =
+                Document::load(plain.id(), actor.clone(), Some(&bytes), &[], &[]).unwrap();
+            document.commit_change(0, |tx| {
+                for number in 0..records {
+                    let key = format!("w{number}");
+                    let record = tx.put_object(&places.workspaces, key, ObjType::Map)?;
+                    let extra = tx.put_object(&record, "extra", ObjType::Map)?;
+                    for number in 0..extras {
+                        tx.put(&extra, format!("{number}"), "")?;
+                    }
+                }
+                Ok(())
+            });
+            let sketch = Sketch::of(&document.save()).expect("a peer would take it");
+            assert!(sketch.is_given_up && sketch.workspaces.is_empty() && sketch.kept_bytes == 0);
+            assert_eq!(sketch.records(&document).workspaces.len(), records);
+        }
     }
 }

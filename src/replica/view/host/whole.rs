@@ -31,7 +31,8 @@ impl Home {
 }
 
 impl HostView {
-    /// Derives it; an id that is there several times has the same facts each time.
+    /// Derives it; a session's id that is there several times has the same facts each time, and a
+    /// workspace's is there once.
     pub(in crate::replica::view) fn whole(
         host: NodeId,
         mut sessions: Vec<(SessionId, StoredSession)>,
