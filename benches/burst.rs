@@ -3,9 +3,10 @@
 //!
 //! Real daemons with real links, all within this process, and asked through their loops' handles:
 //! what HTTP adds is not in it. The floor in the same run is the bare commit and the bare applying
-//! of as many changes in automerge, one after the other.
+//! of as many changes in automerge, one after the other. With the feature `compare`, samod 0.16 over
+//! TCP takes as many in a row in the same run, its sessions in one document.
 //!
-//! `cargo bench --bench burst [-- --quick]` prints a table and writes `target/bench/burst.json`.
+//! `cargo bench [--features compare] --bench burst [-- --quick]` prints a table and writes `target/bench/burst.json`.
 
 #![allow(clippy::print_stdout, reason = "a bench prints what it measured")]
 
@@ -54,7 +55,28 @@ fn main() {
         report.note(format!("{name}_peak_mb_a_node"), measured.peak_mb / nodes as f64);
         report.note(format!("{name}_settled_mb_a_node"), measured.settled_mb / nodes as f64);
     }
+    #[cfg(feature = "compare")]
+    compare(&mut report, &fleet, changes);
     report.finish();
+}
+
+/// Measures the peer.
+#[cfg(feature = "compare")]
+fn compare(report: &mut Report, fleet: &Fleet, changes: usize) {
+    use common::peer::{Samod, one_document};
+
+    say(&format!("{changes} changes by one of two nodes of samod"));
+    let host = fleet.hosts[0].key.node();
+    let ids: Vec<String> = (0..SESSIONS).map(|n| state::session_id(&host, n)).collect();
+    let (document, sessions) = one_document(fleet);
+    let samod = Samod::share(vec![document], sessions);
+    match samod.burst(changes, &ids, PATIENCE) {
+        Some(took) => {
+            let per_s = (changes as f64 / took.as_secs_f64()).round();
+            report.note("samod_one_of_two_changes_per_s", per_s);
+        }
+        None => report.note("samod_one_of_two_longer_than_s", PATIENCE.as_secs()),
+    }
 }
 
 struct Measured {

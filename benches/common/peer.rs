@@ -19,6 +19,7 @@ use super::{floor::Kind, state::Fleet};
 /// Two repos that share documents, of which one is written to.
 pub struct Samod {
     written: DocHandle,
+    follower: DocHandle,
     seen: mpsc::Receiver<(Instant, Instant)>,
     sessions: ObjId,
     number: usize,
@@ -115,7 +116,36 @@ impl Samod {
             }
         });
         let written = handles[0].clone();
-        Self { written, seen, sessions, number: 0, _repos: repos, runtimes }
+        let follower = found[0].clone();
+        Self { written, follower, seen, sessions, number: 0, _repos: repos, runtimes }
+    }
+
+    /// Gives these sessions new titles, over and over, as fast as it goes, and returns how long that
+    /// took until the other side held and knew all of it; `None` if it takes longer than `patience`.
+    pub fn burst(&self, changes: usize, ids: &[String], patience: Duration) -> Option<Duration> {
+        let (written, sessions) = (self.written.clone(), self.sessions.clone());
+        let ids = ids.to_vec();
+        let begun = Instant::now();
+        let writing = self.runtimes[0].spawn(async move {
+            for id in ids.iter().cycle().take(changes) {
+                written.with_document(|document| {
+                    let mut tx = document.transaction();
+                    let now = Instant::now();
+                    write(&mut tx, Kind::Title, &sessions, id, now).expect("the paths are good");
+                    tx.commit();
+                });
+                tokio::task::yield_now().await;
+            }
+            written.with_document(|document| document.get_heads())
+        });
+        let wanted = self.runtimes[0].block_on(writing).expect("nothing panics");
+        while self.follower.with_document(|document| document.get_heads()) != wanted {
+            if begun.elapsed() > patience {
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Some(begun.elapsed())
     }
 
     /// Changes a session, makes one, or deletes the one that was made last.
