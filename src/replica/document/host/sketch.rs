@@ -4,8 +4,8 @@
 //! the document that was made of the same bytes. It reads what is plain; whatever is not, a delete, a
 //! conflict, an end, is left to the document, and so is everything where there is a lot of it.
 //!
-//! It takes a fifth of a walk over the document: the bytes are gone through anyway, and nothing has to
-//! be found out about an operation that is not in the way.
+//! It takes a fraction of a walk over the document: the bytes are gone through anyway, and nothing has
+//! to be found out about an operation that is not in the way.
 
 use std::collections::BTreeMap;
 
