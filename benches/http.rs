@@ -6,14 +6,27 @@
 //!
 //! `cargo bench --bench http` prints a table and writes `target/bench/http.json`. It fails only if
 //! a delete does not arrive; whether the figures are good is for the reader.
+//!
+//! Where opencode is installed (`npm i --prefix target/opencode opencode-ai@1.18.33`, or named by
+//! `SESSIONMESH_OPENCODE_BIN`), the same is asked of two of its servers, chained as opencode itself
+//! does it and with as many sessions: a DELETE at the developer's until the event at the host's, and
+//! the other way round, when the developer's relays what it heard.
 
 #![allow(clippy::print_stdout, reason = "a bench prints what it measured")]
 
+#[path = "http/chained.rs"]
+mod chained;
 #[path = "../tests/harness/mod.rs"]
 mod harness;
+#[path = "../tests/opencode/real.rs"]
+mod real;
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
+use chained::Chained;
 use harness::{Daemon, Message};
 use serde_json::{Value, json};
 use sessionmesh::{api::rate::BURST_MAX, replica::diff::Event};
@@ -23,6 +36,9 @@ const SESSIONS: usize = 1_000;
 /// How many deletes are measured, after a few that are not.
 const DELETES: usize = 400;
 const WARM_UP: usize = 50;
+/// How many deletes are measured of opencode, each way, after a few that are not.
+const CHAINED_DELETES: usize = 100;
+const CHAINED_WARM_UP: usize = 20;
 // The API takes no more than so many at once: what is asked for here is never held back.
 const _: () = assert!(SESSIONS + 2 * (DELETES + WARM_UP) < BURST_MAX as usize);
 
@@ -71,26 +87,81 @@ async fn main() {
             answered.push(answer);
         }
     }
-    let rows = [
-        ("DELETE at A -> event at B", figures(&mut arrived)),
+    drop(stream);
+    drop(daemons);
+    let ours = figures(&mut arrived);
+    let mut rows = vec![
+        ("DELETE at A -> event at B", ours),
         ("DELETE at A -> answer, durable", figures(&mut answered)),
         ("GET /healthz at A (floor)", figures(&mut pings)),
     ];
-    println!("{:<34} {:>9} {:>9} {:>9}", "milliseconds", "p50", "p90", "p99");
-    for (name, [p50, p90, p99]) in &rows {
-        println!("{name:<34} {p50:>9.3} {p90:>9.3} {p99:>9.3}");
-    }
-    let ratio = rows[0].1[0] / rows[2].1[0];
-    println!("event at B over floor, p50: {ratio:.2}; {SESSIONS} sessions, {DELETES} deletes");
-    write(&json!({
+    let ratio = ours[0] / rows[2].1[0];
+    let mut written = json!({
         "sessions": SESSIONS,
         "deletes": DELETES,
-        "delete_to_event_p50_ms": rows[0].1[0],
-        "delete_to_event_p99_ms": rows[0].1[2],
+        "delete_to_event_p50_ms": ours[0],
+        "delete_to_event_p99_ms": ours[2],
         "delete_to_answer_p50_ms": rows[1].1[0],
         "floor_p50_ms": rows[2].1[0],
         "over_floor_p50": ratio,
-    }));
+    });
+    if let Some(program) = real::program() {
+        let ([there, back], refused) = chained(&program).await;
+        for (key, value) in [
+            ("opencode_deletes", json!(CHAINED_DELETES)),
+            ("opencode_refused", json!(refused)),
+            ("opencode_delete_to_event_p50_ms", json!(there[0].1[0])),
+            ("opencode_delete_to_event_p99_ms", json!(there[0].1[2])),
+            ("opencode_delete_to_answer_p50_ms", json!(there[1].1[0])),
+            ("opencode_back_to_event_p50_ms", json!(back[0].1[0])),
+            ("opencode_back_to_event_p99_ms", json!(back[0].1[2])),
+            ("opencode_over_ours", json!(there[0].1[0] / ours[0])),
+            ("opencode_back_over_ours", json!(back[0].1[0] / ours[0])),
+        ] {
+            written[key] = value;
+        }
+        rows.extend(there);
+        rows.extend(back);
+    } else {
+        println!("opencode is not measured: there is none below target/opencode");
+    }
+    println!("{:<48} {:>9} {:>9} {:>9}", "milliseconds", "p50", "p90", "p99");
+    for (name, [p50, p90, p99]) in &rows {
+        println!("{name:<48} {p50:>9.3} {p90:>9.3} {p99:>9.3}");
+    }
+    println!("event at B over floor, p50: {ratio:.2}; {SESSIONS} sessions, {DELETES} deletes");
+    if let Some(over) = written["opencode_over_ours"].as_f64() {
+        let back = written["opencode_back_over_ours"].as_f64().unwrap_or_default();
+        println!("chained opencode over ours, p50: {over:.1}, the other way round {back:.1}");
+        println!("its developer's server refused {} deletes at first", written["opencode_refused"]);
+    }
+    write(&written);
+}
+
+type Row = (&'static str, [f64; 3]);
+
+/// Measures two chained opencode servers: the way from the developer's to the host's, and back; and
+/// how many deletes had to be asked for again.
+async fn chained(program: &Path) -> ([[Row; 2]; 2], usize) {
+    println!("filling two opencode servers with {SESSIONS} sessions");
+    let chained = Chained::start(program).await;
+    let each = CHAINED_WARM_UP + CHAINED_DELETES;
+    let ids = chained.fill(SESSIONS + 2 * each).await;
+    let mut there = chained.delete_at_developer(&ids[..each]).await;
+    let mut back = chained.delete_at_host(&ids[each..2 * each]).await;
+    let refused = there.refused + back.refused;
+    let measured = |taken: &mut Vec<Duration>| figures(&mut taken[CHAINED_WARM_UP..]);
+    let rows = [
+        [
+            ("opencode: DELETE at developer -> event at host", measured(&mut there.arrived)),
+            ("opencode: DELETE at developer -> answer", measured(&mut there.answered)),
+        ],
+        [
+            ("opencode: DELETE at host -> event at developer", measured(&mut back.arrived)),
+            ("opencode: DELETE at host -> answer", measured(&mut back.answered)),
+        ],
+    ];
+    (rows, refused)
 }
 
 async fn fill(daemon: &Daemon, sessions: usize) {
@@ -121,7 +192,7 @@ fn figures(samples: &mut [Duration]) -> [f64; 3] {
 
 /// Writes what was measured, and prints how it compares with the run before.
 fn write(figures: &Value) {
-    let path = std::path::Path::new("target/bench/http.json");
+    let path = Path::new("target/bench/http.json");
     if let Ok(before) = std::fs::read_to_string(path)
         && let Ok(before) = serde_json::from_str::<Value>(&before)
     {

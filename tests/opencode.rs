@@ -5,10 +5,8 @@
 
 use std::{
     net::SocketAddr,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    path::PathBuf,
     sync::atomic::{AtomicUsize, Ordering},
-    time::{Duration, Instant},
 };
 
 use axum::{
@@ -18,6 +16,7 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse as _, Response},
 };
+use real::Real;
 use serde_json::{Value, json};
 use sessionmesh::agent::opencode::{Client, Error, Listing};
 
@@ -31,6 +30,9 @@ mod ended;
 
 #[path = "opencode/killed.rs"]
 mod killed;
+
+#[path = "opencode/real.rs"]
+mod real;
 
 #[path = "opencode/told.rs"]
 mod told;
@@ -132,124 +134,9 @@ async fn a_server_that_breaks_half_way_gives_no_listing() {
     assert_eq!(last, 1, "the first project was read");
 }
 
-/// A real opencode server with a home of its own.
-struct Real {
-    child: Child,
-    program: PathBuf,
-    base: String,
-    home: tempfile::TempDir,
-}
-
-impl Drop for Real {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn program() -> Option<PathBuf> {
-    let named = std::env::var_os("SESSIONMESH_OPENCODE_BIN").map(PathBuf::from);
-    let installed = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("target/opencode/node_modules/opencode-linux-x64/bin/opencode");
-    named.or(Some(installed)).filter(|path| path.is_file())
-}
-
-fn git(folder: &Path, args: &[&str]) {
-    let identity = ["-c", "user.name=t", "-c", "user.email=t@example.invalid"];
-    let done = Command::new("git").arg("-C").arg(folder).args(identity).args(args).output();
-    let done = done.unwrap();
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-}
-
-impl Real {
-    /// Starts a server in a new repository, `repository` below its home.
-    async fn start(program: &Path) -> Self {
-        let home = tempfile::tempdir().unwrap();
-        let repository = home.path().join("repository");
-        std::fs::create_dir_all(repository.join("sub")).unwrap();
-        git(&repository, &["init", "-q"]);
-        git(&repository, &["commit", "-q", "--allow-empty", "-m", "first"]);
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let child = spawn(program, home.path(), port);
-        let base = format!("http://127.0.0.1:{port}");
-        let real = Self { child, program: program.to_owned(), base, home };
-        real.ready().await;
-        real
-    }
-
-    async fn ready(&self) {
-        let client = Client::new(&self.base, None).unwrap();
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while let Err(error) = client.version().await {
-            assert!(Instant::now() < deadline, "opencode does not start: {error}");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    }
-
-    /// Kills the server, as a crash would.
-    fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    /// Sends the server a signal.
-    fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
-    }
-
-    /// Starts the killed server again, where it was and with what it had.
-    async fn start_again(&mut self) {
-        let port = self.base.rsplit(':').next().unwrap().parse().unwrap();
-        self.child = spawn(&self.program, self.home.path(), port);
-        self.ready().await;
-    }
-
-    /// Names the repository in a query.
-    fn here(&self) -> String {
-        format!("directory={}", self.home.path().join("repository").display())
-    }
-
-    async fn send(&self, method: reqwest::Method, path: &str, body: Value) -> Value {
-        let request = reqwest::Client::new().request(method, format!("{}{path}", self.base));
-        let response = request.json(&body).send().await.unwrap();
-        assert!(response.status().is_success(), "{path}: {}", response.status());
-        response.json().await.unwrap()
-    }
-
-    async fn create(&self, query: &str, body: Value) -> String {
-        let made = self.send(reqwest::Method::POST, &format!("/session?{query}"), body).await;
-        made["id"].as_str().unwrap().to_owned()
-    }
-}
-
-fn spawn(program: &Path, home: &Path, port: u16) -> Child {
-    let mut command = Command::new(program);
-    command.args(["serve", "--hostname", "127.0.0.1", "--port", &port.to_string()]);
-    command.current_dir(home.join("repository")).env("HOME", home);
-    command.env("OPENCODE_TEST_HOME", home);
-    for (name, folder) in [("CONFIG", "c"), ("DATA", "d"), ("STATE", "s"), ("CACHE", "k")] {
-        command.env(format!("XDG_{name}_HOME"), home.join(folder));
-    }
-    for name in [
-        "AUTOUPDATE",
-        "MODELS_FETCH",
-        "LSP_DOWNLOAD",
-        "DEFAULT_PLUGINS",
-        "SHARE",
-        "EMBEDDED_WEB_UI",
-    ] {
-        command.env(format!("OPENCODE_DISABLE_{name}"), "1");
-    }
-    command.env("OPENCODE_EXPERIMENTAL_WORKSPACES", "true");
-    command.env_remove("OPENCODE_SERVER_PASSWORD");
-    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
-}
-
 /// Returns the program to test with, or says that there is none.
 fn program_or_skip() -> Option<PathBuf> {
-    let found = program();
+    let found = real::program();
     if found.is_none() {
         let required = std::env::var_os("SESSIONMESH_REQUIRE_OPENCODE").is_some();
         assert!(!required, "there is no opencode, and SESSIONMESH_REQUIRE_OPENCODE wants one");

@@ -9,7 +9,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{
-    Real, program_or_skip,
+    program_or_skip,
+    real::Real,
     told::{Machine, Slowest},
 };
 use crate::harness::{Daemon, PATIENCE, linked};
