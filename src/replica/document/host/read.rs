@@ -342,8 +342,7 @@ fn read_workspace_field(
         "extra" => workspace.extra = read_extra(automerge, &item.id()),
         "teardown" => workspace.teardown = Some(read_teardown(automerge, &item.id())),
         "keepers" => {
-            workspace.keepers =
-                read_notes(automerge, record, "keepers", |value| text(value).and_then(parsed));
+            workspace.keepers = read_notes(automerge, record, "keepers", node);
         }
         "requests" => {
             workspace.requests = read_notes(automerge, record, "requests", requested);
@@ -410,8 +409,17 @@ fn read_notes<T>(
     maps_at(automerge, record, key)
         .iter()
         .flat_map(|object| automerge.map_range(object, ..))
-        .filter_map(|item| Some((item.key.parse().ok()?, read(value_in(&item.value))?)))
+        .filter_map(|item| note(&item.key, value_in(&item.value), &read))
         .collect()
+}
+
+/// Reads one entry of such a map.
+pub(super) fn note<T>(
+    key: &str,
+    value: Value<'_>,
+    read: impl Fn(Value<'_>) -> Option<T>,
+) -> Option<(OperationId, T)> {
+    Some((key.parse().ok()?, read(value)?))
 }
 
 fn value_in<'a>(value: &'a ValueRef<'_>) -> Value<'a> {
@@ -438,6 +446,10 @@ fn time(value: Value<'_>) -> Option<i64> {
 
 fn in_range(at: i64) -> i64 {
     at.clamp(-TIME_MS_MAX, TIME_MS_MAX)
+}
+
+pub(super) fn node(value: Value<'_>) -> Option<NodeId> {
+    text(value).and_then(parsed)
 }
 
 fn parsed<T: std::str::FromStr>(text: &str) -> Option<T> {

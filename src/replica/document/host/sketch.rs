@@ -16,7 +16,9 @@ use super::{
         record::{StoredSession, StoredWorkspace},
     },
     BUCKETS, Document, Records, bucket_key, bucket_of,
-    read::{empty_session, empty_workspace, set_session_field, set_workspace_field, text},
+    read::{
+        empty_session, empty_workspace, node, note, set_session_field, set_workspace_field, text,
+    },
 };
 
 /// How much a sketch keeps at most, in bytes, more than most documents have: what a document may cost
@@ -42,6 +44,8 @@ enum Place {
     Workspace(usize),
     /// What that record holds for newer versions.
     WorkspaceExtra(usize),
+    /// Who keeps that workspace.
+    Keepers(usize),
     Elsewhere,
 }
 
@@ -138,6 +142,10 @@ impl Witness for Sketch {
                     "extra" if is_map => {
                         self.ahead.insert(item.id, Place::WorkspaceExtra(index));
                     }
+                    // Each workspace is made with it, and few are kept.
+                    "keepers" if is_map => {
+                        self.ahead.insert(item.id, Place::Keepers(index));
+                    }
                     "extra" | "teardown" | "keepers" | "requests" | "dismissals" => {
                         *workspace = None;
                     }
@@ -152,6 +160,11 @@ impl Witness for Sketch {
             Place::WorkspaceExtra(index) => {
                 if let Some(workspace) = &mut self.workspaces[index].1 {
                     workspace.extra.extend(entry(item));
+                }
+            }
+            Place::Keepers(index) => {
+                if let Some(workspace) = &mut self.workspaces[index].1 {
+                    workspace.keepers.extend(note(item.key, item.value, node));
                 }
             }
             Place::Elsewhere => {}
@@ -276,6 +289,16 @@ mod tests {
                         tx.put_object(&extra, "map", ObjType::Map)?;
                     }
                     2 => tx.put(&record, "extra", number)?,
+                    _ => {}
+                }
+                match random.u8(..4) {
+                    0 | 1 => {
+                        let keepers = tx.put_object(&record, "keepers", ObjType::Map)?;
+                        tx.put(&keepers, format!("op{}", random.u8(..3)), HOST.to_string())?;
+                        tx.put(&keepers, format!("op{}", random.u8(..3)), text.as_str())?;
+                        tx.put(&keepers, format!("op{}", random.u8(..3)), number)?;
+                    }
+                    2 => tx.put(&record, "keepers", number)?,
                     _ => {}
                 }
                 Ok(())
