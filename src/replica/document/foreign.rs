@@ -14,6 +14,7 @@ use super::{
         voucher::Voucher,
     },
     Applied, ApplyError, Coverage, Document, Sketch,
+    saved::Saved,
     vouchers::Vouchers,
 };
 
@@ -133,7 +134,9 @@ impl Document {
     ) -> Result<(Self, Sketch), ApplyError> {
         let Judged { id, header, sketch } = judged;
         let foreign = Foreign::load(id, bytes, header)?;
-        Ok((Self::adopt_read(foreign, actor, vouchers, trust)?, sketch))
+        let document = Self::adopt_read(foreign, actor, vouchers, trust)?;
+        let saved = Saved::of(&document.automerge, bytes);
+        Ok((Self { saved, ..document }, sketch))
     }
 
     /// Takes a document over that was read; errors as [`Document::adopt`].

@@ -19,6 +19,7 @@ use super::{
     authority::{self, Overreach},
     hash_in,
     orphans::ORPHANS_MAX,
+    saved::Saved,
     vouchers::{ACTORS_PER_NODE_MAX, Vouchers},
 };
 
@@ -533,6 +534,7 @@ impl Document {
         mut touched: TouchedBy,
     ) -> Result<Applied, ApplyError> {
         let document = self.id;
+        self.saved = Saved::default();
         let automerge = &mut self.automerge;
         let before = automerge.get_heads();
         let applied = guard::contained(|| apply_all(automerge, ready))

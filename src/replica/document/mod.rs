@@ -15,6 +15,7 @@ mod message;
 mod orphans;
 mod rewriting;
 mod salvage;
+mod saved;
 mod touched;
 mod untrusted;
 mod vouchers;
@@ -40,7 +41,7 @@ pub use touched::Touched;
 pub use untrusted::Untrusted;
 pub use vouchers::ACTORS_PER_NODE_MAX;
 
-use self::{orphans::Orphans, vouchers::Vouchers};
+use self::{orphans::Orphans, saved::Saved, vouchers::Vouchers};
 use super::{
     guard,
     ids::{self, ActorBytes, ChangeHash, DocumentId, Fingerprint, NodeId, StartId},
@@ -208,6 +209,7 @@ pub struct Document {
     /// The same as text, which goes into every frontier.
     name: Box<str>,
     automerge: Automerge,
+    saved: Saved,
     orphans: Orphans,
     vouchers: Vouchers,
     places: Places,
@@ -344,14 +346,19 @@ impl Document {
         let changes = changes.collect::<Result<Vec<_>, _>>();
         let changes = changes.map_err(|e| unreadable(e.to_string()))?;
         apply_all(&mut automerge, &changes).map_err(|e| unreadable(e.to_string()))?;
+        let saved = snapshot.filter(|_| changes.is_empty());
+        let saved = saved.map(|bytes| Saved::of(&automerge, bytes)).unwrap_or_default();
         let vouchers = Vouchers::stored(vouchers);
-        Self::place(id, automerge, vouchers).ok_or(ApplyError::Misnamed { document: id })
+        let document = Self::place(id, automerge, vouchers);
+        let document = document.ok_or(ApplyError::Misnamed { document: id })?;
+        Ok(Self { saved, ..document })
     }
 
     fn place(id: DocumentId, automerge: Automerge, vouchers: Vouchers) -> Option<Self> {
         let places = Places::find(id, &automerge)?;
         let name = id.to_string().into();
-        Some(Self { id, name, automerge, orphans: Orphans::default(), vouchers, places })
+        let (orphans, saved) = (Orphans::default(), Saved::default());
+        Some(Self { id, name, automerge, saved, orphans, vouchers, places })
     }
 
     /// Returns the document's name.
@@ -412,9 +419,10 @@ impl Document {
         automerge::ReadDoc::stats(&self.automerge).num_ops
     }
 
-    /// Returns the document whole, as automerge saves it.
+    /// Returns the document whole, as automerge saves it, or as it was read.
     pub fn save(&self) -> Vec<u8> {
-        self.automerge.save()
+        let saved = self.saved.get(&self.automerge);
+        saved.map_or_else(|| self.automerge.save(), <[u8]>::to_vec)
     }
 
     /// Returns a copy to be saved elsewhere than on the loop.
@@ -517,6 +525,7 @@ impl Document {
         wall_ms: i64,
         write: impl FnOnce(&mut automerge::transaction::Transaction<'_>) -> host::Done,
     ) -> Option<Change> {
+        self.saved = Saved::default();
         let mut tx = self.automerge.transaction();
         write(&mut tx).expect("the paths and values written are the schema's own");
         let (hash, _) = tx.commit_with(CommitOptions::default().with_time(wall_ms / 1_000));

@@ -48,6 +48,7 @@ impl Document {
             id: self.id,
             name: self.name.clone(),
             automerge,
+            saved: self.saved.clone(),
             orphans: Default::default(),
             vouchers: self.vouchers.clone(),
             places: self.places.clone(),

@@ -325,6 +325,7 @@ mod tests {
 
     use super::*;
     use crate::replica::{
+        document::Judged,
         ids::{DocumentId, StartId},
         record::{Deletion, Extra, Member, Role, StoredSession, StoredWorkspace},
         trust::Trust,
@@ -416,6 +417,36 @@ mod tests {
 
     fn deletion() -> Deletion {
         Deletion { by: HOST, at: 0, operation: "op".parse().unwrap() }
+    }
+
+    #[test]
+    fn a_document_is_given_away_as_it_was_read_until_something_comes_to_it() {
+        let (mut one, mut other) = replicas();
+        let (first, second): (SessionId, SessionId) = ("s".parse().unwrap(), "t".parse().unwrap());
+        write(&mut other, |tx| tx.create_session(&second, &session("other")));
+        let bytes = one.automerge.save_nocompress();
+        assert_ne!(bytes, one.save(), "nobody here saves it like this");
+        let actor = super::super::actor(&HOST, StartId([3; 8]));
+        let (id, signed) = (one.id(), vouchers(&one));
+        let read = || Document::load(id, actor.clone(), Some(&bytes), &[], &signed).unwrap();
+        let judged = Judged::of(id, &bytes).unwrap();
+        let adopted = Document::adopt_judged(judged, actor.clone(), &bytes, &signed, &trust());
+        for document in [read(), read().clone(), read().fork(actor.clone()), adopted.unwrap().0] {
+            assert_eq!(document.save(), bytes);
+        }
+        let change = write(&mut one, |tx| tx.create_session(&first, &session("one")));
+        let change = [change.changes[0].bytes.clone()];
+        let behind = Document::load(id, actor.clone(), Some(&bytes), &change, &signed).unwrap();
+        let (mut written, mut gained, mut merged) = (read(), read(), read());
+        write(&mut written, |tx| tx.create_session(&first, &session("written")));
+        gained.merge_saved(&other.save(), &vouchers(&other), &trust()).unwrap();
+        merged.automerge.merge(&mut other.automerge).unwrap();
+        for document in [behind, written, gained, merged] {
+            let saved =
+                Document::load(id, actor.clone(), Some(&document.save()), &[], &[]).unwrap();
+            assert_eq!(saved.heads(), document.heads());
+            assert_ne!(saved.heads(), read().heads());
+        }
     }
 
     #[test]
