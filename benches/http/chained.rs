@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a delete may be without an answer before it is asked for again.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// How often one delete may be refused.
-const REFUSALS_MAX: usize = 20;
+const REFUSALS_MAX: usize = 10;
 
 /// What tells the developer's server that a workspace of the kind `peer` is at another one.
 const PLUGIN: &str = r#"export const Peer = async ({ experimental_workspace }) => {
@@ -59,7 +59,7 @@ pub struct Taken {
     /// Until the answer.
     pub answered: Vec<Duration>,
     /// How often one had to be asked for again.
-    pub refused: usize,
+    pub again: usize,
 }
 
 impl Chained {
@@ -139,7 +139,7 @@ async fn delete(at: &Client, seen_at: &Client, ids: &[String]) -> Taken {
         let (arrived, answered) = tokio::join!(arrival, answer);
         taken.arrived.push(arrived);
         taken.answered.push(answered);
-        taken.refused += refused;
+        taken.again += refused;
     }
     taken
 }

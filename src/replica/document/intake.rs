@@ -534,7 +534,9 @@ impl Document {
         mut touched: TouchedBy,
     ) -> Result<Applied, ApplyError> {
         let document = self.id;
-        self.saved = Saved::default();
+        if !ready.is_empty() {
+            self.saved = Saved::default();
+        }
         let automerge = &mut self.automerge;
         let before = automerge.get_heads();
         let applied = guard::contained(|| apply_all(automerge, ready))

@@ -525,11 +525,11 @@ impl Document {
         wall_ms: i64,
         write: impl FnOnce(&mut automerge::transaction::Transaction<'_>) -> host::Done,
     ) -> Option<Change> {
-        self.saved = Saved::default();
         let mut tx = self.automerge.transaction();
         write(&mut tx).expect("the paths and values written are the schema's own");
         let (hash, _) = tx.commit_with(CommitOptions::default().with_time(wall_ms / 1_000));
         hash?;
+        self.saved = Saved::default();
         Some(self.automerge.get_last_local_change().expect("it was just committed"))
     }
 }

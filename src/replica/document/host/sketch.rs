@@ -189,7 +189,9 @@ impl Sketch {
             Place::Elsewhere => 0,
             Place::Bucket(_) | Place::Workspaces => RECORD_BYTES + item.key.len(),
             // Of fields only what they hold is kept.
-            Place::Session(_) | Place::Workspace(_) if item.key != "extra" => text,
+            Place::Session(_) | Place::Workspace(_) if !matches!(item.key, "extra" | "keepers") => {
+                text
+            }
             _ => ENTRY_BYTES + item.key.len() + text,
         };
         if self.kept_bytes > KEPT_BYTES_MAX {
@@ -264,7 +266,7 @@ mod tests {
         let operation = format!("op{}", random.u8(..3)).parse().unwrap();
         let text = format!("text {}", random.u8(..));
         let number = random.i64(..);
-        let kind = random.u8(..16);
+        let kind = random.u8(..17);
         document.commit_change(0, |tx| match kind {
             // Fields of every type, at keys that are known and at others.
             0..=3 => {
@@ -314,7 +316,12 @@ mod tests {
                     }
                     8 => writer.restore_session(&session),
                     9 => writer.purge_session(&session, number % 2 == 0),
-                    10 => writer.keep(&workspace, &operation, HOST),
+                    10 => writer.keep(
+                        &workspace,
+                        &operation,
+                        [HOST, NodeId([2; 32])][random.usize(..2)],
+                    ),
+                    15 => writer.unkeep(&workspace),
                     11 => writer.dismiss(&workspace, &operation, true),
                     12 => writer.set_teardown(&workspace, &teardown(TeardownState::Failed)),
                     13 => writer.request_teardown(&workspace, &operation, TeardownAction::Retry),
@@ -352,7 +359,7 @@ mod tests {
 
     #[test]
     fn what_is_seen_in_the_bytes_is_what_a_walk_over_the_document_reads() {
-        let (mut plain, mut left) = (0, 0);
+        let (mut plain, mut kept, mut left) = (0, 0, 0);
         for seed in 0..200 {
             let mut random = fastrand::Rng::with_seed(seed);
             let actor = |start| super::super::super::actor(&HOST, StartId([start; 8]));
@@ -376,11 +383,14 @@ mod tests {
             assert!(!sketch.is_given_up, "seed {seed}");
             plain += sketch.sessions.iter().filter(|(_, seen)| seen.is_some()).count();
             plain += sketch.workspaces.iter().filter(|(_, seen)| seen.is_some()).count();
+            let seen = sketch.workspaces.iter().filter_map(|(_, seen)| seen.as_ref());
+            kept += seen.filter(|seen| !seen.keepers.is_empty()).count();
             left += sketch.sessions.iter().filter(|(_, seen)| seen.is_none()).count();
             left += sketch.workspaces.iter().filter(|(_, seen)| seen.is_none()).count();
             assert_eq!(sketch.records(&one).by_id(), one.records().by_id(), "seed {seed}");
         }
         assert!(plain > 200 && left > 200, "{plain} were plain, {left} were not");
+        assert!(kept > 20, "{kept} of the plain had keepers");
     }
 
     #[test]
