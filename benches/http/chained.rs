@@ -51,7 +51,7 @@ pub struct Chained {
 /// How long deletes took, from when they were last asked for.
 ///
 /// Seen with opencode 1.18.33: of deletes that follow one another at once, the developer's server answers
-/// one in fifteen that it passes on with a bare 400, and one in thousands not at all; the session stays.
+/// one in fifteen that it passes on with a bare 400, and now and then one not at all; the session stays.
 #[derive(Debug, Default)]
 pub struct Taken {
     /// Until the event at the other server.

@@ -13,7 +13,7 @@ const GROWN_IDLE_BYTES: u64 = 2 << 20;
 /// How many heaps the threads have between them, whatever the processors. Glibc takes eight for each
 /// processor: on two, a daemon that had taken 10,000 updates came to rest at 62 MB in place of 52. With
 /// one or two, threads that read documents wait for each other, and a start takes half as long again;
-/// with four, those of a first sync do, which with six takes a tenth less.
+/// with four, those of a first sync do, for a twentieth of its samples.
 const HEAPS_MIN: usize = 6;
 /// The same on a machine with many processors, as many as read documents at once.
 const HEAPS_MAX: usize = 8;
