@@ -120,7 +120,11 @@ impl Watch {
 
     fn diff(&mut self, diff: &Diff) {
         assert!(!diff.events.is_empty(), "a diff tells something");
-        assert_ne!(diff.cause.kind, CauseKind::Load, "nothing was reloaded in this world");
+        assert_ne!(
+            diff.cause.kind,
+            CauseKind::Load,
+            "nothing was reloaded in this world: {diff:?}"
+        );
         for event in &diff.events {
             self.event(diff, event);
         }
