@@ -11,7 +11,7 @@ const GROWN_BUSY_BYTES: u64 = 16 << 20;
 const GROWN_IDLE_BYTES: u64 = 2 << 20;
 
 /// How many heaps the threads have between them, whatever the processors. Glibc takes eight for each
-/// processor: on two, a daemon that had taken 10,000 updates came to rest at 62 MB in place of 52. With
+/// processor: on two, a daemon that had taken 10,000 updates came to rest at 62 MB, with six at 57. With
 /// one or two, threads that read documents wait for each other, and a start takes half as long again;
 /// with four, those of a first sync do, for a twentieth of its samples.
 const HEAPS_MIN: usize = 6;

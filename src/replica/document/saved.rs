@@ -17,7 +17,7 @@ const BYTES_PER_OP: u64 = 16;
 /// What a document was read from, if it was, whole.
 ///
 /// A new node is given the documents of all hosts, of which most were not written to since they were
-/// read: deflating them anew took two thirds of what they cost whoever gave them. They are a few dozen
+/// read: deflating them anew took nearly half of what they cost whoever gave them. They are some twenty
 /// bytes a session.
 #[derive(Debug, Clone, Default)]
 pub struct Saved(Option<(Vec<ChangeHash>, Arc<[u8]>)>);
