@@ -78,3 +78,17 @@ fn what_was_torn_down_before_a_crash_is_not_again_once_a_peer_has_said_so() {
     ];
     play(&scenario);
 }
+
+/// A host was killed before what it had carried over was durable, and at its next start read the earlier
+/// epoch once more. Meanwhile peers gave back what it had told of that, and a restore that one of them had
+/// written to the earlier epoch. What had been read was held by then, so the earlier epoch was put away, and
+/// the restore with it (`SIM_SEED=1002371` of the long run).
+#[test]
+fn what_comes_to_an_earlier_epoch_while_that_is_read_is_not_put_away_with_it() {
+    let mut scenario = Scenario::draw(1_002_371, 60);
+    scenario.only = vec![
+        0, 1, 3, 4, 5, 7, 8, 10, 13, 14, 15, 24, 25, 26, 27, 29, 30, 33, 35, 36, 37, 38, 39, 40,
+        41, 44,
+    ];
+    play(&scenario);
+}

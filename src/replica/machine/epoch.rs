@@ -403,12 +403,18 @@ impl Replica {
             let vouchers = vouchers.into_iter();
             fx.writes.extend(vouchers.map(|voucher| Write::Voucher { document: id, voucher }));
         }
-        let Some(present) = self.documents.get_mut(&own) else { return };
+        let held = self.documents.get(&id);
+        let Some(present) = self.documents.get(&own) else { return };
         if present.covers(&earlier) {
-            return self.shelve(now, id, fx);
+            // What came while that was read is read next.
+            if held.is_none_or(|held| present.covers(held)) {
+                self.shelve(now, id, fx);
+            }
+            return;
         }
         let Part { before, touched, mut authors, .. } = part;
         authors.insert(self.node.fingerprint());
+        let Some(present) = self.documents.get_mut(&own) else { return };
         let mut carried = present.carry_over(&before, &earlier, &touched, now.wall_ms);
         let changes = gained.changes.len();
         tracing::info!(document = %id, changes, "carried over what was written to an earlier epoch");
