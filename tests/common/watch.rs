@@ -208,7 +208,7 @@ impl Watch {
                 ("workspace.removed", after.id.to_string())
             }
             Event::WorkspaceRestored { workspace: after } => {
-                assert_eq!(workspace(&after.key()), Some(Vacated), "restored once");
+                assert_eq!(workspace(&after.key()), Some(Vacated), "restored once: {diff:?}");
                 ("workspace.restored", after.id.to_string())
             }
             Event::WorkspaceSealed { workspace: after } => {

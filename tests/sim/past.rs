@@ -92,3 +92,14 @@ fn what_comes_to_an_earlier_epoch_while_that_is_read_is_not_put_away_with_it() {
     ];
     play(&scenario);
 }
+
+/// An old copy of a host's store was put in place, and the host made a workspace anew that it had lost by
+/// that and that had failed to be torn down. It then wrote its document anew, and who knew of the failure
+/// and not of the new workspace took that for the only one: it was shown as live again
+/// (`SIM_SEED=1003122` of the long run).
+#[test]
+fn what_had_failed_to_end_in_a_lost_life_is_not_live_again_in_a_later_epoch() {
+    let mut scenario = Scenario::draw(1_003_122, 60);
+    scenario.only = vec![0, 2, 3, 6, 8, 9, 16, 18, 19, 21, 28, 34, 54];
+    play(&scenario);
+}

@@ -150,8 +150,13 @@ impl Step<'_> {
             }
             // It was there when the epoch began: only a newer version can have taken it away.
             (Some(_), Standing::Nothing) | (_, Standing::Grave) => Ok(()),
-            // Created here as well: this one is shown, and a delete of either counts.
-            (None, Standing::Records(copies)) => self.mark(tx, &copies, epoch),
+            // Created here as well: this one is shown, and what either says of deleting, keeping and
+            // ending counts.
+            (None, Standing::Records(copies)) => {
+                tree::join(tx, &copies, is)?;
+                Self::end(tx, &copies, &Tree::new(), is)?;
+                self.mark(tx, &copies, epoch)
+            }
             (Some(was), Standing::Records(copies)) => {
                 let plain = |tree: &Tree| {
                     let mut tree = tree.clone();

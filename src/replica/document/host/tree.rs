@@ -140,6 +140,20 @@ pub(super) fn patch(
     Ok(())
 }
 
+/// Writes into records what counts of another one that was made at once, but that it is deleted or has
+/// ended.
+pub(super) fn join(tx: &mut Transaction<'_>, copies: &[ObjId], record: &Tree) -> Done {
+    let notes =
+        NOTES.into_iter().filter_map(|key| Some((key.to_owned(), record.get(key)?.clone())));
+    patch(tx, copies, &Tree::new(), &notes.collect())?;
+    if record.get(USED) == Some(&Node::Scalar(true.into())) {
+        for copy in copies {
+            tx.put(copy, USED, true)?;
+        }
+    }
+    Ok(())
+}
+
 /// Returns how many operations it takes to write a tree, and about how many bytes.
 pub(super) fn weight(tree: &Tree) -> (usize, usize) {
     let weights = tree.iter().map(|(key, node)| {
