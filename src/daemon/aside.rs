@@ -1,12 +1,15 @@
 //! Owns the threads on which what takes long is done to copies of documents: one that judges what is
-//! to be loaded, one that loads, reads and writes, and one that derives what they show.
+//! to be loaded, and two that load, read and write, and derive what is shown.
 //!
-//! Must not know what that is for. Invariants: one thing at a time on each, in the order in which it
-//! was given; always on the same thread, so that the memory which one document took and gave back is
+//! Must not know what that is for. Invariants: while something is done that may take much memory, nothing
+//! else is begun; always on the same threads, so that the memory which one document took and gave back is
 //! there for the next one, and not for each of the threads that the runtime would pick.
 
 use std::{
-    sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
+    },
     time::Duration,
 };
 
@@ -19,8 +22,11 @@ use crate::replica::machine::{self, Bulk, ReadBulk, Work};
 /// how often that is looked at.
 const IDLE_EVERY: Duration = Duration::from_secs(1);
 
-/// How many documents wait at most between two threads, beside the one that the first of them is done
-/// with: none, so that no more than three are there at once.
+/// How many documents are read at once: of more, each would leave the memory that it took behind.
+const READERS: usize = 2;
+
+/// How many documents wait at most to be read, beside the one that was judged last: none, so that no more
+/// than three are there at once.
 const BETWEEN_MAX: usize = 0;
 
 /// What is to be done.
@@ -48,19 +54,14 @@ pub enum Done {
 pub fn start(done: UnboundedSender<Done>) -> mpsc::Sender<Job> {
     let (sender, jobs) = mpsc::channel();
     let (to_read, judged) = mpsc::sync_channel(BETWEEN_MAX);
-    let (to_show, read) = mpsc::sync_channel(BETWEEN_MAX);
-    let (told, shown) = (done.clone(), done.clone());
+    let judged = Arc::new(Judged { jobs: Mutex::new(judged), heap: Mutex::default() });
     // Each ends with the one before it; a loop that has stopped is told nothing: what was sent comes
     // again.
-    tokio::task::spawn_blocking(move || judge(&jobs, &to_read, &told));
-    tokio::task::spawn_blocking(move || carry_out(&judged, &to_show, &done));
-    tokio::task::spawn_blocking(move || {
-        for read in read {
-            if shown.send(Done::Shown(ReadBulk::show(read))).is_err() {
-                return;
-            }
-        }
-    });
+    for _ in 0..READERS {
+        let (judged, done) = (judged.clone(), done.clone());
+        tokio::task::spawn_blocking(move || judged.carry_out(&done));
+    }
+    tokio::task::spawn_blocking(move || judge(&jobs, &to_read, &done));
     sender
 }
 
@@ -78,31 +79,42 @@ fn judge(jobs: &Receiver<Job>, to_read: &SyncSender<Job>, done: &UnboundedSender
     }
 }
 
-fn carry_out(jobs: &Receiver<Job>, to_show: &SyncSender<ReadBulk>, done: &UnboundedSender<Done>) {
-    let mut heap = Heap::default();
-    loop {
-        let end = match jobs.recv_timeout(IDLE_EVERY) {
-            Ok(Job::Read(bulk)) => {
-                let is_judged = bulk.is_judged();
-                let read = bulk.read();
-                if !is_judged {
-                    Some(Done::Read(read))
-                } else if read.is_to_show() {
-                    to_show.send(read).err().map(|mpsc::SendError(read)| Done::Shown(read))
-                } else {
-                    Some(Done::Shown(read))
+/// What the threads that read take from.
+struct Judged {
+    jobs: Mutex<Receiver<Job>>,
+    heap: Mutex<Heap>,
+}
+
+impl Judged {
+    fn carry_out(&self, done: &UnboundedSender<Done>) {
+        loop {
+            let jobs = lock(&self.jobs);
+            let job = match jobs.recv_timeout(IDLE_EVERY) {
+                Ok(job) => job,
+                Err(RecvTimeoutError::Timeout) => {
+                    lock(&self.heap).look_idle();
+                    continue;
                 }
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            // Nobody takes anything meanwhile, unless it takes little.
+            let is_light = matches!(&job, Job::Read(bulk) if bulk.is_light());
+            let alone = (!is_light).then_some(jobs);
+            let end = match job {
+                Job::Read(bulk) if bulk.is_judged() => Done::Shown(bulk.read().show()),
+                Job::Read(bulk) => Done::Read(bulk.read()),
+                Job::Work(work) => Done::Work(work.run()),
+            };
+            if done.send(end).is_err() {
+                return;
             }
-            Ok(Job::Work(work)) => Some(Done::Work(work.run())),
-            Err(RecvTimeoutError::Timeout) => {
-                heap.look_idle();
-                continue;
-            }
-            Err(RecvTimeoutError::Disconnected) => return,
-        };
-        if end.is_some_and(|end| done.send(end).is_err()) {
-            return;
+            lock(&self.heap).look();
+            drop(alone);
         }
-        heap.look();
     }
+}
+
+/// Locks what a thread that panicked leaves as good as it was.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -16,6 +16,10 @@ use super::{
     view::Change,
 };
 
+/// About how long an event is as JSON: one of a session with a title and a directory, and what is around
+/// a single one.
+const EVENT_BYTES: usize = 512;
+
 /// Why a session is deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -109,6 +113,19 @@ pub struct Diff {
     pub cause: Cause,
     /// At most one per record.
     pub events: Vec<Event>,
+}
+
+impl Diff {
+    /// Returns it as JSON on one line.
+    ///
+    /// # Panics
+    ///
+    /// Never: it has no key but text, and no value that JSON has not.
+    pub fn to_json(&self) -> Arc<str> {
+        let mut json = Vec::with_capacity(EVENT_BYTES * self.events.len());
+        serde_json::to_writer(&mut json, self).expect("a diff has only text keys");
+        String::from_utf8(json).expect("JSON is text").into()
+    }
 }
 
 /// Returns what a diff tells of changes: one event per change that shows.

@@ -38,6 +38,11 @@ impl Judged {
             .map_err(ApplyError::panicked(id))??;
         Ok(Self { id, header, sketch })
     }
+
+    /// Returns how many bytes of memory it takes at the most to load it.
+    pub fn memory_bytes(&self) -> u64 {
+        self.header.memory_bytes
+    }
 }
 
 fn check(

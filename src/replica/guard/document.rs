@@ -4,11 +4,13 @@
 //! of which each operation is by a change in it, is in a map that was made in it, and stands where
 //! automerge looks for it.
 
-use std::collections::BTreeMap;
+use std::cmp::Ordering;
 
 use super::{
     ACTOR_COST, Budget, ChangeHeader, DEPENDENCIES_MAX, DEPENDENCY_COST, DEPTH_MAX, HEADS_MAX,
-    LOADED, MEMORY_BYTES_MAX, MESSAGE_BYTES_MAX, OPS_PER_BYTE_MAX, Refused, TIME_MAX, at_most,
+    LOADED, MEMORY_BYTES_MAX, MESSAGE_BYTES_MAX, OPS_PER_BYTE_MAX, Refused, TIME_MAX,
+    ahead::Ahead,
+    at_most,
     change::check_chunk,
     chunk::{Chunk, Kind},
     column::{Columns, Deltas, Listed, Spec, count_items},
@@ -143,6 +145,8 @@ pub struct DocumentHeader {
     pub ops: u64,
     /// The changes that were appended after it was last saved whole.
     pub appended: Vec<ChangeHeader>,
+    /// How many bytes of memory automerge takes for it at the most, with the appended changes.
+    pub memory_bytes: u64,
 }
 
 /// Judges a saved document as a peer sent it: a document chunk and changes appended to it.
@@ -182,6 +186,7 @@ pub(super) fn check_in(
 ) -> Result<DocumentHeader, Refused> {
     at_most("bytes of a document", bytes.len() as u64, limits.bytes as u64)?;
     let limits = limits.of_bytes(bytes.len());
+    let memory_before = budget.memory_bytes;
     let mut reader = Reader::new(bytes);
     let chunk = Chunk::take(&mut reader)?;
     if chunk.kind != Kind::Document {
@@ -192,6 +197,7 @@ pub(super) fn check_in(
     while !reader.is_empty() {
         document.appended.push(check_chunk(&Chunk::take(&mut reader)?, budget)?);
     }
+    document.memory_bytes = memory_before - budget.memory_bytes;
     Ok(document)
 }
 
@@ -241,7 +247,7 @@ fn check_contents(
     check_operations(&operation_columns, &mut operations, ops, &last, budget, witness)?;
     operations.end()?;
     let seqs = last.iter().map(|last| last.seq).collect();
-    Ok(DocumentHeader { actors, seqs, heads, changes, ops, appended: Vec::new() })
+    Ok(DocumentHeader { actors, seqs, heads, changes, ops, appended: Vec::new(), memory_bytes: 0 })
 }
 
 /// Where the changes of one actor have come to.
@@ -335,7 +341,7 @@ fn check_operations<'a>(
     };
     // A map is made before anything is put into it, and automerge sorts by map: so each map's
     // making comes before its contents.
-    let mut depths: BTreeMap<OpId, u8> = BTreeMap::new();
+    let mut depths: Ahead<u8> = Ahead::default();
     let mut last: Option<(Option<OpId>, &str, OpId)> = None;
     let mut depth = 0;
     // What stands at the key.
@@ -352,19 +358,24 @@ fn check_operations<'a>(
         }
         let operation = operations.next()?;
         budget.spend_memory(operation.cost(LOADED))?;
-        let place = (operation.object, operation.key, id);
-        if last.is_some_and(|last| place <= last) {
-            return Err(Refused::Order { what: "operations" });
+        let (mut is_same_map, mut is_same_key) = (false, false);
+        if let Some((object, key, before)) = last {
+            let maps = object.cmp(&operation.object);
+            let keys = maps.then_with(|| key.cmp(operation.key));
+            if keys.then_with(|| before.cmp(&id)) != Ordering::Less {
+                return Err(Refused::Order { what: "operations" });
+            }
+            (is_same_map, is_same_key) = (maps.is_eq(), keys.is_eq());
         }
-        if last.is_none_or(|(object, _, _)| object != operation.object) {
+        if !is_same_map {
             depth = match operation.object {
                 None => 0,
                 Some(object) => {
-                    *depths.get(&object).ok_or(Refused::Dangling { what: "an object" })?
+                    depths.reach(object).ok_or(Refused::Dangling { what: "an object" })?
                 }
             };
         }
-        if last.is_none_or(|(object, key, _)| (object, key) != (operation.object, operation.key)) {
+        if !is_same_key {
             places.next();
             item.take().inspect(|item| witness.see(item));
         }
@@ -374,14 +385,14 @@ fn check_operations<'a>(
             let Operation { object: map, key, value, .. } = operation;
             item = Some(Item { map, key, id, value, is_contested: item.is_some() });
         }
-        last = Some(place);
+        last = Some((operation.object, operation.key, id));
         if operation.object.is_some_and(|object| object >= id) {
             return Err(Refused::Dangling { what: "an object" });
         }
         match operation.action {
             Action::MakeMap => {
                 at_most("depth of maps", u64::from(depth) + 1, u64::from(DEPTH_MAX))?;
-                depths.insert(id, depth + 1);
+                depths.expect(id, depth + 1);
             }
             Action::Put => {}
             Action::Delete => return Err(Refused::Invalid { what: "a delete in a document" }),

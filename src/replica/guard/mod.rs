@@ -9,6 +9,7 @@
 //!
 //! The format is that of <https://automerge.org/automerge-binary-format-spec/>.
 
+mod ahead;
 mod change;
 mod chunk;
 mod column;
@@ -23,6 +24,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
+pub use ahead::Ahead;
 pub use change::{ChangeHeader, check_change, check_changes, memory_of_changes};
 pub use document::{DocumentHeader, DocumentLimits, check_document, check_document_before};
 pub use message::{Part, check_sync_message, parts};

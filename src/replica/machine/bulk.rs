@@ -24,6 +24,8 @@ pub const AT_ONCE_CHANGES_MAX: usize = 64;
 /// Most bytes of a frame that are taken in on the loop: however well they were deflated, they inflate
 /// to less than what one frame may bring.
 pub const AT_ONCE_BYTES_MAX: usize = 8 << 10;
+/// Most bytes of memory that is taken for a document beside which another one is read.
+const LIGHT_BYTES_MAX: u64 = 16 << 20;
 /// How many changes a document may gain while a copy of it is merged, for the rest to be done on the
 /// loop.
 const LAG_MAX: usize = 64;
@@ -161,6 +163,13 @@ impl Bulk {
         self.judged.is_some()
     }
 
+    /// Tells whether it was [judged](Bulk::judge) to take little memory, so that another may be read
+    /// meanwhile.
+    pub fn is_light(&self) -> bool {
+        let judged = self.judged.as_ref().and_then(|judged| judged.as_ref().ok());
+        judged.is_some_and(|judged| judged.memory_bytes() <= LIGHT_BYTES_MAX)
+    }
+
     /// Reads it; takes as long as it is large.
     pub fn read(self) -> ReadBulk {
         let Self { peer, id, payload, vouchers, trust, step, judged } = self;
@@ -242,12 +251,8 @@ fn merge(
 }
 
 impl ReadBulk {
-    /// Tells whether deriving what it shows takes long, and can be done before it is taken in.
-    pub fn is_to_show(&self) -> bool {
-        matches!(&self.read, Ok(Read::Adopted(adopted)) if adopted.is_alone)
-    }
-
-    /// Derives what it shows, for the loop not to do it; takes as long as it is large.
+    /// Derives what it shows, if that can be done here, for the loop not to do it; takes as long as it is
+    /// large.
     #[must_use]
     pub fn show(mut self) -> Self {
         if let Ok(Read::Adopted(adopted)) = &mut self.read

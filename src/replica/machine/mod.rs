@@ -438,8 +438,7 @@ impl Replica {
             },
             events,
         };
-        let body: Arc<str> =
-            serde_json::to_string(&diff).expect("a diff has only string keys").into();
+        let body = diff.to_json();
         fx.writes.push(Write::Journal { cursor: self.cursor, body: body.clone() });
         fx.diffs.push(Publication { diff, body });
     }

@@ -7,11 +7,9 @@
 //! It takes a fraction of a walk over the document: the bytes are gone through anyway, and nothing has
 //! to be found out about an operation that is not in the way.
 
-use std::collections::BTreeMap;
-
 use super::{
     super::super::{
-        guard::{self, Item, OpId, Value, Witness},
+        guard::{self, Ahead, Item, OpId, Value, Witness},
         ids::{SessionId, WorkspaceId},
         record::{StoredSession, StoredWorkspace},
     },
@@ -30,7 +28,7 @@ const RECORD_BYTES: usize = 512;
 const ENTRY_BYTES: usize = 192;
 
 /// What a map is.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Place {
     Root,
     Buckets,
@@ -53,7 +51,7 @@ enum Place {
 #[derive(Debug, Clone)]
 pub struct Sketch {
     /// What the maps are that have been come by and not yet been gone through.
-    ahead: BTreeMap<OpId, Place>,
+    ahead: Ahead<Place>,
     here: (Option<OpId>, Place),
     /// Those with `None` are to be read in the document.
     sessions: Vec<(SessionId, Option<StoredSession>)>,
@@ -68,7 +66,7 @@ impl Default for Sketch {
     /// Has seen nothing.
     fn default() -> Self {
         Self {
-            ahead: BTreeMap::new(),
+            ahead: Ahead::default(),
             here: (None, Place::Root),
             sessions: Vec::new(),
             workspaces: Vec::new(),
@@ -84,7 +82,7 @@ impl Witness for Sketch {
             return;
         }
         if self.here.0 != item.map {
-            let place = item.map.and_then(|map| self.ahead.remove(&map));
+            let place = item.map.and_then(|map| self.ahead.reach(map));
             self.here = (item.map, place.unwrap_or(Place::Elsewhere));
         }
         self.keep(item);
@@ -120,7 +118,7 @@ impl Witness for Sketch {
                 let session = &mut self.sessions[index].1;
                 match item.key {
                     "extra" if is_map => {
-                        self.ahead.insert(item.id, Place::SessionExtra(index));
+                        self.ahead.expect(item.id, Place::SessionExtra(index));
                     }
                     "extra" | "deleted" => *session = None,
                     _ if item.is_contested => *session = None,
@@ -140,11 +138,11 @@ impl Witness for Sketch {
                 let workspace = &mut self.workspaces[index].1;
                 match item.key {
                     "extra" if is_map => {
-                        self.ahead.insert(item.id, Place::WorkspaceExtra(index));
+                        self.ahead.expect(item.id, Place::WorkspaceExtra(index));
                     }
                     // Each workspace is made with it, and few are kept.
                     "keepers" if is_map => {
-                        self.ahead.insert(item.id, Place::Keepers(index));
+                        self.ahead.expect(item.id, Place::Keepers(index));
                     }
                     "extra" | "teardown" | "keepers" | "requests" | "dismissals" => {
                         *workspace = None;
@@ -202,7 +200,7 @@ impl Sketch {
     /// Notes a map without which nothing can be read.
     fn expect(&mut self, item: &Item<'_>, is_map: bool, place: Place) {
         if is_map {
-            self.ahead.insert(item.id, place);
+            self.ahead.expect(item.id, place);
         } else {
             self.is_given_up = true;
         }
@@ -210,7 +208,7 @@ impl Sketch {
 
     fn expect_record(&mut self, item: &Item<'_>, is_plain: bool, place: Place) {
         if is_plain {
-            self.ahead.insert(item.id, place);
+            self.ahead.expect(item.id, place);
         }
     }
 
