@@ -14,7 +14,10 @@ use common::{
 use sessionmesh::replica::{
     command::{Command, NewSession, Refusal, SessionPatch, Target},
     ids::{DocumentId, OperationId},
-    record::SessionState::{self, Deleted, Live},
+    record::{
+        SessionState::{self, Deleted, Live, Stranded},
+        WorkspaceState::Sealed,
+    },
 };
 
 /// Has the host write its document anew, and see it through.
@@ -590,5 +593,55 @@ fn an_epoch_of_a_life_that_its_host_does_not_know_of_is_carried_over_whole() {
             let acknowledged = &scene.world.nodes[RIGHT].watch.acknowledged;
             ends::nothing_acknowledged_is_lost(&scene.world.nodes[node].replica, acknowledged);
         }
+    }
+}
+
+/// A host lost by an old copy of its store that it had had a workspace and had sealed it, made it anew and
+/// wrote its document anew before it met who knew. Of what was sealed nothing was carried over but its
+/// fields, and it was live again.
+#[test]
+fn what_was_sealed_in_a_lost_life_stays_sealed_though_it_was_made_anew_in_another_epoch() {
+    let mut scene = Scene::new(LEFT);
+    scene.world.agree();
+    let copy = scene.world.nodes[LEFT].disk.clone();
+    room(&mut scene, &["old"]);
+    scene.delete("old");
+    scene.world.agree();
+    scene.pass_undo_window();
+    scene.world.agree();
+    scene.workspace_is("w", Sealed, 0);
+    scene.world.part();
+    scene.world.nodes[LEFT].disk = copy;
+    scene.world.crash(LEFT, 0);
+    room(&mut scene, &["new"]);
+    rewrite(&mut scene);
+    meet(&mut scene);
+    all_hold_the_newest(&scene);
+    scene.workspace_is("w", Sealed, 1);
+    scene.session_is("new", Stranded);
+    scene.told("workspace.restored", "w", 0);
+}
+
+/// What both lives of a host had begun with comes with the epoch of the lost one as if it were new: what
+/// was taken back since stays so.
+#[test]
+fn what_was_taken_back_is_not_given_again_by_the_epoch_of_a_lost_life() {
+    let mut scene = Scene::new(LEFT);
+    room(&mut scene, &["a"]);
+    scene.set_keep("w", true);
+    scene.world.agree();
+    let copy = scene.world.nodes[LEFT].disk.clone();
+    rewrite(&mut scene);
+    scene.world.agree();
+    scene.world.part();
+    scene.world.nodes[LEFT].disk = copy;
+    scene.world.crash(LEFT, 0);
+    scene.set_keep("w", false);
+    (0..3).for_each(|_| rewrite(&mut scene));
+    meet(&mut scene);
+    all_hold_the_newest(&scene);
+    for node in [LEFT, RIGHT, THIRD] {
+        let workspace = scene.world.workspace(node, LEFT, "w").expect("it is there");
+        assert!(!workspace.keep, "{workspace:?}");
     }
 }

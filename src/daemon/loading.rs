@@ -1,9 +1,9 @@
 //! Owns which of the frames that bring much is read next, beside the loop.
 //!
 //! Must not know what is in them. Invariants: none is begun while another is read, or, where it is
-//! judged on a thread of its own before it is loaded, while another is judged: one is judged, one
-//! loaded and of one it is derived what it shows, and no more are there; each peer waits in a queue of
-//! its own, which is bounded, so that nobody keeps another out.
+//! judged on a thread of its own before it is loaded, while another is judged: one is judged, two are
+//! loaded or shown, and no more are there; each peer waits in a queue of its own, which is bounded, so
+//! that nobody keeps another out.
 
 use std::collections::{BTreeMap, VecDeque};
 

@@ -39,7 +39,7 @@ impl Judged {
         Ok(Self { id, header, sketch })
     }
 
-    /// Returns how many bytes of memory it takes at the most to load it.
+    /// Returns how many bytes of memory it takes to load it, as the guard counts.
     pub fn memory_bytes(&self) -> u64 {
         self.header.memory_bytes
     }

@@ -145,7 +145,7 @@ pub struct DocumentHeader {
     pub ops: u64,
     /// The changes that were appended after it was last saved whole.
     pub appended: Vec<ChangeHeader>,
-    /// How many bytes of memory automerge takes for it at the most, with the appended changes.
+    /// How many bytes of memory automerge takes for it, as counted here, with the appended changes.
     pub memory_bytes: u64,
 }
 

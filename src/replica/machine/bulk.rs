@@ -24,7 +24,8 @@ pub const AT_ONCE_CHANGES_MAX: usize = 64;
 /// Most bytes of a frame that are taken in on the loop: however well they were deflated, they inflate
 /// to less than what one frame may bring.
 pub const AT_ONCE_BYTES_MAX: usize = 8 << 10;
-/// Most bytes of memory that is taken for a document beside which another one is read.
+/// Most bytes of memory that loading a document takes which is loaded beside another one: what 1,000
+/// sessions with a few changes each take, and little beside what one document may.
 const LIGHT_BYTES_MAX: u64 = 16 << 20;
 /// How many changes a document may gain while a copy of it is merged, for the rest to be done on the
 /// loop.
@@ -163,8 +164,8 @@ impl Bulk {
         self.judged.is_some()
     }
 
-    /// Tells whether it was [judged](Bulk::judge) to take little memory, so that another may be read
-    /// meanwhile.
+    /// Tells whether it was [judged](Bulk::judge) to take little memory to load, so that another may be
+    /// read meanwhile.
     pub fn is_light(&self) -> bool {
         let judged = self.judged.as_ref().and_then(|judged| judged.as_ref().ok());
         judged.is_some_and(|judged| judged.memory_bytes() <= LIGHT_BYTES_MAX)

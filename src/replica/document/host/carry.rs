@@ -35,6 +35,8 @@ struct Stand {
 /// A record that was written to in an earlier epoch, before and after.
 struct Step<'a> {
     touched: &'a Touched,
+    /// Whether `was` is how it was when this document went on from there.
+    is_gained: bool,
     was: Stand,
     is: Stand,
 }
@@ -69,9 +71,13 @@ impl Document {
         wall_ms: i64,
     ) -> Applied {
         let DocumentId::Host { epoch, .. } = after.id else { return Applied::default() };
+        let is_gained = self.follows(epoch);
         let steps: Vec<Step<'_>> = touched
             .iter()
-            .map(|touched| Step { touched, was: before.stand(touched), is: after.stand(touched) })
+            .map(|touched| {
+                let (was, is) = (before.stand(touched), after.stand(touched));
+                Step { touched, is_gained, was, is }
+            })
             .collect();
         let mut held = after.all_carried();
         held.insert(
@@ -153,8 +159,11 @@ impl Step<'_> {
             // Created here as well: this one is shown, and what either says of deleting, keeping and
             // ending counts.
             (None, Standing::Records(copies)) => {
-                tree::join(tx, &copies, is)?;
-                Self::end(tx, &copies, &Tree::new(), is)?;
+                // Of an epoch of a lost life all counts as new, also what both lives began with, and
+                // what this one has taken back since.
+                if self.is_gained && matches!(self.touched, Touched::Workspace(_)) {
+                    tree::join(tx, &copies, is)?;
+                }
                 self.mark(tx, &copies, epoch)
             }
             (Some(was), Standing::Records(copies)) => {

@@ -140,13 +140,20 @@ pub(super) fn patch(
     Ok(())
 }
 
-/// Writes into records what counts of another one that was made at once, but that it is deleted or has
-/// ended.
-pub(super) fn join(tx: &mut Transaction<'_>, copies: &[ObjId], record: &Tree) -> Done {
-    let notes =
-        NOTES.into_iter().filter_map(|key| Some((key.to_owned(), record.get(key)?.clone())));
-    patch(tx, copies, &Tree::new(), &notes.collect())?;
-    if record.get(USED) == Some(&Node::Scalar(true.into())) {
+/// Writes into a workspace's copies what counts of another one that was made at once. How that one has
+/// ended counts where this one has not, and with it what was asked for about that end.
+pub(super) fn join(tx: &mut Transaction<'_>, copies: &[ObjId], workspace: &Tree) -> Done {
+    let has_ended = copies.iter().any(|copy| map_at(tx, copy, TEARDOWN).is_some());
+    let keys: &[&str] = match has_ended {
+        true => &["dismissals", "keepers"],
+        false => &["dismissals", "keepers", "requests", TEARDOWN],
+    };
+    let counts = keys.iter().filter_map(|key| match workspace.get(*key)? {
+        Node::Map(tree) if tree.is_empty() => None,
+        node => Some(((*key).to_owned(), node.clone())),
+    });
+    patch(tx, copies, &Tree::new(), &counts.collect())?;
+    if workspace.get(USED) == Some(&Node::Scalar(true.into())) {
         for copy in copies {
             tx.put(copy, USED, true)?;
         }
