@@ -345,20 +345,16 @@ fn is_loaded_within_its_memory(name: &str) {
     let bytes = passes.bytes(&[1; ACTOR_BYTES]);
     let before = resident();
     forget_peak();
-    let header = check_document(&bytes, DocumentLimits::SNAPSHOT)
-        .unwrap_or_else(|refused| panic!("{name}: {refused}"));
-    let counted = header.memory_bytes;
-    drop(header);
+    let header = check_document(&bytes, DocumentLimits::SNAPSHOT);
+    let counted = header.unwrap_or_else(|refused| panic!("{name}: {refused}")).memory_bytes;
     let judged = peak() - before;
     assert_eq!(load(&bytes), Ok(false), "its heads are not those of its changes");
     let loaded = peak() - before;
-    let [judged, loaded, counted] = [judged, loaded, counted].map(|bytes| bytes >> 20);
-    let told = format!(
-        "{name}: {} bytes: counted {counted} MiB, judged in {judged}, loaded in {loaded}",
-        bytes.len()
-    );
+    let ([judged, loaded, counted], bytes) =
+        ([judged, loaded, counted].map(|bytes| bytes >> 20), bytes.len());
+    let told =
+        format!("{name}: {bytes} bytes: {counted} MiB, judged in {judged}, loaded in {loaded}");
     announce(&told);
-    // What judging leaves behind is measured along.
     assert!(loaded <= MEMORY_BYTES_MAX >> 20 && loaded < 2 * counted, "{told}");
 }
 

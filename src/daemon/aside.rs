@@ -1,28 +1,29 @@
 //! Owns the threads on which what takes long is done to copies of documents: one that judges what is
-//! to be loaded, one that loads, reads and writes, and one that, beside it, loads what takes little memory
-//! and derives what the rest shows.
+//! to be loaded, and two that load it and derive what it shows; one of these reads and writes all else.
 //!
 //! Must not know what that is for. Invariants: one thing at a time on each; what may take much memory is
 //! always done on the same thread, so that the memory which one document took and gave back is there for
 //! the next one, and not for each of the threads that the runtime would pick.
 
 use std::{
-    sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        mpsc::{self, Receiver},
+    },
     time::Duration,
 };
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::heap::Heap;
+use super::{
+    hatch::{End, Hatch, Taken},
+    heap::Heap,
+};
 use crate::replica::machine::{self, Bulk, ReadBulk, Work};
 
-/// How long nothing is to be read or written before what else of memory is free is given back, and from
-/// then on how often that is looked at.
+/// How long nothing is to be done before what else of memory is free is given back, and from then on
+/// how often that is looked at.
 const IDLE_EVERY: Duration = Duration::from_secs(1);
-
-/// How many documents wait at most to be read, beside the one that was judged last: none, so that no more
-/// than three are there at once.
-const BETWEEN_MAX: usize = 0;
 
 /// What is to be done.
 pub enum Job {
@@ -30,14 +31,6 @@ pub enum Job {
     Read(Bulk),
     /// What the replica asks for of its own accord.
     Work(Work),
-}
-
-/// What is done beside that.
-enum Beside {
-    /// What was judged to take little memory is to be read, and what it shows is to be derived.
-    Read(Bulk),
-    /// What it shows is to be derived.
-    Show(ReadBulk),
 }
 
 /// What came of it.
@@ -56,91 +49,59 @@ pub enum Done {
 /// Starts the threads; they end when nobody is left who could give them anything.
 pub fn start(done: UnboundedSender<Done>) -> mpsc::Sender<Job> {
     let (sender, jobs) = mpsc::channel();
-    let (to_read, judged) = mpsc::sync_channel(BETWEEN_MAX);
-    let (beside, light) = mpsc::sync_channel(BETWEEN_MAX);
-    let (told, shown, to_show) = (done.clone(), done.clone(), beside.clone());
-    // Each ends with the one before it; a loop that has stopped is told nothing: what was sent comes
-    // again.
-    tokio::task::spawn_blocking(move || judge(&jobs, &to_read, &beside, &told));
-    tokio::task::spawn_blocking(move || carry_out(&judged, &to_show, &done));
-    tokio::task::spawn_blocking(move || {
-        let mut heap = Heap::default();
-        for job in light {
-            let read = match job {
-                Beside::Read(bulk) => bulk.read(),
-                Beside::Show(read) => read,
-            };
-            if shown.send(Done::Shown(read.show())).is_err() {
-                return;
-            }
-            heap.look();
-        }
-    });
+    let [judged, all, light] = Hatch::ends();
+    let heap = Arc::new(Mutex::default());
+    let (of_all, of_light) = ((heap.clone(), done.clone()), (heap, done.clone()));
+    tokio::task::spawn_blocking(move || judge(&jobs, &judged, &done));
+    tokio::task::spawn_blocking(move || carry_out(&all, |_| true, &of_all.0, &of_all.1));
+    tokio::task::spawn_blocking(move || carry_out(&light, is_light, &of_light.0, &of_light.1));
     sender
 }
 
 /// Judges what is to be loaded while others are, and passes all else on as it is.
-///
-/// What can't be read beside at once waits like all else, also behind what takes long.
-fn judge(
-    jobs: &Receiver<Job>,
-    to_read: &SyncSender<Job>,
-    beside: &SyncSender<Beside>,
+fn judge(jobs: &Receiver<Job>, judged: &End<Job>, done: &UnboundedSender<Done>) {
+    for job in jobs {
+        let job = match job {
+            Job::Read(bulk) => Job::Read(bulk.judge()),
+            work @ Job::Work(_) => work,
+        };
+        let is_judged = matches!(&job, Job::Read(bulk) if bulk.is_judged());
+        // A loop that has stopped is told nothing: what was sent comes again.
+        if !judged.give(job) || (is_judged && done.send(Done::Judged).is_err()) {
+            return;
+        }
+    }
+}
+
+fn carry_out(
+    judged: &End<Job>,
+    takes: impl Fn(&Job) -> bool,
+    heap: &Mutex<Heap>,
     done: &UnboundedSender<Done>,
 ) {
-    for job in jobs {
-        let bulk = match job {
-            Job::Read(bulk) => bulk.judge(),
-            work @ Job::Work(_) => match to_read.send(work) {
-                Ok(()) => continue,
-                Err(_) => return,
-            },
-        };
-        let is_judged = bulk.is_judged();
-        let left = match bulk.is_light() {
-            true => not_taken(beside, Beside::Read(bulk)),
-            false => Some(Beside::Read(bulk)),
-        };
-        if let Some(Beside::Read(bulk)) = left
-            && to_read.send(Job::Read(bulk)).is_err()
-        {
-            return;
-        }
-        if is_judged && done.send(Done::Judged).is_err() {
-            return;
-        }
-    }
-}
-
-fn carry_out(jobs: &Receiver<Job>, beside: &SyncSender<Beside>, done: &UnboundedSender<Done>) {
-    let mut heap = Heap::default();
     loop {
-        let end = match jobs.recv_timeout(IDLE_EVERY) {
-            Ok(Job::Read(bulk)) if bulk.is_judged() => {
-                match not_taken(beside, Beside::Show(bulk.read())) {
-                    Some(Beside::Show(read)) => Some(Done::Shown(read.show())),
-                    _ => None,
-                }
-            }
-            Ok(Job::Read(bulk)) => Some(Done::Read(bulk.read())),
-            Ok(Job::Work(work)) => Some(Done::Work(work.run())),
-            Err(RecvTimeoutError::Timeout) => {
-                heap.look_idle();
+        let end = match judged.take(&takes, IDLE_EVERY) {
+            Taken::Next(Job::Read(bulk)) if bulk.is_judged() => Done::Shown(bulk.read().show()),
+            Taken::Next(Job::Read(bulk)) => Done::Read(bulk.read()),
+            Taken::Next(Job::Work(work)) => Done::Work(work.run()),
+            Taken::Nothing => {
+                lock(heap).look_idle();
                 continue;
             }
-            Err(RecvTimeoutError::Disconnected) => return,
+            Taken::Closed => return,
         };
-        if end.is_some_and(|end| done.send(end).is_err()) {
+        if done.send(end).is_err() {
             return;
         }
-        heap.look();
+        lock(heap).look();
     }
 }
 
-/// Gives something to be done beside, and returns it where something else is being done there.
-fn not_taken(beside: &SyncSender<Beside>, job: Beside) -> Option<Beside> {
-    match beside.try_send(job) {
-        Ok(()) => None,
-        Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => Some(job),
-    }
+fn is_light(job: &Job) -> bool {
+    matches!(job, Job::Read(bulk) if bulk.is_light())
+}
+
+/// Locks what a thread that panicked leaves as good as it was.
+fn lock(heap: &Mutex<Heap>) -> MutexGuard<'_, Heap> {
+    heap.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -11,6 +11,7 @@ pub mod durable;
 pub mod engine;
 pub mod evidence;
 pub mod handle;
+mod hatch;
 pub mod heap;
 pub mod hub;
 pub mod loading;

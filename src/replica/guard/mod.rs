@@ -77,8 +77,8 @@ pub const FRAME_OPS_MAX: u64 = 1 << 20;
 
 /// What automerge may take, by the costs below, for what came in one frame: while a document is read,
 /// its bytes and those that other peers send are beside it, one that is judged meanwhile, inflated,
-/// and one that takes little or of which it is derived what it shows, the allocator keeps some of what was
-/// read before, and all of it is to stay within 256 MiB.
+/// and one that takes less, the allocator keeps some of what was read before, and all of it is to stay
+/// within 256 MiB.
 /// A host document of 1,000 sessions with a history of 10,000 changes takes a quarter of it.
 pub const MEMORY_BYTES_MAX: u64 = 144 << 20;
 

@@ -24,9 +24,9 @@ pub const AT_ONCE_CHANGES_MAX: usize = 64;
 /// Most bytes of a frame that are taken in on the loop: however well they were deflated, they inflate
 /// to less than what one frame may bring.
 pub const AT_ONCE_BYTES_MAX: usize = 8 << 10;
-/// Most bytes of memory that loading a document takes which is loaded beside another one: what 1,000
-/// sessions with a few changes each take, and little beside what one document may.
-const LIGHT_BYTES_MAX: u64 = 16 << 20;
+/// Most bytes of memory that loading a document takes which is loaded beside another one: a host's of 1,000
+/// sessions with a history of 10,000 changes.
+const LIGHT_BYTES_MAX: u64 = 40 << 20;
 /// How many changes a document may gain while a copy of it is merged, for the rest to be done on the
 /// loop.
 const LAG_MAX: usize = 64;
