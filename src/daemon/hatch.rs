@@ -44,7 +44,7 @@ impl<T> Hatch<T> {
         std::array::from_fn(|_| End(hatch.clone()))
     }
 
-    // Whoever panics holds no lock while it calls what is not in here, but `takes`.
+    // Nothing is half done where `takes` may panic, the only thing that is not in here.
     fn lock(&self) -> MutexGuard<'_, Inside<T>> {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }

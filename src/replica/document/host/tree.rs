@@ -141,12 +141,13 @@ pub(super) fn patch(
 }
 
 /// Writes into a workspace's copies what counts of another one that was made at once. How that one has
-/// ended counts where this one has not, and with it what was asked for about that end.
+/// ended counts where this one has not, but nothing that was asked for about that end: a worktree that is
+/// there anew is not removed by force because of one that was.
 pub(super) fn join(tx: &mut Transaction<'_>, copies: &[ObjId], workspace: &Tree) -> Done {
     let has_ended = copies.iter().any(|copy| map_at(tx, copy, TEARDOWN).is_some());
     let keys: &[&str] = match has_ended {
         true => &["dismissals", "keepers"],
-        false => &["dismissals", "keepers", "requests", TEARDOWN],
+        false => &["dismissals", "keepers", TEARDOWN],
     };
     let counts = keys.iter().filter_map(|key| match workspace.get(*key)? {
         Node::Map(tree) if tree.is_empty() => None,
