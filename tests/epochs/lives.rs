@@ -1,9 +1,14 @@
 //! Epochs of a life that its host does not know of any more, since an old copy of its store was put in
 //! place.
 
-use sessionmesh::replica::record::{
-    SessionState::{Deleted, Live, Stranded},
-    WorkspaceState::Sealed,
+use sessionmesh::replica::{
+    command::{Command, Target},
+    effect::TeardownOutcome,
+    record::{
+        SessionState::{Deleted, Live, Stranded},
+        TeardownAction,
+        WorkspaceState::{Failed, Sealed},
+    },
 };
 
 use super::{
@@ -125,4 +130,55 @@ fn what_was_taken_back_is_not_given_again_by_the_epoch_of_a_lost_life() {
         let workspace = scene.world.workspace(node, LEFT, "w").expect("it is there");
         assert!(!workspace.keep, "{workspace:?}");
     }
+}
+
+/// That a worktree is to be removed though something would be lost was asked for in a lost life, of a
+/// workspace that had failed to end there. It was made anew in another epoch since, and what is in its
+/// place now is not what was meant, whether it has failed to end again or not yet.
+#[test]
+fn what_was_forced_in_a_lost_life_is_not_forced_on_what_was_made_anew() {
+    for ends_again in [true, false] {
+        let mut scene = Scene::new(LEFT);
+        scene.world.agree();
+        let copy = scene.world.nodes[LEFT].disk.clone();
+        room(&mut scene, &["old"]);
+        scene.delete("old");
+        scene.pass_undo_window();
+        fail(&mut scene);
+        scene.world.agree();
+        scene.workspace_is("w", Failed, 0);
+        scene.world.part();
+        scene.at = RIGHT;
+        scene.ask(Command::Teardown(Target::new("w".parse().unwrap()), TeardownAction::Force));
+        scene.world.nodes[LEFT].disk = copy;
+        scene.world.crash(LEFT, 0);
+        scene.at = LEFT;
+        rewrite(&mut scene);
+        room(&mut scene, &["new"]);
+        if ends_again {
+            scene.delete("new");
+            scene.pass_undo_window();
+            fail(&mut scene);
+        }
+        meet(&mut scene);
+        all_hold_the_newest(&scene);
+        if !ends_again {
+            scene.session_is("new", Stranded);
+            scene.at = RIGHT;
+            scene.move_out("new");
+            scene.world.agree();
+        }
+        scene.workspace_is("w", Failed, 0);
+        assert!(scene.world.nodes[LEFT].teardowns.is_empty(), "nobody has asked for this one");
+        scene.ask(Command::Teardown(Target::new("w".parse().unwrap()), TeardownAction::Retry));
+        scene.world.agree();
+        let due = scene.world.nodes[LEFT].teardowns.pop().expect("it was asked for");
+        assert_eq!(due.action, TeardownAction::Retry);
+    }
+}
+
+/// The teardown that the host waits for fails.
+fn fail(scene: &mut Scene) {
+    let due = scene.world.nodes[LEFT].teardowns.pop().expect("a teardown");
+    scene.world.end_teardown(LEFT, due, TeardownOutcome::Failed("in use".to_owned()));
 }
