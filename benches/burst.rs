@@ -42,7 +42,7 @@ fn main() {
     let bare: Duration = (0..changes)
         .map(|n| {
             let id = state::session_id(&host, n % SESSIONS).parse().expect("it is an id");
-            let taken = core.take(Kind::Title, &id, &room);
+            let taken = core.take(Kind::Title, &id, &room, Duration::ZERO);
             taken.commit + taken.apply
         })
         .sum();

@@ -134,8 +134,15 @@ impl Core {
         }
     }
 
-    /// Writes one change, applies it at the reader, and finds what differs there.
-    pub fn take(&mut self, kind: Kind, session: &SessionId, workspace: &WorkspaceId) -> Taken {
+    /// Writes one change, applies it at the reader, and finds what differs there; rests between these as
+    /// long as is said.
+    pub fn take(
+        &mut self,
+        kind: Kind,
+        session: &SessionId,
+        workspace: &WorkspaceId,
+        rest: Duration,
+    ) -> Taken {
         self.written += 1;
         let bucket = &self.buckets[&format!("{:02x}", Sha256::digest(session.as_str())[0])];
         let title = format!("bare title number {}", self.written);
@@ -149,6 +156,7 @@ impl Core {
         let raw = change.raw_bytes().to_vec();
         let commit = begun.elapsed();
 
+        std::thread::sleep(rest);
         let begun = Instant::now();
         let change = Change::try_from(&raw[..]).expect("it was just made");
         self.reader.apply_changes([change]).expect("it was just made");
@@ -166,6 +174,7 @@ impl Core {
         let verify = begun.elapsed();
         let applied = self.mirror.apply(&[raw], &[voucher], &self.trust);
         let applied = applied.expect("it was just made");
+        std::thread::sleep(rest);
         let begun = Instant::now();
         let mut touched = view::Touched::default();
         let host = self.host;

@@ -89,7 +89,13 @@ macro_rules! name_id {
             }
         }
 
-        text_serde!($name);
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+
+        text_deserialize!($name);
     };
 }
 
@@ -108,16 +114,28 @@ macro_rules! hex_id {
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                // At once: an id is written several times for each change, and digit by digit it
-                // takes as long as a record's other fields together.
+        impl $name {
+            /// Hands its digits on, all at once: an id is written several times for each change,
+            /// and digit by digit it takes as long as a record's other fields together.
+            fn with_digits<T>(&self, write: impl FnOnce(&str) -> T) -> T {
                 let mut digits = [0; 2 * $bytes];
                 for (pair, byte) in digits.chunks_exact_mut(2).zip(self.0) {
                     pair[0] = HEX[usize::from(byte >> 4)];
                     pair[1] = HEX[usize::from(byte & 0xf)];
                 }
-                f.write_str(std::str::from_utf8(&digits).map_err(|_| fmt::Error)?)
+                write(std::str::from_utf8(&digits).expect("hexadecimal digits are text"))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.with_digits(|digits| f.write_str(digits))
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                self.with_digits(|digits| serializer.serialize_str(digits))
             }
         }
 
@@ -127,7 +145,7 @@ macro_rules! hex_id {
             }
         }
 
-        text_serde!($name);
+        text_deserialize!($name);
     };
 }
 
@@ -139,6 +157,12 @@ macro_rules! text_serde {
             }
         }
 
+        text_deserialize!($name);
+    };
+}
+
+macro_rules! text_deserialize {
+    ($name:ident) => {
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 String::deserialize(deserializer)?.parse().map_err(D::Error::custom)

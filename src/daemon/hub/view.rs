@@ -83,13 +83,14 @@ impl View {
     pub(super) fn fold(&mut self, diff: &Diff) {
         self.cursor = diff.cursor;
         self.digest = diff.digest;
+        let mut sessions = Vec::new();
         for event in &diff.events {
             match event {
                 Event::SessionCreated { session }
                 | Event::SessionUpdated { session, .. }
                 | Event::SessionDeleted { session, .. }
                 | Event::SessionRestored { session }
-                | Event::SessionStranded { session } => self.sessions.upsert(session.clone()),
+                | Event::SessionStranded { session } => sessions.push(session),
                 Event::SessionPurged { session } => self.sessions.remove(session),
                 Event::WorkspaceCreated { workspace }
                 | Event::WorkspaceUpdated { workspace, .. }
@@ -100,6 +101,7 @@ impl View {
                 Event::WorkspaceGone { workspace } => self.workspaces.remove(workspace),
             }
         }
+        self.sessions.upsert_all(sessions);
     }
 }
 
@@ -175,8 +177,22 @@ impl<R: Record> Shelves<R> {
         rest.iter().map(|(_, record)| record).take_while(move |record| record.id() == id)
     }
 
+    /// Puts records away shelf by shelf: as they come, each would be the first on its shelf to be
+    /// fetched from memory.
+    fn upsert_all(&mut self, records: Vec<&Arc<R>>) {
+        let mut records: Vec<(u64, &Arc<R>)> =
+            records.into_iter().map(|record| (hash(record.id()), record)).collect();
+        records.sort_unstable_by_key(|(hash, _)| (shelf_of(*hash), *hash));
+        for (hash, record) in records {
+            self.upsert_hashed(hash, record.clone());
+        }
+    }
+
     fn upsert(&mut self, record: Arc<R>) {
-        let hash = hash(record.id());
+        self.upsert_hashed(hash(record.id()), record);
+    }
+
+    fn upsert_hashed(&mut self, hash: u64, record: Arc<R>) {
         let shelf = self.shelf_mut(hash);
         match place(shelf, hash, &record) {
             Ok(at) => shelf[at].1 = record,
