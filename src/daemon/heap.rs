@@ -46,11 +46,16 @@ impl Heap {
 
     fn give_back(&mut self, grown_bytes: u64) {
         let Some(present) = system::resident_bytes() else { return };
-        self.rest_bytes = self.rest_bytes.min(present);
-        if present >= self.rest_bytes + grown_bytes {
+        if self.has_grown(present, grown_bytes) {
             system::trim();
             self.rest_bytes = system::resident_bytes().unwrap_or(present);
         }
+    }
+
+    /// Tells whether the process has so much more than at the last look, or than it came down to since.
+    fn has_grown(&mut self, present: u64, grown_bytes: u64) -> bool {
+        self.rest_bytes = self.rest_bytes.min(present);
+        present >= self.rest_bytes + grown_bytes
     }
 }
 
@@ -86,5 +91,44 @@ mod system {
 
     pub fn resident_bytes() -> Option<u64> {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn what_has_grown_is_counted_from_the_least_that_was_seen_since() {
+        let mut heap = Heap { rest_bytes: 100 * MIB };
+        assert!(!heap.has_grown(115 * MIB, GROWN_BUSY_BYTES));
+        assert!(heap.has_grown(116 * MIB, GROWN_BUSY_BYTES));
+        assert!(heap.has_grown(102 * MIB, GROWN_IDLE_BYTES));
+        assert!(!heap.has_grown(40 * MIB, GROWN_BUSY_BYTES), "it has come down by itself");
+        assert!(heap.has_grown(56 * MIB, GROWN_BUSY_BYTES));
+    }
+
+    /// Free blocks between some that are used are what glibc keeps.
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[test]
+    fn what_is_free_between_what_is_used_is_given_back() {
+        const BLOCKS: usize = 32_768;
+        let resident = || system::resident_bytes().expect("this system tells it");
+        let mut blocks: Vec<Option<Box<[u8]>>> =
+            (0..BLOCKS).map(|_| Some(vec![1; 4 << 10].into_boxed_slice())).collect();
+        let full = resident();
+        assert!(full >= 128 * MIB, "{full}");
+        for (at, block) in blocks.iter_mut().enumerate() {
+            if at % 64 > 0 {
+                *block = None;
+            }
+        }
+        Heap::default().look();
+        // Other tests take memory meanwhile, but not as much as half of it.
+        let rest = resident();
+        assert!(rest + 64 * MIB <= full, "{full} before, {rest} after");
+        assert_eq!(blocks.iter().flatten().map(|block| usize::from(block[0])).sum::<usize>(), 512);
     }
 }
