@@ -15,7 +15,7 @@ use super::{
         trust::Trust,
         voucher::Voucher,
     },
-    ANSWER_WITHIN, Documents, Exchange, FETCHES_MAX, Out, Suspect, all_heads, push, to,
+    ANSWER_WITHIN, Documents, Exchange, FETCHES_MAX, Out, all_heads, push, to,
 };
 use crate::wire::{DocumentHeads, Frame};
 
@@ -93,11 +93,11 @@ impl Exchange {
                     progress.wanted = Some((ours.clone(), now));
                     out.push(to(peer, Frame::Want(DocumentHeads { document: id, heads: ours })));
                 } else {
-                    let suspect = match link.suspects.remove(&id) {
-                        Some(before) => before.or_later(now, heads, document),
-                        None => Suspect::new(now, heads, document),
-                    };
-                    link.suspects.insert(id, suspect);
+                    // While what was suspected before is still not here, its time runs on: a peer
+                    // that writes on and on would else put the repair off for ever.
+                    let since =
+                        link.suspects.remove(&id).filter(|(known, _)| !document.has_all(known));
+                    link.suspects.insert(id, (heads, since.map_or(now, |(_, since)| since)));
                 }
             } else if greeting {
                 link.suspects.remove(&id);
@@ -274,7 +274,7 @@ impl Exchange {
         };
         let missing = document.missing();
         if !missing.is_empty() {
-            link.suspects.entry(*id).or_insert_with(|| Suspect::new(now, missing, document));
+            link.suspects.entry(*id).or_insert((missing, now));
         }
     }
 

@@ -6,7 +6,6 @@
 
 mod catch_up;
 mod push;
-mod suspect;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,7 +15,6 @@ use std::{
 use catch_up::Owed;
 pub use catch_up::{Answer, Parcel};
 use sha2::{Digest as _, Sha256};
-use suspect::{Suspect, Verdict};
 
 use super::{
     document::Document,
@@ -30,6 +28,9 @@ use crate::wire::{DocumentHeads, Frame};
 pub const CHECK_IDLE: Duration = Duration::from_millis(300);
 /// How long frontiers are not compared at most.
 pub const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+/// How long a change of a peer may be unknown here before it is asked for: it may be on its way
+/// from its author.
+pub const SUSPECT_AFTER: Duration = Duration::from_millis(800);
 /// How long an answer is awaited before the same is asked, or answered, again.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// How long a document is awaited whole before it is asked for again.
@@ -72,9 +73,9 @@ struct Link {
     their_frontier: Option<[u8; 32]>,
     their_links: BTreeSet<NodeId>,
     documents: BTreeMap<DocumentId, Progress>,
-    /// What the peer has of a document and we don't. Kept by itself: it is looked through at every
-    /// input, and nearly always empty.
-    suspects: BTreeMap<DocumentId, Suspect>,
+    /// What the peer has of a document and we don't, and since when we know. Kept by itself: it is
+    /// looked through at every input, and nearly always empty.
+    suspects: BTreeMap<DocumentId, (Vec<ChangeHash>, Duration)>,
     /// Documents that the peer has and we don't.
     lacking: BTreeSet<DocumentId>,
     /// When something last went over the link that is not yet followed by a comparison.
@@ -320,12 +321,13 @@ impl Exchange {
     pub fn time_passed(&mut self, now: Duration, documents: &Documents, out: &mut Out) {
         let mut ours = None;
         for (peer, link) in self.links.iter_mut().filter(|(_, link)| link.greeted) {
-            link.suspects.retain(|id, suspect| {
-                let document = documents.get(id);
-                let verdict = suspect.judge(now, document);
-                let Some(document) = document.filter(|_| verdict == Verdict::Ask) else {
-                    return verdict == Verdict::Wait;
-                };
+            link.suspects.retain(|id, (heads, since)| {
+                if *since + SUSPECT_AFTER > now {
+                    return true;
+                }
+                let lacking = documents.get(id).filter(|document| !document.has_all(heads));
+                let Some(document) = lacking else { return false };
+                *since = now;
                 let progress = link.documents.entry(*id).or_default();
                 progress.wanted = Some((document.heads(), now));
                 self.repairs_total += 1;
@@ -357,7 +359,7 @@ impl Exchange {
         let silent = self.links.values().filter_map(Link::greet_due);
         let links = self.links.values().filter(|link| link.greeted);
         let links = links.flat_map(|link| {
-            let suspects = link.suspects.values().map(Suspect::due);
+            let suspects = link.suspects.values().map(|(_, since)| *since + SUSPECT_AFTER);
             suspects.chain([link.check_due()])
         });
         let fetches = self.fetching.values().map(|(_, since)| *since + FETCH_WITHIN);
