@@ -66,7 +66,7 @@ async fn measure() {
             let begun = Instant::now();
             b.ok("POST", "/v1/join", Some(json!({ "ticket": ticket }))).await;
             // Two threads load; in less than half the time of one nothing can be done.
-            tokio::time::sleep(load / 2).await;
+            tokio::time::sleep((load / 2).saturating_sub(begun.elapsed())).await;
             while b.get("/v1/status").await["digest"] != shown {
                 tokio::time::sleep(LOOK_EVERY).await;
             }

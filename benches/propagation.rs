@@ -2,9 +2,10 @@
 //! loopback QUIC, at 1,000, 10,000 and 100,000 sessions on 100 hosts.
 //!
 //! The floor is what no such daemon can do without, measured between the samples, on the same
-//! state: the bare commit, one way over bare QUIC, the bare applying, and the own diff, one right
-//! after the other. A daemon does each of them after a rest, when what they need has left the
-//! processor's caches: `over_rested_floor_p50` is over the same parts with a rest between them. What the
+//! state: the bare commit, one way over bare QUIC, the bare applying, and the own diff. The applying
+//! comes right after the commit, and the diff after another applying. A daemon applies after a rest,
+//! when what that needs has left the processor's caches: `over_rested_floor_p50` is over the same parts
+//! with a rest before each. What the
 //! author's signature and the checking of it take is told beside it, and is no part of it:
 //! `signing_share_p50` is one of each over the whole, of the change of which it is most. With no
 //! signature a change would take the rest.

@@ -134,8 +134,8 @@ impl Core {
         }
     }
 
-    /// Writes one change, applies it at the reader, and finds what differs there; rests between these as
-    /// long as is said.
+    /// Writes one change, applies it at the reader, and finds what differs there; rests before the applying
+    /// and before the diff for as long as is said.
     pub fn take(
         &mut self,
         kind: Kind,

@@ -177,8 +177,8 @@ impl<R: Record> Shelves<R> {
         rest.iter().map(|(_, record)| record).take_while(move |record| record.id() == id)
     }
 
-    /// Puts records away shelf by shelf: as they come, each would be the first on its shelf to be
-    /// fetched from memory.
+    /// Puts different records away shelf by shelf: in the order of a diff, nearly each would have another
+    /// shelf be fetched from memory.
     fn upsert_all(&mut self, records: Vec<&Arc<R>>) {
         let mut records: Vec<(u64, &Arc<R>)> =
             records.into_iter().map(|record| (hash(record.id()), record)).collect();
