@@ -103,3 +103,15 @@ fn what_had_failed_to_end_in_a_lost_life_is_not_live_again_in_a_later_epoch() {
     scenario.only = vec![0, 2, 3, 6, 8, 9, 16, 18, 19, 21, 28, 34, 54];
     play(&scenario);
 }
+
+/// An old copy of a host's store was put in place, and the host, cut off, made a workspace anew that a peer
+/// held from the lost life in an epoch of a higher number. It was sealed and failed to be torn down before
+/// the two met; of a workspace that was made in both, and of an epoch that the present one did not go on
+/// from, nothing was carried over: it was shown as vacated again (`SIM_SEED=2002763` of the long run).
+#[test]
+fn what_has_failed_to_end_stays_so_in_an_epoch_of_a_lost_life_that_has_the_same() {
+    let mut scenario = Scenario::draw(2_002_763, 60);
+    scenario.only =
+        vec![0, 1, 2, 3, 5, 6, 7, 11, 15, 16, 19, 21, 22, 23, 24, 29, 37, 41, 52, 53, 54];
+    play(&scenario);
+}

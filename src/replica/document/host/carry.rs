@@ -159,10 +159,8 @@ impl Step<'_> {
             // Created here as well: this one is shown, and what either says of deleting, keeping and
             // ending counts.
             (None, Standing::Records(copies)) => {
-                // Of an epoch of a lost life all counts as new, also what both lives began with, and
-                // what this one has taken back since.
-                if self.is_gained && matches!(self.touched, Touched::Workspace(_)) {
-                    tree::join(tx, &copies, is)?;
+                if matches!(self.touched, Touched::Workspace(_)) {
+                    tree::join(tx, &copies, is, self.is_gained)?;
                 }
                 self.mark(tx, &copies, epoch)
             }

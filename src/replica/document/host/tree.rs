@@ -143,15 +143,21 @@ pub(super) fn patch(
 /// Writes into a workspace's copies what counts of another one that was made at once. How that one has
 /// ended counts where this one has not, but nothing that was asked for about that end: a worktree that is
 /// there anew is not removed by force because of one that was.
-pub(super) fn join(tx: &mut Transaction<'_>, copies: &[ObjId], workspace: &Tree) -> Done {
+///
+/// Of an epoch of a lost life all seems new, also what both lives began with, and what this one has taken
+/// back since: unless it `is_gained`, only what nobody takes back counts, that it has ended, or was used.
+pub(super) fn join(
+    tx: &mut Transaction<'_>,
+    copies: &[ObjId],
+    workspace: &Tree,
+    is_gained: bool,
+) -> Done {
     let has_ended = copies.iter().any(|copy| map_at(tx, copy, TEARDOWN).is_some());
-    let keys: &[&str] = match has_ended {
-        true => &["dismissals", "keepers"],
-        false => &["dismissals", "keepers", TEARDOWN],
-    };
-    let counts = keys.iter().filter_map(|key| match workspace.get(*key)? {
+    let keys = [("dismissals", is_gained), ("keepers", is_gained), (TEARDOWN, !has_ended)];
+    let keys = keys.into_iter().filter_map(|(key, counts)| counts.then_some(key));
+    let counts = keys.filter_map(|key| match workspace.get(key)? {
         Node::Map(tree) if tree.is_empty() => None,
-        node => Some(((*key).to_owned(), node.clone())),
+        node => Some((key.to_owned(), node.clone())),
     });
     patch(tx, copies, &Tree::new(), &counts.collect())?;
     if workspace.get(USED) == Some(&Node::Scalar(true.into())) {
