@@ -5,7 +5,8 @@
 //!
 //! - `cargo test --test sim` plays named past failures and some fresh short seeds.
 //! - `SIM_FAULTS=1000000 cargo test --release --test sim -- --nocapture long_run --include-ignored`
-//!   plays as many lives as it takes to see that many faults.
+//!   plays as many lives as it takes to see that many faults, the same each time; others with
+//!   `SIM_FIRST=2000000`, the seed of the first, of which each takes the next.
 //! - `SIM_SEED=7 cargo test --test sim -- --nocapture one_life --include-ignored` plays one life
 //!   and tells what happened; `SIM_ONLY=3,14` only these of its acts, `SIM_ACTS` how many it has.
 
