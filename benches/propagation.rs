@@ -5,9 +5,10 @@
 //! state: the bare commit, one way over bare QUIC, the bare applying, and the own diff. The applying
 //! comes right after the commit, and the diff after another applying. A daemon applies after a rest,
 //! when what that needs has left the processor's caches: `over_rested_floor_p50` is over the same parts
-//! with a rest before each. What the
-//! author's signature and the checking of it take is told beside it, and is no part of it:
-//! `signing_share_p50` is one of each over the whole, of the change of which it is most. With no
+//! with a rest before each.
+//!
+//! What the author's signature and the checking of it take is told beside the floor, and is no part of
+//! it: `signing_share_p50` is one of each over the whole, of the change of which it is most. With no
 //! signature a change would take the rest.
 //!
 //! With the feature `compare`, samod 0.16 over TCP is measured in the same run with the same
@@ -46,9 +47,9 @@ const PAUSE: Duration = Duration::from_millis(2);
 struct Measured {
     whole: Samples,
     one_way: Samples,
-    /// One right after the other.
+    /// The applying right after the commit, the diff right after another applying.
     in_a_row: Parts,
-    /// With rests between them.
+    /// With a rest before each.
     rested: Parts,
     sign: Samples,
     verify: Samples,
