@@ -217,6 +217,8 @@ pub struct TeardownDue {
     pub incarnation: u32,
     /// `Force` where a person has asked to go on although something would be lost.
     pub action: TeardownAction,
+    /// Until when the host keeps what it ends, as the seal says; milliseconds since the epoch.
+    pub kept_until: Option<i64>,
 }
 
 /// A diff and its JSON, made once for the journal and all subscribers.

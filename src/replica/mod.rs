@@ -21,6 +21,7 @@ pub mod machine;
 pub mod receipt;
 pub mod record;
 pub mod sync;
+pub mod trash;
 pub mod trust;
 pub mod view;
 pub mod voucher;

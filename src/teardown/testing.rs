@@ -31,7 +31,7 @@ pub fn due(kind: &str, directory: Option<&str>, action: TeardownAction) -> Teard
         teardown: None,
         extra: std::collections::BTreeMap::new(),
     };
-    TeardownDue { workspace, incarnation: 1, action }
+    TeardownDue { workspace, incarnation: 1, action, kept_until: None }
 }
 
 /// A repository with one commit, a worktree `w` of it on branch `feature`, and a data folder.

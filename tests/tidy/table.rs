@@ -125,6 +125,11 @@ pub const ROOMS: &[Room] = &[
         why: "what is signed is names; who signs it, and how, is given from outside",
     },
     Room {
+        path: "replica::trash",
+        may: &["replica::ids"],
+        why: "an entry of the trash is plain data that every node lists",
+    },
+    Room {
         path: "replica::trust",
         may: &["replica::ids", "replica::record", "replica::voucher"],
         why: "who may write is derived from members, however they are read",
@@ -220,7 +225,7 @@ pub const ROOMS: &[Room] = &[
     },
     Room {
         path: "teardown",
-        may: &["clock", "replica::effect", "replica::ids", "replica::record"],
+        may: &["clock", "replica::effect", "replica::ids", "replica::record", "replica::trash"],
         why: "it ends what it is told to end, and decides nothing",
     },
     Room {

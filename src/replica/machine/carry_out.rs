@@ -260,6 +260,7 @@ impl Replica {
                         workspace: (*entry.record).clone(),
                         incarnation: teardown.incarnation,
                         action,
+                        kept_until: None,
                     });
                 }
             }
