@@ -29,8 +29,8 @@ use sessionmesh::{
         invite::Ticket,
         receipt::{Applying, CarryingOut, Ending, Receipt, ReceiptMember, ReceiptSession},
         record::{
-            Deletion, Extra, GitState, Role, Session, SessionState, StoredSession, Teardown,
-            TeardownAction, TeardownState, Workspace, WorkspaceState,
+            Deletion, DeletionReason, Extra, GitState, Role, Session, SessionState, StoredSession,
+            Teardown, TeardownAction, TeardownState, Workspace, WorkspaceState,
         },
     },
 };
@@ -60,6 +60,8 @@ pub fn session(id: &str) -> Session {
         created_at: 1_000,
         updated_at: 2_000,
         archived_at: Some(3_000),
+        agent: Some("opencode".to_owned()),
+        agent_server: Some("http://localhost:4096/".to_owned()),
         state: SessionState::Live,
         deleted: None,
         extra: Extra::from([("colour".to_owned(), "green".to_owned())]),
@@ -68,7 +70,8 @@ pub fn session(id: &str) -> Session {
 
 pub fn deleted_session(id: &str) -> Session {
     let operation = "op_1".parse().unwrap();
-    let deleted = Some(Deletion { by: LAP, at: 4_000, operation });
+    let deleted =
+        Some(Deletion { by: LAP, at: 4_000, operation, reason: Some(DeletionReason::Agent) });
     Session { state: SessionState::Deleted, deleted, workspace_id: None, ..session(id) }
 }
 
@@ -209,6 +212,8 @@ fn explainable(id: &str) -> Explainable {
         created_at: 1_000,
         updated_at: 1_000,
         archived_at: None,
+        agent: None,
+        agent_server: None,
         extra: Extra::new(),
         deleted: None,
     };
