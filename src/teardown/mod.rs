@@ -9,6 +9,8 @@ pub mod ledger;
 mod child;
 mod git;
 mod hook;
+mod inspect;
+mod mounts;
 mod place;
 mod problem;
 mod running;
