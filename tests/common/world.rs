@@ -311,6 +311,8 @@ impl World {
             receipts: _,
             work,
             evidence: _,
+            accepted: _,
+            members: _,
         } = fx;
         if let Some(dials) = dials {
             self.nodes[node].dials = dials.into_iter().map(|target| target.node).collect();
