@@ -19,6 +19,7 @@ use crate::{
         explain::Explainable,
         ids::{ChangeHash, DocumentId, FleetId, NodeId, SessionId},
         record::Role,
+        trash::{TrashListed, TrashStored},
     },
 };
 
@@ -39,6 +40,8 @@ pub enum Request {
     Peers(oneshot::Sender<Vec<Peer>>),
     /// Asks for what a session or workspace can be explained from.
     Explain(Target<SessionId>, oneshot::Sender<Result<Box<Explainable>, Refusal>>),
+    /// Asks what hosts keep of what they have ended.
+    Trash(oneshot::Sender<Vec<TrashStored>>),
     /// Asks what an agent's server is to delete now.
     AgentDue(String, oneshot::Sender<Vec<SessionId>>),
 }
@@ -174,6 +177,7 @@ pub struct Handle {
     pace: Arc<Pace>,
     agents: Arc<Mutex<BTreeMap<String, AgentStatus>>>,
     receipts: watch::Sender<bool>,
+    restores: watch::Sender<()>,
 }
 
 impl Handle {
@@ -181,8 +185,15 @@ impl Handle {
     pub fn new(hub: Arc<Hub>) -> (Self, mpsc::Receiver<Request>) {
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
         let receipts = watch::Sender::new(false);
+        let restores = watch::Sender::new(());
         let (pace, agents) = (Arc::default(), Arc::default());
-        (Self { requests, hub, pace, agents, receipts }, receiver)
+        (Self { requests, hub, pace, agents, receipts, restores }, receiver)
+    }
+
+    /// Returns what marks that restores of what this node keeps may be asked for: they are among what
+    /// [`Handle::trash`] lists, and stay so until [`Command::ReportTrash`] answers them.
+    pub fn restores(&self) -> &watch::Sender<()> {
+        &self.restores
     }
 
     /// Returns what marks that answers about receipts may have changed; `true` once nobody is to
@@ -240,6 +251,15 @@ impl Handle {
         let (sender, receiver) = oneshot::channel();
         self.send(Request::Explain(target, sender))?;
         Ok(receiver.await.map_err(|_| RequestError::Stopping)??)
+    }
+
+    /// Lists what all hosts keep of what they have ended, with the restores that are asked for.
+    pub async fn trash(&self) -> Result<Vec<TrashListed>, RequestError> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(Request::Trash(sender))?;
+        let stored = receiver.await.map_err(|_| RequestError::Stopping)?;
+        // Thousands of summaries are not read on the loop.
+        Ok(stored.iter().filter_map(TrashStored::read).collect())
     }
 
     /// Lists sessions that an agent's server is to delete now, children first.
