@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::{NodeId, OperationId, SessionId, WorkspaceId};
 
+/// Largest time that JSON readers keep exact; what a peer writes beyond it is brought back.
+pub const TIME_MS_MAX: i64 = 1 << 53;
 /// Longest title or name, in characters.
 pub const TITLE_CHARS_MAX: usize = 1_024;
 /// Longest directory, in characters (Linux's `PATH_MAX`).
@@ -105,6 +107,9 @@ pub struct Teardown {
     pub at: i64,
     /// Why it failed.
     pub error: Option<String>,
+    /// Until when the host keeps what this attempt removes, milliseconds since the epoch by the
+    /// host's clock; `None` where it keeps nothing.
+    pub kept_until: Option<i64>,
 }
 
 /// What is left of a workspace that its host has ended: it stands in the document where the
@@ -119,6 +124,9 @@ pub struct Ended {
     pub action: TeardownAction,
     /// What was done, for a person.
     pub done: String,
+    /// Until when the host keeps what it removed, as the seal said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_until: Option<i64>,
 }
 
 impl Ended {
