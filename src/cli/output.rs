@@ -99,7 +99,7 @@ pub async fn closed() {
         }
     });
     if waiting.is_err() || is_closed.await.is_err() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
