@@ -18,6 +18,12 @@ pub const HTTP_DEFAULT: &str = "127.0.0.1:7178";
 pub const UNDO_WINDOW_DEFAULT: &str = "10s";
 /// Longest undo window: a month. A host that waits longer keeps what nobody remembers.
 pub const UNDO_WINDOW_MAX: Duration = Duration::from_secs(31 * 86_400);
+/// How long what a teardown removes is kept if nothing else is said: over a holiday.
+pub const KEEP_REMOVED_DEFAULT: &str = "14d";
+/// How long a host that has started waits for a peer if nothing else is said: long enough for a
+/// network or a power supply to come back, short enough that a host whose peers are off for good
+/// still does its work.
+pub const START_GRACE_DEFAULT: &str = "1h";
 /// Longest name of a node, in characters: it is a column of every table, and host names have 64.
 pub const NAME_CHARS_MAX: usize = 64;
 
@@ -196,6 +202,8 @@ mod tests {
     #[test]
     fn the_defaults_can_be_used() {
         assert!(parse_undo_window(UNDO_WINDOW_DEFAULT).is_ok());
+        assert!(parse_duration(KEEP_REMOVED_DEFAULT).is_ok());
+        assert!(parse_duration(START_GRACE_DEFAULT).is_ok());
         assert!(LISTEN_DEFAULT.parse::<std::net::SocketAddr>().is_ok());
         let http: std::net::SocketAddr = HTTP_DEFAULT.parse().unwrap();
         assert!(http.ip().is_loopback());

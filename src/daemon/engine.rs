@@ -49,6 +49,8 @@ pub trait Hands {
     fn dial(&mut self, targets: Vec<DialTarget>);
     /// Tells those who wait for a receipt, if anyone can, to look again.
     fn receipts(&mut self) {}
+    /// Tells whoever carries restores out that some may be asked for.
+    fn restores_asked(&mut self) {}
     /// Keeps what automerge panicked on, where there is a place for it.
     fn keep(&mut self, _evidence: Evidence) {}
     /// Gives the disk something to do, after all that it was given before.
@@ -309,6 +311,7 @@ impl<A> Engine<A> {
             replies,
             mut teardowns,
             receipts,
+            trash,
         } = effects;
         if planted!(SealNotDurable) {
             for due in teardowns.drain(..) {
@@ -337,6 +340,9 @@ impl<A> Engine<A> {
         }
         if receipts {
             hands.receipts();
+        }
+        if trash {
+            hands.restores_asked();
         }
         evidence.into_iter().for_each(|it| hands.keep(it));
         if work {

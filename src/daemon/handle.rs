@@ -23,6 +23,7 @@ use crate::{
         explain::Explainable,
         ids::{ChangeHash, DocumentId, FleetId, NodeId, SessionId, WorkspaceId},
         record::Role,
+        trash::{TrashListed, TrashStored},
     },
 };
 
@@ -43,6 +44,8 @@ pub enum Request {
     Peers(oneshot::Sender<Vec<Peer>>),
     /// Asks for what a session or workspace can be explained from.
     Explain(Target<SessionId>, oneshot::Sender<Result<Box<Explainable>, Refusal>>),
+    /// Asks what hosts keep of what they have ended.
+    Trash(oneshot::Sender<Vec<TrashStored>>),
     /// Asks what an agent's server is to delete now.
     AgentDue(String, oneshot::Sender<Vec<SessionId>>),
 }
@@ -185,6 +188,7 @@ pub struct Handle {
     agents: Arc<Mutex<BTreeMap<String, AgentStatus>>>,
     machine: Arc<OnceLock<Machine>>,
     receipts: watch::Sender<bool>,
+    restores: watch::Sender<()>,
 }
 
 impl Handle {
@@ -192,8 +196,15 @@ impl Handle {
     pub fn new(hub: Arc<Hub>) -> (Self, mpsc::Receiver<Request>) {
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
         let receipts = watch::Sender::new(false);
+        let restores = watch::Sender::new(());
         let (pace, agents, machine) = Default::default();
-        (Self { requests, hub, pace, agents, machine, receipts }, receiver)
+        (Self { requests, hub, pace, agents, machine, receipts, restores }, receiver)
+    }
+
+    /// Returns what marks that restores of what this node keeps may be asked for: they are among what
+    /// [`Handle::trash`] lists, and stay so until [`Command::ReportTrash`] answers them.
+    pub fn restores(&self) -> &watch::Sender<()> {
+        &self.restores
     }
 
     /// Lets the handle tell of the machine, too.
@@ -268,6 +279,15 @@ impl Handle {
         let (sender, receiver) = oneshot::channel();
         self.send(Request::Explain(target, sender))?;
         Ok(receiver.await.map_err(|_| RequestError::Stopping)??)
+    }
+
+    /// Lists what all hosts keep of what they have ended, with the restores that are asked for.
+    pub async fn trash(&self) -> Result<Vec<TrashListed>, RequestError> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(Request::Trash(sender))?;
+        let stored = receiver.await.map_err(|_| RequestError::Stopping)?;
+        // Thousands of summaries are not read on the loop.
+        Ok(stored.iter().filter_map(TrashStored::read).collect())
     }
 
     /// Lists sessions that an agent's server is to delete now, children first.

@@ -59,6 +59,8 @@ pub struct Shells {
     pub evidence: Arc<evidence::Folder>,
     /// Tells those who wait for a receipt to look again.
     pub receipts: watch::Sender<bool>,
+    /// Tells whoever carries restores out to look.
+    pub restores: watch::Sender<()>,
     /// Where it is counted how long inputs take.
     pub pace: Arc<Pace>,
 }
@@ -122,6 +124,10 @@ impl Hands for ShellHands {
 
     fn receipts(&mut self) {
         self.shells.receipts.send_modify(|_| ());
+    }
+
+    fn restores_asked(&mut self) {
+        self.shells.restores.send_modify(|()| ());
     }
 
     fn keep(&mut self, evidence: Evidence) {
@@ -387,6 +393,7 @@ impl Loop {
             Request::Explain(target, answer) => {
                 drop(answer.send(self.engine.replica().explainable(&target).map(Box::new)));
             }
+            Request::Trash(answer) => drop(answer.send(self.engine.replica().trash())),
             Request::AgentDue(server, answer) => {
                 drop(answer.send(self.engine.replica().agent_due(&server)));
             }

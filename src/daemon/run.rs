@@ -35,7 +35,10 @@ use crate::{
         machine::OpenError as ReplicaError,
     },
     store::{self, Store},
-    teardown,
+    teardown::{
+        self,
+        trash::{self, Trash},
+    },
     transport::{self, Transport, addresses},
 };
 
@@ -60,6 +63,10 @@ pub struct Settings {
     pub join: Option<String>,
     /// How long a delete can be undone before it is carried out.
     pub undo_window: Duration,
+    /// How long what a teardown removes is kept; zero if it is not.
+    pub keep_removed: Duration,
+    /// How long what was pending before the start waits at most for a peer that may know better.
+    pub start_grace: Duration,
     /// The opencode servers beside this node.
     pub opencode: Vec<opencode::Client>,
     /// The folders below which alone workspaces are removed; below any if there are none.
@@ -165,6 +172,8 @@ pub async fn run(
         start,
         seed: u64::from_le_bytes(random()),
         undo_window: settings.undo_window,
+        keep_removed: settings.keep_removed,
+        start_grace: settings.start_grace,
         servers: settings.opencode.iter().map(|client| client.address().to_string()).collect(),
         keyring: key.clone(),
     };
@@ -196,7 +205,8 @@ pub async fn run(
     let (told_sender, told) = tokio::sync::mpsc::unbounded_channel();
     let committer = Committer::start(store.clone(), transport.clone(), told_sender);
     let quic = transport.local_addr().unwrap_or(settings.listen);
-    let mut teardown = teardown::Config::new(settings.data_dir.clone());
+    let trash = Trash::new(&settings.data_dir, node, trash::Settings::default());
+    let mut teardown = teardown::Config::new(settings.data_dir.clone(), Arc::new(trash));
     teardown.roots.clone_from(&settings.teardown_roots);
     teardown.removers = settings
         .opencode
@@ -210,12 +220,22 @@ pub async fn run(
     tokio::task::spawn_blocking(move || machine.look());
     let ending = teardown.clone();
     let _hooks_end = HooksEnd(teardown.clone());
-    let (receipts, pace) = (handle.receipts().clone(), handle.pace().clone());
+    let (receipts, restores) = (handle.receipts().clone(), handle.restores().clone());
+    let pace = handle.pace().clone();
     let links = transport.clone();
     evidence::tell_in_short();
     let evidence = Arc::new(evidence::Folder::new(&settings.data_dir));
-    let shells =
-        Shells { hub, transport: links, committer, store, teardown, evidence, receipts, pace };
+    let shells = Shells {
+        hub,
+        transport: links,
+        committer,
+        store,
+        teardown,
+        evidence,
+        receipts,
+        restores,
+        pace,
+    };
     let looping = Loop::new(engine, effects, clock, shells);
     let stopping = CancellationToken::new();
     let mut looped = tokio::spawn(looping.run(requests, events, told, stopping.clone()));

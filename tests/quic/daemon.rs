@@ -124,6 +124,8 @@ impl Daemon {
             start,
             seed,
             undo_window: UNDO_WINDOW,
+            keep_removed: Duration::ZERO,
+            start_grace: Duration::ZERO,
             servers: Default::default(),
             keyring: self.key.clone(),
         };

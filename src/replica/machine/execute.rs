@@ -90,6 +90,10 @@ impl Replica {
                 self.agent_gone(sessions);
                 Ok(Reply::Done)
             }
+            Command::ReportTrash { entries, answered } => {
+                self.report_trash(now, entries, &answered, fx)
+            }
+            Command::RestoreTrashed(target) => self.request_restore(now, &target, fx),
             Command::Rewrite => {
                 self.ask_for_rewrite();
                 Ok(Reply::Done)
@@ -160,6 +164,8 @@ impl Replica {
             created_at: now.wall_ms,
             updated_at: now.wall_ms,
             archived_at: None,
+            agent: None,
+            agent_server: None,
             extra: new.extra,
             deleted: None,
         };

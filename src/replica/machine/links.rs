@@ -385,6 +385,8 @@ mod tests {
             start: StartId([0; 8]),
             seed: 0,
             undo_window: WINDOW,
+            keep_removed: Duration::ZERO,
+            start_grace: Duration::ZERO,
             servers: BTreeSet::new(),
             keyring: Arc::new(Trusting),
         };
@@ -444,6 +446,8 @@ mod tests {
             start: StartId([1; 8]),
             seed: 1,
             undo_window: Duration::from_secs(10),
+            keep_removed: Duration::ZERO,
+            start_grace: Duration::ZERO,
             servers: BTreeSet::new(),
             keyring: Arc::new(Trusting),
         };

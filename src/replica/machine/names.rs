@@ -7,7 +7,7 @@ use super::super::{
     ids::{NodeId, OperationId, ReceiptId, SessionId, WorkspaceId},
     record::{
         DIRECTORY_CHARS_MAX, EXTRA_ENTRIES_MAX, EXTRA_KEY_CHARS_MAX, EXTRA_VALUE_CHARS_MAX, Member,
-        Role, SessionKey, TITLE_CHARS_MAX, WorkspaceKey,
+        Role, SessionKey, TIME_MS_MAX, TITLE_CHARS_MAX, WorkspaceKey,
     },
 };
 use super::Replica;
@@ -197,7 +197,6 @@ pub fn check_extra<'a>(
 
 /// Refuses a time that JSON readers would not keep exact.
 pub fn check_time(field: &str, at: Option<i64>) -> Result<(), Refusal> {
-    const TIME_MS_MAX: i64 = 1 << 53;
     match at {
         Some(at) if !(0..=TIME_MS_MAX).contains(&at) => Err(Refusal::InvalidField {
             field: field.to_owned(),
