@@ -19,6 +19,7 @@ use super::{
     commit::{self, Committer},
     compact,
     durable::{Job, Told},
+    ending::Ending,
     engine::{self, Engine, Hands, TURN_MAX},
     evidence,
     handle::{Answer, DocumentStatus, Peer, Request, Status},
@@ -67,6 +68,7 @@ pub struct Shells {
 /// The shells, and where what is done elsewhere tells its end.
 struct ShellHands {
     shells: Shells,
+    ending: Ending,
     inputs: mpsc::UnboundedSender<Input>,
     saved: mpsc::UnboundedSender<compact::Ended>,
     aside: std::sync::mpsc::Sender<aside::Job>,
@@ -163,7 +165,8 @@ impl Hands for ShellHands {
 
     fn tear_down(&mut self, due: TeardownDue, occupants: Vec<teardown::Occupant>) {
         let (inputs, config) = (self.inputs.clone(), self.shells.teardown.clone());
-        tokio::task::spawn_blocking(move || {
+        let kind = due.workspace.kind.clone();
+        self.ending.begin(&kind, move || {
             let outcome = teardown::end(&due, &occupants, &config);
             let workspace = WorkspaceKey { host: due.workspace.host, id: due.workspace.id };
             let incarnation = due.incarnation;
@@ -199,6 +202,7 @@ impl Loop {
         let (done, done_aside) = mpsc::unbounded_channel();
         let mut hands = ShellHands {
             shells,
+            ending: Ending::default(),
             inputs: inputs_sender,
             saved: saved_sender,
             aside: aside::start(done),

@@ -8,6 +8,7 @@ mod commit;
 pub mod compact;
 pub mod doctor;
 pub mod durable;
+mod ending;
 pub mod engine;
 pub mod evidence;
 pub mod handle;
@@ -25,3 +26,5 @@ mod run;
 mod survey;
 
 pub use run::{Error, Ready, Settings, run};
+
+pub use crate::store::is_open as is_running;

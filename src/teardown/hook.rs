@@ -158,6 +158,9 @@ fn run(
     let time_max = Duration::from_secs(hook.timeout_s);
     config.hooks.fetch_add(1, Ordering::SeqCst);
     let output = Input::claim(config, &workspace.id, &record, time_max).and_then(|input| {
+        if config.is_stopping() {
+            return Err(Problem::Stopped);
+        }
         let stdin = input.file.try_clone().map_err(Problem::io(input.path()))?;
         child::run_until(&mut command, stdin.into(), time_max, &|| config.may_go_on())
             .map_err(|error| failed(format!("can't be run: {error}")))
