@@ -70,7 +70,7 @@ pub struct Node {
     waiting: VecDeque<Batch>,
     /// What was read or written beside the replica, and comes back some time.
     pub(super) aside: VecDeque<Aside>,
-    pub(super) dials: BTreeSet<NodeId>,
+    pub dials: BTreeMap<NodeId, BTreeSet<String>>,
     born: Duration,
     starts: u8,
 }
@@ -185,7 +185,7 @@ impl World {
             skew_ms: 0,
             waiting: VecDeque::new(),
             aside: VecDeque::new(),
-            dials: BTreeSet::new(),
+            dials: BTreeMap::new(),
             born,
             starts,
         });
@@ -315,7 +315,8 @@ impl World {
             members: _,
         } = fx;
         if let Some(dials) = dials {
-            self.nodes[node].dials = dials.into_iter().map(|target| target.node).collect();
+            self.nodes[node].dials =
+                dials.into_iter().map(|target| (target.node, target.addresses)).collect();
         }
         frames.into_iter().for_each(|outgoing| self.send(node, outgoing));
         for (peer, code, reason) in closes {

@@ -23,6 +23,7 @@ mod loaded;
 mod names;
 mod offence;
 mod peers;
+mod reach;
 mod receipts;
 mod standing;
 mod together;
