@@ -255,6 +255,8 @@ fn imported(number: usize) -> ImportedSession {
         created_at: 0,
         updated_at: 0,
         archived_at: None,
+        agent: None,
+        agent_server: None,
         extra: BTreeMap::new(),
     }
 }

@@ -273,6 +273,8 @@ fn history(key: &NodeKey, changes: u64, sessions: u64) -> Vec<Write> {
         created_at: 0,
         updated_at: 0,
         archived_at: None,
+        agent: None,
+        agent_server: None,
         extra: Extra::new(),
         deleted: None,
     };

@@ -240,6 +240,8 @@ async fn show(args: ShowArgs, context: Context) -> Result<(), Failure> {
         ("updated", utc(session.updated_at)),
     ];
     facts.extend(session.archived_at.map(|at| ("archived", utc(at))));
+    facts.extend(session.agent.map(|agent| ("agent", agent)));
+    facts.extend(session.agent_server.map(|server| ("server", server)));
     if let Some(deleted) = session.deleted {
         facts.push(("deleted", format!("{} by {}", utc(deleted.at), names.of(&deleted.by))));
         facts.push(("operation", deleted.operation.to_string()));

@@ -267,7 +267,8 @@ mod tests {
         json!({
             "id": "ses_1", "host": NodeId([1; 32]), "workspace_id": null, "parent_id": null,
             "project_id": null, "directory": null, "title": title, "created_at": 1,
-            "updated_at": 2, "archived_at": null, "state": "deleted", "deleted": null, "extra": {}
+            "updated_at": 2, "archived_at": null, "agent": null,
+            "agent_server": null, "state": "deleted", "deleted": null, "extra": {}
         })
     }
 

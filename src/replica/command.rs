@@ -136,6 +136,10 @@ pub struct ImportedSession {
     #[serde(default)]
     pub archived_at: Option<i64>,
     #[serde(default)]
+    pub agent: Option<String>,
+    #[serde(default)]
+    pub agent_server: Option<String>,
+    #[serde(default)]
     pub extra: Extra,
 }
 

@@ -16,6 +16,7 @@ use sessionmesh::{
     daemon::{
         handle::{self, DocumentStatus, Handle, Peer, Status},
         hub::{Hub, Published},
+        machine,
     },
     identity::Token,
     replica::{
@@ -29,8 +30,8 @@ use sessionmesh::{
         invite::Ticket,
         receipt::{Applying, CarryingOut, Ending, Receipt, ReceiptMember, ReceiptSession},
         record::{
-            Deletion, Extra, GitState, Role, Session, SessionState, StoredSession, Teardown,
-            TeardownAction, TeardownState, Workspace, WorkspaceState,
+            Deletion, DeletionReason, Extra, GitState, Role, Session, SessionState, StoredSession,
+            Teardown, TeardownAction, TeardownState, Workspace, WorkspaceState,
         },
     },
 };
@@ -60,6 +61,8 @@ pub fn session(id: &str) -> Session {
         created_at: 1_000,
         updated_at: 2_000,
         archived_at: Some(3_000),
+        agent: Some("opencode".to_owned()),
+        agent_server: Some("http://localhost:4096/".to_owned()),
         state: SessionState::Live,
         deleted: None,
         extra: Extra::from([("colour".to_owned(), "green".to_owned())]),
@@ -68,7 +71,8 @@ pub fn session(id: &str) -> Session {
 
 pub fn deleted_session(id: &str) -> Session {
     let operation = "op_1".parse().unwrap();
-    let deleted = Some(Deletion { by: LAP, at: 4_000, operation });
+    let deleted =
+        Some(Deletion { by: LAP, at: 4_000, operation, reason: Some(DeletionReason::Agent) });
     Session { state: SessionState::Deleted, deleted, workspace_id: None, ..session(id) }
 }
 
@@ -128,6 +132,11 @@ pub fn status() -> Status {
             problem: Some("no opencode server answers".to_owned()),
             last_read_at: Some(7),
         }],
+        git: Some(machine::Git {
+            path: Some("/usr/bin/git".into()),
+            version: Some("git version 2.47.3".to_owned()),
+        }),
+        hooks_left_running: vec!["wrk_1".parse().unwrap()],
     }
 }
 
@@ -209,6 +218,8 @@ fn explainable(id: &str) -> Explainable {
         created_at: 1_000,
         updated_at: 1_000,
         archived_at: None,
+        agent: None,
+        agent_server: None,
         extra: Extra::new(),
         deleted: None,
     };

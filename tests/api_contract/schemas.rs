@@ -275,6 +275,8 @@ fn import() -> Import {
         created_at: 1,
         updated_at: 2,
         archived_at,
+        agent: Some("opencode".to_owned()),
+        agent_server: Some("http://localhost:4096/".to_owned()),
         extra: extra.clone(),
     };
     let workspace = ImportedWorkspace {

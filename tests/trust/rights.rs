@@ -35,7 +35,7 @@ fn member(world: &World, node: usize) -> Member {
 #[test]
 fn what_only_a_host_may_write_is_refused_from_others() {
     type Write = fn(&mut AutoCommit);
-    let writes: [(&str, Write); 15] = [
+    let writes: [(&str, Write); 18] = [
         ("purges", |doc| {
             let path = session_path("s0");
             let bucket = at(doc, &[&path[0], &path[1]]);
@@ -102,6 +102,20 @@ fn what_only_a_host_may_write_is_refused_from_others() {
         ("what it never holds", |doc| {
             let record = session_at(doc, "s0");
             doc.put(&record, "deleted", true).unwrap();
+        }),
+        // Who has it decides whether it may be purged.
+        ("what it never holds", |doc| {
+            let record = session_at(doc, "s0");
+            doc.put(&record, "agent_server", "http://elsewhere/").unwrap();
+        }),
+        ("what it never holds", |doc| {
+            let record = session_at(doc, "s0");
+            doc.put(&record, "agent", "another").unwrap();
+        }),
+        ("said of a delete", |doc| {
+            let record = session_at(doc, "s0");
+            let deleted = doc.put_object(&record, "deleted", ObjType::Map).unwrap();
+            doc.put(&deleted, "reason", "agent").unwrap();
         }),
     ];
     for (reason, write) in writes {

@@ -9,7 +9,8 @@ use serde::{Serialize, Serializer, ser::Error as _};
 use crate::replica::{
     ids::{NodeId, OperationId, SessionId, WorkspaceId},
     record::{
-        Deletion, Extra, Session, SessionState, Teardown, TeardownState, Workspace, WorkspaceState,
+        Deletion, DeletionReason, Extra, Session, SessionState, Teardown, TeardownState, Workspace,
+        WorkspaceState,
     },
 };
 
@@ -38,6 +39,8 @@ fn bytes(in_order: &impl Serialize, record: &impl Serialize) -> Vec<u8> {
 /// A session with its keys sorted.
 #[derive(Serialize)]
 struct InOrderSession<'a> {
+    agent: Option<&'a str>,
+    agent_server: Option<&'a str>,
     archived_at: Option<Exact>,
     created_at: Exact,
     deleted: Option<InOrderDeletion<'a>>,
@@ -66,11 +69,15 @@ impl<'a> From<&'a Session> for InOrderSession<'a> {
             created_at,
             updated_at,
             archived_at,
+            agent,
+            agent_server,
             state,
             deleted,
             extra,
         } = record;
         Self {
+            agent: agent.as_deref(),
+            agent_server: agent_server.as_deref(),
             archived_at: archived_at.map(Exact),
             created_at: Exact(*created_at),
             deleted: deleted.as_ref().map(InOrderDeletion::from),
@@ -94,11 +101,13 @@ struct InOrderDeletion<'a> {
     at: Exact,
     by: NodeId,
     operation: &'a OperationId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<DeletionReason>,
 }
 
 impl<'a> From<&'a Deletion> for InOrderDeletion<'a> {
-    fn from(Deletion { by, at, operation }: &'a Deletion) -> Self {
-        Self { at: Exact(*at), by: *by, operation }
+    fn from(Deletion { by, at, operation, reason }: &'a Deletion) -> Self {
+        Self { at: Exact(*at), by: *by, operation, reason: *reason }
     }
 }
 
@@ -224,6 +233,7 @@ mod tests {
             by: NodeId([1; 32]),
             at,
             operation: "op".parse().unwrap(),
+            reason: (at % 2 == 0).then_some(DeletionReason::Agent),
         })
     }
 
@@ -231,6 +241,7 @@ mod tests {
         fn any_session()(
             (created_at, updated_at) in (integer(), integer()),
             archived_at in option::of(integer()),
+            agent in option::of(text()),
             (directory, title) in (option::of(text()), option::of(text())),
             deleted in option::of(deletion()),
             extra in btree_map(text(), text(), 0..5),
@@ -247,6 +258,8 @@ mod tests {
                 created_at,
                 updated_at,
                 archived_at,
+                agent_server: agent.clone(),
+                agent,
                 state: SessionState::Live,
                 deleted,
                 extra,

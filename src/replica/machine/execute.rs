@@ -160,6 +160,8 @@ impl Replica {
             created_at: now.wall_ms,
             updated_at: now.wall_ms,
             archived_at: None,
+            agent: None,
+            agent_server: None,
             extra: new.extra,
             deleted: None,
         };

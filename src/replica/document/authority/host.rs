@@ -68,6 +68,8 @@ fn session(act: &Act<'_>) -> Result<(), Overreach> {
         ("created_at", action) => act.fresh && action.is_int(),
         ("archived_at" | "updated_at", Action::Delete) => true,
         ("archived_at" | "updated_at", action) => action.is_int(),
+        // Which agent has it, its host says alone: what is purged depends on it.
+        ("agent" | "agent_server", _) => false,
         ("deleted", action) => matches!(action, Action::Map | Action::Delete),
         ("extra", action) => matches!(action, Action::Map) && !act.overwrites(),
         // What newer versions may add.
@@ -86,6 +88,8 @@ fn deleted(act: &Act<'_>) -> Result<(), Overreach> {
         _ if !act.fresh => false,
         ("by" | "operation", action) => action.text().is_some(),
         ("at", action) => action.is_int(),
+        // What an agent has deleted, its host alone knows.
+        ("reason", _) => false,
         _ => true,
     };
     if fits { Ok(()) } else { refuse("changes what was said of a delete") }

@@ -18,7 +18,7 @@ use super::{
     carried::{self, Epoch},
     map_at,
     rewrite::{ORIGINS, Origins, marks, origins, origins_node, parts},
-    tree::{self, DELETED, Node, TEARDOWN, Tree},
+    tree::{self, DELETED, Node, REASON, TEARDOWN, Tree, are_agents},
 };
 use crate::replica::document::Touched;
 
@@ -211,7 +211,12 @@ impl Step<'_> {
         };
         if self.is.marks.iter().any(|mark| !self.was.marks.contains(mark)) {
             let origins = if seen { Some((epoch, self.is.marks.clone())) } else { None };
-            let deletion = deletion_from(deletion, origins);
+            let mut deletion = deletion_from(deletion, origins);
+            if let Node::Map(fields) = &mut deletion
+                && !are_agents(tx, here.iter().cloned())
+            {
+                fields.remove(REASON);
+            }
             for copy in copies {
                 tree::write_node(tx, copy, DELETED, &deletion)?;
             }

@@ -272,7 +272,7 @@ mod tests {
                     [(bucket, session.as_str()), (&places.workspaces, workspace.as_str())];
                 let (map, id) = records[usize::from(kind % 2)];
                 let record = tx.put_object(map, id, ObjType::Map)?;
-                for key in ["title", "name", "created_at", "used", "directory", "unknown"] {
+                for key in ["title", "name", "created_at", "used", "agent_server", "unknown"] {
                     match random.u8(..6) {
                         0 => tx.put(&record, key, number)?,
                         1 => tx.put(&record, key, number % 2 == 0)?,
@@ -309,9 +309,10 @@ mod tests {
                 let mut writer = super::super::Writer::new(tx, &places, None);
                 let teardown = |state| Teardown { state, incarnation: 1, at: number, error: None };
                 match kind {
-                    6 | 7 => {
-                        writer.delete_session(&session, &Deletion { by: HOST, at: 1, operation })
-                    }
+                    6 | 7 => writer.delete_session(
+                        &session,
+                        &Deletion { by: HOST, at: 1, operation, reason: None },
+                    ),
                     8 => writer.restore_session(&session),
                     9 => writer.purge_session(&session, number % 2 == 0),
                     10 => writer.keep(
