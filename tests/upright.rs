@@ -282,7 +282,7 @@ async fn a_directory_is_made_absolute_where_it_is_typed() {
         let of = |id: &str| {
             let records = view[records].as_array().unwrap().iter();
             let found = records.filter(|it| it["id"] == id).map(|it| it["directory"].clone());
-            found.last().unwrap()
+            found.next_back().unwrap()
         };
         assert_eq!(of("here"), json!(work));
         assert_eq!(of("below"), json!(work.join("a b")));
