@@ -17,6 +17,7 @@ mod running;
 pub mod survey;
 #[cfg(test)]
 mod testing;
+mod users;
 mod worktree;
 
 use std::{
@@ -29,6 +30,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use git::version as git_version;
 pub use hook::FILE_NAME as HOOKS_FILE_NAME;
 use ledger::{Entry, Ledger, Step};
 
@@ -73,6 +75,7 @@ pub struct Config {
     /// Held while it is judged whether one may be ended, and alone while one is only looked at:
     /// git's own process in a worktree must not be taken for somebody who works there.
     looking: RwLock<()>,
+    walks: inspect::Walks,
     stopping: AtomicBool,
     /// How many hooks run.
     hooks: AtomicUsize,
@@ -89,6 +92,7 @@ impl Config {
             removers: Vec::new(),
             ledger,
             looking: RwLock::default(),
+            walks: inspect::Walks::default(),
             stopping: AtomicBool::new(false),
             hooks: AtomicUsize::new(0),
         }
