@@ -67,6 +67,25 @@ pub enum Problem {
         /// What it is instead, where that is known.
         why: String,
     },
+    /// A repository below it that others need.
+    #[error(
+        "{} is {what}; remove it with `git worktree remove`, or move it, and retry, or force",
+        path.display()
+    )]
+    Nested {
+        /// The repository or worktree.
+        path: PathBuf,
+        /// What it is.
+        what: String,
+    },
+    /// It is not ended, and if it were, ignored files would go, too.
+    #[error("{problem}; its ignored files would go along: {ignored}")]
+    WithIgnored {
+        /// Why it is not ended.
+        problem: Box<Problem>,
+        /// How much is ignored, and where.
+        ignored: String,
+    },
     /// Work in it is in no commit.
     #[error(
         "{} holds {what} that are in no commit; commit, move or discard them and retry, or force to \

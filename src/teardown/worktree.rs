@@ -19,8 +19,6 @@ use crate::replica::{
     record::{TeardownAction, Workspace},
 };
 
-/// Most files that a reason names.
-const FILES_NAMED_MAX: usize = 5;
 /// Most neighbours of a missing worktree that are asked whether it was theirs.
 const NEIGHBOURS_MAX: usize = 64;
 
@@ -44,24 +42,16 @@ pub fn end(
     mounts::refuse_mounts(&path)?;
     let found = find(path, begun.as_ref())?;
     let mut insist = if forced { 2 } else { 0 };
-    let unreached = unreached(&found)?;
+    let looked = inspect::inspect(&found, occupants, &[], config);
+    let unreached = looked.as_ref().map_or(1, |looked| looked.held.unreached);
     if !forced {
-        if let Some(why) = &found.listed.locked {
-            return Err(locked(&found.path, why));
-        }
-        if begun.is_none()
-            && let Some(refusal) = inspect::inspect(&found, occupants, &[], config)?.refusal
-        {
+        if begun.is_some() {
+            // The removal that was begun is gone on with; git counts what it took as changed.
+            insist = usize::from(refuse_begun(&found, config)?);
+            place::refuse_used(&found.path, occupants)?;
+        } else if let Some(refusal) = looked?.refusal {
             return Err(refusal);
         }
-        refuse_unfinished(&found.path)?;
-        let missing = refuse_changed(&found.path, begun.is_some())?;
-        if missing {
-            // The removal that was begun is gone on with; git counts what it took as changed.
-            insist = 1;
-        }
-        refuse_unreached(&found, unreached)?;
-        place::refuse_used(&found.path, occupants)?;
     }
     drop(judging);
     let mut entry = Entry {
@@ -119,76 +109,15 @@ fn is_same(listed: &Path, path: &Path) -> bool {
     listed == path || listed.canonicalize().is_ok_and(|listed| listed == path)
 }
 
-fn locked(path: &Path, why: &str) -> Problem {
-    let why = if why.is_empty() { String::new() } else { format!(" ({})", why.escape_debug()) };
-    Problem::Locked { path: path.into(), why }
-}
-
-/// Refuses a worktree in which a rebase, merge or the like is unfinished.
-pub fn refuse_unfinished(path: &Path) -> Result<(), Problem> {
-    match git::unfinished(path)? {
-        Some(what) => Err(Problem::Unfinished { path: path.into(), what }),
-        None => Ok(()),
-    }
-}
-
-/// Refuses a directory of a worktree with changed or untracked files; where a removal was begun,
-/// tells whether files are missing that the commit still has.
-pub fn refuse_changed(path: &Path, begun: bool) -> Result<bool, Problem> {
+/// Refuses a half-removed worktree that holds what was made since; tells whether files are missing
+/// that the commit still has.
+fn refuse_begun(found: &Found, config: &Config) -> Result<bool, Problem> {
+    let changed = inspect::changed_files(found, config)?;
     let (missing, lost): (Vec<_>, Vec<_>) =
-        git::changed(path)?.into_iter().partition(|file| begun && file.is_only_missing());
-    if lost.is_empty() {
-        return Ok(!missing.is_empty());
-    }
-    let (mut untracked, mut changed) = (0, 0);
-    for file in &lost {
-        *(if file.code == *b"??" { &mut untracked } else { &mut changed }) += 1;
-    }
-    let counts =
-        [(changed, "changed"), (untracked, "untracked")].map(|(count, what)| match count {
-            0 => None,
-            1 => Some(format!("1 {what} file")),
-            _ => Some(format!("{count} {what} files")),
-        });
-    let counts = counts.into_iter().flatten().collect::<Vec<_>>().join(" and ");
-    let names = lost.iter().take(FILES_NAMED_MAX).map(|file| file.path.escape_debug().to_string());
-    let mut names = names.collect::<Vec<_>>().join(", ");
-    if lost.len() > FILES_NAMED_MAX {
-        names.push_str(", …");
-    }
-    Err(Problem::Uncommitted { path: path.into(), what: format!("{counts} ({names})") })
-}
-
-fn unreached(found: &Found) -> Result<u32, Problem> {
-    let Listed { commit, branch, .. } = &found.listed;
-    match commit {
-        Some(commit) => git::unreached(&found.repository, commit, branch.as_deref()),
-        None => Ok(0),
-    }
-}
-
-fn refuse_unreached(found: &Found, count: u32) -> Result<(), Problem> {
-    if count == 0 {
-        return Ok(());
-    }
-    let keeps = match &found.listed.branch {
-        Some(branch) => format!(", which keeps the branch `{}`", branch.escape_debug()),
-        None => " to lose them".to_owned(),
-    };
-    Err(Problem::Unreached {
-        path: found.path.clone(),
-        count: commits(count),
-        elsewhere: "no other branch and no remote-tracking ref",
-        keeps,
-    })
-}
-
-/// Says how many commits there are, or that there are many.
-pub fn commits(count: u32) -> String {
-    match count {
-        1 => "1 commit".to_owned(),
-        git::COMMITS_COUNTED_MAX.. => format!("{count} or more commits"),
-        _ => format!("{count} commits"),
+        changed.into_iter().partition(|file| file.code == *b" D");
+    match inspect::refuse_files(&found.path, &lost) {
+        Some(problem) => Err(problem),
+        None => Ok(!missing.is_empty()),
     }
 }
 
@@ -242,13 +171,8 @@ fn end_missing(
     };
     let forced = due.action == TeardownAction::Force;
     if let Some(found) = &found {
-        if !forced {
-            if let Some(why) = &found.listed.locked {
-                return Err(locked(path, why));
-            }
-            if found.listed.branch.is_none() {
-                refuse_unreached(found, unreached(found)?)?;
-            }
+        if !forced && let Some(refusal) = inspect::inspect(found, &[], &[], config)?.refusal {
+            return Err(refusal);
         }
         entry.repository = Some(found.repository.clone());
         entry.branch.clone_from(&found.listed.branch);
