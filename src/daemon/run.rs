@@ -17,7 +17,7 @@ use super::{
     evidence,
     handle::{Handle, RequestError},
     hub::Hub,
-    looping::{Loop, Shells},
+    looping::{LastLook, Loop, Shells},
     machine, reading,
     removal::ByOpencode,
     survey,
@@ -213,6 +213,8 @@ pub async fn run(
         .iter()
         .map(|client| Arc::new(ByOpencode::new(client.clone())) as Arc<dyn teardown::Remover>)
         .collect();
+    let (last_look, looks) = LastLook::new();
+    teardown.gate = Some(Box::new(last_look));
     let teardown = Arc::new(teardown);
     let machine = machine::Machine::new(teardown.clone());
     let (handle, requests) = Handle::new(hub.clone());
@@ -236,7 +238,7 @@ pub async fn run(
         restores,
         pace,
     };
-    let looping = Loop::new(engine, effects, clock, shells);
+    let looping = Loop::new(engine, effects, clock, shells, looks);
     let stopping = CancellationToken::new();
     let mut looped = tokio::spawn(looping.run(requests, events, told, stopping.clone()));
 

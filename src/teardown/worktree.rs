@@ -60,6 +60,7 @@ pub fn end(
         commit: found.listed.commit.clone(),
         ..Entry::new(due, Step::Begun)
     };
+    config.look_again(due)?;
     config.ledger.add(&entry).map_err(Problem::io(config.ledger.path()))?;
     if let Some(remover) = config.remover(&due.workspace) {
         remover.remove(&due.workspace).map_err(Problem::Remover)?;
