@@ -6,7 +6,7 @@
 //! the disk. Between them the loop steps aside where nothing else waits for it: what it wakes runs on
 //! the same thread, and would else have to wait until the loop has done all of its turn.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -118,6 +118,14 @@ impl Hands for ShellHands {
 
     fn close(&mut self, peer: NodeId, code: CloseCode, reason: String) {
         self.shells.transport.close(peer, code, &reason);
+    }
+
+    fn accept(&mut self, peer: NodeId) {
+        self.shells.transport.accept(peer);
+    }
+
+    fn members(&mut self, members: BTreeSet<NodeId>) {
+        self.shells.transport.set_members(members);
     }
 
     fn dial(&mut self, targets: Vec<DialTarget>) {

@@ -177,7 +177,7 @@ async fn round(
     // Not given up when another link comes up meanwhile: the peer may have chosen this one.
     match open::open(connection, true, |_| false, this, shared.open_max).await {
         Ok(opened) => {
-            shared.adopt(opened);
+            shared.adopt(opened, None);
             Round::Linked
         }
         Err(OpenError::Closed { code: Some(CloseCode::Duplicate), .. }) => Round::Duplicate,

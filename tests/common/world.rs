@@ -319,6 +319,8 @@ impl World {
             trash,
             work,
             evidence: _,
+            accepted: _,
+            members: _,
         } = fx;
         self.nodes[node].restores_asked |= trash;
         if let Some(dials) = dials {

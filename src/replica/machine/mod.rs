@@ -40,11 +40,13 @@ use automerge::ActorId;
 use super::{
     diff::{self, Cause, CauseKind, Diff},
     digest::Digest,
-    document::{self, Applied, AppliedChange, ApplyError, Document, Part, Records, Touched},
+    document::{
+        self, Applied, AppliedChange, ApplyError, Copied, Document, Part, Records, Touched,
+    },
     effect::{
         DialTarget, Effects, Input, Now, Publication, Startup, Stored, StoredDocument, Write,
     },
-    ids::{Cursor, DocumentId, Fingerprint, FleetId, NodeId, StartId},
+    ids::{ChangeHash, Cursor, DocumentId, Fingerprint, FleetId, NodeId, StartId},
     invite::StoredInvite,
     record::{Member, Role, Session, Workspace},
     sync::{Documents, Exchange},
@@ -112,7 +114,8 @@ pub struct Replica {
     together: Together,
     /// Documents that were thrown away and are awaited from the store; nothing is said of them.
     reloading: BTreeSet<DocumentId>,
-    dials: Vec<DialTarget>,
+    /// Whether whom to dial, or who is a member, may have changed since it was last told.
+    reach_changed: bool,
     offences: Offences,
     /// Why there is no link to a peer, where that is known.
     problems: BTreeMap<NodeId, String>,
@@ -197,7 +200,7 @@ impl Replica {
             later: Later::default(),
             together: Together::default(),
             reloading: BTreeSet::new(),
-            dials: Vec::new(),
+            reach_changed: true,
             offences: Offences::default(),
             problems: BTreeMap::new(),
             recovering: stored.recovering,
@@ -289,13 +292,9 @@ impl Replica {
             self.exchange.lost(now.monotonic, peer, &mut fx.frames);
         }
         self.exchange.time_passed(now.monotonic, &self.documents, &mut fx.frames);
-        let known = self.dials.iter().map(|target| (target.node, &target.addresses));
-        if !self.dialled().eq(known) {
-            let targets = self.dialled();
-            let targets =
-                targets.map(|(node, addresses)| DialTarget { node, addresses: addresses.clone() });
-            self.dials = targets.collect();
-            fx.dials = Some(self.dials.clone());
+        if std::mem::take(&mut self.reach_changed) {
+            fx.dials = Some(self.dialled());
+            fx.members = Some(self.linkable());
         }
     }
 
