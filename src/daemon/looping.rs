@@ -26,6 +26,7 @@ use super::{
     hub::{Hub, Published},
     loading::Loading,
     pace::{Pace, timed},
+    trash::TrashStatus,
 };
 use crate::{
     clock::{self, Clock},
@@ -55,6 +56,8 @@ pub struct Shells {
     pub store: Arc<Store>,
     /// What ending a workspace needs to know.
     pub teardown: Arc<teardown::Config>,
+    /// When workspaces may be ended.
+    pub ending: Ending,
     /// Where what automerge panicked on is kept.
     pub evidence: Arc<evidence::Folder>,
     /// Tells those who wait for a receipt to look again.
@@ -92,7 +95,6 @@ impl teardown::Gate for LastLook {
 /// The shells, and where what is done elsewhere tells its end.
 struct ShellHands {
     shells: Shells,
-    ending: Ending,
     inputs: mpsc::UnboundedSender<Input>,
     saved: mpsc::UnboundedSender<compact::Ended>,
     aside: std::sync::mpsc::Sender<aside::Job>,
@@ -189,9 +191,12 @@ impl Hands for ShellHands {
 
     fn tear_down(&mut self, due: TeardownDue, occupants: Vec<teardown::Occupant>) {
         let (inputs, config) = (self.inputs.clone(), self.shells.teardown.clone());
+        let changed = self.shells.restores.clone();
         let kind = due.workspace.kind.clone();
-        self.ending.begin(&kind, move || {
+        self.shells.ending.begin(&kind, move || {
             let outcome = teardown::end(&due, &occupants, &config);
+            // What was ended may lie in the trash now.
+            changed.send_replace(());
             let workspace = WorkspaceKey { host: due.workspace.host, id: due.workspace.id };
             let incarnation = due.incarnation;
             // A loop that has stopped does it again at the next start.
@@ -228,7 +233,6 @@ impl Loop {
         let (done, done_aside) = mpsc::unbounded_channel();
         let mut hands = ShellHands {
             shells,
-            ending: Ending::default(),
             inputs: inputs_sender,
             saved: saved_sender,
             aside: aside::start(done),
@@ -486,6 +490,7 @@ impl Loop {
             agents: Vec::new(),
             git: None,
             hooks_left_running: Vec::new(),
+            trash: TrashStatus::default(),
         }
     }
 
