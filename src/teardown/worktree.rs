@@ -13,6 +13,7 @@ use super::{
     admin::{self, Admin},
     conclude, git,
     git::Listed,
+    inspect::{self, Found},
     ledger::{Entry, Step},
     mounts, place,
     problem::Problem,
@@ -26,13 +27,6 @@ use crate::replica::{
 
 /// Most files that a reason names.
 const FILES_NAMED_MAX: usize = 5;
-
-/// A worktree that was found.
-pub struct Found {
-    path: PathBuf,
-    repository: PathBuf,
-    listed: Listed,
-}
 
 /// Moves a worktree with what its repository knows of it to the trash, and keeps its branch.
 pub fn end(
@@ -70,7 +64,7 @@ pub fn end(
     }
     let repositories = inside.worktrees.iter().map(|(_, admin)| admin.repository.as_path());
     let _alone = config.locks.lock(repositories.chain([admin.repository.as_path()]));
-    let held = judge(&found, &inside.worktrees, occupants, forced)?;
+    let held = judge(&found, &inside.worktrees, occupants, config, forced)?;
     let mut leaving = vec![Leaving {
         below: PathBuf::new(),
         admin,
@@ -133,6 +127,7 @@ fn judge(
     found: &Found,
     inside: &[(PathBuf, Admin)],
     occupants: &[Occupant],
+    config: &Config,
     forced: bool,
 ) -> Result<Option<Held>, Problem> {
     if forced {
@@ -145,10 +140,10 @@ fn judge(
         let what = format!("the worktree {}", found.path.join(inner).display());
         return Err(Problem::Inside { path: found.path.clone(), what });
     }
-    refuse_unfinished(&found.path)?;
-    refuse_changed(&found.path)?;
+    if let Some(refusal) = inspect::inspect(found, occupants, &[], config)?.refusal {
+        return Err(refusal);
+    }
     refuse_unreached(&found.path, found.listed.branch.as_deref(), unreached(found)?)?;
-    place::refuse_used(&found.path, occupants)?;
     Ok(None)
 }
 
