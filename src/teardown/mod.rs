@@ -23,6 +23,7 @@ pub mod survey;
 #[cfg(test)]
 mod testing;
 pub mod trash;
+mod users;
 mod worktree;
 
 use std::{
@@ -35,6 +36,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use git::version as git_version;
 pub use hook::FILE_NAME as HOOKS_FILE_NAME;
 use ledger::{Entry, Ledger, Step};
 use trash::Trash;
@@ -92,6 +94,7 @@ pub struct Config {
     /// Held while it is judged whether one may be ended, and alone while one is only looked at:
     /// git's own process in a worktree must not be taken for somebody who works there.
     looking: RwLock<()>,
+    walks: inspect::Walks,
     stopping: AtomicBool,
     /// Whether hooks that are told to stop get no time to do so.
     insisting: AtomicBool,
@@ -117,6 +120,7 @@ impl Config {
             known,
             locks: locks::Locks::default(),
             looking: RwLock::default(),
+            walks: inspect::Walks::default(),
             stopping: AtomicBool::new(false),
             insisting: AtomicBool::new(false),
             hooks: AtomicUsize::new(0),
