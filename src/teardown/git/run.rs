@@ -19,8 +19,6 @@ use crate::teardown::{
 
 /// Longest question: the status of a very large worktree on a cold disk.
 const QUERY_TIME_MAX: Duration = Duration::from_secs(120);
-/// Longest removal: millions of files on a slow disk.
-const REMOVE_TIME_MAX: Duration = Duration::from_secs(900);
 /// Most bytes of an answer: the index of a million files.
 const ANSWER_BYTES_MAX: usize = 128 << 20;
 
@@ -50,11 +48,6 @@ pub fn ask_at(at: &Path, arguments: &[&str]) -> Result<Vec<u8>, Problem> {
 /// The repository is named and not searched for, so that `safe.bareRepository` allows it.
 pub fn ask_repository(at: &Path, arguments: &[&str]) -> Result<Vec<u8>, Problem> {
     finish(at, in_repository(at), arguments, Vec::new(), QUERY_TIME_MAX)
-}
-
-/// As [`ask_repository`], for what may take long.
-pub fn remove_in_repository(at: &Path, arguments: &[&str]) -> Result<Vec<u8>, Problem> {
-    finish(at, in_repository(at), arguments, Vec::new(), REMOVE_TIME_MAX)
 }
 
 fn in_repository(at: &Path) -> Command {

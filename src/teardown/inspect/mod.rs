@@ -16,7 +16,6 @@ use std::{
 };
 
 use below::{Below, walk};
-pub use judge::refusal as refuse_files;
 use judge::{Fate, Work, judge};
 
 use super::{
@@ -154,17 +153,6 @@ pub fn inspect(
         inspection.refusal = Some(Problem::WithIgnored { problem: Box::new(problem), ignored });
     }
     Ok(inspection)
-}
-
-/// Returns the files of a worktree that are in no commit.
-///
-/// # Errors
-///
-/// It can't be looked at.
-pub fn changed_files(found: &Found, config: &Config) -> Result<Vec<git::Changed>, Problem> {
-    let repository = found.repository();
-    let mut private = git::Private::new(&repository, &config.data_dir)?;
-    Ok(git::status(&mut private, None)?.changed)
 }
 
 /// Looks at a worktree that nobody wants to end yet; walks through it only now and then.
