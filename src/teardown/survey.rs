@@ -3,7 +3,7 @@
 //! Must not change anything, nor take a lock in the repository. Invariant: what can't be looked at
 //! is not called clean.
 
-use super::{Config, git, inspect, inspect::Found, place, problem::Problem};
+use super::{Config, git, inspect, inspect::Found, known, place, problem::Problem};
 use crate::replica::record::{GitState, Workspace};
 
 /// What was seen of a worktree.
@@ -22,6 +22,7 @@ pub fn look(workspace: &Workspace, config: &Config) -> Option<Seen> {
         return None;
     }
     let _alone = config.looking.try_write().ok()?;
+    known::remember(config, workspace);
     let seen = of(workspace.directory.as_deref()?, config);
     Some(seen.unwrap_or_else(|problem| {
         tracing::debug!(workspace = %workspace.id, %problem, "can't look at the worktree");

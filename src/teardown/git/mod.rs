@@ -43,38 +43,5 @@ pub fn worktrees(at: &Path) -> Result<Vec<Listed>, Problem> {
     }
 }
 
-/// Returns the commit that a branch points at.
-pub fn branch_commit(at: &Path, branch: &str) -> Result<Option<String>, Problem> {
-    let name = format!("refs/heads/{branch}");
-    let arguments = ["for-each-ref", "--format=%(objectname) %(refname)", "--", &name];
-    let output = run::ask_repository(at, &arguments)?;
-    let text = String::from_utf8_lossy(&output);
-    let mut lines = text.lines().filter_map(|line| line.split_once(' '));
-    Ok(lines.find(|(_, found)| *found == name).map(|(commit, _)| commit.to_owned()))
-}
-
-/// Makes a branch that is not there.
-pub fn make_branch(at: &Path, branch: &str, commit: &str) -> Result<(), Problem> {
-    run::ask_repository(at, &["branch", "--no-track", "--", branch, commit]).map(drop)
-}
-
-/// Removes a worktree and what the repository knows of it, branches excepted; `insist` is how
-/// strongly: 1 despite changed files, 2 despite a lock, too.
-pub fn remove(repository: &Path, path: &Path, insist: usize) -> Result<(), Problem> {
-    let path = path.to_str().ok_or_else(|| Problem::Name {
-        what: "directory",
-        value: path.to_string_lossy().into_owned(),
-        why: "is not UTF-8",
-    })?;
-    let forces = vec!["--force"; insist];
-    let arguments = [&["worktree", "remove"], forces.as_slice(), &["--", path]].concat();
-    run::remove_in_repository(repository, &arguments).map(drop)
-}
-
-/// Makes the links between a repository and its worktrees whole again.
-pub fn repair(repository: &Path) -> Result<(), Problem> {
-    run::ask_at(repository, &["worktree", "repair"]).map(drop)
-}
-
 #[cfg(test)]
 mod tests;

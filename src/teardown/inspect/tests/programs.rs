@@ -5,6 +5,7 @@
 use std::{fs, os::unix::fs::PermissionsExt as _, process::Command};
 
 use super::*;
+use crate::{replica::effect::TeardownOutcome, teardown};
 
 /// Gives a repository every setting by which git could be made to run a program, and makes it look
 /// at its files again.
@@ -81,11 +82,13 @@ fn nothing_that_a_repository_names_is_run() {
     refused(&fixture);
     let problem = refuse_loss(&fixture.path("w"), &fixture.config).unwrap_err();
     assert!(problem.to_string().contains("are in no commit"), "{problem}");
-    let found = found(&fixture, "w");
-    git::branch_commit(&found.repository, "feature").unwrap();
-    git::make_branch(&found.repository, "made", "feature").unwrap();
+    let due = fixture.due("w", TeardownAction::Force);
+    let outcome = teardown::end(&due, &[], &fixture.config);
+    assert!(matches!(outcome, TeardownOutcome::Done(_)), "{outcome:?}");
     assert_eq!(ran(), 0);
     // And it is really so that git alone would run them.
+    let id = fixture.config.trash.list()[0].id.clone();
+    fixture.config.trash.restore(&id, None).unwrap();
     for at in folders {
         let status = Command::new("git").arg("-C").arg(fixture.path(at)).arg("status").output();
         drop(status.unwrap());
@@ -165,7 +168,6 @@ fn a_worktree_of_a_bare_repository_is_judged_where_bare_ones_must_be_named() {
     let found = found(&fixture, "of-bare");
     let inspection = inspect(&found, &[], &[], &fixture.config).unwrap();
     assert!(inspection.refusal.is_none());
-    git::make_branch(&found.repository, "made", "of").unwrap();
     if std::env::var_os("SESSIONMESH_TEST_AGAIN").is_some() {
         return;
     }
@@ -192,7 +194,6 @@ fn a_worktree_of_a_bare_repository_is_judged_where_bare_ones_must_be_named() {
 #[test]
 fn a_bare_repository_is_asked_by_its_name() {
     let Some(bare) = std::env::var_os("SESSIONMESH_TEST_BARE").map(PathBuf::from) else { return };
-    assert!(git::branch_commit(&bare, "of").unwrap().is_some());
     let repository = Repository::at(&bare).unwrap().unwrap();
     let data = tempfile::tempdir().unwrap();
     let private = git::Private::new(&repository, data.path()).unwrap();
