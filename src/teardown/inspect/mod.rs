@@ -19,7 +19,7 @@ use below::{Below, walk};
 use judge::{Fate, Work, judge};
 
 use super::{
-    Config, Occupant, git,
+    Config, Occupant,
     git::{Listed, Repository},
     mounts, place,
     problem::Problem,

@@ -254,6 +254,36 @@ mod tests {
         delete(&path("no/such/place")).unwrap();
     }
 
+    /// Only the superuser may mount; elsewhere the look at the device is all that there is.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_is_mounted_in_a_folder_is_not_entered() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::create_dir_all(path("gone/a/mounted")).unwrap();
+        fs::create_dir_all(path("stays")).unwrap();
+        fs::write(path("stays/file"), "x").unwrap();
+        fs::write(path("gone/a/other"), "x").unwrap();
+        let run = |program: &str, arguments: &[&Path]| {
+            let mut command = std::process::Command::new(program);
+            command.args(arguments).output().is_ok_and(|output| output.status.success())
+        };
+        // On the same device, so that only the mount tells it apart.
+        if !run("mount", &[Path::new("--bind"), &path("stays"), &path("gone/a/mounted")]) {
+            return;
+        }
+        let stuck = delete(&path("gone"));
+        let unmounted = run("umount", &[&path("gone/a/mounted")]);
+        let stuck = stuck.unwrap_err();
+        assert!(stuck.contains("a/mounted: something is mounted there"), "{stuck}");
+        assert!(path("stays/file").exists() && !path("gone/a/other").exists() && unmounted);
+        delete(&path("gone")).unwrap();
+        assert!(!path("gone").exists() && path("stays/file").exists());
+    }
+
     #[test]
     fn folders_may_be_deeper_than_files_may_be_open() {
         let folder = tempfile::tempdir().unwrap();

@@ -166,6 +166,19 @@ fn every_format_of_objects_and_refs_is_pinned_and_comes_back() {
 }
 
 #[test]
+fn a_read_only_folder_moves_with_its_mode_there_and_back() {
+    let repository = Repository::new();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    fs::set_permissions(repository.path("w"), fs::Permissions::from_mode(0o2550)).unwrap();
+    end(&repository, "w");
+    let place = repository.config.trash.get("wrk_1").unwrap().place.unwrap();
+    assert_eq!(mode(Path::new(&place)), 0o2550);
+    repository.config.trash.restore("wrk_1", None).unwrap();
+    assert_eq!(mode(&repository.path("w")), 0o2550);
+    assert_eq!(repository.git("w", &["status", "--porcelain"]), "");
+}
+
+#[test]
 fn a_worktree_of_a_bare_repository_comes_back_to_its_branch() {
     let repository = Repository::new();
     repository.git("repo", &["clone", "-q", "--bare", ".", "../bare.git"]);
