@@ -281,8 +281,8 @@ async fn a_directory_is_made_absolute_where_it_is_typed() {
     for records in ["sessions", "workspaces"] {
         let of = |id: &str| {
             let records = view[records].as_array().unwrap().iter();
-            let found = records.filter(|it| it["id"] == id).map(|it| it["directory"].clone());
-            found.last().unwrap()
+            let mut found = records.filter(|it| it["id"] == id).map(|it| it["directory"].clone());
+            found.next().unwrap()
         };
         assert_eq!(of("here"), json!(work));
         assert_eq!(of("below"), json!(work.join("a b")));

@@ -85,8 +85,9 @@ pub fn end(
 
 /// Moves what was judged to the trash, and notes each step.
 fn take(request: &Request<'_>, config: &Config) -> Result<super::trash::Manifest, Problem> {
-    let mut manifest = config.trash.announce(request)?;
     let due = request.due;
+    config.look_again(due)?;
+    let mut manifest = config.trash.announce(request)?;
     let own = request.leaving.first();
     let note = |step| {
         let entry = Entry {

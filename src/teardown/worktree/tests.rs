@@ -23,6 +23,7 @@ fn end_with(
     match teardown::end(&repository.due(name, action), occupants, &repository.config) {
         TeardownOutcome::Gone | TeardownOutcome::Done(_) => Ok(()),
         TeardownOutcome::Failed(reason) => Err(reason),
+        TeardownOutcome::PutOff => unreachable!("nobody is asked"),
     }
 }
 
