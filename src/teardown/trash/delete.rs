@@ -16,7 +16,7 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, fchmod, fstat, openat,
+        AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, Stat, fchmod, fstat, openat,
         renameat_with, statat, unlinkat,
     },
     io::Errno,
@@ -33,8 +33,8 @@ const NAMED_MAX: usize = 3;
 struct Deletion {
     /// The folder that holds it, to which too deep folders are moved.
     top: OwnedFd,
-    /// The file system that it is on.
-    device: u64,
+    /// What is known of it: all that is deleted is on its file system.
+    found: Stat,
     /// The folders that were moved up and wait for their turn.
     waiting: Vec<CString>,
     /// What could not be deleted, and why; only the first few.
@@ -56,10 +56,8 @@ pub fn delete(path: &Path) -> Result<(), String> {
     };
     let name = path.file_name().map(OsStr::as_bytes).unwrap_or_default();
     let name = CString::new(name).map_err(|_| said(Errno::INVAL))?;
-    let device = fstat(&top).map_err(said)?.st_dev;
-    #[expect(clippy::useless_conversion, reason = "the type of a device differs between systems")]
-    let device = u64::try_from(device).map_err(|_| said(Errno::INVAL))?;
-    let mut deletion = Deletion { top, device, waiting: vec![name], stuck: Vec::new() };
+    let found = fstat(&top).map_err(said)?;
+    let mut deletion = Deletion { top, found, waiting: vec![name], stuck: Vec::new() };
     while let Some(name) = deletion.waiting.pop() {
         let top =
             deletion.top.try_clone().map_err(|error| format!("{}: {error}", path.display()))?;
@@ -134,8 +132,7 @@ impl Deletion {
             other => other?,
         };
         let found = fstat(&folder)?;
-        #[expect(clippy::useless_conversion, reason = "the type of a device differs")]
-        if u64::try_from(found.st_dev).ok() != Some(self.device) {
+        if found.st_dev != self.found.st_dev {
             return Err(Errno::XDEV);
         }
         if !Mode::from_raw_mode(found.st_mode).contains(Mode::RWXU) {

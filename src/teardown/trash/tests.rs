@@ -179,6 +179,32 @@ fn a_read_only_folder_moves_with_its_mode_there_and_back() {
 }
 
 #[test]
+fn what_reaches_something_missing_is_not_pinned_and_all_else_is() {
+    let repository = Repository::new();
+    let commit = |text: &str| {
+        repository.write("w/file", text);
+        repository.commit("w");
+        repository.git("w", &["rev-parse", "HEAD"]).trim().to_owned()
+    };
+    let (broken, whole) = (commit("lost"), commit("kept"));
+    repository.git("w", &["reset", "-q", "--hard", "HEAD~2"]);
+    let single = repository.git("w", &["commit-tree", "-m", "single", "HEAD^{tree}"]);
+    repository.git("w", &["update-ref", "refs/worktree/single", single.trim()]);
+    let blob = repository.git("w", &["rev-parse", &format!("{broken}:file")]);
+    let (first, rest) = blob.trim().split_at(2);
+    fs::remove_file(repository.path(&format!("repo/.git/objects/{first}/{rest}"))).unwrap();
+    end(&repository, "w");
+    // Both commits reach the blob that is missing; were they pinned, this would fail.
+    repository.git("repo", &["reflog", "expire", "--expire=now", "--all"]);
+    repository.git("repo", &["gc", "-q", "--prune=now"]);
+    there(&repository, "repo", single.trim());
+    let gone = ["cat-file", "-e", whole.as_str()];
+    let mut git = std::process::Command::new("git");
+    let found = git.arg("-C").arg(repository.path("repo")).args(gone).output().unwrap();
+    assert!(!found.status.success());
+}
+
+#[test]
 fn a_worktree_of_a_bare_repository_comes_back_to_its_branch() {
     let repository = Repository::new();
     repository.git("repo", &["clone", "-q", "--bare", ".", "../bare.git"]);

@@ -33,6 +33,7 @@ fn said(repository: &Repository, name: &str, action: TeardownAction) -> Result<S
         TeardownOutcome::Gone => Ok(String::new()),
         TeardownOutcome::Done(done) => Ok(done),
         TeardownOutcome::Failed(reason) => Err(reason),
+        TeardownOutcome::PutOff => unreachable!("nobody is asked"),
     }
 }
 

@@ -10,7 +10,7 @@ mod programs;
 use super::*;
 use crate::{
     replica::record::{GitState, TeardownAction},
-    teardown::{survey, testing::Repository as Fixture},
+    teardown::{git, survey, testing::Repository as Fixture},
 };
 
 fn found(fixture: &Fixture, name: &str) -> Found {
