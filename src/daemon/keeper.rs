@@ -14,10 +14,11 @@ use super::{
     trash::HostTrash,
 };
 use crate::{
+    clock,
     replica::{
         command::{Command, Reply},
         ids::{NodeId, OperationId},
-        trash::TrashEntry,
+        trash::{TrashEntry, TrashState},
     },
     teardown::trash::TrashError,
 };
@@ -37,7 +38,7 @@ pub async fn run(machine: Machine, handle: Handle, node: NodeId, stop: Cancellat
             if let Err(error) = tokio::task::spawn_blocking(move || machine.look()).await {
                 tracing::error!(%error, "looking at the machine has panicked");
             }
-            tokio::time::sleep(EVERY).await;
+            tokio::time::sleep(until_due(&expiring.list().await, clock::wall_ms())).await;
         }
     };
     let mut hints = handle.restores().subscribe();
@@ -54,6 +55,15 @@ pub async fn run(machine: Machine, handle: Handle, node: NodeId, stop: Cancellat
         () = stop.cancelled() => {}
         () = async { tokio::join!(expire, keep); } => {}
     }
+}
+
+/// Returns how long it is until the next entry is due, within the times that are waited for.
+fn until_due(entries: &[TrashEntry], now_ms: i64) -> Duration {
+    // One that can't be deleted is not due again at once.
+    let kept = entries.iter().filter(|entry| entry.state == TrashState::Kept);
+    let due = kept.map(|entry| entry.expires_at.saturating_sub(now_ms)).min();
+    let due = due.map_or(EVERY, |ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0)));
+    due.clamp(RETRY, EVERY)
 }
 
 struct Keeper {
