@@ -20,8 +20,6 @@ use super::{
 
 /// Longest question: the status of a very large worktree on a cold disk.
 const QUERY_TIME_MAX: Duration = Duration::from_secs(120);
-/// Longest removal: millions of files on a slow disk.
-const REMOVE_TIME_MAX: Duration = Duration::from_secs(900);
 /// As many commits are counted; more are as bad.
 pub const COMMITS_COUNTED_MAX: u32 = 1_000;
 /// What git leaves in its folder while something is unfinished, and what that is.
@@ -54,13 +52,6 @@ pub struct Changed {
     pub code: [u8; 2],
     /// Below the top of the worktree.
     pub path: String,
-}
-
-impl Changed {
-    /// Tells whether the file is only missing on the disk: the commit still has it.
-    pub fn is_only_missing(&self) -> bool {
-        self.code == *b" D"
-    }
 }
 
 /// Returns the folder that a repository's worktrees share.
@@ -164,40 +155,12 @@ fn count(at: &Path, revisions: &[&str]) -> Result<u32, Problem> {
 
 /// Returns what is unfinished in a worktree.
 pub fn unfinished(worktree: &Path) -> Result<Option<&'static str>, Problem> {
-    let git_dir = rev_parse(worktree, "--git-dir")?;
-    Ok(UNFINISHED.iter().find(|(name, _)| git_dir.join(name).exists()).map(|(_, what)| *what))
+    Ok(unfinished_in(&rev_parse(worktree, "--git-dir")?))
 }
 
-/// Returns the commit that a branch points at.
-pub fn branch_commit(at: &Path, branch: &str) -> Result<Option<String>, Problem> {
-    let name = format!("refs/heads/{branch}");
-    let output = ask(at, &["for-each-ref", "--format=%(objectname) %(refname)", "--", &name])?;
-    let text = String::from_utf8_lossy(&output);
-    let mut lines = text.lines().filter_map(|line| line.split_once(' '));
-    Ok(lines.find(|(_, found)| *found == name).map(|(commit, _)| commit.to_owned()))
-}
-
-/// Makes a branch that is not there.
-pub fn make_branch(at: &Path, branch: &str, commit: &str) -> Result<(), Problem> {
-    ask(at, &["branch", "--no-track", "--", branch, commit]).map(drop)
-}
-
-/// Removes a worktree and what the repository knows of it, branches excepted; `insist` is how
-/// strongly: 1 despite changed files, 2 despite a lock, too.
-pub fn remove(repository: &Path, path: &Path, insist: usize) -> Result<(), Problem> {
-    let path = path.to_str().ok_or_else(|| Problem::Name {
-        what: "directory",
-        value: path.to_string_lossy().into_owned(),
-        why: "is not UTF-8",
-    })?;
-    let forces = vec!["--force"; insist];
-    let arguments = [&["worktree", "remove"], forces.as_slice(), &["--", path]].concat();
-    run(repository, &arguments, REMOVE_TIME_MAX).map(drop)
-}
-
-/// Makes the links between a repository and its worktrees whole again.
-pub fn repair(repository: &Path) -> Result<(), Problem> {
-    ask(repository, &["worktree", "repair"]).map(drop)
+/// Returns what is unfinished in the worktree of an administrative folder.
+pub fn unfinished_in(admin: &Path) -> Option<&'static str> {
+    UNFINISHED.iter().find(|(name, _)| admin.join(name).exists()).map(|(_, what)| *what)
 }
 
 fn ask(at: &Path, arguments: &[&str]) -> Result<Vec<u8>, Problem> {
@@ -269,15 +232,13 @@ mod tests {
     }
 
     #[test]
-    fn the_status_is_read_and_a_missing_file_is_told_from_a_lost_one() {
+    fn the_status_is_read_whatever_the_names_are() {
         let changed = read_status(b" D gone\0?? new file\nx\0M  staged\0D  removed\0bad\0");
         let codes: Vec<_> = changed.iter().map(|c| (&c.code, c.path.as_str())).collect();
         assert_eq!(
             codes,
             [(b" D", "gone"), (b"??", "new file\nx"), (b"M ", "staged"), (b"D ", "removed")]
         );
-        let missing: Vec<_> = changed.iter().map(Changed::is_only_missing).collect();
-        assert_eq!(missing, [true, false, false, false]);
     }
 
     #[test]

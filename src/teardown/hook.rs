@@ -99,7 +99,7 @@ fn refuse_loss(path: &Path) -> Result<(), Problem> {
     if !path.ancestors().any(|ancestor| ancestor.join(".git").exists()) {
         return Ok(());
     }
-    worktree::refuse_changed(path, false)?;
+    worktree::refuse_changed(path)?;
     if git::top_level(path)? != path {
         return Ok(());
     }

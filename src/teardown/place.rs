@@ -47,7 +47,12 @@ pub fn approve(directory: &str, config: &Config) -> Result<Option<PathBuf>, Prob
     let named = judge_directory(directory)?;
     let path = match named.canonicalize() {
         Ok(path) => path,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        // A folder above it may have become a file.
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+        {
+            return Ok(None);
+        }
         Err(source) => return Err(Problem::io(named)(source)),
     };
     if !path.is_dir() {

@@ -3,7 +3,7 @@
 //! Must not change anything, nor take a lock in the repository. Invariant: what can't be looked at
 //! is not called clean.
 
-use super::{Config, git, place, problem::Problem};
+use super::{Config, git, known, place, problem::Problem};
 use crate::replica::record::{GitState, Workspace};
 
 /// Looks at a workspace's worktree; `None` for other kinds, where there is no directory, and while
@@ -13,6 +13,7 @@ pub fn look(workspace: &Workspace, config: &Config) -> Option<GitState> {
         return None;
     }
     let _alone = config.looking.try_write().ok()?;
+    known::remember(config, workspace);
     let seen = of(workspace.directory.as_deref()?);
     Some(seen.unwrap_or_else(|problem| {
         tracing::debug!(workspace = %workspace.id, %problem, "can't look at the worktree");

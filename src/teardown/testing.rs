@@ -69,6 +69,13 @@ impl Repository {
         repository
     }
 
+    /// Opens what is on the disk again, as the next start of the daemon does.
+    pub fn reopen(&mut self) {
+        let home = self.config.home.take();
+        self.config = config(self.path("data"));
+        self.config.home = home;
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().canonicalize().unwrap().join(name)
     }

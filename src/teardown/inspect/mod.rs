@@ -66,7 +66,7 @@ pub fn inspect(
     };
     judge(mounts::refuse_mounts(&found.path))?;
     judge(worktree::refuse_unfinished(&found.path))?;
-    judge(worktree::refuse_changed(&found.path, false).map(drop))?;
+    judge(worktree::refuse_changed(&found.path))?;
     judge(place::refuse_used(&found.path, occupants))?;
     let unreached = match &found.listed.commit {
         Some(commit) => git::unreached(&found.repository, commit, found.listed.branch.as_deref())?,

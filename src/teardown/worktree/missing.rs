@@ -1,0 +1,137 @@
+//! Owns ending a worktree whose folder is missing: what its repository still knows of it.
+//!
+//! Must not guess. Invariant: nothing is called ended that was not found, and what only the
+//! repository still knows goes to the trash as a folder would.
+
+use std::path::{Path, PathBuf};
+
+use super::{locked, take, unreached_of};
+use crate::{
+    replica::{effect::TeardownDue, record::TeardownAction},
+    teardown::{
+        Config,
+        admin::{self, Admin},
+        conclude, git,
+        known::Known,
+        ledger::Entry,
+        problem::Problem,
+        trash::{Leaving, Request},
+    },
+};
+
+/// Most neighbours of a missing worktree that are asked whether it was theirs.
+const NEIGHBOURS_MAX: usize = 64;
+
+/// Moves what a repository knows of a missing worktree to the trash, as far as it can be found.
+pub fn end(due: &TeardownDue, directory: &str, config: &Config) -> Result<Entry, Problem> {
+    let path = Path::new(directory);
+    let forced = due.action == TeardownAction::Force;
+    let known = config.known.get(&due.workspace.id, directory);
+    let (admin, repository) = match find(path, known.as_ref(), due, config) {
+        Ok(found) => found,
+        Err(why) if forced => {
+            return conclude::forget(due, &format!(" was not there, and {why}"), config);
+        }
+        Err(why) => return Err(Problem::Missing { path: path.into(), why }),
+    };
+    let Some(admin) = admin else {
+        let why = format!(" was not there, and {} knows no worktree there", repository.display());
+        return conclude::forget(due, &why, config);
+    };
+    let _alone = config.locks.lock([admin.repository.as_path()].into_iter());
+    let (branch, commit) = config.trash.head(&admin);
+    if !forced {
+        judge(path, &admin, branch.as_deref(), commit.as_deref(), config)?;
+    }
+    let leaving = vec![Leaving { below: PathBuf::new(), admin, branch, commit }];
+    let request = Request { due, folder: None, leaving, bytes: 0, held: None, avoid: &[] };
+    conclude::conclude(due, take(&request, config)?, config)
+}
+
+/// Refuses what would be missed of a worktree without its files.
+fn judge(
+    path: &Path,
+    admin: &Admin,
+    branch: Option<&str>,
+    commit: Option<&str>,
+    config: &Config,
+) -> Result<(), Problem> {
+    if let Ok(why) = std::fs::read_to_string(admin.path.join("locked")) {
+        return Err(locked(path, why.trim()));
+    }
+    if let Some(what) = git::unfinished_in(&admin.path) {
+        return Err(Problem::Unfinished { path: path.into(), what });
+    }
+    if config.trash.is_staged(admin, commit)? {
+        let what = "files in its index (its folder is not there)".to_owned();
+        return Err(Problem::Uncommitted { path: path.into(), what });
+    }
+    match (branch, commit) {
+        (None, Some(commit)) => unreached_of(path, &admin.repository, commit),
+        _ => Ok(()),
+    }
+}
+
+/// Returns what is left of a worktree in its repository, and that repository.
+///
+/// # Errors
+///
+/// The repository is not known, or can't be read.
+fn find(
+    path: &Path,
+    known: Option<&Known>,
+    due: &TeardownDue,
+    config: &Config,
+) -> Result<(Option<Admin>, PathBuf), String> {
+    let begun = config.ledger.half_removed(&due.workspace.id).ok().flatten();
+    let begun = begun.filter(|begun| begun.directory.as_deref() == path.to_str());
+    let repository = known
+        .map(|known| PathBuf::from(&known.repository))
+        .or_else(|| begun.and_then(|begun| begun.repository));
+    match repository {
+        Some(repository) => {
+            let all = admin::all(&repository).map_err(|error| {
+                format!("its repository {} can't be read ({error})", repository.display())
+            })?;
+            let found = all.into_iter().find(|admin| {
+                let is_known = known.is_none_or(|known| Path::new(&known.admin) == admin.path);
+                is_known && names(admin, path)
+            });
+            Ok((found, repository))
+        }
+        None => {
+            let found = neighbours(path).into_iter().find_map(|neighbour| {
+                let all = admin::all(&git::common_dir(&neighbour).ok()?).ok()?;
+                all.into_iter().find(|admin| names(admin, path))
+            });
+            let found = found.ok_or("its repository is not known")?;
+            let repository = found.repository.clone();
+            Ok((Some(found), repository))
+        }
+    }
+}
+
+/// Tells whether an administrative folder says that its worktree is at a path.
+fn names(admin: &Admin, path: &Path) -> bool {
+    let named = admin::worktree_of(&admin.path);
+    named.is_some_and(|named| named == path || Some(named) == real_of_missing(path))
+}
+
+/// Returns where a missing directory would really be.
+fn real_of_missing(path: &Path) -> Option<PathBuf> {
+    path.ancestors().skip(1).find_map(|ancestor| {
+        let rest = path.strip_prefix(ancestor).ok()?;
+        Some(ancestor.canonicalize().ok()?.join(rest))
+    })
+}
+
+/// Returns the repositories around a missing worktree: those that it lay in or beside.
+fn neighbours(path: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = path.ancestors().skip(1).map(Path::to_owned).collect();
+    if let Some(Ok(beside)) = path.ancestors().skip(1).map(std::fs::read_dir).find(Result::is_ok) {
+        found.extend(beside.flatten().map(|entry| entry.path()));
+    }
+    found.retain(|path| path.join(".git").exists());
+    found.truncate(NEIGHBOURS_MAX);
+    found
+}
