@@ -229,12 +229,12 @@ async fn the_command_line_lists_shows_restores_and_empties() {
 
 #[tokio::test]
 async fn what_is_kept_is_counted_and_goes_when_its_time_is_over() {
-    let world = World::new(&["--keep-removed", "3s"]).await;
+    let world = World::new(&["--keep-removed", "6s"]).await;
     let id = world.end().await;
     let entry = world.until_listed(&world.bob, "kept").await;
     let counted = |status: &Value| status["trash"]["entries"] == json!(1);
     let status = world.bob.until("/v1/status", "it is counted", counted).await;
-    assert_eq!(status["trash"]["keep_removed_s"], json!(3));
+    assert_eq!(status["trash"]["keep_removed_s"], json!(6));
     let bytes = entry["bytes"].as_u64().unwrap();
     assert!(bytes > 0 && status["trash"]["bytes"] == json!(bytes), "{status}");
     let metrics = world.bob.get("/metrics").await;

@@ -6,6 +6,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -31,14 +32,23 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Keeps the trash until it is told to stop.
 pub async fn run(machine: Machine, handle: Handle, node: NodeId, stop: CancellationToken) {
     let (trash, expiring) = (machine.trash().clone(), machine.trash().clone());
+    let mut changes = handle.restores().subscribe();
     let expire = async {
         loop {
-            expiring.maintain().await;
             let machine = machine.clone();
             if let Err(error) = tokio::task::spawn_blocking(move || machine.look()).await {
                 tracing::error!(%error, "looking at the machine has panicked");
             }
-            tokio::time::sleep(until_due(&expiring.list().await, clock::wall_ms())).await;
+            expiring.maintain().await;
+            let again = Instant::now() + EVERY;
+            // What has come since may be due sooner.
+            loop {
+                changes.mark_unchanged();
+                let due = Instant::now() + until_due(&expiring.list().await, clock::wall_ms());
+                if tokio::time::timeout_at(due.min(again), changes.changed()).await.is_err() {
+                    break;
+                }
+            }
         }
     };
     let mut hints = handle.restores().subscribe();

@@ -40,13 +40,9 @@ use automerge::ActorId;
 use super::{
     diff::{self, Cause, CauseKind, Diff},
     digest::Digest,
-    document::{
-        self, Applied, AppliedChange, ApplyError, Copied, Document, Part, Records, Touched,
-    },
-    effect::{
-        DialTarget, Effects, Input, Now, Publication, Startup, Stored, StoredDocument, Write,
-    },
-    ids::{ChangeHash, Cursor, DocumentId, Fingerprint, FleetId, NodeId, StartId},
+    document::{self, Applied, AppliedChange, ApplyError, Document, Part, Records, Touched},
+    effect::{Effects, Input, Now, Publication, Startup, Stored, StoredDocument, Write},
+    ids::{Cursor, DocumentId, Fingerprint, FleetId, NodeId, StartId},
     invite::StoredInvite,
     record::{Member, Role, Session, Workspace},
     sync::{Documents, Exchange},
