@@ -19,7 +19,7 @@ use super::{
     handle::{Handle, RequestError},
     hub::Hub,
     keeper,
-    looping::{Loop, Shells},
+    looping::{LastLook, Loop, Shells},
     machine, reading,
     removal::ByOpencode,
     survey,
@@ -219,6 +219,8 @@ pub async fn run(
         .iter()
         .map(|client| Arc::new(ByOpencode::new(client.clone())) as Arc<dyn teardown::Remover>)
         .collect();
+    let (last_look, looks) = LastLook::new();
+    teardown.gate = Some(Box::new(last_look));
     let teardown = Arc::new(teardown);
     let ending_places = Ending::new(host_trash.settled());
     let settling = host_trash.clone();
@@ -244,7 +246,7 @@ pub async fn run(
         restores,
         pace,
     };
-    let looping = Loop::new(engine, effects, clock, shells);
+    let looping = Loop::new(engine, effects, clock, shells, looks);
     let stopping = CancellationToken::new();
     let mut looped = tokio::spawn(looping.run(requests, events, told, stopping.clone()));
 

@@ -412,7 +412,11 @@ pub const FENCES: &[Fence] = &[
     // What the standard library has and the core must do without.
     Fence { path: "std::env", rooms: Rooms::Shells, why: IO },
     Fence { path: "std::fs", rooms: Rooms::Shells, why: IO },
-    Fence { path: "std::net", rooms: Rooms::Shells, why: IO },
+    // Addresses are values, and nothing else of it is.
+    Fence { path: "std::net::TcpListener", rooms: Rooms::Shells, why: IO },
+    Fence { path: "std::net::TcpStream", rooms: Rooms::Shells, why: IO },
+    Fence { path: "std::net::ToSocketAddrs", rooms: Rooms::Shells, why: IO },
+    Fence { path: "std::net::UdpSocket", rooms: Rooms::Shells, why: IO },
     Fence { path: "std::os", rooms: Rooms::Shells, why: IO },
     Fence { path: "std::path", rooms: Rooms::Shells, why: IO },
     Fence { path: "std::process", rooms: Rooms::Shells, why: IO },

@@ -23,6 +23,7 @@ mod loaded;
 mod names;
 mod offence;
 mod peers;
+mod reach;
 mod readings;
 mod receipts;
 mod standing;
@@ -52,6 +53,7 @@ use super::{
 pub use aside::{Done, Work};
 pub use bulk::{AT_ONCE_BYTES_MAX, AT_ONCE_CHANGES_MAX, Bulk, ReadBulk, bulk_bytes};
 use carry_out::HostWork;
+pub use carry_out::TeardownStands;
 use epoch::Epochs;
 use fleet::Joining;
 pub use later::Begun;
