@@ -37,6 +37,8 @@ pub mod config;
 #[cfg(feature = "daemon")]
 pub mod daemon;
 #[cfg(feature = "daemon")]
+pub mod files;
+#[cfg(feature = "daemon")]
 pub mod identity;
 #[cfg(feature = "daemon")]
 pub mod store;

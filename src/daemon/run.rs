@@ -35,7 +35,10 @@ use crate::{
         machine::OpenError as ReplicaError,
     },
     store::{self, Store},
-    teardown,
+    teardown::{
+        self,
+        trash::{self, Trash},
+    },
     transport::{self, Transport, addresses},
 };
 
@@ -197,7 +200,8 @@ pub async fn run(
     let (told_sender, told) = tokio::sync::mpsc::unbounded_channel();
     let committer = Committer::start(store.clone(), transport.clone(), told_sender);
     let quic = transport.local_addr().unwrap_or(settings.listen);
-    let mut teardown = teardown::Config::new(settings.data_dir.clone());
+    let trash = Trash::new(&settings.data_dir, node, trash::Settings::default());
+    let mut teardown = teardown::Config::new(settings.data_dir.clone(), Arc::new(trash));
     teardown.roots.clone_from(&settings.teardown_roots);
     teardown.removers = settings
         .opencode

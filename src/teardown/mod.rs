@@ -15,6 +15,7 @@ mod running;
 pub mod survey;
 #[cfg(test)]
 mod testing;
+pub mod trash;
 mod worktree;
 
 use std::{
@@ -29,6 +30,7 @@ use std::{
 
 pub use hook::FILE_NAME as HOOKS_FILE_NAME;
 use ledger::{Entry, Ledger, Step};
+use trash::Trash;
 
 use crate::replica::{
     effect::{TeardownDue, TeardownOutcome},
@@ -67,6 +69,8 @@ pub struct Config {
     pub home: Option<PathBuf>,
     /// Asked in order; the first that claims a worktree removes it.
     pub removers: Vec<Arc<dyn Remover>>,
+    /// Where what is ended is kept.
+    pub trash: Arc<Trash>,
     ledger: Ledger,
     /// Held while it is judged whether one may be ended, and alone while one is only looked at:
     /// git's own process in a worktree must not be taken for somebody who works there.
@@ -77,14 +81,16 @@ pub struct Config {
 }
 
 impl Config {
-    /// Makes the configuration of a host with this data folder, on which every root is allowed.
-    pub fn new(data_dir: PathBuf) -> Self {
+    /// Makes the configuration of a host with this data folder and its trash, on which every root
+    /// is allowed.
+    pub fn new(data_dir: PathBuf, trash: Arc<Trash>) -> Self {
         let ledger = Ledger::new(&data_dir);
         Self {
             data_dir,
             roots: Vec::new(),
             home: std::env::home_dir().filter(|home| home.is_absolute()),
             removers: Vec::new(),
+            trash,
             ledger,
             looking: RwLock::default(),
             stopping: AtomicBool::new(false),

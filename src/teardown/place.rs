@@ -131,7 +131,7 @@ mod tests {
         for name in ["home/me", "data", "trees/w", "trees/data"] {
             fs::create_dir_all(folder.join(name)).unwrap();
         }
-        let mut config = Config::new(folder.join("data"));
+        let mut config = crate::teardown::testing::config(folder.join("data"));
         config.home = Some(folder.join("home/me"));
         config.roots = roots.iter().map(|root| folder.join(root)).collect();
         config

@@ -5,9 +5,13 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
+    sync::Arc,
 };
 
-use super::Config;
+use super::{
+    Config,
+    trash::{self, Trash},
+};
 use crate::replica::{
     effect::TeardownDue,
     record::{TeardownAction, Workspace, WorkspaceState},
@@ -34,6 +38,13 @@ pub fn due(kind: &str, directory: Option<&str>, action: TeardownAction) -> Teard
     TeardownDue { workspace, incarnation: 1, action, kept_until: None }
 }
 
+/// Makes the configuration of a host with this data folder and the usual trash in it.
+pub fn config(data_dir: PathBuf) -> Config {
+    let host = crate::replica::ids::NodeId([1; 32]);
+    let trash = Trash::new(&data_dir, host, trash::Settings::default());
+    Config::new(data_dir, Arc::new(trash))
+}
+
 /// A repository with one commit, a worktree `w` of it on branch `feature`, and a data folder.
 pub struct Repository {
     folder: tempfile::TempDir,
@@ -46,7 +57,7 @@ impl Repository {
         for name in ["repo", "data", "home"] {
             std::fs::create_dir(folder.path().join(name)).unwrap();
         }
-        let mut config = Config::new(folder.path().join("data"));
+        let mut config = config(folder.path().join("data"));
         config.home = Some(folder.path().join("home"));
         let repository = Self { folder, config };
         repository.git("repo", &["init", "-q", "-b", "main"]);

@@ -193,6 +193,7 @@ pub const ROOMS: &[Room] = &[
         may: &["replica::effect"],
         why: "a leaf: it makes the `Now` that a replica is given",
     },
+    Room { path: "files", may: &[], why: "a leaf: it writes bytes, whatever they mean" },
     Room { path: "telemetry", may: &[], why: "a leaf: it counts and logs whatever it is told" },
     // The shells.
     Room {
@@ -215,6 +216,7 @@ pub const ROOMS: &[Room] = &[
         may: &[
             "daemon::handle",
             "daemon::hub",
+            "files",
             "replica::command",
             "replica::diff",
             "replica::effect",
@@ -225,7 +227,14 @@ pub const ROOMS: &[Room] = &[
     },
     Room {
         path: "teardown",
-        may: &["clock", "replica::effect", "replica::ids", "replica::record", "replica::trash"],
+        may: &[
+            "clock",
+            "files",
+            "replica::effect",
+            "replica::ids",
+            "replica::record",
+            "replica::trash",
+        ],
         why: "it ends what it is told to end, and decides nothing",
     },
     Room {

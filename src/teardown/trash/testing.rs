@@ -1,0 +1,30 @@
+//! Owns what the tests of the trash share.
+//!
+//! Must not know what is tested. Invariant: nothing outside a temporary folder is touched.
+
+use super::manifest::{Manifest, Stage};
+use crate::replica::trash::TrashKind;
+
+/// Makes a manifest of a workspace without a folder.
+pub fn manifest(entry: &str) -> Manifest {
+    Manifest {
+        entry: entry.to_owned(),
+        id: entry.split('.').next().unwrap().to_owned(),
+        kind: TrashKind::Workspace,
+        incarnation: 1,
+        name: "w".to_owned(),
+        directory: Some("/w".to_owned()),
+        reason: None,
+        stage: Stage::Kept,
+        forgotten: true,
+        ended_at: 1,
+        kept_until: 2,
+        bytes: 0,
+        held: None,
+        problem: None,
+        restored_as: None,
+        folder: None,
+        registrations: Vec::new(),
+        session: None,
+    }
+}
