@@ -1,6 +1,6 @@
 //! The `sessionmesh` command: from arguments to a call, from an error to an exit code.
 
-use std::{io::Write as _, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::Parser as _;
 use sessionmesh::{
@@ -9,6 +9,7 @@ use sessionmesh::{
         failure::{Exit, Failure, line},
     },
     daemon::heap,
+    telemetry,
 };
 
 fn main() -> ExitCode {
@@ -33,11 +34,15 @@ fn main() -> ExitCode {
 }
 
 fn end(done: Result<(), Failure>) -> ExitCode {
-    let Err(failure) = done else { return ExitCode::SUCCESS };
+    let Err(failure) = done else {
+        telemetry::finish();
+        return ExitCode::SUCCESS;
+    };
     let exit = failure.exit();
-    if exit != Exit::Done {
-        // Who can't be told is told by the exit code.
-        let _ = writeln!(std::io::stderr(), "{}", line(&failure));
+    if exit == Exit::Done {
+        telemetry::finish();
+    } else {
+        telemetry::last_line(&line(&failure));
     }
     ExitCode::from(exit as u8)
 }

@@ -4,20 +4,24 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{hub::Hub, pace::Pace};
+use super::{
+    hub::Hub,
+    machine::{Facts, Git, Machine},
+    pace::Pace,
+};
 use crate::{
     clock,
     replica::{
         command::{Command, Refusal, Reply, Target},
         diff::Digest,
         explain::Explainable,
-        ids::{ChangeHash, DocumentId, FleetId, NodeId, SessionId},
+        ids::{ChangeHash, DocumentId, FleetId, NodeId, SessionId, WorkspaceId},
         record::Role,
     },
 };
@@ -139,6 +143,12 @@ pub struct Status {
     /// The agents' servers that are bridged, by address.
     #[serde(default)]
     pub agents: Vec<AgentStatus>,
+    /// The git that the daemon finds; `None` before it has looked.
+    #[serde(default)]
+    pub git: Option<Git>,
+    /// The workspaces whose hooks an earlier run of the daemon has left running.
+    #[serde(default)]
+    pub hooks_left_running: Vec<WorkspaceId>,
 }
 
 /// A member other than this node, and the link to it.
@@ -173,6 +183,7 @@ pub struct Handle {
     hub: Arc<Hub>,
     pace: Arc<Pace>,
     agents: Arc<Mutex<BTreeMap<String, AgentStatus>>>,
+    machine: Arc<OnceLock<Machine>>,
     receipts: watch::Sender<bool>,
 }
 
@@ -181,8 +192,20 @@ impl Handle {
     pub fn new(hub: Arc<Hub>) -> (Self, mpsc::Receiver<Request>) {
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
         let receipts = watch::Sender::new(false);
-        let (pace, agents) = (Arc::default(), Arc::default());
-        (Self { requests, hub, pace, agents, receipts }, receiver)
+        let (pace, agents, machine) = Default::default();
+        (Self { requests, hub, pace, agents, machine, receipts }, receiver)
+    }
+
+    /// Lets the handle tell of the machine, too.
+    pub fn with_machine(self, machine: Machine) -> Self {
+        // A handle is told once.
+        let _ = self.machine.set(machine);
+        self
+    }
+
+    /// Returns what knows the machine, where there is one.
+    pub fn machine(&self) -> Option<&Machine> {
+        self.machine.get()
     }
 
     /// Returns what marks that answers about receipts may have changed; `true` once nobody is to
@@ -220,6 +243,11 @@ impl Handle {
         let mut status = receiver.await.map_err(|_| RequestError::Stopping)?;
         let agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
         status.agents.extend(agents.values().cloned());
+        drop(agents);
+        if let Some(machine) = self.machine() {
+            let Facts { git, hooks_left_running } = machine.facts();
+            (status.git, status.hooks_left_running) = (git, hooks_left_running);
+        }
         Ok(status)
     }
 

@@ -265,12 +265,8 @@ impl Loop {
             self.request(request, false).await;
         }
         let committer = self.hands.shells.committer;
-        let finished = tokio::task::spawn_blocking(move || committer.finish());
-        finished.await.expect("waiting for a thread does not panic");
-        match told.try_recv() {
-            Ok(Told::Failed(error)) => Err(error),
-            _ => Ok(()),
-        }
+        let finished = tokio::task::spawn_blocking(move || committer.finish(&mut told));
+        finished.await.expect("waiting for a thread does not panic")
     }
 
     async fn event(&mut self, event: Event, is_last: bool) {
@@ -437,8 +433,10 @@ impl Loop {
                 .collect(),
             kept_off: replica.kept_off_count(),
             recovering: replica.is_recovering(),
-            // The bridges tell the handle, which fills it in.
+            // The handle knows the rest.
             agents: Vec::new(),
+            git: None,
+            hooks_left_running: Vec::new(),
         }
     }
 

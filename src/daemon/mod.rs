@@ -16,6 +16,7 @@ pub mod heap;
 pub mod hub;
 pub mod loading;
 mod looping;
+pub mod machine;
 pub mod pace;
 mod reading;
 mod removal;

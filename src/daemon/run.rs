@@ -18,7 +18,7 @@ use super::{
     handle::{Handle, RequestError},
     hub::Hub,
     looping::{Loop, Shells},
-    reading,
+    machine, reading,
     removal::ByOpencode,
     survey,
 };
@@ -193,7 +193,6 @@ pub async fn run(
     let (transport, events) = Transport::bind(config)?;
     let transport = Arc::new(transport);
     let hub = Arc::new(Hub::new(engine.published(), journal));
-    let (handle, requests) = Handle::new(hub.clone());
     let listeners = api::Listeners::bind(settings.http, &settings.data_dir).await?;
 
     let (node, fleet) = (engine.replica().node(), engine.replica().fleet());
@@ -209,7 +208,12 @@ pub async fn run(
         .map(|client| Arc::new(ByOpencode::new(client.clone())) as Arc<dyn teardown::Remover>)
         .collect();
     let teardown = Arc::new(teardown);
+    let machine = machine::Machine::new(teardown.clone());
+    let (handle, requests) = Handle::new(hub.clone());
+    let handle = handle.with_machine(machine.clone());
+    tokio::task::spawn_blocking(move || machine.look());
     let ending = teardown.clone();
+    let _hooks_end = HooksEnd(teardown.clone());
     let (receipts, pace) = (handle.receipts().clone(), handle.pace().clone());
     let links = transport.clone();
     evidence::tell_in_short();
@@ -279,6 +283,16 @@ pub async fn run(
     }
     transport.shutdown().await;
     lived.and(ended.expect("the loop does not panic").map_err(Error::from))
+}
+
+/// Ends the hooks with the daemon, however that ends: whoever insists that it stops at once must not
+/// leave them running.
+struct HooksEnd(Arc<teardown::Config>);
+
+impl Drop for HooksEnd {
+    fn drop(&mut self) {
+        self.0.stop_at_once();
+    }
 }
 
 /// Does what is to be done from the moment that everything is open; ends only by failing.

@@ -7,8 +7,11 @@
 pub mod ledger;
 
 mod child;
+mod environment;
 mod git;
 mod hook;
+mod inspect;
+mod mounts;
 mod place;
 mod problem;
 mod running;
@@ -34,6 +37,7 @@ use trash::Trash;
 
 use crate::replica::{
     effect::{TeardownDue, TeardownOutcome},
+    ids::WorkspaceId,
     record::{KIND_WORKTREE, Workspace},
 };
 
@@ -76,8 +80,12 @@ pub struct Config {
     /// git's own process in a worktree must not be taken for somebody who works there.
     looking: RwLock<()>,
     stopping: AtomicBool,
+    /// Whether hooks that are told to stop get no time to do so.
+    insisting: AtomicBool,
     /// How many hooks run.
     hooks: AtomicUsize,
+    /// The hooks that ran before this start.
+    left: running::Left,
 }
 
 impl Config {
@@ -85,6 +93,7 @@ impl Config {
     /// is allowed.
     pub fn new(data_dir: PathBuf, trash: Arc<Trash>) -> Self {
         let ledger = Ledger::new(&data_dir);
+        let left = running::Left::find(&data_dir);
         Self {
             data_dir,
             roots: Vec::new(),
@@ -94,7 +103,9 @@ impl Config {
             ledger,
             looking: RwLock::default(),
             stopping: AtomicBool::new(false),
+            insisting: AtomicBool::new(false),
             hooks: AtomicUsize::new(0),
+            left,
         }
     }
 
@@ -108,6 +119,18 @@ impl Config {
         }
     }
 
+    /// Ends the hooks that run as [`Config::stop`] does, and gives them no time.
+    pub fn stop_at_once(&self) {
+        self.insisting.store(true, Ordering::SeqCst);
+        self.stop();
+    }
+
+    /// Tells which workspaces a hook is ending that an earlier run of the daemon has started: a
+    /// daemon that is killed leaves it running.
+    pub fn left_running(&self) -> Vec<WorkspaceId> {
+        self.left.look(&self.data_dir)
+    }
+
     /// Waits until nobody looks at a worktree, and keeps it so.
     fn judging(&self) -> RwLockReadGuard<'_, ()> {
         self.looking.read().unwrap_or_else(PoisonError::into_inner)
@@ -115,6 +138,14 @@ impl Config {
 
     fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
+    }
+
+    fn may_go_on(&self) -> child::Go {
+        match (self.is_stopping(), self.insisting.load(Ordering::SeqCst)) {
+            (false, _) => child::Go::On,
+            (true, false) => child::Go::Stop,
+            (true, true) => child::Go::StopAtOnce,
+        }
     }
 
     fn remover(&self, workspace: &Workspace) -> Option<&dyn Remover> {

@@ -42,6 +42,19 @@ pub enum Problem {
         /// What it is.
         what: String,
     },
+    /// Other file systems are mounted in it; never ended, not by force either.
+    #[error(
+        "{} has something mounted at or below it ({}), which must not be moved or deleted; unmount it \
+         and retry",
+        path.display(),
+        point.display()
+    )]
+    Mounted {
+        /// The directory.
+        path: PathBuf,
+        /// The outermost mount.
+        point: PathBuf,
+    },
     /// It is not what git made.
     #[error(
         "{} is not a linked git worktree{why} and is never removed as one; remove or move it by hand \

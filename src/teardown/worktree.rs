@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use super::{
     Config, Occupant, git,
     git::Listed,
+    inspect::{self, Found},
     ledger::{Entry, Step},
-    place,
+    mounts, place,
     problem::Problem,
 };
 use crate::replica::{
@@ -22,13 +23,6 @@ use crate::replica::{
 const FILES_NAMED_MAX: usize = 5;
 /// Most neighbours of a missing worktree that are asked whether it was theirs.
 const NEIGHBOURS_MAX: usize = 64;
-
-/// A worktree that was found.
-struct Found {
-    path: PathBuf,
-    repository: PathBuf,
-    listed: Listed,
-}
 
 /// Removes a worktree with what its repository knows of it, and keeps its branch.
 pub fn end(
@@ -47,12 +41,18 @@ pub fn end(
     let Some(path) = place::approve(directory, config)? else {
         return end_missing(due, directory, begun.and_then(|begun| begun.repository), config);
     };
+    mounts::refuse_mounts(&path)?;
     let found = find(path, begun.as_ref())?;
     let mut insist = if forced { 2 } else { 0 };
     let unreached = unreached(&found)?;
     if !forced {
         if let Some(why) = &found.listed.locked {
             return Err(locked(&found.path, why));
+        }
+        if begun.is_none()
+            && let Some(refusal) = inspect::inspect(&found, occupants, &[], config)?.refusal
+        {
+            return Err(refusal);
         }
         refuse_unfinished(&found.path)?;
         let missing = refuse_changed(&found.path, begun.is_some())?;

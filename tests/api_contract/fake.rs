@@ -16,6 +16,7 @@ use sessionmesh::{
     daemon::{
         handle::{self, DocumentStatus, Handle, Peer, Status},
         hub::{Hub, Published},
+        machine,
     },
     identity::Token,
     replica::{
@@ -131,6 +132,11 @@ pub fn status() -> Status {
             problem: Some("no opencode server answers".to_owned()),
             last_read_at: Some(7),
         }],
+        git: Some(machine::Git {
+            path: Some("/usr/bin/git".into()),
+            version: Some("git version 2.47.3".to_owned()),
+        }),
+        hooks_left_running: vec!["wrk_1".parse().unwrap()],
     }
 }
 
