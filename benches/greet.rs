@@ -11,7 +11,6 @@
 mod common;
 
 use std::{
-    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -49,7 +48,6 @@ fn main() {
             start: StartId([n as u8 + 40; 8]),
             seed: n as u64,
             undo_window: Duration::from_secs(3_600),
-            servers: BTreeSet::new(),
             keyring: keys[n].clone(),
         };
         let stored: Stored = fleet.stored(&[]);

@@ -191,7 +191,6 @@ impl Alone {
             start: StartId([1; 8]),
             seed: 1,
             undo_window: UNDO_WINDOW,
-            servers: std::collections::BTreeSet::new(),
             keyring: key_of(NodeId([1; 32])),
         };
         let now = Now { monotonic: Duration::ZERO, wall_ms: 0 };

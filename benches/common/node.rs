@@ -44,6 +44,7 @@ impl Node {
             join: None,
             undo_window: Duration::from_secs(3_600),
             opencode: Vec::new(),
+            bridge_timing: Default::default(),
             teardown_roots: Vec::new(),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -77,6 +77,7 @@ pub async fn run(args: Args, data_dir: PathBuf, out: Output) -> Result<(), Failu
         join: args.join,
         undo_window: args.undo_window,
         opencode: servers,
+        bridge_timing: Default::default(),
         teardown_roots: args.teardown_roots,
     };
     let format = args.log_format;

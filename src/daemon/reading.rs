@@ -54,7 +54,6 @@ mod tests {
             start: StartId([1; 8]),
             seed: 1,
             undo_window: Duration::ZERO,
-            servers: BTreeSet::new(),
             keyring: Arc::new(Trusting),
         };
         let stored = |n: u8| {

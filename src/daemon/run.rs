@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -19,7 +20,7 @@ use super::{
     hub::Hub,
     looping::{Loop, Shells},
     machine, reading,
-    removal::ByOpencode,
+    removal::{ByOpencode, InTrash, ToOpencode},
     survey,
 };
 use crate::{
@@ -65,6 +66,8 @@ pub struct Settings {
     pub undo_window: Duration,
     /// The opencode servers beside this node.
     pub opencode: Vec<opencode::Client>,
+    /// How long the bridges to them wait for what.
+    pub bridge_timing: bridge::Timing,
     /// The folders below which alone workspaces are removed; below any if there are none.
     pub teardown_roots: Vec<PathBuf>,
 }
@@ -168,7 +171,6 @@ pub async fn run(
         start,
         seed: u64::from_le_bytes(random()),
         undo_window: settings.undo_window,
-        servers: settings.opencode.iter().map(|client| client.address().to_string()).collect(),
         keyring: key.clone(),
     };
     let opened = Engine::open_with(
@@ -199,8 +201,12 @@ pub async fn run(
     let (told_sender, told) = tokio::sync::mpsc::unbounded_channel();
     let committer = Committer::start(store.clone(), transport.clone(), told_sender);
     let quic = transport.local_addr().unwrap_or(settings.listen);
-    let trash = Trash::new(&settings.data_dir, node, trash::Settings::default());
-    let mut teardown = teardown::Config::new(settings.data_dir.clone(), Arc::new(trash));
+    let servers: Vec<(opencode::Client, Arc<Notify>)> =
+        settings.opencode.iter().map(|client| (client.clone(), Arc::default())).collect();
+    let mut kept = trash::Settings::default();
+    kept.importers.push(Arc::new(ToOpencode::new(&servers, &settings.data_dir)));
+    let trash = Arc::new(Trash::new(&settings.data_dir, node, kept));
+    let mut teardown = teardown::Config::new(settings.data_dir.clone(), trash.clone());
     teardown.roots.clone_from(&settings.teardown_roots);
     teardown.removers = settings
         .opencode
@@ -238,14 +244,18 @@ pub async fn run(
         let stop = no_more_requests.clone();
         tokio::spawn(async move { api.serve(listeners, stop).await })
     };
-    let anchors = Arc::new(bridge::Anchors::new(&settings.data_dir));
-    let bridges: Vec<tokio::task::JoinHandle<()>> = settings
-        .opencode
-        .iter()
-        .map(|client| {
-            let stop = no_more_requests.clone();
-            let (client, handle, anchors) = (client.clone(), handle.clone(), anchors.clone());
-            tokio::spawn(bridge::run(client, handle, node, anchors, stop))
+    let shared = bridge::Shared {
+        anchors: Arc::new(bridge::Anchors::new(&settings.data_dir)),
+        keeper: Arc::new(InTrash(trash)),
+        bridged: servers.iter().map(|(client, _)| client.address().to_string()).collect(),
+        roots: settings.teardown_roots.clone(),
+        timing: settings.bridge_timing,
+    };
+    let bridges: Vec<tokio::task::JoinHandle<()>> = servers
+        .into_iter()
+        .map(|(client, relist)| {
+            let (stop, handle) = (no_more_requests.clone(), handle.clone());
+            tokio::spawn(bridge::run(client, handle, node, shared.clone(), relist, stop))
         })
         .collect();
     let surveying =

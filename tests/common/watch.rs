@@ -257,7 +257,6 @@ impl Watch {
             start: StartId([0xff; 8]),
             seed: 0,
             undo_window: std::time::Duration::MAX,
-            servers: BTreeSet::new(),
             keyring: super::keys::key_of(self.node),
         };
         let now = sessionmesh::replica::effect::Now { monotonic: Default::default(), wall_ms: 0 };

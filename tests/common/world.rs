@@ -541,7 +541,6 @@ fn startup(number: usize, node: NodeId, start: u8) -> Startup {
         start: StartId(bytes),
         seed: u64::from_le_bytes(bytes),
         undo_window: UNDO_WINDOW,
-        servers: BTreeSet::from([SERVER.to_owned()]),
         keyring: key_of(node),
     }
 }

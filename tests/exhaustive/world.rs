@@ -232,7 +232,6 @@ impl World {
             start: StartId(start),
             seed: u64::from_le_bytes(start),
             undo_window: UNDO_WINDOW,
-            servers: std::collections::BTreeSet::new(),
             keyring: key_of(peers[at]),
         };
         let now = Now { monotonic: node.now, wall_ms: WALL_MS };

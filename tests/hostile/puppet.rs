@@ -5,7 +5,7 @@
 //! real daemon, which took it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     time::{Duration, Instant},
 };
 
@@ -67,7 +67,6 @@ pub async fn record(
         start: StartId([9; 8]),
         seed: 9,
         undo_window: Duration::from_millis(1),
-        servers: BTreeSet::new(),
         keyring: rogue.key.clone(),
     };
     let now = Now { monotonic: Duration::ZERO, wall_ms: 1_795_379_110_867 };

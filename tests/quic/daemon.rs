@@ -124,7 +124,6 @@ impl Daemon {
             start,
             seed,
             undo_window: UNDO_WINDOW,
-            servers: Default::default(),
             keyring: self.key.clone(),
         };
         let born = Instant::now();

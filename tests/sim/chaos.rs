@@ -1,6 +1,6 @@
 //! What a scenario is made of: what people ask, and what goes wrong, one thing after the other.
 
-use std::{collections::BTreeSet, rc::Rc, time::Duration};
+use std::{rc::Rc, time::Duration};
 
 use sessionmesh::{
     replica::{
@@ -514,7 +514,6 @@ fn replica_of(stored: Stored) -> Replica {
         start: StartId([0xee; 8]),
         seed: 0,
         undo_window: UNDO_WINDOW,
-        servers: BTreeSet::new(),
         keyring: key_of(super::node::key(99)),
     };
     let now = Now { monotonic: Duration::ZERO, wall_ms: 0 };

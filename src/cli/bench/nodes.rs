@@ -374,6 +374,7 @@ async fn start(
         join: None,
         undo_window: UNDO_WINDOW,
         opencode: Vec::new(),
+        bridge_timing: Default::default(),
         teardown_roots: Vec::new(),
     };
     let stop = CancellationToken::new();

@@ -93,10 +93,10 @@ pub struct HostWork {
 
 impl HostWork {
     /// Starts with nothing to do.
-    pub fn new(undo_window: Duration, servers: BTreeSet<String>) -> Self {
+    pub fn new(undo_window: Duration) -> Self {
         Self {
             deleted: Deadlines::new(undo_window),
-            agents: Agents::new(servers),
+            agents: Agents::default(),
             vacated: Deadlines::new(undo_window),
             ending: BTreeSet::new(),
             running: BTreeMap::new(),
@@ -157,6 +157,11 @@ impl HostWork {
                 }
             }
         }
+    }
+
+    /// Tells whether the delete of a session can still be undone.
+    pub(super) fn is_undoable(&self, id: &SessionId) -> bool {
+        self.deleted.by_key.contains_key(id)
     }
 
     /// Notes that an ending workspace must be looked at again, though its record is unchanged.

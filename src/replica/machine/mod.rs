@@ -189,7 +189,7 @@ impl Replica {
             invites: stored.invites.into_iter().collect(),
             cursor,
             exchange: Exchange::new(startup.node),
-            host_work: HostWork::new(startup.undo_window, startup.servers),
+            host_work: HostWork::new(startup.undo_window),
             epochs: Epochs::new(),
             layers: BTreeMap::new(),
             parted: BTreeMap::new(),

@@ -65,7 +65,6 @@ impl Node {
             seed: 1,
             // Nothing becomes due while one who joins waits.
             undo_window: Duration::from_secs(86_400),
-            servers: BTreeSet::new(),
             keyring: Arc::new(credulous::Credulous),
         };
         let now = Now { monotonic: Duration::from_secs(1), wall_ms: 1_795_379_110_867 };
@@ -170,6 +169,7 @@ impl Node {
             refusals: Default::default(),
             kept_off: 0,
             recovering: false,
+            agents_awaited: Default::default(),
             agents: Vec::new(),
         }
     }
@@ -270,8 +270,8 @@ fn serve(node: &mut Node, request: handle::Request, trust: &Trust, hub: &Hub) {
         handle::Request::Explain(target, answer) => {
             drop(answer.send(node.replica.explainable(&target).map(Box::new)));
         }
-        handle::Request::AgentDue(server, answer) => {
-            drop(answer.send(node.replica.agent_due(&server)));
+        handle::Request::AgentDue(servers, answer) => {
+            drop(answer.send(node.replica.agent_due(&servers)));
         }
     }
 }
