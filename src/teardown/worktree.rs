@@ -58,7 +58,7 @@ pub fn end(
     }
     let repositories = inside.worktrees.iter().map(|(_, admin)| admin.repository.as_path());
     let _alone = config.locks.lock(repositories.chain([admin.repository.as_path()]));
-    let held = judge(&found, occupants, forced, config)?;
+    let held = judge(&found, occupants, config, forced)?;
     let mut leaving = vec![Leaving {
         below: PathBuf::new(),
         admin,
@@ -120,21 +120,19 @@ fn another(due: &TeardownDue, directory: &str, path: &Path, config: &Config) -> 
 fn judge(
     found: &Found,
     occupants: &[Occupant],
-    forced: bool,
     config: &Config,
+    forced: bool,
 ) -> Result<Option<Held>, Problem> {
-    // Branches stay, also of those that are ended at the same time, so each may reach for another.
-    let inspection = match inspect::inspect(found, occupants, &[], config) {
-        Ok(inspection) => inspection,
+    match inspect::inspect(found, occupants, &[], config) {
+        Ok(inspection) => match inspection.refusal {
+            Some(refusal) if !forced => Err(refusal),
+            _ => Ok(Some(inspection.held)),
+        },
         Err(problem) if forced => {
-            tracing::warn!(path = %found.path.display(), %problem, "moved without a look");
-            return Ok(None);
+            tracing::warn!(path = %found.path.display(), %problem, "it is not known what it holds");
+            Ok(None)
         }
-        Err(problem) => return Err(problem),
-    };
-    match inspection.refusal {
-        Some(problem) if !forced => Err(problem),
-        _ => Ok(Some(inspection.held)),
+        Err(problem) => Err(problem),
     }
 }
 

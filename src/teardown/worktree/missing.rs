@@ -12,7 +12,7 @@ use crate::{
         Config,
         admin::{self, Admin},
         conclude, git,
-        inspect::{self, Found},
+        inspect::Found,
         known::Known,
         ledger::Entry,
         problem::Problem,
@@ -41,19 +41,26 @@ pub fn end(due: &TeardownDue, directory: &str, config: &Config) -> Result<Entry,
     };
     let _alone = config.locks.lock([admin.repository.as_path()].into_iter());
     let (branch, commit) = config.trash.head(&admin);
-    let held = if forced { None } else { Some(judge(path, &admin, config)?) };
+    let held = judge(path, &admin, config, forced)?;
     let leaving = vec![Leaving { below: PathBuf::new(), admin, branch, commit }];
     let request = Request { due, folder: None, leaving, bytes: 0, held, avoid: &[] };
     conclude::conclude(due, take(&request, config)?, config)
 }
 
-/// Refuses what would be missed of a worktree without its files, and returns what it holds.
-fn judge(path: &Path, admin: &Admin, config: &Config) -> Result<Held, Problem> {
-    let mut all = git::worktrees(&admin.repository)?.into_iter();
-    let listed = all.find(|listed| listed.git_dir == admin.path).unwrap_or_default();
-    let (path, repository) = (path.to_owned(), admin.repository.clone());
-    let inspection = inspect::inspect(&Found { path, repository, listed }, &[], &[], config)?;
-    inspection.refusal.map_or(Ok(inspection.held), Err)
+/// Judges what a repository still keeps of a worktree without its files.
+fn judge(
+    path: &Path,
+    admin: &Admin,
+    config: &Config,
+    forced: bool,
+) -> Result<Option<Held>, Problem> {
+    let repository = admin.repository.clone();
+    let mut listed = git::worktrees(&repository)?.into_iter();
+    let Some(listed) = listed.find(|listed| listed.git_dir == admin.path) else {
+        let why = "its repository no longer knows it".to_owned();
+        return Err(Problem::Missing { path: path.into(), why });
+    };
+    super::judge(&Found { path: path.to_owned(), repository, listed }, &[], config, forced)
 }
 
 /// Returns what is left of a worktree in its repository, and that repository.

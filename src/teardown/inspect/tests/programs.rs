@@ -194,6 +194,7 @@ fn a_worktree_of_a_bare_repository_is_judged_where_bare_ones_must_be_named() {
 #[test]
 fn a_bare_repository_is_asked_by_its_name() {
     let Some(bare) = std::env::var_os("SESSIONMESH_TEST_BARE").map(PathBuf::from) else { return };
+    assert_eq!(git::worktrees(&bare).unwrap().len(), 2);
     let repository = Repository::at(&bare).unwrap().unwrap();
     let data = tempfile::tempdir().unwrap();
     let private = git::Private::new(&repository, data.path()).unwrap();
