@@ -14,6 +14,9 @@ pub const REASON_CHARS_MAX: usize = 2_048;
 /// Why a workspace is not ended.
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
+    /// A session came into the workspace before the first step; nobody is told, it is tried again.
+    #[error("a session has come into the workspace")]
+    Occupied,
     /// A name that must not become an argument, or a path.
     #[error("the {what} `{}` {why}, so nothing is done with it", value.escape_debug())]
     Name {
