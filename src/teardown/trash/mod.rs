@@ -175,6 +175,8 @@ pub struct Trash {
     settings: Settings,
     /// The entries that somebody puts back or deletes at this moment.
     busy: Mutex<BTreeSet<String>>,
+    /// Tells whether space is short where something lies; a test says so by itself.
+    is_full: fn(&Path) -> bool,
     /// After how many steps a test lets it crash; below zero it does not.
     #[cfg(test)]
     pub(in crate::teardown) steps_left: std::sync::atomic::AtomicI64,
@@ -189,6 +191,7 @@ impl Trash {
             host,
             settings,
             busy: Mutex::default(),
+            is_full: expire::is_full,
             #[cfg(test)]
             steps_left: std::sync::atomic::AtomicI64::new(-1),
         }
