@@ -3,7 +3,7 @@
 //! Must not know where an entry lies nor how it is put back. Invariant: what only the host of an
 //! entry can do is done on no other, and is refused there with the host's name.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{cmp::Reverse, collections::BTreeMap, path::PathBuf};
 
 use axum::{Json, body::Body, extract::State, http::StatusCode, http::Uri};
 use serde::{Deserialize, Serialize};
@@ -136,7 +136,7 @@ async fn all(shared: &Shared) -> Result<Vec<TrashListed>, RequestError> {
         });
         entries = own.chain(others).collect();
     }
-    entries.sort_by(|a, b| b.entry.ended_at.cmp(&a.entry.ended_at));
+    entries.sort_by_key(|listed| Reverse(listed.entry.ended_at));
     Ok(entries)
 }
 

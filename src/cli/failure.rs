@@ -157,6 +157,14 @@ pub enum Failure {
         /// What it said.
         why: String,
     },
+    /// Something of what was kept can't be deleted.
+    #[error("{id} can't be deleted: {why}")]
+    NotDeleted {
+        /// What was kept.
+        id: String,
+        /// What stands in the way.
+        why: String,
+    },
     /// The person said no.
     #[error("{0} is left as it is")]
     Declined(String),
@@ -214,6 +222,7 @@ impl Failure {
                     return Some(format!("start one with `sessionmesh serve --data-dir {dir}`"));
                 }
             }
+            Self::NotDeleted { .. } => "see to that; it is tried again every minute",
             Self::Interrupted(_) => "look with `sessionmesh status` before you try again",
             Self::Foreign(_) => "daemon and command must have the same version",
             Self::Token { .. } => "run this as the user who runs the daemon",

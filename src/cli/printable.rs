@@ -73,7 +73,7 @@ pub fn size(bytes: u64) -> String {
     }
     let power = (bytes.ilog2() / 10) as usize;
     // In tenths, so that nothing is rounded to a whole that is not there.
-    let tenths = u128::from(bytes) * 10 >> (10 * power);
+    let tenths = (u128::from(bytes) * 10) >> (10 * power);
     let unit = UNITS[power - 1];
     if tenths < 1_000 {
         format!("{}.{} {unit}", tenths / 10, tenths % 10)

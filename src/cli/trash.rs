@@ -37,6 +37,9 @@ const ELSEWHERE_WITHIN: Duration = Duration::from_secs(30);
 /// How often it is looked whether it has.
 const ELSEWHERE_POLL: Duration = Duration::from_millis(200);
 
+/// How often it is looked whether a large folder is deleted.
+const DELETE_POLL: Duration = Duration::from_secs(1);
+
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// List what every machine keeps of what it has ended, the newest first
@@ -262,6 +265,10 @@ async fn empty(args: EmptyArgs, context: Context) -> Result<(), Failure> {
         let name = format!("{}@{}", entry.id, entry.host);
         match client.delete(&["v1", "trash", &name], &[]).await {
             Ok(_) => deleted.push(entry.id.clone()),
+            Err(Failure::Interrupted(_)) => match await_end(&client, &name).await {
+                Ok(()) => deleted.push(entry.id.clone()),
+                Err(failure) => failed = failed.or(Some(failure)),
+            },
             // Its time may have come meanwhile.
             Err(Failure::Refused(Refused { status: 404, .. })) if args.id.is_none() => {}
             Err(failure) => failed = failed.or(Some(failure)),
@@ -274,6 +281,24 @@ async fn empty(args: EmptyArgs, context: Context) -> Result<(), Failure> {
         out.line(&format!("deleted {} for good", count(deleted.len(), "item")))?;
     }
     failed.map_or(Ok(()), Err)
+}
+
+/// Waits for the end of a delete that takes longer than a request may: the daemon goes on with it.
+async fn await_end(client: &Client, name: &str) -> Result<(), Failure> {
+    loop {
+        match client.get(&["v1", "trash", name], &[]).await {
+            Err(Failure::Refused(Refused { status: 404, .. })) => return Ok(()),
+            Err(failure) => return Err(failure),
+            Ok(answer) => {
+                let entry = answer.read::<TrashListed>()?.entry;
+                if entry.state == TrashState::Stuck {
+                    let why = entry.problem.unwrap_or_else(|| "it is not said why".to_owned());
+                    return Err(Failure::NotDeleted { id: entry.id, why });
+                }
+            }
+        }
+        tokio::time::sleep(DELETE_POLL).await;
+    }
 }
 
 /// Finds what is meant: of this machine only, unless another machine's is named, which then refuses.

@@ -6,6 +6,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -14,10 +15,11 @@ use super::{
     trash::HostTrash,
 };
 use crate::{
+    clock,
     replica::{
         command::{Command, Reply},
         ids::{NodeId, OperationId},
-        trash::TrashEntry,
+        trash::{TrashEntry, TrashState},
     },
     teardown::trash::TrashError,
 };
@@ -30,14 +32,23 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Keeps the trash until it is told to stop.
 pub async fn run(machine: Machine, handle: Handle, node: NodeId, stop: CancellationToken) {
     let (trash, expiring) = (machine.trash().clone(), machine.trash().clone());
+    let mut changes = handle.restores().subscribe();
     let expire = async {
         loop {
-            expiring.maintain().await;
             let machine = machine.clone();
             if let Err(error) = tokio::task::spawn_blocking(move || machine.look()).await {
                 tracing::error!(%error, "looking at the machine has panicked");
             }
-            tokio::time::sleep(EVERY).await;
+            expiring.maintain().await;
+            let again = Instant::now() + EVERY;
+            // What has come since may be due sooner.
+            loop {
+                changes.mark_unchanged();
+                let due = Instant::now() + until_due(&expiring.list().await, clock::wall_ms());
+                if tokio::time::timeout_at(due.min(again), changes.changed()).await.is_err() {
+                    break;
+                }
+            }
         }
     };
     let mut hints = handle.restores().subscribe();
@@ -54,6 +65,15 @@ pub async fn run(machine: Machine, handle: Handle, node: NodeId, stop: Cancellat
         () = stop.cancelled() => {}
         () = async { tokio::join!(expire, keep); } => {}
     }
+}
+
+/// Returns how long it is until the next entry is due, within the times that are waited for.
+fn until_due(entries: &[TrashEntry], now_ms: i64) -> Duration {
+    // One that can't be deleted is not due again at once.
+    let kept = entries.iter().filter(|entry| entry.state == TrashState::Kept);
+    let due = kept.map(|entry| entry.expires_at.saturating_sub(now_ms)).min();
+    let due = due.map_or(EVERY, |ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0)));
+    due.clamp(RETRY, EVERY)
 }
 
 struct Keeper {
