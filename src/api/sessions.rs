@@ -18,6 +18,7 @@ use super::{
     list::{Filter, SessionsQuery},
     names,
     problem::Error,
+    trash::{WithTrash, with_trash},
 };
 use crate::replica::{
     command::{Command, Imported, NewSession, Refusal, Reply, Restored, SessionDeleted},
@@ -78,10 +79,12 @@ pub(super) async fn delete(
     State(shared): State<Shared>,
     Named(session): Named<SessionId>,
     uri: Uri,
-) -> Result<Json<SessionDeleted>, Error> {
+) -> Result<Json<WithTrash<SessionDeleted>>, Error> {
     let DeleteQuery { dry_run } = body::query(&uri)?;
     match shared.handle.command(Command::DeleteSession { session, dry_run }).await? {
-        Reply::SessionDeleted(deleted) => Ok(Json(*deleted)),
+        Reply::SessionDeleted(deleted) => {
+            Ok(with_trash(&shared, *deleted, |it| (it.workspace.as_ref(), &it.sessions_deleted)))
+        }
         _ => Err(Error::ForeignReply),
     }
 }
