@@ -96,7 +96,7 @@ pub struct Config {
     pub gate: Option<Box<dyn Gate>>,
     /// Where what is ended is kept.
     pub trash: Arc<Trash>,
-    ledger: Ledger,
+    ledger: Arc<Ledger>,
     /// Which worktrees the workspaces were when they were first seen.
     known: known::Memory,
     /// One teardown at a time works on a repository, from judging to moving.
@@ -118,7 +118,7 @@ impl Config {
     /// Makes the configuration of a host with this data folder and its trash, on which every root
     /// is allowed.
     pub fn new(data_dir: PathBuf, trash: Arc<Trash>) -> Self {
-        let (ledger, known) = (Ledger::new(&data_dir), known::Memory::new(&data_dir));
+        let (ledger, known) = (trash.ledger(), known::Memory::new(&data_dir));
         let left = running::Left::find(&data_dir);
         Self {
             data_dir,
@@ -286,7 +286,7 @@ fn done(entry: &Entry) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
     use crate::{
@@ -330,7 +330,7 @@ mod tests {
         let directory = repository.path("w");
         let hooks = repository.config.data_dir.join(HOOKS_FILE_NAME);
         std::fs::write(&hooks, r#"{ "box": { "argv": ["/bin/false"] } }"#).unwrap();
-        std::fs::set_permissions(&hooks, PermissionsExt::from_mode(0o600)).unwrap();
+        std::fs::set_permissions(&hooks, std::fs::Permissions::from_mode(0o600)).unwrap();
         for action in [TeardownAction::Retry, TeardownAction::Force] {
             for kind in [KIND_DIRECTORY, KIND_WORKTREE, "box"] {
                 let due = due(kind, directory.to_str(), action);
@@ -338,16 +338,15 @@ mod tests {
             }
         }
         assert!(directory.join("file").exists() && repository.lists("w"));
-        let begun =
-            repository.config.ledger.begun(&due("", None, TeardownAction::Retry).workspace.id);
-        assert!(begun.unwrap().is_none(), "nothing was begun");
+        assert!(repository.config.ledger.entries().unwrap().is_empty(), "nothing was begun");
+        assert!(repository.config.trash.list().is_empty());
     }
 
     #[test]
     fn what_can_not_be_noted_before_it_is_removed_stays() {
         let mut repository = Repository::new();
         let absent = repository.path("absent");
-        repository.config.ledger = Ledger::new(&absent);
+        repository.config.ledger = Arc::new(Ledger::new(&absent));
         let due = repository.due("w", TeardownAction::Retry);
         let outcome = end(&due, &[], &repository.config);
         let TeardownOutcome::Failed(reason) = outcome else { panic!("{outcome:?}") };

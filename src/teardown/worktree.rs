@@ -124,6 +124,7 @@ fn judge(
     config: &Config,
     forced: bool,
 ) -> Result<Option<Held>, Problem> {
+    // Branches stay, also of those that are ended at the same time, so each may reach for another.
     match inspect::inspect(found, occupants, &[], config) {
         Ok(inspection) => match inspection.refusal {
             Some(refusal) if !forced => Err(refusal),

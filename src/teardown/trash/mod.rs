@@ -36,7 +36,7 @@ pub(in crate::teardown) use moving::{Leaving, Request, entry_name};
 pub(in crate::teardown) use scan::scan;
 use serde::{Deserialize, Serialize};
 
-use super::problem::Problem;
+use super::{ledger::Ledger, problem::Problem};
 use crate::{
     clock, files,
     replica::{
@@ -170,6 +170,7 @@ pub enum TrashError {
 #[derive(Debug)]
 pub struct Trash {
     store: Store,
+    ledger: Arc<Ledger>,
     host: NodeId,
     settings: Settings,
     /// The entries that somebody puts back or deletes at this moment.
@@ -184,6 +185,7 @@ impl Trash {
     pub fn new(data_dir: &Path, host: NodeId, settings: Settings) -> Self {
         Self {
             store: Store::new(data_dir),
+            ledger: Arc::new(Ledger::new(data_dir)),
             host,
             settings,
             busy: Mutex::default(),
@@ -197,6 +199,11 @@ impl Trash {
         self.settings.keep_removed
     }
 
+    /// Returns the record of what was done to entries.
+    pub(in crate::teardown) fn ledger(&self) -> Arc<Ledger> {
+        self.ledger.clone()
+    }
+
     /// Returns the folder that holds the entries' manifests.
     pub fn path(&self) -> &Path {
         self.store.path()
@@ -208,6 +215,8 @@ impl Trash {
     ///
     /// It can't be written: the session must not be deleted at its agent then.
     pub fn keep_session(&self, session: &KeptSession, export: &[u8]) -> io::Result<()> {
+        // An earlier entry of the session may be being deleted.
+        let _claim = self.claim_entry(session.id.clone()).map_err(io::Error::other)?;
         let ended_at = clock::wall_ms();
         let folder = self.store.folder(&session.id);
         files::make_folder(&folder)?;
@@ -277,16 +286,19 @@ impl Trash {
     /// Takes an entry for one caller, who puts it back or deletes it.
     fn claim(&self, id: &str) -> Result<(Manifest, Claim<'_>), TrashError> {
         let unknown = || TrashError::Unknown(id.to_owned());
-        let entry = self.find(id).ok_or_else(unknown)?.entry;
-        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        if !busy.insert(entry.clone()) {
-            return Err(TrashError::Busy(id.to_owned()));
-        }
-        drop(busy);
-        let claim = Claim { trash: self, entry };
+        let claim = self.claim_entry(self.find(id).ok_or_else(unknown)?.entry)?;
         // Whoever had it before may have changed it.
         let manifest = self.store.manifest(&claim.entry).ok_or_else(unknown)?;
         Ok((manifest, claim))
+    }
+
+    fn claim_entry(&self, entry: String) -> Result<Claim<'_>, TrashError> {
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        if !busy.insert(entry.clone()) {
+            return Err(TrashError::Busy(entry));
+        }
+        drop(busy);
+        Ok(Claim { trash: self, entry })
     }
 
     /// Returns the newest entry of a workspace or session, or the one with this very name.
@@ -307,7 +319,7 @@ impl Trash {
 }
 
 /// An entry in somebody's hands, until it is dropped.
-struct Claim<'a> {
+pub(in crate::teardown) struct Claim<'a> {
     trash: &'a Trash,
     entry: String,
 }
