@@ -100,6 +100,18 @@ pub struct AgentStatus {
     pub last_read_at: Option<i64>,
 }
 
+/// What was pending before the start and waits, lest an old copy of the store was put in place, for a
+/// peer that may know better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldingStatus {
+    /// How many deleted sessions are not purged yet.
+    pub sessions: u64,
+    /// How many workspaces are not ended yet.
+    pub workspaces: u64,
+    /// Until when at most, milliseconds since the epoch.
+    pub until: i64,
+}
+
 /// How the daemon stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -143,6 +155,9 @@ pub struct Status {
     /// is purged and no workspace ended here.
     #[serde(default)]
     pub recovering: bool,
+    /// What was pending before the start and waits for a peer; `null` if nothing does.
+    #[serde(default)]
+    pub holding: Option<HoldingStatus>,
     /// The agents' servers that are bridged, by address.
     #[serde(default)]
     pub agents: Vec<AgentStatus>,

@@ -137,6 +137,7 @@ pub fn status() -> Status {
         refusals: [("panicked".to_owned(), 1), ("checksum".to_owned(), 3)].into(),
         kept_off: 1,
         recovering: false,
+        holding: Some(handle::HoldingStatus { sessions: 2, workspaces: 1, until: 3_600_000 }),
         agents: vec![handle::AgentStatus {
             url: "http://127.0.0.1:4096/".to_owned(),
             state: handle::AgentState::Failed,

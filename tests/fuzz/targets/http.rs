@@ -172,6 +172,7 @@ impl Node {
             refusals: Default::default(),
             kept_off: 0,
             recovering: false,
+            holding: None,
             agents: Vec::new(),
         }
     }
