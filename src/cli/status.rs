@@ -6,9 +6,12 @@ use super::{
     Context,
     args::Json,
     failure::Failure,
-    printable::{count, lasting, utc},
+    printable::{count, lasting, size, utc},
 };
-use crate::daemon::handle::{AgentState, AgentStatus, HoldingStatus, Status};
+use crate::daemon::{
+    handle::{AgentState, AgentStatus, HoldingStatus, Status},
+    trash::TrashStatus,
+};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -59,6 +62,7 @@ pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
     if let Some(holding) = &status.holding {
         facts.push(("waiting", waiting(holding)));
     }
+    facts.push(("trash", trash(&status.trash)));
     facts.extend(agents);
     facts.extend(status.hooks_left_running.iter().map(|workspace| {
         ("hook", format!("one from before the last start still ends {workspace}"))
@@ -77,6 +81,21 @@ fn waiting(holding: &HoldingStatus) -> String {
         of(*workspaces, "workspace"),
         utc(*until)
     )
+}
+
+fn trash(trash: &TrashStatus) -> String {
+    let items = count(usize::try_from(trash.entries).unwrap_or(usize::MAX), "item");
+    let kept = match trash.keep_removed_s {
+        0 => {
+            "what is ended is deleted at once, and can't be had back (--keep-removed 0)".to_owned()
+        }
+        s => format!("what is ended is kept for {}", lasting(s.saturating_mul(1_000))),
+    };
+    let stuck = match trash.stuck {
+        0 => String::new(),
+        stuck => format!("; {stuck} can't be deleted, see `sessionmesh trash list`"),
+    };
+    format!("{items}, {}; {kept}{stuck}", size(trash.bytes))
 }
 
 /// Two admins that revoke each other at once are both out.

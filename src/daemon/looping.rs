@@ -6,7 +6,7 @@
 //! the disk. Between them the loop steps aside where nothing else waits for it: what it wakes runs on
 //! the same thread, and would else have to wait until the loop has done all of its turn.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -19,12 +19,14 @@ use super::{
     commit::{self, Committer},
     compact,
     durable::{Job, Told},
+    ending::Ending,
     engine::{self, Engine, Hands, TURN_MAX},
     evidence,
     handle::{Answer, DocumentStatus, HoldingStatus, Peer, Request, Status},
     hub::{Hub, Published},
     loading::Loading,
     pace::{Pace, timed},
+    trash::TrashStatus,
 };
 use crate::{
     clock::{self, Clock},
@@ -56,6 +58,8 @@ pub struct Shells {
     pub store: Arc<Store>,
     /// What ending a workspace needs to know.
     pub teardown: Arc<teardown::Config>,
+    /// When workspaces may be ended.
+    pub ending: Ending,
     /// Where what automerge panicked on is kept.
     pub evidence: Arc<evidence::Folder>,
     /// Tells those who wait for a receipt to look again.
@@ -142,6 +146,14 @@ impl Hands for ShellHands {
         self.shells.transport.close(peer, code, &reason);
     }
 
+    fn accept(&mut self, peer: NodeId) {
+        self.shells.transport.accept(peer);
+    }
+
+    fn members(&mut self, members: BTreeSet<NodeId>) {
+        self.shells.transport.set_members(members);
+    }
+
     fn dial(&mut self, targets: Vec<DialTarget>) {
         self.shells.transport.set_targets(targets);
     }
@@ -181,8 +193,12 @@ impl Hands for ShellHands {
 
     fn tear_down(&mut self, due: TeardownDue, occupants: Vec<teardown::Occupant>) {
         let (inputs, config) = (self.inputs.clone(), self.shells.teardown.clone());
-        tokio::task::spawn_blocking(move || {
+        let changed = self.shells.restores.clone();
+        let kind = due.workspace.kind.clone();
+        self.shells.ending.begin(&kind, move || {
             let outcome = teardown::end(&due, &occupants, &config);
+            // What was ended may lie in the trash now.
+            changed.send_replace(());
             let workspace = WorkspaceKey { host: due.workspace.host, id: due.workspace.id };
             let incarnation = due.incarnation;
             // A loop that has stopped does it again at the next start.
@@ -482,6 +498,7 @@ impl Loop {
             agents: Vec::new(),
             git: None,
             hooks_left_running: Vec::new(),
+            trash: TrashStatus::default(),
         }
     }
 

@@ -265,8 +265,13 @@ pub struct Effects {
     pub frames: Vec<Outgoing>,
     /// Links to be closed at once, after the frames.
     pub closes: Vec<(NodeId, CloseCode, String)>,
+    /// Peers that may say all that a link is for from now on: they have greeted as members, were let
+    /// in, or are those that this node asks to be let in by.
+    pub accepted: Vec<NodeId>,
     /// The nodes to be dialled, where that has changed; replaces the list before it.
     pub dials: Option<Vec<DialTarget>>,
+    /// Whose keys may have a link, where that has changed; replaces the list before it.
+    pub members: Option<BTreeSet<NodeId>>,
     /// To be published at once, in order.
     pub diffs: Vec<Publication>,
     /// Whether subscribers must be given the view anew: what changed is not told by a diff.
@@ -300,7 +305,9 @@ impl Effects {
         let Self {
             frames,
             closes,
+            accepted,
             dials,
+            members,
             diffs,
             reset,
             writes,
@@ -316,7 +323,9 @@ impl Effects {
         } = next;
         self.frames.extend(frames);
         self.closes.extend(closes);
+        self.accepted.extend(accepted);
         self.dials = dials.or(self.dials.take());
+        self.members = members.or(self.members.take());
         self.diffs.extend(diffs);
         self.reset |= reset;
         self.writes.extend(writes);

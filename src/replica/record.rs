@@ -29,6 +29,9 @@ pub const EXTRA_SERVER: &str = "agent_server";
 
 /// The key in `extra` under which a host reports how the git worktree of a workspace stands.
 pub const EXTRA_GIT: &str = "git_state";
+/// The free field in which the host of a worktree reports how much git ignores in it, and where, as
+/// a line for a person.
+pub const EXTRA_GIT_IGNORED: &str = "git_ignored";
 
 /// The kind of workspaces that are git worktrees.
 pub const KIND_WORKTREE: &str = "worktree";
@@ -355,6 +358,9 @@ pub enum Role {
     /// Invites and revokes, too.
     Admin,
 }
+
+/// Most addresses of a member that count: one a network interface and family.
+pub const ADDRESSES_MAX: usize = 32;
 
 /// A node that belongs, or has belonged, to the fleet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,6 +9,7 @@
 mod accept;
 pub mod addresses;
 pub mod backoff;
+mod budget;
 pub mod conflict;
 mod dial;
 mod endpoint;
@@ -16,6 +17,7 @@ mod event;
 mod link;
 mod open;
 pub mod outbox;
+mod places;
 mod read;
 mod shared;
 pub mod wake;

@@ -76,7 +76,7 @@ pub struct Node {
     waiting: VecDeque<Batch>,
     /// What was read or written beside the replica, and comes back some time.
     pub(super) aside: VecDeque<Aside>,
-    pub(super) dials: BTreeSet<NodeId>,
+    pub dials: BTreeMap<NodeId, BTreeSet<String>>,
     born: Duration,
     starts: u8,
 }
@@ -192,7 +192,7 @@ impl World {
             skew_ms: 0,
             waiting: VecDeque::new(),
             aside: VecDeque::new(),
-            dials: BTreeSet::new(),
+            dials: BTreeMap::new(),
             born,
             starts,
         });
@@ -319,10 +319,13 @@ impl World {
             trash,
             work,
             evidence: _,
+            accepted: _,
+            members: _,
         } = fx;
         self.nodes[node].restores_asked |= trash;
         if let Some(dials) = dials {
-            self.nodes[node].dials = dials.into_iter().map(|target| target.node).collect();
+            self.nodes[node].dials =
+                dials.into_iter().map(|target| (target.node, target.addresses)).collect();
         }
         frames.into_iter().for_each(|outgoing| self.send(node, outgoing));
         for (peer, code, reason) in closes {

@@ -255,6 +255,10 @@ impl Daemon {
         for Outgoing { to, frame } in fx.frames {
             running.transport.send(&to, &frame).expect("a replica keeps the limits");
         }
+        fx.accepted.iter().for_each(|peer| running.transport.accept(*peer));
+        if let Some(members) = fx.members {
+            running.transport.set_members(members);
+        }
         for (peer, code, reason) in fx.closes {
             running.transport.close(peer, code, &reason);
         }

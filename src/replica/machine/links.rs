@@ -151,6 +151,7 @@ impl Replica {
             self.greet(peer, fx);
         }
         self.problems.remove(&peer);
+        fx.accepted.push(peer);
         tracing::info!(%peer, name = ?hello.name, version = ?hello.version, "peer greeted");
         self.frontier_told(peer, &hello.frontier, fx);
         let documents = &self.documents;

@@ -24,6 +24,7 @@ mod loaded;
 mod names;
 mod offence;
 mod peers;
+mod reach;
 mod readings;
 mod receipts;
 mod standing;
@@ -42,9 +43,7 @@ use super::{
     diff::{self, Cause, CauseKind, Diff},
     digest::Digest,
     document::{self, Applied, AppliedChange, ApplyError, Document, Part, Records, Touched},
-    effect::{
-        DialTarget, Effects, Input, Now, Publication, Startup, Stored, StoredDocument, Write,
-    },
+    effect::{Effects, Input, Now, Publication, Startup, Stored, StoredDocument, Write},
     ids::{Cursor, DocumentId, Fingerprint, FleetId, NodeId, StartId},
     invite::StoredInvite,
     record::{Member, Role, Session, Workspace},
@@ -115,7 +114,8 @@ pub struct Replica {
     together: Together,
     /// Documents that were thrown away and are awaited from the store; nothing is said of them.
     reloading: BTreeSet<DocumentId>,
-    dials: Vec<DialTarget>,
+    /// Whether whom to dial, or who is a member, may have changed since it was last told.
+    reach_changed: bool,
     offences: Offences,
     /// Why there is no link to a peer, where that is known.
     problems: BTreeMap<NodeId, String>,
@@ -200,7 +200,7 @@ impl Replica {
             later: Later::default(),
             together: Together::default(),
             reloading: BTreeSet::new(),
-            dials: Vec::new(),
+            reach_changed: true,
             offences: Offences::default(),
             problems: BTreeMap::new(),
             recovering: stored.recovering,
@@ -294,13 +294,9 @@ impl Replica {
             self.exchange.lost(now.monotonic, peer, &mut fx.frames);
         }
         self.exchange.time_passed(now.monotonic, &self.documents, &mut fx.frames);
-        let known = self.dials.iter().map(|target| (target.node, &target.addresses));
-        if !self.dialled().eq(known) {
-            let targets = self.dialled();
-            let targets =
-                targets.map(|(node, addresses)| DialTarget { node, addresses: addresses.clone() });
-            self.dials = targets.collect();
-            fx.dials = Some(self.dials.clone());
+        if std::mem::take(&mut self.reach_changed) {
+            fx.dials = Some(self.dialled());
+            fx.members = Some(self.linkable());
         }
     }
 

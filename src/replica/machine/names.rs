@@ -149,6 +149,16 @@ pub fn check_directory(directory: Option<&str>) -> Result<(), Refusal> {
     directory.map_or(Ok(()), |text| check_text("directory", text, DIRECTORY_CHARS_MAX))
 }
 
+/// Refuses a directory that is too long, or that says nothing to whoever is somewhere else.
+pub fn check_absolute(directory: Option<&str>) -> Result<(), Refusal> {
+    check_directory(directory)?;
+    if directory.is_some_and(|text| !text.starts_with('/')) {
+        let problem = "is not an absolute path".to_owned();
+        return Err(Refusal::InvalidField { field: "directory".to_owned(), problem });
+    }
+    Ok(())
+}
+
 /// Refuses a kind, project id or branch that is too long.
 pub fn check_word(field: &str, word: Option<&str>) -> Result<(), Refusal> {
     word.map_or(Ok(()), |word| check_text(field, word, WORD_CHARS_MAX))
