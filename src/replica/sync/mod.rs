@@ -78,6 +78,8 @@ struct Link {
     suspects: BTreeMap<DocumentId, (Vec<ChangeHash>, Duration)>,
     /// Documents that the peer has and we don't.
     lacking: BTreeSet<DocumentId>,
+    /// Where our own documents stood at the peer when it greeted, as far as we lacked something.
+    greeted_ahead: Vec<DocumentHeads>,
     /// When something last went over the link that is not yet followed by a comparison.
     traffic_at: Option<Duration>,
     checked_at: Duration,
@@ -217,6 +219,20 @@ impl Exchange {
         self.links
             .get(peer)
             .is_some_and(|link| link.greeted && link.their_frontier.as_ref() == Some(frontier))
+    }
+
+    /// Tells whether this node has all that a peer knew of its own documents when it greeted.
+    pub fn has_caught_up(&self, peer: &NodeId, documents: &Documents) -> bool {
+        let is_here = |told: &DocumentHeads| {
+            // What is not held any more was given up once all of it was held elsewhere.
+            documents.get(&told.document).is_none_or(|it| it.has_all(&told.heads))
+        };
+        self.links.get(peer).is_some_and(|link| {
+            link.greeted
+                && !link.awaits_heads
+                && link.greeted_ahead.iter().all(is_here)
+                && !link.lacking.iter().any(|id| id.host() == Some(self.node))
+        })
     }
 
     /// Returns how often two replicas were found to differ with nothing on the way.
