@@ -218,6 +218,8 @@ impl Alone {
             start: StartId([1; 8]),
             seed: 1,
             undo_window: UNDO_WINDOW,
+            keep_removed: Duration::ZERO,
+            start_grace: Duration::ZERO,
             servers: BTreeSet::new(),
             keyring: key_of(NodeId([1; 32])),
         };

@@ -43,6 +43,9 @@ impl Node {
             name: folder.file_name().expect("it has a name").to_string_lossy().into_owned(),
             join: None,
             undo_window: Duration::from_secs(3_600),
+            keep_removed: Duration::ZERO,
+            trash_max: 0,
+            start_grace: Duration::ZERO,
             opencode: Vec::new(),
             teardown_roots: Vec::new(),
         };

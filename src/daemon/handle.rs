@@ -14,6 +14,7 @@ use super::{
     hub::Hub,
     machine::{Facts, Git, Machine},
     pace::Pace,
+    trash::{HostTrash, TrashStatus},
 };
 use crate::{
     clock,
@@ -23,6 +24,7 @@ use crate::{
         explain::Explainable,
         ids::{ChangeHash, DocumentId, FleetId, NodeId, SessionId, WorkspaceId},
         record::Role,
+        trash::{TrashListed, TrashStored},
     },
 };
 
@@ -43,6 +45,8 @@ pub enum Request {
     Peers(oneshot::Sender<Vec<Peer>>),
     /// Asks for what a session or workspace can be explained from.
     Explain(Target<SessionId>, oneshot::Sender<Result<Box<Explainable>, Refusal>>),
+    /// Asks what hosts keep of what they have ended.
+    Trash(oneshot::Sender<Vec<TrashStored>>),
     /// Asks what an agent's server is to delete now.
     AgentDue(String, oneshot::Sender<Vec<SessionId>>),
 }
@@ -149,6 +153,9 @@ pub struct Status {
     /// The workspaces whose hooks an earlier run of the daemon has left running.
     #[serde(default)]
     pub hooks_left_running: Vec<WorkspaceId>,
+    /// What this machine keeps of what it has ended.
+    #[serde(default)]
+    pub trash: TrashStatus,
 }
 
 /// A member other than this node, and the link to it.
@@ -185,6 +192,7 @@ pub struct Handle {
     agents: Arc<Mutex<BTreeMap<String, AgentStatus>>>,
     machine: Arc<OnceLock<Machine>>,
     receipts: watch::Sender<bool>,
+    restores: watch::Sender<()>,
 }
 
 impl Handle {
@@ -192,8 +200,15 @@ impl Handle {
     pub fn new(hub: Arc<Hub>) -> (Self, mpsc::Receiver<Request>) {
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
         let receipts = watch::Sender::new(false);
+        let restores = watch::Sender::new(());
         let (pace, agents, machine) = Default::default();
-        (Self { requests, hub, pace, agents, machine, receipts }, receiver)
+        (Self { requests, hub, pace, agents, machine, receipts, restores }, receiver)
+    }
+
+    /// Returns what marks that restores of what this node keeps may be asked for: they are among what
+    /// [`Handle::trash`] lists, and stay so until [`Command::ReportTrash`] answers them.
+    pub fn restores(&self) -> &watch::Sender<()> {
+        &self.restores
     }
 
     /// Lets the handle tell of the machine, too.
@@ -203,9 +218,9 @@ impl Handle {
         self
     }
 
-    /// Returns what knows the machine, where there is one.
-    pub fn machine(&self) -> Option<&Machine> {
-        self.machine.get()
+    /// Returns the trash of this machine, where there is one.
+    pub fn host_trash(&self) -> Option<&HostTrash> {
+        self.machine.get().map(Machine::trash)
     }
 
     /// Returns what marks that answers about receipts may have changed; `true` once nobody is to
@@ -244,9 +259,10 @@ impl Handle {
         let agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
         status.agents.extend(agents.values().cloned());
         drop(agents);
-        if let Some(machine) = self.machine() {
-            let Facts { git, hooks_left_running } = machine.facts();
+        if let Some(machine) = self.machine.get() {
+            let Facts { git, hooks_left_running, trash } = machine.facts();
             (status.git, status.hooks_left_running) = (git, hooks_left_running);
+            status.trash = trash;
         }
         Ok(status)
     }
@@ -268,6 +284,15 @@ impl Handle {
         let (sender, receiver) = oneshot::channel();
         self.send(Request::Explain(target, sender))?;
         Ok(receiver.await.map_err(|_| RequestError::Stopping)??)
+    }
+
+    /// Lists what all hosts keep of what they have ended, with the restores that are asked for.
+    pub async fn trash(&self) -> Result<Vec<TrashListed>, RequestError> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(Request::Trash(sender))?;
+        let stored = receiver.await.map_err(|_| RequestError::Stopping)?;
+        // Thousands of summaries are not read on the loop.
+        Ok(stored.iter().filter_map(TrashStored::read).collect())
     }
 
     /// Lists sessions that an agent's server is to delete now, children first.

@@ -38,6 +38,8 @@ pub enum TeardownOutcome {
     Done(String),
     /// It is still there, for the reason given.
     Failed(String),
+    /// It was not begun: a session came into the workspace before the first step.
+    PutOff,
 }
 
 /// What happened.
@@ -293,6 +295,8 @@ pub struct Effects {
     pub teardowns: Vec<TeardownDue>,
     /// Whether what is told of a receipt may have changed: whoever waits for it looks again.
     pub receipts: bool,
+    /// Whether restores of what this node keeps may be asked for: whoever carries them out looks.
+    pub trash: bool,
 }
 
 impl Effects {
@@ -315,6 +319,7 @@ impl Effects {
             replies,
             teardowns,
             receipts,
+            trash,
         } = next;
         self.frames.extend(frames);
         self.closes.extend(closes);
@@ -332,6 +337,7 @@ impl Effects {
         self.replies.extend(replies);
         self.teardowns.extend(teardowns);
         self.receipts |= receipts;
+        self.trash |= trash;
     }
 }
 
@@ -391,6 +397,10 @@ pub struct Startup {
     pub seed: u64,
     /// How long a delete can be undone before it is carried out.
     pub undo_window: Duration,
+    /// How long what a teardown removes is kept; zero if it is not.
+    pub keep_removed: Duration,
+    /// How long what was pending before the start waits at most for a peer that may know better.
+    pub start_grace: Duration,
     /// The agents' servers that are bridged, as their sessions are marked: what is deleted of them
     /// is purged only once they have confirmed it.
     pub servers: BTreeSet<String>,

@@ -223,10 +223,14 @@ async fn connect(
     config: quinn::ClientConfig,
     address: SocketAddr,
 ) -> Result<Connection, String> {
-    let connecting = shared
-        .endpoint
-        .connect_with(config, address, tls::SERVER_NAME)
-        .map_err(|error| error.to_string())?;
+    let connecting = shared.endpoint.connect_with(config, address, tls::SERVER_NAME).map_err(
+        |error| match error {
+            quinn::ConnectError::InvalidRemoteAddress(_) if address.is_ipv6() => {
+                "this node speaks IPv4 only; start it with --listen [::]:PORT to speak both".into()
+            }
+            other => other.to_string(),
+        },
+    )?;
     connecting.await.map_err(|error| match &error {
         ConnectionError::TransportError(alert)
             if alert.code == TransportErrorCode::crypto(tls::WRONG_KEY_ALERT) =>

@@ -64,7 +64,13 @@ pub const ROOMS: &[Room] = &[
     Room { path: "replica::record", may: &["replica::ids"], why: "records are plain data" },
     Room {
         path: "replica::command",
-        may: &["replica::ids", "replica::invite", "replica::receipt", "replica::record"],
+        may: &[
+            "replica::ids",
+            "replica::invite",
+            "replica::receipt",
+            "replica::record",
+            "replica::trash",
+        ],
         why: "what can be asked is plain data, whoever asks and whatever answers",
     },
     Room {
@@ -252,6 +258,8 @@ pub const ROOMS: &[Room] = &[
             "replica::invite",
             "replica::receipt",
             "replica::record",
+            "replica::trash",
+            "teardown::trash",
         ],
         why: "it asks the loop through its handle: a second way in would be a second way to publish",
     },
@@ -272,6 +280,7 @@ pub const ROOMS: &[Room] = &[
             "replica::invite",
             "replica::receipt",
             "replica::record",
+            "replica::trash",
             "telemetry",
         ],
         why: "its verbs are clients of the API, and `serve` starts the daemon; none reaches past them",

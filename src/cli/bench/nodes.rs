@@ -373,6 +373,9 @@ async fn start(
         name: format!("node-{n}"),
         join: None,
         undo_window: UNDO_WINDOW,
+        keep_removed: Duration::ZERO,
+        trash_max: 0,
+        start_grace: Duration::ZERO,
         opencode: Vec::new(),
         teardown_roots: Vec::new(),
     };

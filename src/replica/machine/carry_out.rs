@@ -2,8 +2,8 @@
 //!
 //! Must not tear anything down itself. Invariants: nothing is carried out before the undo window,
 //! counted by the monotonic clock from when the delete was seen, is over; a teardown is asked for
-//! only beside the seal that must be durable before it, and only while no alive session is in the
-//! workspace; whatever is due is found again after a restart.
+//! only beside the seal that must be durable before it, and begins only while no alive session is in
+//! the workspace; whatever is due is found again after a restart.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,11 +12,11 @@ use std::{
 };
 
 use super::super::{
-    effect::{Effects, Now, TeardownDue, TeardownOutcome},
+    effect::{Effects, Now, Startup, TeardownDue, TeardownOutcome},
     ids::{NodeId, SessionId, WorkspaceId},
     record::{
-        Ended, Session, SessionState, Teardown, TeardownAction, TeardownState, WorkspaceKey,
-        WorkspaceState,
+        Ended, KIND_WORKTREE, Session, SessionState, TIME_MS_MAX, Teardown, TeardownAction,
+        TeardownState, WorkspaceKey, WorkspaceState,
     },
     view::Change,
 };
@@ -76,6 +76,17 @@ impl<K: Ord + Clone> Deadlines<K> {
     }
 }
 
+/// How it stands with a teardown that became due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TeardownStands {
+    /// It may begin.
+    Awaited,
+    /// An alive session is in the workspace: it is to be put off.
+    Occupied,
+    /// It has ended before a crash that the host does not know of; a peer did.
+    Over,
+}
+
 /// What this node, as a host, has yet to carry out.
 #[derive(Debug, Clone)]
 pub struct HostWork {
@@ -87,19 +98,24 @@ pub struct HostWork {
     ending: BTreeSet<WorkspaceId>,
     /// The teardowns under way, by incarnation.
     running: BTreeMap<WorkspaceId, u32>,
+    /// How long what is removed is kept, in milliseconds; `None` if it is not.
+    keep_removed: Option<i64>,
     /// Whether an ending workspace, or what is in it, has changed.
     ending_changed: bool,
 }
 
 impl HostWork {
     /// Starts with nothing to do.
-    pub fn new(undo_window: Duration, servers: BTreeSet<String>) -> Self {
+    pub fn new(startup: &Startup) -> Self {
+        let undo_window = startup.undo_window;
+        let keep = Some(startup.keep_removed).filter(|keep| !keep.is_zero());
         Self {
             deleted: Deadlines::new(undo_window),
-            agents: Agents::new(servers),
+            agents: Agents::new(startup.servers.clone()),
             vacated: Deadlines::new(undo_window),
             ending: BTreeSet::new(),
             running: BTreeMap::new(),
+            keep_removed: keep.map(|keep| i64::try_from(keep.as_millis()).unwrap_or(i64::MAX)),
             ending_changed: false,
         }
     }
@@ -230,9 +246,21 @@ impl Replica {
         for id in &due {
             tracing::info!(workspace = %id, "sealing vacated workspace");
         }
-        let sealed =
-            Teardown { state: TeardownState::Sealed, incarnation: 1, at: now.wall_ms, error: None };
-        self.write_own(now, fx, |tx| due.iter().try_for_each(|id| tx.set_teardown(id, &sealed)));
+        let due: Vec<_> = due.into_iter().map(|id| (self.sealed(now, &id, 1), id)).collect();
+        self.write_own(now, fx, |tx| {
+            due.iter().try_for_each(|(sealed, id)| tx.set_teardown(id, sealed))
+        });
+    }
+
+    /// Returns the seal of an attempt to end a workspace that begins now.
+    fn sealed(&self, now: Now, id: &WorkspaceId, incarnation: u32) -> Teardown {
+        let entry = self.view.workspace(&workspace_key(self.node, id));
+        // Of other kinds the files belong to somebody else, who keeps them or does not.
+        let is_kept = entry.is_some_and(|entry| entry.record.kind == KIND_WORKTREE);
+        let keep = self.host_work.keep_removed.filter(|_| is_kept);
+        let at = now.wall_ms;
+        let kept_until = keep.map(|keep_ms| at.saturating_add(keep_ms).min(TIME_MS_MAX));
+        Teardown { state: TeardownState::Sealed, incarnation, at, error: None, kept_until }
     }
 
     /// Starts the teardowns that may start, and takes up what people asked for after failed ones.
@@ -260,33 +288,38 @@ impl Replica {
                         workspace: (*entry.record).clone(),
                         incarnation: teardown.incarnation,
                         action,
-                        kept_until: None,
+                        kept_until: teardown.kept_until,
                     });
                 }
             }
         }
         if !retried.is_empty() {
-            let at = now.wall_ms;
+            let retried: Vec<_> = retried
+                .into_iter()
+                .map(|(id, incarnation)| (self.sealed(now, &id, incarnation), id))
+                .collect();
             self.write_own(now, fx, |tx| {
-                retried.iter().try_for_each(|(id, incarnation)| {
-                    let state = TeardownState::Sealed;
-                    let teardown = Teardown { state, incarnation: *incarnation, at, error: None };
-                    tx.set_teardown(id, &teardown)
-                })
+                retried.iter().try_for_each(|(sealed, id)| tx.set_teardown(id, sealed))
             });
             self.host_work.ending_changed = false;
             self.go_on_ending(now, fx);
         }
     }
 
-    /// Tells whether a teardown that became due is still to be done: what the host had told peers of
-    /// its end, and lost in a crash, may have come back meanwhile.
-    pub fn awaits_teardown(&self, due: &TeardownDue) -> bool {
-        let entry = self.view.workspace(&due.workspace.key());
-        let teardown = entry.and_then(|entry| entry.stored.teardown.as_ref());
-        teardown.is_some_and(|it| {
+    /// Tells how it stands with a teardown that became due: to be asked directly before its first
+    /// step, since a session may have come into the workspace while the seal became durable.
+    pub fn teardown_stands(&self, due: &TeardownDue) -> TeardownStands {
+        let Some(entry) = self.view.workspace(&due.workspace.key()) else {
+            return TeardownStands::Over;
+        };
+        let awaited = entry.stored.teardown.as_ref().is_some_and(|it| {
             it.state == TeardownState::Sealed && it.incarnation == due.incarnation
-        })
+        });
+        match (awaited, entry.record.session_count) {
+            (false, _) => TeardownStands::Over,
+            (true, 1..) if !planted!(SealNotLookedAt) => TeardownStands::Occupied,
+            (true, _) => TeardownStands::Awaited,
+        }
     }
 
     pub(super) fn teardown_ended(
@@ -301,6 +334,11 @@ impl Replica {
         if self.host_work.running.get(&id) == Some(&incarnation) {
             self.host_work.running.remove(&id);
         }
+        if outcome == TeardownOutcome::PutOff {
+            // It is asked for again as soon as nobody is in the workspace, perhaps by now.
+            tracing::info!(workspace = %id, incarnation, "put a teardown off: a session is in it");
+            return self.host_work.look_again();
+        }
         let entry = self.view.workspace(&workspace);
         let expected = entry
             .and_then(|entry| entry.stored.teardown.as_ref())
@@ -312,7 +350,11 @@ impl Replica {
         let forced = entry.is_some_and(|entry| {
             entry.stored.requests.values().any(|action| *action == TeardownAction::Force)
         });
+        let kept_until = entry
+            .and_then(|entry| entry.stored.teardown.as_ref())
+            .and_then(|teardown| teardown.kept_until);
         let gone = |done: String| Ended {
+            kept_until,
             incarnation,
             at: now.wall_ms,
             action: if forced { TeardownAction::Force } else { TeardownAction::Retry },
@@ -323,6 +365,7 @@ impl Replica {
                 self.workspace_gone(now, &id, &gone("nothing is left of it".to_owned()), fx);
             }
             TeardownOutcome::Done(done) => self.workspace_gone(now, &id, &gone(done), fx),
+            TeardownOutcome::PutOff => {}
             TeardownOutcome::Failed(reason) => {
                 tracing::warn!(workspace = %id, incarnation, %reason, "teardown failed");
                 let failed = Teardown {
@@ -330,6 +373,7 @@ impl Replica {
                     incarnation,
                     at: now.wall_ms,
                     error: Some(reason.chars().take(REASON_CHARS_MAX).collect()),
+                    kept_until: None,
                 };
                 self.write_own(now, fx, |tx| {
                     tx.set_teardown(&id, &failed)?;

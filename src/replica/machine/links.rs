@@ -386,6 +386,8 @@ mod tests {
             start: StartId([0; 8]),
             seed: 0,
             undo_window: WINDOW,
+            keep_removed: Duration::ZERO,
+            start_grace: Duration::ZERO,
             servers: BTreeSet::new(),
             keyring: Arc::new(Trusting),
         };
@@ -445,6 +447,8 @@ mod tests {
             start: StartId([1; 8]),
             seed: 1,
             undo_window: Duration::from_secs(10),
+            keep_removed: Duration::ZERO,
+            start_grace: Duration::ZERO,
             servers: BTreeSet::new(),
             keyring: Arc::new(Trusting),
         };

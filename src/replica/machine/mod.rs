@@ -24,9 +24,11 @@ mod names;
 mod offence;
 mod peers;
 mod reach;
+mod readings;
 mod receipts;
 mod standing;
 mod together;
+mod trash;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -39,21 +41,19 @@ use automerge::ActorId;
 use super::{
     diff::{self, Cause, CauseKind, Diff},
     digest::Digest,
-    document::{
-        self, Applied, AppliedChange, ApplyError, Copied, Document, Part, Records, Touched,
-    },
+    document::{self, Applied, AppliedChange, ApplyError, Document, Part, Records, Touched},
     effect::{Effects, Input, Now, Publication, Startup, Stored, StoredDocument, Write},
-    ids::{ChangeHash, Cursor, DocumentId, Fingerprint, FleetId, NodeId, StartId},
+    ids::{Cursor, DocumentId, Fingerprint, FleetId, NodeId, StartId},
     invite::StoredInvite,
     record::{Member, Role, Session, Workspace},
     sync::{Documents, Exchange},
     trust::Trust,
     view::{self, View},
-    voucher::Voucher,
 };
 pub use aside::{Done, Work};
 pub use bulk::{AT_ONCE_BYTES_MAX, AT_ONCE_CHANGES_MAX, Bulk, ReadBulk, bulk_bytes};
 use carry_out::HostWork;
+pub use carry_out::TeardownStands;
 use epoch::Epochs;
 use fleet::Joining;
 pub use later::Begun;
@@ -171,7 +171,7 @@ impl Replica {
         now: Now,
     ) -> (Self, Effects) {
         assert!(stored.documents.is_empty(), "each document is read before");
-        let actor = actor_of(&startup);
+        let (actor, host_work) = (actor_of(&startup), HostWork::new(&startup));
         let cursor = stored.cursor.unwrap_or(Cursor { sequence: 0, start: startup.start });
         let mut replica = Self {
             node: startup.node,
@@ -189,7 +189,7 @@ impl Replica {
             invites: stored.invites.into_iter().collect(),
             cursor,
             exchange: Exchange::new(startup.node),
-            host_work: HostWork::new(startup.undo_window, startup.servers),
+            host_work,
             epochs: Epochs::new(),
             layers: BTreeMap::new(),
             parted: BTreeMap::new(),
@@ -234,6 +234,7 @@ impl Replica {
         }
         replica.read_members();
         replica.attest(now, &mut fx);
+        replica.open_trash(&mut fx);
         replica.settle(now, &mut fx);
         (replica, fx)
     }
@@ -468,7 +469,7 @@ impl Replica {
                 Touched::Workspace(id) => {
                     read.workspaces.insert(workspace_key(host, id), document.workspace(id));
                 }
-                Touched::Member(_) | Touched::Meta => {}
+                Touched::Trash(_) | Touched::Member(_) | Touched::Meta => {}
             }
         }
         read
@@ -508,65 +509,6 @@ impl Replica {
     /// Returns what people call this machine.
     pub fn name(&self) -> &str {
         &self.name
-    }
-
-    /// Tells whether what a damaged store had lost is still to be had back from peers.
-    pub fn is_recovering(&self) -> bool {
-        self.recovering
-    }
-
-    /// Returns how many peers have greeted.
-    pub fn link_count(&self) -> u64 {
-        self.exchange.greeted().len() as u64
-    }
-
-    /// Returns what this node may do in its fleet.
-    pub fn role(&self) -> Role {
-        self.members.get(&self.node).map_or(Role::Reader, |member| member.role)
-    }
-
-    /// Returns how many admins the fleet has; with none, nobody can be let in or shut out any more.
-    pub fn admin_count(&self) -> u64 {
-        let admin = |member: &&Member| member.is_current() && member.role == Role::Admin;
-        self.members.values().filter(admin).count() as u64
-    }
-
-    /// Lists the documents with their heads and how many changes each is made of.
-    pub fn document_heads(&self) -> Vec<(DocumentId, Vec<ChangeHash>, u64)> {
-        self.documents
-            .iter()
-            .map(|(id, document)| (*id, document.heads(), document.change_count()))
-            .collect()
-    }
-
-    /// Returns SHA-256 over the sorted `(document, heads)` list of what all are to hold: equal on
-    /// replicas that hold the same.
-    pub fn frontier(&self) -> [u8; 32] {
-        self.exchange.frontier(&self.documents)
-    }
-
-    /// Returns a copy of a document to be saved, and verified, elsewhere than on the loop.
-    pub fn document_copy(&self, id: &DocumentId) -> Option<Copied> {
-        self.documents.get(id).map(Document::copy)
-    }
-
-    /// Returns the vouchers for the authors of a document.
-    pub fn document_vouchers(&self, id: &DocumentId) -> Vec<Voucher> {
-        self.documents.get(id).into_iter().flat_map(Document::vouchers).copied().collect()
-    }
-
-    /// Reads every record of every document anew: what the view must equal.
-    pub fn reread(&self) -> View {
-        let mut touched = view::Touched::default();
-        self.read_anew(&mut touched);
-        let mut view = View::new();
-        view.apply(touched);
-        view
-    }
-
-    /// Returns how often two replicas were found to differ with nothing on the way.
-    pub fn sync_repairs_total(&self) -> u64 {
-        self.exchange.repairs_total()
     }
 }
 

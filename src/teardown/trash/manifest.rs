@@ -80,6 +80,9 @@ pub struct Registration {
     /// The administrative folder in the trash.
     #[serde(with = "lossless")]
     pub place: PathBuf,
+    /// Where the administrative folder was put back to, once that has begun.
+    #[serde(with = "lossless")]
+    pub back: PathBuf,
     /// The device and inode of the administrative folder.
     pub identity: (u64, u64),
     /// Where the worktree was, below the folder that was moved; empty if it is that folder.
@@ -135,6 +138,16 @@ pub struct Manifest {
 }
 
 impl Manifest {
+    /// Returns what was known of the folder itself, if it is a worktree.
+    pub fn own(&self) -> Option<&Registration> {
+        self.registrations.first().filter(|first| first.below == Path::new(""))
+    }
+
+    /// Tells whether the agent that made it, where there is one, still has to forget it.
+    pub fn is_remembered_by_agent(&self) -> bool {
+        self.stage == Stage::Unregistered && !self.forgotten
+    }
+
     /// Tells whether it is in the trash, or has been: an attempt that has not come so far is none.
     pub fn is_listed(&self) -> bool {
         self.stage >= Stage::Moved
@@ -142,7 +155,7 @@ impl Manifest {
 
     /// Returns what every node is told of it.
     pub fn listed(&self, host: NodeId, store: &Store) -> TrashEntry {
-        let own = self.registrations.first().filter(|first| first.below == Path::new(""));
+        let own = self.own();
         let place = match (&self.folder, own, &self.session) {
             (Some(folder), ..) => folder.place.clone(),
             (None, Some(own), _) => own.place.clone(),

@@ -2,7 +2,9 @@
 //!
 //! Must not know what is tested. Invariant: nothing outside a temporary folder is touched.
 
-use super::manifest::{Manifest, Stage};
+use std::path::Path;
+
+use super::manifest::{Folder, Manifest, Stage};
 use crate::replica::trash::TrashKind;
 
 /// Makes a manifest of a workspace without a folder.
@@ -27,4 +29,10 @@ pub fn manifest(entry: &str) -> Manifest {
         registrations: Vec::new(),
         session: None,
     }
+}
+
+/// Makes a folder that lies at a place.
+pub fn folder(place: &Path) -> Folder {
+    let from = Path::new("/w").to_owned();
+    Folder { to: from.clone(), from, place: place.to_owned(), identity: (1, 1), mode: 0o755 }
 }
