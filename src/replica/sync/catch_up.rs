@@ -260,6 +260,7 @@ impl Exchange {
             self.fetch(now, out);
             return Ok(Applied::default());
         };
+        link.heard_at = Some(now);
         let applied = document.apply(changes, vouchers, trust)?;
         self.changes_taken(now, peer, documents, &id);
         Ok(applied)
