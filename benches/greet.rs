@@ -11,7 +11,6 @@
 mod common;
 
 use std::{
-    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -51,7 +50,6 @@ fn main() {
             undo_window: Duration::from_secs(3_600),
             keep_removed: Duration::ZERO,
             start_grace: Duration::ZERO,
-            servers: BTreeSet::new(),
             keyring: keys[n].clone(),
         };
         let stored: Stored = fleet.stored(&[]);

@@ -211,7 +211,6 @@ impl Alone {
             undo_window: UNDO_WINDOW,
             keep_removed: Duration::ZERO,
             start_grace: Duration::ZERO,
-            servers: BTreeSet::new(),
             keyring: key_of(NodeId([1; 32])),
         };
         let now = Now { monotonic: Duration::ZERO, wall_ms: 0 };

@@ -14,7 +14,9 @@ use serde::Serialize;
 
 use super::{
     Shared,
-    body::{self, BODY_BYTES_MAX, DeleteQuery, IMPORT_BYTES_MAX, Named, Segment, SessionChanges},
+    body::{
+        self, BODY_BYTES_MAX, IMPORT_BYTES_MAX, Named, Segment, SessionChanges, SessionDeleteQuery,
+    },
     list::{Filter, SessionsQuery},
     names,
     problem::Error,
@@ -80,13 +82,19 @@ pub(super) async fn delete(
     Named(session): Named<SessionId>,
     uri: Uri,
 ) -> Result<Json<WithTrash<SessionDeleted>>, Error> {
-    let DeleteQuery { dry_run } = body::query(&uri)?;
-    match shared.handle.command(Command::DeleteSession { session, dry_run }).await? {
-        Reply::SessionDeleted(deleted) => {
-            Ok(with_trash(&shared, *deleted, |it| (it.workspace.as_ref(), &it.sessions_deleted)))
-        }
-        _ => Err(Error::ForeignReply),
+    let SessionDeleteQuery { dry_run, forget_agent } = body::query(&uri)?;
+    let delete = Command::DeleteSession { session: session.clone(), dry_run };
+    let Reply::SessionDeleted(deleted) = shared.handle.command(delete).await? else {
+        return Err(Error::ForeignReply);
+    };
+    if forget_agent && !dry_run {
+        shared.handle.command(Command::ForgetAgent(session)).await?;
     }
+    Ok(with_trash(&shared, *deleted, |it| {
+        // What an agent is not asked for is not kept either.
+        let kept = if forget_agent { &[][..] } else { &it.sessions_deleted };
+        (it.workspace.as_ref(), kept)
+    }))
 }
 
 pub(super) async fn restore(

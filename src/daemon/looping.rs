@@ -436,8 +436,8 @@ impl Loop {
                 drop(answer.send(self.engine.replica().explainable(&target).map(Box::new)));
             }
             Request::Trash(answer) => drop(answer.send(self.engine.replica().trash())),
-            Request::AgentDue(server, answer) => {
-                drop(answer.send(self.engine.replica().agent_due(&server)));
+            Request::AgentDue(servers, answer) => {
+                drop(answer.send(self.engine.replica().agent_due(&servers)));
             }
         }
     }
@@ -487,6 +487,7 @@ impl Loop {
             kept_off: replica.kept_off_count(),
             recovering: replica.is_recovering(),
             // The handle knows the rest.
+            agents_awaited: self.engine.replica().agents_awaited(),
             agents: Vec::new(),
             git: None,
             hooks_left_running: Vec::new(),

@@ -567,7 +567,6 @@ fn startup(number: usize, node: NodeId, start: u8) -> Startup {
         undo_window: UNDO_WINDOW,
         keep_removed: KEEP_REMOVED,
         start_grace: START_GRACE,
-        servers: BTreeSet::from([SERVER.to_owned()]),
         keyring: key_of(node),
     }
 }

@@ -234,7 +234,6 @@ impl World {
             undo_window: UNDO_WINDOW,
             keep_removed: Duration::ZERO,
             start_grace: Duration::ZERO,
-            servers: std::collections::BTreeSet::new(),
             keyring: key_of(peers[at]),
         };
         let now = Now { monotonic: node.now, wall_ms: WALL_MS };

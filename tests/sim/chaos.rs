@@ -1,6 +1,6 @@
 //! What a scenario is made of: what people ask, and what goes wrong, one thing after the other.
 
-use std::{collections::BTreeSet, rc::Rc, time::Duration};
+use std::{rc::Rc, time::Duration};
 
 use sessionmesh::{
     replica::{
@@ -516,7 +516,6 @@ fn replica_of(stored: Stored) -> Replica {
         undo_window: UNDO_WINDOW,
         keep_removed: Duration::ZERO,
         start_grace: Duration::ZERO,
-        servers: BTreeSet::new(),
         keyring: key_of(super::node::key(99)),
     };
     let now = Now { monotonic: Duration::ZERO, wall_ms: 0 };

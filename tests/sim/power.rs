@@ -1,6 +1,6 @@
 //! How nodes start, stop, crash, sleep and wake.
 
-use std::{collections::BTreeSet, rc::Rc, time::Duration};
+use std::{rc::Rc, time::Duration};
 
 use sessionmesh::{
     daemon::{
@@ -20,7 +20,6 @@ use sessionmesh::{
 };
 
 use super::{
-    agent::SERVER,
     common::{keys::key_of, watch::Watch},
     count::Seen,
     disk::Fault,
@@ -57,7 +56,6 @@ impl World {
             undo_window: UNDO_WINDOW,
             keep_removed: KEEP_REMOVED,
             start_grace: START_GRACE,
-            servers: BTreeSet::from([SERVER.to_owned()]),
             keyring: key_of(node.id),
         };
         let age = self.fabric.between(Duration::ZERO, Duration::from_secs(900));

@@ -111,7 +111,7 @@ impl HostWork {
         let keep = Some(startup.keep_removed).filter(|keep| !keep.is_zero());
         Self {
             deleted: Deadlines::new(undo_window),
-            agents: Agents::new(startup.servers.clone()),
+            agents: Agents::default(),
             vacated: Deadlines::new(undo_window),
             ending: BTreeSet::new(),
             running: BTreeMap::new(),
@@ -173,6 +173,11 @@ impl HostWork {
                 }
             }
         }
+    }
+
+    /// Tells whether the delete of a session can still be undone.
+    pub(super) fn is_undoable(&self, id: &SessionId) -> bool {
+        self.deleted.by_key.contains_key(id)
     }
 
     /// Notes that an ending workspace must be looked at again, though its record is unchanged.

@@ -388,7 +388,6 @@ mod tests {
             undo_window: WINDOW,
             keep_removed: Duration::ZERO,
             start_grace: Duration::ZERO,
-            servers: BTreeSet::new(),
             keyring: Arc::new(Trusting),
         };
         let (mut replica, fx) = Replica::open(startup, Stored::default(), at(0)).unwrap();
@@ -449,7 +448,6 @@ mod tests {
             undo_window: Duration::from_secs(10),
             keep_removed: Duration::ZERO,
             start_grace: Duration::ZERO,
-            servers: BTreeSet::new(),
             keyring: Arc::new(Trusting),
         };
         Replica::open(startup, Stored::default(), NOW).unwrap().0

@@ -78,7 +78,7 @@ pub fn judge(
         && let Some(other) = worktree_elsewhere(repository)?
     {
         let what = format!("the repository of the worktree {}", other.path.display());
-        work.refuse(Problem::Inside { path: path.into(), what });
+        work.refuse(Problem::Nested { path: path.into(), what });
     }
     Ok(work)
 }
@@ -186,7 +186,7 @@ fn refusal(path: &Path, changed: &[Changed], place: &str) -> Option<Problem> {
     if changed.len() > FILES_NAMED_MAX {
         names.push_str(", …");
     }
-    let what = format!("{counts}{place} ({names})");
+    let what = format!("{counts} ({names}){place}");
     (!changed.is_empty()).then(|| Problem::Uncommitted { path: path.into(), what })
 }
 

@@ -274,8 +274,8 @@ impl Nested<'_> {
             inspection.add(work);
             if fate == Fate::Stays && !self.allows_worktrees {
                 let of = repository.common_dir.display();
-                let what = format!("the worktree {} of {of}", folder.display());
-                inspection.refuse(Problem::Inside { path: self.top.to_owned(), what });
+                let what = format!("a worktree of {of}");
+                inspection.refuse(Problem::Nested { path: folder.clone(), what });
             }
         }
         for folder in &below.git_dirs {

@@ -175,6 +175,8 @@ pub struct Trash {
     settings: Settings,
     /// The entries that somebody puts back or deletes at this moment.
     busy: Mutex<BTreeSet<String>>,
+    /// Tells whether space is short where something lies; a test says so by itself.
+    is_full: fn(&Path) -> bool,
     /// After how many steps a test lets it crash; below zero it does not.
     #[cfg(test)]
     pub(in crate::teardown) steps_left: std::sync::atomic::AtomicI64,
@@ -189,6 +191,7 @@ impl Trash {
             host,
             settings,
             busy: Mutex::default(),
+            is_full: expire::is_full,
             #[cfg(test)]
             steps_left: std::sync::atomic::AtomicI64::new(-1),
         }
@@ -287,7 +290,7 @@ impl Trash {
     fn claim(&self, id: &str) -> Result<(Manifest, Claim<'_>), TrashError> {
         let unknown = || TrashError::Unknown(id.to_owned());
         let claim = self.claim_entry(self.find(id).ok_or_else(unknown)?.entry)?;
-        // Whoever had it before may have changed it.
+        // The caller before may have changed it.
         let manifest = self.store.manifest(&claim.entry).ok_or_else(unknown)?;
         Ok((manifest, claim))
     }

@@ -204,6 +204,64 @@ fn what_reaches_something_missing_is_not_pinned_and_all_else_is() {
     assert!(!found.status.success());
 }
 
+/// Needs a second file system; every Linux has one there.
+#[cfg(target_os = "linux")]
+#[test]
+fn on_another_file_system_than_the_data_it_is_kept_beside_its_own_place() {
+    let mut repository = Repository::new();
+    let data = tempfile::tempdir_in("/dev/shm").unwrap();
+    repository.config = testing::config_in(&repository, data.path());
+    let holding = repository.path(".sessionmesh-trash");
+    for is_restored in [true, false] {
+        repository.write("w/new", "new");
+        end(&repository, "w");
+        let trash = &repository.config.trash;
+        let place = PathBuf::from(trash.get("wrk_1").unwrap().place.unwrap());
+        assert!(place.starts_with(&holding), "{}", place.display());
+        assert_eq!(fs::metadata(&holding).unwrap().permissions().mode() & 0o777, 0o700);
+        if is_restored {
+            trash.restore("wrk_1", None).unwrap();
+            assert_eq!(fs::read(repository.path("w/new")).unwrap(), b"new");
+            trash.empty("wrk_1").unwrap();
+            fs::remove_file(data.path().join("teardowns.jsonl")).unwrap();
+        } else {
+            // Where its file system is not there, it may come back.
+            let away = repository.path("away");
+            fs::rename(&holding, &away).unwrap();
+            trash.maintain(i64::MAX);
+            let entry = trash.get("wrk_1").unwrap();
+            assert!(entry.problem.unwrap().contains("mount its file system"));
+            fs::rename(&away, &holding).unwrap();
+            trash.maintain(i64::MAX);
+            assert_eq!(trash.list(), []);
+        }
+        assert!(!holding.exists());
+    }
+}
+
+#[test]
+fn what_a_partial_clone_has_not_fetched_is_no_reason_not_to_pin() {
+    let repository = Repository::new();
+    repository.git("repo", &["config", "uploadpack.allowFilter", "true"]);
+    let origin = format!("file://{}", repository.path("repo").display());
+    let clone = ["-c", "protocol.file.allow=always", "clone", "-q", "--no-checkout"];
+    let clone = [&clone[..], &["--filter=blob:none", &origin, "../partial"]].concat();
+    repository.git("repo", &clone);
+    repository.git("partial", &["worktree", "add", "-q", "--no-checkout", "-b", "p", "../p"]);
+    // A tree of its own with a blob that only the other side has.
+    let listed = repository.git("p", &["ls-tree", "HEAD", "file"]).replace("\tfile", "\tmoved");
+    repository.write("listed", &listed);
+    let input = fs::File::open(repository.path("listed")).unwrap();
+    let mut git = std::process::Command::new("git");
+    git.arg("-C").arg(repository.path("p")).args(["mktree", "--missing"]).stdin(input);
+    let tree = String::from_utf8(git.output().unwrap().stdout).unwrap();
+    let only = repository.git("p", &["commit-tree", "-m", "only", tree.trim()]);
+    repository.git("p", &["update-ref", "refs/worktree/only", only.trim()]);
+    end(&repository, "p");
+    repository.git("partial", &["gc", "-q", "--prune=now"]);
+    there(&repository, "partial", only.trim());
+}
+
 #[test]
 fn a_worktree_of_a_bare_repository_comes_back_to_its_branch() {
     let repository = Repository::new();
@@ -556,7 +614,8 @@ fn where_nothing_is_kept_a_worktree_is_deleted_at_once() {
 fn only_what_held_nothing_that_is_nowhere_else_is_deleted_early_and_the_oldest_first() {
     let data = tempfile::tempdir().unwrap();
     let settings = Settings { trash_max: 100, ..Settings::default() };
-    let trash = Trash::new(data.path(), NodeId([1; 32]), settings);
+    let mut trash = Trash::new(data.path(), NodeId([1; 32]), settings);
+    trash.is_full = |_| false;
     let day = 24 * 60 * 60 * 1_000;
     let replaceable = Some(crate::replica::trash::Held::default());
     let only = crate::replica::trash::Held { untracked: 1, ..Default::default() };
@@ -575,17 +634,22 @@ fn only_what_held_nothing_that_is_nowhere_else_is_deleted_early_and_the_oldest_f
         let manifest = Manifest { held, ended_at, kept_until, bytes: 60, folder, ..manifest };
         trash.store.write(&manifest).unwrap();
     }
-    let left = || {
+    let left = |trash: &Trash| {
         let mut ids: Vec<_> = trash.list().into_iter().map(|entry| entry.id).collect();
         ids.sort();
         ids.join(" ")
     };
     trash.maintain(day);
-    assert_eq!(left(), "wrk_1 wrk_2 wrk_3 wrk_4 wrk_5", "all are young");
+    assert_eq!(left(&trash), "wrk_1 wrk_2 wrk_3 wrk_4 wrk_5", "all are young");
     trash.maintain(day + 2);
-    assert_eq!(left(), "wrk_3 wrk_4 wrk_5");
+    assert_eq!(left(&trash), "wrk_3 wrk_4 wrk_5");
     trash.maintain(50 * day);
-    assert_eq!(left(), "wrk_3 wrk_4 wrk_5", "there is room");
+    assert_eq!(left(&trash), "wrk_3 wrk_4 wrk_5", "there is room");
+    trash.is_full = |_| true;
+    trash.maintain(50 * day);
+    assert_eq!(left(&trash), "wrk_3 wrk_4", "nothing else may go early");
+    trash.maintain(100 * day);
+    assert_eq!(left(&trash), "");
 }
 
 fn session(id: &str) -> KeptSession {

@@ -262,7 +262,7 @@ fn a_missing_folder_with_staged_content_or_something_unfinished_is_not_ended() {
         let found = Found { path, repository, listed };
         inspect(&found, &[], &[], &fixture.config).unwrap().refusal.map(|it| it.to_string())
     };
-    assert!(missing(&fixture).unwrap().contains("1 changed file in its index (staged)"));
+    assert!(missing(&fixture).unwrap().contains("1 changed file (staged) in its index"));
     fixture.git("repo", &["worktree", "repair", "../saved"]);
     fixture.git("saved", &["rm", "-q", "-f", "staged"]);
     assert_eq!(missing(&fixture), None);
