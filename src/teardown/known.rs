@@ -179,10 +179,10 @@ mod tests {
         assert_eq!(second.branch.as_deref(), Some("second"));
 
         // Nor is it another one because its repository has moved.
-        std::fs::rename(repository.path("repo"), repository.path("moved")).unwrap();
+        fs::rename(repository.path("repo"), repository.path("moved")).unwrap();
         repository.git("moved", &["worktree", "repair", "../w"]);
         assert_eq!(second.differs(&admin(), Some("second")), None);
-        std::fs::rename(repository.path("moved"), repository.path("repo")).unwrap();
+        fs::rename(repository.path("moved"), repository.path("repo")).unwrap();
         repository.git("repo", &["worktree", "repair", "../w"]);
 
         // One of the same name that was added later is not.
