@@ -11,11 +11,7 @@
 
 mod common;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use common::{
     report::{Report, is_quick, say},
@@ -117,7 +113,8 @@ impl Mesh {
                 start: StartId([n as u8 + 40; 8]),
                 seed: n as u64,
                 undo_window: Duration::from_secs(3_600),
-                servers: BTreeSet::new(),
+                keep_removed: Duration::ZERO,
+                start_grace: Duration::ZERO,
                 keyring: key.clone(),
             };
             Replica::open(startup, fleet.stored(&[]), at(Duration::ZERO))

@@ -90,7 +90,11 @@ pub(super) async fn delete(
     if forget_agent && !dry_run {
         shared.handle.command(Command::ForgetAgent(session)).await?;
     }
-    Ok(with_trash(&shared, *deleted, |it| (it.workspace.as_ref(), &it.sessions_deleted)))
+    Ok(with_trash(&shared, *deleted, |it| {
+        // What an agent is not asked for is not kept either.
+        let kept = if forget_agent { &[][..] } else { &it.sessions_deleted };
+        (it.workspace.as_ref(), kept)
+    }))
 }
 
 pub(super) async fn restore(
