@@ -160,7 +160,7 @@ impl Pair {
             self.frames(n, fx)
         });
         while waiting.iter().any(|frames| !frames.is_empty()) {
-            let counts = |frame: &wire::Frame| !matches!(frame, wire::Frame::Links { .. });
+            let counts = |frame: &wire::Frame| !matches!(frame, wire::Frame::Links(_));
             met.rounds += usize::from(waiting.iter().flatten().any(counts));
             let [from_a, from_b] = waiting;
             waiting = [Vec::new(), Vec::new()];

@@ -331,6 +331,8 @@ async fn a_delete_waits_for_a_server_that_is_not_bridged_and_says_so() {
     let daemon = Daemon::start(&path, "d", &bridged);
     let all = "/v1/sessions?state=all&limit=1000";
     daemon.until(all, "taken in", |seen| ids(seen) == ["ses_1"]).await;
+    // What is answered is on the disk.
+    daemon.ok("PATCH", "/v1/sessions/ses_1", Some(json!({ "extra": { "a": "mark" } }))).await;
     daemon.kill();
     let daemon = Daemon::start(&path, "d", &["--undo-window", "0"]);
     daemon.ok("DELETE", "/v1/sessions/ses_1", None).await;

@@ -104,6 +104,18 @@ pub struct AgentStatus {
     pub notes: Vec<String>,
 }
 
+/// What was pending before the start and waits, lest an old copy of the store was put in place, for a
+/// peer that may know better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldingStatus {
+    /// How many deleted sessions are not purged yet.
+    pub sessions: u64,
+    /// How many workspaces are not ended yet.
+    pub workspaces: u64,
+    /// Until when at most, milliseconds since the epoch.
+    pub until: i64,
+}
+
 /// How the daemon stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -150,6 +162,9 @@ pub struct Status {
     /// How many deleted sessions wait for the word of which agent's server, bridged or not.
     #[serde(default)]
     pub agents_awaited: BTreeMap<String, u64>,
+    /// What was pending before the start and waits for a peer; `null` if nothing does.
+    #[serde(default)]
+    pub holding: Option<HoldingStatus>,
     /// The agents' servers that are bridged, by address.
     #[serde(default)]
     pub agents: Vec<AgentStatus>,

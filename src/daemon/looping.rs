@@ -22,7 +22,7 @@ use super::{
     ending::Ending,
     engine::{self, Engine, Hands, TURN_MAX},
     evidence,
-    handle::{Answer, DocumentStatus, Peer, Request, Status},
+    handle::{Answer, DocumentStatus, HoldingStatus, Peer, Request, Status},
     hub::{Hub, Published},
     loading::Loading,
     pace::{Pace, timed},
@@ -35,7 +35,9 @@ use crate::{
         document::Copied,
         effect::{DialTarget, Effects, Evidence, Input, Outgoing, Publication, TeardownDue},
         ids::NodeId,
-        machine::{Done, ReadBulk, TOGETHER_MAX, TeardownStands, Work, bulk_bytes, goes_together},
+        machine::{
+            Done, Holding, ReadBulk, TOGETHER_MAX, TeardownStands, Work, bulk_bytes, goes_together,
+        },
         record::WorkspaceKey,
     },
     store::{self, Store},
@@ -462,6 +464,7 @@ impl Loop {
         let replica = self.engine.replica();
         let documents = replica.document_heads().into_iter();
         let traffic = self.hands.shells.transport.traffic();
+        let now = self.clock.now();
         Status {
             node: replica.node(),
             name: replica.name().to_owned(),
@@ -469,7 +472,7 @@ impl Loop {
             role: replica.role(),
             admins: replica.admin_count(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            uptime_ms: u64::try_from(self.clock.now().monotonic.as_millis()).unwrap_or(u64::MAX),
+            uptime_ms: u64::try_from(now.monotonic.as_millis()).unwrap_or(u64::MAX),
             documents: documents
                 .map(|(document, heads, changes)| DocumentStatus { document, heads, changes })
                 .collect(),
@@ -486,6 +489,11 @@ impl Loop {
                 .collect(),
             kept_off: replica.kept_off_count(),
             recovering: replica.is_recovering(),
+            holding: replica.holding(now).map(|Holding { sessions, workspaces, left }| {
+                let left_ms = i64::try_from(left.as_millis()).unwrap_or(i64::MAX);
+                let until = now.wall_ms.saturating_add(left_ms);
+                HoldingStatus { sessions, workspaces, until }
+            }),
             // The handle knows the rest.
             agents_awaited: self.engine.replica().agents_awaited(),
             agents: Vec::new(),

@@ -138,6 +138,7 @@ pub fn status() -> Status {
         kept_off: 1,
         recovering: false,
         agents_awaited: [("http://127.0.0.1:4096/".to_owned(), 2)].into(),
+        holding: Some(handle::HoldingStatus { sessions: 2, workspaces: 1, until: 3_600_000 }),
         agents: vec![handle::AgentStatus {
             url: "http://127.0.0.1:4096/".to_owned(),
             state: handle::AgentState::Failed,

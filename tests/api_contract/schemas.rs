@@ -184,6 +184,7 @@ fn samples() -> Vec<(&'static str, Vec<Value>)> {
         ("ExplainedChange", values(explanation().changes)),
         ("ExplainedWrite", values(explanation().changes.remove(0).writes)),
         ("Imported", values(vec![imported])),
+        ("HoldingStatus", values(status().holding.into_iter().collect())),
         ("AgentStatus", values(status().agents)),
         ("Status", values(vec![status()])),
         ("DocumentStatus", values(status().documents)),

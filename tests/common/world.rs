@@ -429,6 +429,12 @@ impl World {
         }
     }
 
+    /// Puts an old copy of a node's disk in its place, and starts it again.
+    pub fn put_back(&mut self, node: usize, disk: Disk) {
+        self.nodes[node].disk = disk;
+        self.crash(node, 0);
+    }
+
     fn opened(&mut self, node: usize, fx: Effects) {
         self.take(node, fx);
         // A daemon makes what a start wrote durable before it talks to anyone.

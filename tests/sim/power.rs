@@ -75,6 +75,7 @@ impl World {
         watch.restarted(engine.replica(), &diffs);
         let hub = Stream::new(engine.published(), journal, HUB);
         let mut out = Out::new((number, boot, start), Rc::new(store), hub, watch, born);
+        out.alive = std::mem::take(&mut node.alive);
         engine.carry_out(effects, &mut Ports { fabric: &mut self.fabric, out: &mut out });
         node.up = Some(Up { engine, out });
         self.settle(number);
@@ -149,6 +150,7 @@ impl World {
         self.nodes[node].boot += 1;
         if let Some(Up { out, engine }) = self.nodes[node].up.take() {
             self.nodes[node].watch = Some(out.watch);
+            self.nodes[node].alive = out.alive;
             drop((engine, out.store));
         }
         self.asked.retain(|_, (of, _)| *of != node);

@@ -30,6 +30,7 @@ use sessionmesh::{
 use super::{
     agent::{Agent, servers},
     aside::load,
+    backups::Alive,
     count::Seen,
     disk::{Disk, Fault},
     fabric::{Event, Fabric, Weather},
@@ -126,6 +127,7 @@ impl World {
             followers: Vec::new(),
             agent: Agent::default(),
             backup: None,
+            alive: Alive::default(),
             revoked: false,
             stalled_until: Duration::ZERO,
             disk_slow: false,

@@ -215,6 +215,8 @@ impl Due {
             }
             debug_assert!(session.server().is_some_and(|server| speaker.own.contains(server)));
         }
+        // What another database has of that id is another session.
+        recognise(&self.client, &self.anchors).await.map_err(Failure::Whole)?;
         if self.keeper.keeps() {
             self.keep_family(id.as_str(), info, speaker).await?;
         }

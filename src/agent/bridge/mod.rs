@@ -125,6 +125,9 @@ enum Error {
          whether it is the one that it was; nothing is taken over until it does"
     )]
     Untold(String),
+    /// Its stream ended while its list was read.
+    #[error("the server at {0} has ended its stream of events while it was read")]
+    Interrupted(String),
     /// What is remembered of the server can't be read or written.
     #[error("{}: {source}", path.display())]
     Anchors {
@@ -258,6 +261,9 @@ impl Bridge {
         // Opened before the list is read: what happens meanwhile is told afterwards.
         let mut events = self.client.events().await?;
         self.read().await?;
+        if events.has_ended() {
+            return Err(Error::Interrupted(self.server.clone()));
+        }
         let (speakers, speaker) = watch::channel(self.speaker.clone());
         let (problems, mut problem) = watch::channel(None);
         let mut due = self.delete_due(speaker, problems);
@@ -287,6 +293,7 @@ impl Bridge {
                     act_at = None;
                     if self.names_unknown_workspace() {
                         let found = Listing::read_workspaces(&self.client).await?;
+                        identify(&self.client, &self.shared.anchors, &found).await?;
                         Arc::make_mut(&mut self.listing).take_workspaces(found);
                         hints.watch(self.folders());
                     }
@@ -301,7 +308,9 @@ impl Bridge {
                 () = sleep_until(look_at), if looking.is_none() => looking = Some(self.look()),
                 found = answer(&mut looking) => {
                     looking = None;
-                    if Arc::make_mut(&mut self.listing).take_workspaces(found?) {
+                    let found = found?;
+                    identify(&self.client, &self.shared.anchors, &found).await?;
+                    if Arc::make_mut(&mut self.listing).take_workspaces(found) {
                         self.refused.clear();
                         self.reconcile().await?;
                     }
@@ -324,6 +333,9 @@ impl Bridge {
                 }
                 () = relist.notified() => {
                     self.read().await?;
+                    if events.has_ended() {
+                        return Err(Error::Interrupted(self.server.clone()));
+                    }
                     self.reconcile().await?;
                     self.stands(AgentState::Connected, self.problem.clone(), true);
                 }

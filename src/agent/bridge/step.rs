@@ -52,8 +52,6 @@ impl Bridge {
         let mut notes: Vec<String> = mapped.left_out.told().into_iter().collect();
         let missing = self.ask(&plan.missing).await?;
         if !missing.gone.is_empty() {
-            // A server that was restarted on another database meanwhile has none of them.
-            recognise(&self.client, &self.shared.anchors).await?;
             tracing::info!(sessions = missing.gone.len(), server = self.server, "deleted there");
             self.say(|servers| Command::AgentGone { servers, sessions: missing.gone }).await?;
         }
@@ -179,6 +177,10 @@ impl Bridge {
             }
         }
         drop(asked);
+        if !there.is_empty() || !answers.gone.is_empty() {
+            // A server that was restarted on another database meanwhile has none of them, or others.
+            recognise(&self.client, &self.shared.anchors).await?;
+        }
         for (id, value) in there {
             self.asked.insert(id.clone(), now);
             if let Some(session) = read_session(&value) {

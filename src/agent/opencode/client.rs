@@ -3,7 +3,11 @@
 //! Must not know what is done with the answers. Invariant: an answer is either what opencode's API
 //! promises or an [`Error`] that names the address.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, header, redirect};
@@ -32,6 +36,9 @@ const DELETE_TIMEOUT: Duration = Duration::from_secs(20);
 const PROBES: usize = 8;
 /// How long the stream of events may take to open.
 const EVENTS_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long it is good for who was found to listen: looking it up takes longer the more sockets the
+/// machine has, and one look asks many questions.
+const OWNER_FOR: Duration = Duration::from_millis(500);
 /// What is said of a server that takes a connection and then says nothing.
 const SILENT: &str = "it does not answer in time";
 /// Largest answer, bytes: a session is half a kilobyte, so this is half a million of them.
@@ -125,6 +132,14 @@ pub struct Client {
     http: reqwest::Client,
     base: Url,
     password: Option<String>,
+    seen: Arc<Mutex<Seen>>,
+}
+
+/// What was found out of who listens.
+#[derive(Debug, Default)]
+struct Seen {
+    owner: Option<(Instant, Owner)>,
+    process: Option<(u64, Process)>,
 }
 
 impl Client {
@@ -147,7 +162,7 @@ impl Client {
             .no_proxy()
             .build()
             .map_err(|error| unreachable(&base, &error))?;
-        Ok(Self { http, base, password })
+        Ok(Self { http, base, password, seen: Arc::default() })
     }
 
     /// Returns where the server is, without any password.
@@ -157,6 +172,8 @@ impl Client {
 
     /// Asks for the version; refuses one whose lists may mean something else.
     pub async fn version(&self) -> Result<String, Error> {
+        // Whoever asks for it has lost the server, whose port another may have taken.
+        self.seen().owner = None;
         let mut answered = self.probe().await;
         for _ in 1..PROBES {
             if !matches!(&answered, Err(Error::Unreachable { timed_out: true, .. })) {
@@ -269,16 +286,35 @@ impl Client {
     /// Returns the process behind the address, where that can be found out. Takes a moment.
     pub async fn process(&self) -> Option<Process> {
         let Owner::Own(inode) = self.owner().await else { return None };
-        tokio::task::spawn_blocking(move || Process::find(inode)).await.ok()?
+        let known = self.seen().process.clone();
+        if let Some((_, process)) = known.filter(|(of, _)| *of == inode) {
+            return Some(process);
+        }
+        let found = tokio::task::spawn_blocking(move || Process::find(inode)).await.ok()??;
+        self.seen().process = Some((inode, found.clone()));
+        Some(found)
     }
 
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Finds out who listens at the address; what was found is good for a moment.
     async fn owner(&self) -> Owner {
+        let known = self.seen().owner;
+        if let Some((at, owner)) = known
+            && at.elapsed() < OWNER_FOR
+        {
+            return owner;
+        }
         let host = self.base.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let port = self.base.port_or_known_default().unwrap_or_default();
         let Ok(found) = tokio::net::lookup_host((host, port)).await else { return Owner::Unknown };
         let addresses: Vec<SocketAddr> = found.collect();
         let looked = tokio::task::spawn_blocking(move || listener::owner(&addresses));
-        looked.await.unwrap_or(Owner::Unknown)
+        let owner = looked.await.unwrap_or(Owner::Unknown);
+        self.seen().owner = Some((Instant::now(), owner));
+        owner
     }
 
     /// Sends a request, with the password, only to a process of this user's: any other may have taken

@@ -8,7 +8,15 @@
 //! ten seconds, each change of a session with the whole session, and nothing at all when a
 //! workspace comes or goes. `Last-Event-ID` is ignored: after a drop only a list tells what is.
 
-use std::{borrow::Cow, thread, time::Duration};
+use std::{
+    borrow::Cow,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use reqwest::{Response, Url};
@@ -45,6 +53,7 @@ pub enum Event {
 #[derive(Debug)]
 pub struct Events {
     events: Receiver<Result<Event, Error>>,
+    has_ended: Arc<AtomicBool>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -65,6 +74,8 @@ impl Events {
         let (pieces, to_parse) = mpsc::channel(WAITING_MAX);
         let (found, events) = mpsc::channel(WAITING_MAX);
         let (failed, named) = (found.clone(), url.clone());
+        let has_ended = Arc::new(AtomicBool::new(false));
+        let ends = has_ended.clone();
         // A thread of its own, and not one of the pool's: it lives as long as the stream.
         let parser = thread::Builder::new().name("agent-events".to_owned());
         let started = parser.spawn(move || parse(&named, to_parse, &found));
@@ -73,13 +84,20 @@ impl Events {
                 Ok(_) => receive(&url, response, &pieces).await,
                 Err(error) => Some(Error::Foreign { url, reason: error.to_string() }),
             };
+            ends.store(true, Ordering::Release);
             drop(pieces);
             if let Some(error) = error {
                 // Nobody may be listening any more.
                 let _ = failed.send(Err(error)).await;
             }
         });
-        Self { events }
+        Self { events, has_ended }
+    }
+
+    /// Tells whether the stream has ended, although what it told before is not taken yet: what was
+    /// read of the server meanwhile may be another's.
+    pub fn has_ended(&self) -> bool {
+        self.has_ended.load(Ordering::Acquire)
     }
 
     /// Returns what happens next to a session. Dropping the future loses nothing.

@@ -87,8 +87,22 @@ impl Listing {
         }
         match failed {
             Some(error) if !has_read => Err(error),
-            _ => Ok(listing),
+            _ => listing.of_one_server(client).await,
         }
+    }
+
+    /// Reads the projects again, behind all that was listed: a server that has taken the place of
+    /// another one meanwhile must not be known by the projects of that one.
+    async fn of_one_server(mut self, client: &Client) -> Result<Self, Error> {
+        let (later, _) = Self::read_projects(client).await?;
+        let agrees = |(project, at): (&String, &i64)| self.first_seen.get(project) == Some(at);
+        let tells = !self.first_seen.is_empty() || !later.first_seen.is_empty();
+        if self.projects > 0 && tells && !later.first_seen.iter().any(agrees) {
+            let reason = "it does not name the same projects twice".to_owned();
+            return Err(Error::Foreign { url: client.address().clone(), reason });
+        }
+        (self.projects, self.first_seen) = (later.projects, later.first_seen);
+        Ok(self)
     }
 
     /// Reads the projects alone.
@@ -121,7 +135,7 @@ impl Listing {
     pub async fn read_workspaces(client: &Client) -> Result<Self, Error> {
         let (mut listing, projects) = Self::read_projects(client).await?;
         listing.add_all_workspaces(client, &projects).await?;
-        Ok(listing)
+        listing.of_one_server(client).await
     }
 
     /// Takes the workspaces of a newer list; tells whether anything differs.

@@ -436,6 +436,9 @@ impl Replica {
             return Err(Refusal::NotFailed(key.id));
         }
         let operation = self.new_operation(now.wall_ms);
+        if key.host == self.node {
+            self.host_work.ask_for_teardown(&key.id);
+        }
         self.write_host(now, key.host, fx, |tx| tx.request_teardown(&key.id, &operation, action))?;
         Ok(Reply::Workspace(self.workspace_record(&key)))
     }

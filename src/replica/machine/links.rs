@@ -187,7 +187,7 @@ impl Replica {
             return;
         }
         match frame {
-            Frame::Links { nodes } => self.exchange.links_told(at, &peer, nodes),
+            Frame::Links(links) => self.exchange.links_told(at, &peer, links, &mut fx.frames),
             Frame::Heads { documents, answer } => {
                 let known = |document: &DocumentId| self.is_of_fleet(document);
                 let theirs: Vec<_> = documents.into_iter().filter(|d| known(&d.document)).collect();

@@ -172,6 +172,7 @@ impl Node {
             kept_off: 0,
             recovering: false,
             agents_awaited: Default::default(),
+            holding: None,
             agents: Vec::new(),
         }
     }
