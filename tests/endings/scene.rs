@@ -100,6 +100,7 @@ impl Scene {
         let folder = folder.expect("a folder");
         let root = folder.path().canonicalize().expect("it was just made");
         flavour.copy_into(&root);
+        fs::create_dir(root.join("back")).expect("a folder");
         let config = configure(&root, trash::Settings::default());
         Self {
             folder,
