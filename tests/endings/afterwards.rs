@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{
     draw::{Case, Way},
-    ending::{Record, is_git_own, prune, same_refs},
+    ending::{Record, is_git_own, prune, same_refs, unchanged_but_for},
     git::{self, git},
     record::{self, Files},
     scene::{Scene, Tree},
@@ -24,11 +24,12 @@ pub fn restored(case: &Case, before: &Record, ended: &[usize]) -> Result<(), Str
         }
         let to = place(case, tree);
         let to = (to != tree.path).then_some(to);
-        for _ in 0..2 {
-            // The second time nothing is left to do.
-            if let Err(error) = scene.config.trash.restore(&tree.id, to.as_deref()) {
-                return Err(format!("{} is not put back: {error}", tree.path.display()));
-            }
+        if let Err(error) = scene.config.trash.restore(&tree.id, to.as_deref()) {
+            return Err(format!("{} is not put back: {error}", tree.path.display()));
+        }
+        let again = scene.config.trash.restore(&tree.id, None);
+        if let Err(error) = again {
+            return Err(format!("{} is not put back twice: {error}", tree.path.display()));
         }
         back.push(tree);
     }
@@ -74,6 +75,7 @@ fn place(case: &Case, tree: &Tree) -> PathBuf {
 fn is_as_before(case: &Case, before: &Record, back: &[&Tree]) -> Result<(), String> {
     let scene = &case.scene;
     let commons: Vec<_> = scene.commons().iter().map(|common| scene.relative(common)).collect();
+    let standing = logs_of_standing(case, &|tree| back.iter().any(|one| one.id == tree.id));
     let moved = case.way == Way::Elsewhere;
     let after = if moved { as_if_in_place(case, scene.files(), back) } else { scene.files() };
     let counts = |path: &Path| {
@@ -86,6 +88,13 @@ fn is_as_before(case: &Case, before: &Record, back: &[&Tree]) -> Result<(), Stri
         Some(difference) => Err(format!("what was put back is not as it was: {difference}")),
         None => Ok(()),
     }
+}
+
+/// Returns where the reflogs of the trees are that have not ended: git has tidied them meanwhile.
+fn logs_of_standing(case: &Case, has_ended: &dyn Fn(&Tree) -> bool) -> Vec<PathBuf> {
+    let standing = case.scene.trees.iter().filter(|tree| !has_ended(tree));
+    let admins = standing.flat_map(|tree| tree.inner.iter().chain([&tree.admin]));
+    admins.map(|admin| case.scene.relative(admin).join("logs")).collect()
 }
 
 /// Renames what was put back elsewhere to where it was.
@@ -141,5 +150,7 @@ pub fn deleted(case: &Case, before: &Record, ended: &[usize]) -> Result<(), Stri
         }
     }
     same_refs(case, before)?;
-    crate::ending::unchanged(case, before, ended, "the end of its time")
+    let standing =
+        logs_of_standing(case, &|one| ended.iter().any(|at| scene.trees[*at].id == one.id));
+    unchanged_but_for(case, before, ended, &standing, "the end of its time")
 }

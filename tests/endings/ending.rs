@@ -265,28 +265,44 @@ fn judge_with_force(case: &Case, tree: usize, outcome: &Ended) -> Result<(), Str
 
 /// Makes sure that nothing has changed but what belongs to the trees that have ended, and that no
 /// program which a setting names has run.
-pub fn unchanged(case: &Case, before: &Record, ended: &[usize], after: &str) -> Result<(), String> {
-    let scene = &case.scene;
+fn unchanged(case: &Case, before: &Record, ended: &[usize], after: &str) -> Result<(), String> {
+    if !ended.is_empty() {
+        return unchanged_but_for(case, before, ended, &[], after);
+    }
+    no_program_ran(&case.scene, after)?;
+    match record::difference(&before.files, &case.scene.files(), &|_| true, true) {
+        Some(difference) => Err(format!("after {after}: {difference}")),
+        None => Ok(()),
+    }
+}
+
+fn no_program_ran(scene: &Scene, after: &str) -> Result<(), String> {
     if scene.path(around::MARKER).exists() {
         return Err(format!("after {after}: a program that the settings name has run"));
     }
+    Ok(())
+}
+
+/// Makes sure that nothing has changed but some folders, what belongs to the trees that have ended,
+/// and where git keeps refs and objects.
+pub fn unchanged_but_for(
+    case: &Case,
+    before: &Record,
+    ended: &[usize],
+    but_for: &[PathBuf],
+    after: &str,
+) -> Result<(), String> {
+    let scene = &case.scene;
+    no_program_ran(scene, after)?;
     let commons: Vec<_> = scene.commons().iter().map(|common| scene.relative(common)).collect();
-    let own: Vec<_> = ended
-        .iter()
-        .map(|tree| &scene.trees[*tree])
-        .flat_map(|tree| tree.inner.iter().chain([&tree.path, &tree.admin]))
-        .map(|path| scene.relative(path))
-        .collect();
-    let aliases = Path::new("aliases");
+    let own = ended.iter().map(|tree| &scene.trees[*tree]);
+    let own = own.flat_map(|tree| tree.inner.iter().chain([&tree.path, &tree.admin]));
+    let own: Vec<_> = own.map(|path| scene.relative(path)).collect();
     let counts = |path: &Path| {
-        if ended.is_empty() {
-            return true;
-        }
-        !own.iter().any(|own| path.starts_with(own))
-            && !is_git_own(path, &commons)
-            && !path.starts_with(aliases)
+        let own = own.iter().chain(but_for).any(|own| path.starts_with(own));
+        !own && !is_git_own(path, &commons) && !path.starts_with("aliases")
     };
-    match record::difference(&before.files, &scene.files(), &counts, ended.is_empty()) {
+    match record::difference(&before.files, &scene.files(), &counts, false) {
         Some(difference) => Err(format!("after {after}: {difference}")),
         None => Ok(()),
     }

@@ -31,6 +31,8 @@ const SETTINGS: &[(&str, &str)] = &[
     ("status.showUntrackedFiles", "all"),
     ("safe.bareRepository", "all"),
     ("gc.auto", "0"),
+    // `git prune` would leave one that names what is gone.
+    ("gc.writeCommitGraph", "false"),
     ("maintenance.auto", "false"),
 ];
 

@@ -43,6 +43,26 @@ fn a_retry_takes_no_submodule_whose_folder_was_removed_since_the_refusal() {
     assert!(kept.exists());
 }
 
+/// Row 11, where no reflog names it either: git keeps such a commit only until its next `gc`.
+#[test]
+fn a_commit_that_only_a_ref_of_the_worktree_names_is_refused_and_pinned() {
+    let mut scene = Scene::new(Flavour::Remote);
+    scene.add_tree("w0", "origin/main");
+    let path = scene.trees[0].path.clone();
+    git(&path, &["checkout", "-q", "--detach"]);
+    let commit = scene.commit(&path);
+    git(&path, &["update-ref", "refs/worktree/checkpoint", "HEAD"]);
+    git(&path, &["checkout", "-q", "feature0"]);
+    fs::remove_file(scene.trees[0].admin.join("logs/HEAD")).unwrap();
+    let reason = scene.end(0, Retry, 1).unwrap_err();
+    assert!(reason.contains("commit"), "{reason}");
+    scene.end(0, Force, 2).unwrap();
+    git(&scene.repo(), &["gc", "-q", "--prune=now"]);
+    assert_eq!(git(&scene.repo(), &["cat-file", "-t", &commit]), "commit");
+    scene.config.trash.restore("wrk_0", None).unwrap();
+    assert_eq!(git(&path, &["rev-parse", "refs/worktree/checkpoint"]), commit);
+}
+
 /// Row 14.
 #[test]
 fn a_hook_is_not_run_over_a_folder_of_repositories_of_which_one_holds_work() {

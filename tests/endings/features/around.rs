@@ -12,7 +12,7 @@ use sessionmesh::teardown::Occupant;
 
 use super::{
     Feature, Group,
-    Loss::{self, Always, Either, Nothing, Refused, RefusedPerhaps},
+    Loss::{self, Always, Either, Nothing, Refused},
     feature, loose,
 };
 use crate::{
@@ -245,7 +245,7 @@ pub const MISSING: &[Feature] = &[
         s.commit(&path);
         deleted(s, tree);
     }),
-    gone(RefusedPerhaps, "a folder in whose place another repository's is", |scene, tree, _| {
+    gone(Always, "a folder in whose place another repository's is", |scene, tree, _| {
         let path = scene.trees[tree].path.clone();
         moved(scene, tree);
         let (repository, branch) = (scene.path("other"), scene.fresh("instead"));
