@@ -118,7 +118,8 @@ fn judge(case: &mut Case) -> Result<(), String> {
     let mut all = gone.clone();
     for (tree, outcome) in &forced {
         judge_with_force(case, *tree, outcome)?;
-        all.extend(outcome.is_ok().then_some(*tree));
+        let is_forgotten = case.drawn[*tree].iter().any(|one| one.name == around::REPLACED);
+        all.extend((outcome.is_ok() && !is_forgotten).then_some(*tree));
     }
     unchanged(case, &before, &all, "a forced end")?;
     is_ended(case, &before, &all)?;

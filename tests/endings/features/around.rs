@@ -12,7 +12,7 @@ use sessionmesh::teardown::Occupant;
 
 use super::{
     Feature, Group,
-    Loss::{self, Always, Either, Nothing, Refused},
+    Loss::{self, Always, Either, Nothing, Refused, RefusedPerhaps},
     feature, loose,
 };
 use crate::{
@@ -45,6 +45,9 @@ pub fn is_possible(feature: &Feature) -> bool {
     let linux = cfg!(target_os = "linux");
     (linux || feature.name != PROCESS) && (linux && is_root() || !MOUNTS.contains(&feature.name))
 }
+
+/// What stands there now is not the workspace's: it is left as it is, also by force.
+pub const REPLACED: &str = "a folder in whose place another repository's is";
 
 /// The file that a program leaves behind which a repository's settings name.
 pub const MARKER: &str = "marker";
@@ -245,7 +248,7 @@ pub const MISSING: &[Feature] = &[
         s.commit(&path);
         deleted(s, tree);
     }),
-    gone(Always, "a folder in whose place another repository's is", |scene, tree, _| {
+    gone(RefusedPerhaps, REPLACED, |scene, tree, _| {
         let path = scene.trees[tree].path.clone();
         moved(scene, tree);
         let (repository, branch) = (scene.path("other"), scene.fresh("instead"));
