@@ -180,6 +180,8 @@ impl Host {
             created_at: self.wall_ms,
             updated_at: self.wall_ms,
             archived_at: None,
+            agent: None,
+            agent_server: None,
             extra: [("agent".to_owned(), "opencode".to_owned())].into(),
             deleted: None,
         };
@@ -213,7 +215,7 @@ impl Host {
     /// Deletes a session that is done, purges one whose window is over, and begins another.
     fn replace(&mut self, at: usize, done: &SessionId) {
         let operation: OperationId = format!("op_{}", self.made).parse().expect("it is an id");
-        let deletion = Deletion { by: self.node, at: self.wall_ms, operation };
+        let deletion = Deletion { by: self.node, at: self.wall_ms, operation, reason: None };
         let written = self.document.write(self.wall_ms, |tx| tx.delete_session(done, &deletion));
         self.changes += written.map_or(0, |applied| applied.changes.len() as u64);
         self.deleted.push_back(done.clone());

@@ -49,6 +49,8 @@ fn main() {
             start: StartId([n as u8 + 40; 8]),
             seed: n as u64,
             undo_window: Duration::from_secs(3_600),
+            keep_removed: Duration::ZERO,
+            start_grace: Duration::ZERO,
             servers: BTreeSet::new(),
             keyring: keys[n].clone(),
         };

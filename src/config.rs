@@ -4,7 +4,7 @@
 //! and named in one way only, a name can be shown, a length of time is one.
 
 use std::{
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     time::Duration,
 };
 
@@ -18,6 +18,12 @@ pub const HTTP_DEFAULT: &str = "127.0.0.1:7178";
 pub const UNDO_WINDOW_DEFAULT: &str = "10s";
 /// Longest undo window: a month. A host that waits longer keeps what nobody remembers.
 pub const UNDO_WINDOW_MAX: Duration = Duration::from_secs(31 * 86_400);
+/// How long what a teardown removes is kept if nothing else is said: over a holiday.
+pub const KEEP_REMOVED_DEFAULT: &str = "14d";
+/// How long a host that has started waits for a peer if nothing else is said: long enough for a
+/// network or a power supply to come back, short enough that a host whose peers are off for good
+/// still does its work.
+pub const START_GRACE_DEFAULT: &str = "1h";
 /// Longest name of a node, in characters: it is a column of every table, and host names have 64.
 pub const NAME_CHARS_MAX: usize = 64;
 
@@ -30,6 +36,21 @@ pub enum Error {
     /// The data folder can't be made absolute.
     #[error("data folder `{}` is not a usable path", .0.display())]
     Folder(PathBuf),
+    /// The data folder could not be told to programs, which are told paths as text.
+    #[error(
+        "data folder {:?} is not UTF-8, so no program could be told where it is; choose another \
+         with --data-dir or {DATA_DIR_ENV}",
+        .0
+    )]
+    NotUtf8(PathBuf),
+    /// A directory can't be taken for one.
+    #[error("`{}` is not a directory that can be used: {why}", given.escape_debug())]
+    Directory {
+        /// What was given.
+        given: String,
+        /// Why it can't be used.
+        why: &'static str,
+    },
     /// A name is empty, too long, or has characters that names must not have.
     #[error(
         "`{}` is not a usable name: 1 to {NAME_CHARS_MAX} characters, no `@`, no control characters",
@@ -57,17 +78,53 @@ pub enum Error {
 /// Links in the path are followed as far as it exists, so that a daemon and its clients mean the
 /// same folder however it is named.
 pub fn data_dir(named: Option<&Path>) -> Result<PathBuf, Error> {
-    match named {
-        Some(path) => real(path),
+    let found = match named {
+        Some(path) => real(path)?,
         None => {
             let dirs = directories::ProjectDirs::from("", "", "sessionmesh");
-            real(dirs.ok_or(Error::NoFolder)?.data_local_dir())
+            real(dirs.ok_or(Error::NoFolder)?.data_local_dir())?
         }
+    };
+    if found.to_str().is_some() { Ok(found) } else { Err(Error::NotUtf8(found)) }
+}
+
+/// Reads the directory of a session or workspace, and makes it absolute: other machines, and the
+/// daemon, are not where the command was typed.
+///
+/// A leading `~/` is the home folder, since a shell leaves it as it is behind a `=`. Links are
+/// followed only where `..` asks for it: what is typed whole stays as it is.
+pub fn parse_directory(text: &str) -> Result<String, Error> {
+    let bad = |why| Error::Directory { given: text.to_owned(), why };
+    if text.is_empty() {
+        return Err(bad("it is empty; leave it out, or give a path"));
     }
+    if text.contains("://") {
+        return Err(bad("it is an address; give a path"));
+    }
+    let path = match text.strip_prefix('~') {
+        Some(rest) if rest.is_empty() || rest.starts_with('/') => {
+            let home = std::env::home_dir().filter(|home| home.is_absolute());
+            let home = home.ok_or(bad("no home folder is known; give the whole path"))?;
+            home.join(rest.trim_start_matches('/'))
+        }
+        Some(_) => return Err(bad("whose home folder that is is not known; give the whole path")),
+        None => PathBuf::from(text),
+    };
+    let climbs = |path: &Path| path.components().any(|part| part == Component::ParentDir);
+    let absolute = if climbs(&path) { real(&path) } else { absolute(&path) };
+    let absolute = absolute.map_err(|_| bad("where this command runs is not known"))?;
+    if climbs(&absolute) {
+        return Err(bad("it climbs out of a folder that is not there"));
+    }
+    absolute.into_os_string().into_string().map_err(|_| bad("where it is is not UTF-8"))
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Error> {
+    std::path::absolute(path).map_err(|_| Error::Folder(path.to_owned()))
 }
 
 fn real(path: &Path) -> Result<PathBuf, Error> {
-    let absolute = std::path::absolute(path).map_err(|_| Error::Folder(path.to_owned()))?;
+    let absolute = absolute(path)?;
     for existing in absolute.ancestors() {
         if let (Ok(found), Ok(rest)) = (existing.canonicalize(), absolute.strip_prefix(existing)) {
             return Ok(found.components().chain(rest.components()).collect());
@@ -145,6 +202,8 @@ mod tests {
     #[test]
     fn the_defaults_can_be_used() {
         assert!(parse_undo_window(UNDO_WINDOW_DEFAULT).is_ok());
+        assert!(parse_duration(KEEP_REMOVED_DEFAULT).is_ok());
+        assert!(parse_duration(START_GRACE_DEFAULT).is_ok());
         assert!(LISTEN_DEFAULT.parse::<std::net::SocketAddr>().is_ok());
         let http: std::net::SocketAddr = HTTP_DEFAULT.parse().unwrap();
         assert!(http.ip().is_loopback());
@@ -161,6 +220,36 @@ mod tests {
             assert!(error.contains(name), "{error}");
         }
         assert_eq!(parse_root(&path(".")), Ok(folder.path().canonicalize().unwrap()));
+    }
+
+    #[test]
+    fn a_directory_is_made_absolute_or_refused() {
+        let here = std::env::current_dir().unwrap();
+        let (here, above) = (here.to_str().unwrap(), here.parent().unwrap().to_str().unwrap());
+        let home = std::env::home_dir().unwrap();
+        for (typed, meant) in [
+            (".", here.to_owned()),
+            ("a b/c", format!("{here}/a b/c")),
+            ("./w", format!("{here}/w")),
+            ("..", above.to_owned()),
+            ("../w", format!("{above}/w")),
+            ("/x/y", "/x/y".to_owned()),
+            ("~/w", home.join("w").to_str().unwrap().to_owned()),
+        ] {
+            assert_eq!(parse_directory(typed), Ok(meant), "{typed}");
+        }
+        for typed in ["", "file:///w", "~nobody/w", "absent/../../w"] {
+            let error = parse_directory(typed).unwrap_err().to_string();
+            assert!(error.contains(typed), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_data_folder_that_is_not_utf_8_is_refused_by_its_name() {
+        use std::os::unix::ffi::OsStrExt as _;
+        let path = Path::new(std::ffi::OsStr::from_bytes(b"/tmp/d\xff"));
+        let error = data_dir(Some(path)).unwrap_err().to_string();
+        assert!(error.contains(r"/tmp/d\xFF") && error.contains("--data-dir"), "{error}");
     }
 
     #[test]

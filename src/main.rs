@@ -1,6 +1,9 @@
 //! The `sessionmesh` command: from arguments to a call, from an error to an exit code.
 
-use std::{io::Write as _, process::ExitCode};
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 use clap::Parser as _;
 use sessionmesh::{
@@ -9,11 +12,15 @@ use sessionmesh::{
         failure::{Exit, Failure, line},
     },
     daemon::heap,
+    telemetry,
 };
 
 fn main() -> ExitCode {
     heap::bound();
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(said) => return told(&said),
+    };
     // One thread for the loop, the links and the API: with one for each processor a frame waits to be
     // handed from one to the other, which takes a fifth of a change's way to a peer, and of a burst.
     // What takes long has threads of its own.
@@ -32,12 +39,25 @@ fn main() -> ExitCode {
     end(done)
 }
 
+/// Shows help, the version, or what is wrong with the arguments.
+fn told(said: &clap::Error) -> ExitCode {
+    let printed = said.print().and_then(|()| io::stdout().flush());
+    match printed {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => end(Err(Failure::Output(error))),
+        _ => ExitCode::from(u8::try_from(said.exit_code()).unwrap_or(Exit::Usage as u8)),
+    }
+}
+
 fn end(done: Result<(), Failure>) -> ExitCode {
-    let Err(failure) = done else { return ExitCode::SUCCESS };
+    let Err(failure) = done else {
+        telemetry::finish();
+        return ExitCode::SUCCESS;
+    };
     let exit = failure.exit();
-    if exit != Exit::Done {
-        // Who can't be told is told by the exit code.
-        let _ = writeln!(std::io::stderr(), "{}", line(&failure));
+    if exit == Exit::Done {
+        telemetry::finish();
+    } else {
+        telemetry::last_line(&line(&failure));
     }
     ExitCode::from(exit as u8)
 }

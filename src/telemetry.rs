@@ -1,16 +1,36 @@
 //! Owns where logs go and what they look like.
 //!
 //! Must not know what is logged. Invariant: logs go to stderr, so that stdout is for results, and
-//! carry colours only where a terminal shows them.
+//! carry colours only where a terminal shows them; to log never fails.
 
-use std::{env, io::IsTerminal as _, str::FromStr};
+mod writer;
 
-use tracing_subscriber::EnvFilter;
+use std::{
+    env,
+    io::{IsTerminal as _, Write as _},
+    str::FromStr,
+    sync::OnceLock,
+    time::Duration,
+};
+
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::{
+        format::Writer,
+        time::{FormatTime as _, SystemTime},
+    },
+};
+use writer::Lines;
 
 /// Names what is to be logged, in the syntax of `tracing-subscriber`'s filters.
 pub const LOG_ENV: &str = "SESSIONMESH_LOG";
 /// What is logged if nothing else is said.
 const FILTER_DEFAULT: &str = "warn,sessionmesh=info";
+/// How long the end of the process waits for a log that can't take its last lines.
+const LAST_LINES_WITHIN: Duration = Duration::from_secs(1);
+
+/// Where lines go, once logs are written.
+static LINES: OnceLock<Lines> = OnceLock::new();
 
 /// What a line of the log looks like.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -46,13 +66,19 @@ pub enum Error {
     /// Logs already go somewhere.
     #[error("logs are already being written: {0}")]
     Twice(#[from] tracing_subscriber::util::TryInitError),
+    /// There is no thread that could write them.
+    #[error("logs can't be written: {0}")]
+    Thread(#[from] std::io::Error),
 }
 
 /// Begins to write logs, for the whole process; works once.
 pub fn start(format: Format) -> Result<(), Error> {
     use tracing_subscriber::util::SubscriberInitExt as _;
     let filter = filter(env::var(LOG_ENV).ok().as_deref())?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = Lines::start(std::io::stderr(), move |lost| note(format, lost))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(lines.clone());
+    // What can't be logged must not be told by printing, which panics.
+    let builder = builder.log_internal_errors(false);
     match format {
         Format::Text => {
             let colours = std::io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none();
@@ -60,7 +86,47 @@ pub fn start(format: Format) -> Result<(), Error> {
         }
         Format::Json => builder.json().flatten_event(true).finish().try_init()?,
     }
+    // Nobody else has set it: logs are started once.
+    let _ = LINES.set(lines);
     Ok(())
+}
+
+/// Writes the last line of a process to stderr, after all that was logged; gives up where that is a
+/// log that nobody reads.
+pub fn last_line(text: &str) {
+    match LINES.get() {
+        Some(lines) => {
+            lines.add(format!("{text}\n").as_bytes());
+            finish();
+        }
+        // Whoever can't be told is told by the exit code.
+        None => drop(writeln!(std::io::stderr(), "{text}")),
+    }
+}
+
+/// Waits for a moment until all that was logged is written.
+pub fn finish() {
+    if let Some(lines) = LINES.get() {
+        lines.flush(LAST_LINES_WITHIN);
+    }
+}
+
+/// Makes the line that says how many lines are missing from the log.
+fn note(format: Format, lost: u64) -> String {
+    let mut time = String::new();
+    // A line without its time is better than none.
+    let _ = SystemTime.format_time(&mut Writer::new(&mut time));
+    let (target, message) =
+        (module_path!(), "lines are missing here: the log could not be written");
+    match format {
+        Format::Text => format!("{time}  WARN {target}: {message} lost={lost}\n"),
+        Format::Json => {
+            let line = serde_json::json!({
+                "timestamp": time, "level": "WARN", "message": message, "lost": lost, "target": target,
+            });
+            format!("{line}\n")
+        }
+    }
 }
 
 fn filter(asked: Option<&str>) -> Result<EnvFilter, Error> {

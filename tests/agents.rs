@@ -9,7 +9,7 @@ use common::world::{SERVER, UNDO_WINDOW, World};
 use sessionmesh::replica::{
     command::{Command, Import, ImportedSession, Target},
     ids::SessionId,
-    record::{EXTRA_SERVER, SessionState},
+    record::SessionState,
 };
 
 const HOST: usize = 1;
@@ -31,7 +31,9 @@ fn take_in(world: &mut World, server: &str, sessions: &[(&str, Option<&str>)]) {
         created_at: 1,
         updated_at: 1,
         archived_at: None,
-        extra: BTreeMap::from([(EXTRA_SERVER.to_owned(), server.to_owned())]),
+        agent: None,
+        agent_server: Some(server.to_owned()),
+        extra: BTreeMap::new(),
     });
     let import = Import { workspaces: Vec::new(), sessions: sessions.collect() };
     world.ask(HOST, Command::Import(import)).unwrap();

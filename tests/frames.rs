@@ -84,6 +84,8 @@ fn base() -> (DocumentId, Automerge, ObjId) {
         created_at: 0,
         updated_at: 0,
         archived_at: None,
+        agent: None,
+        agent_server: None,
         extra: Extra::new(),
         deleted: None,
     };

@@ -191,6 +191,8 @@ impl Alone {
             start: StartId([1; 8]),
             seed: 1,
             undo_window: UNDO_WINDOW,
+            keep_removed: Duration::ZERO,
+            start_grace: Duration::ZERO,
             servers: std::collections::BTreeSet::new(),
             keyring: key_of(NodeId([1; 32])),
         };
@@ -237,6 +239,8 @@ fn imported(number: usize) -> ImportedSession {
         created_at: 0,
         updated_at: 0,
         archived_at: None,
+        agent: None,
+        agent_server: None,
         extra: BTreeMap::new(),
     }
 }

@@ -13,7 +13,6 @@ use sessionmesh::replica::{
         Applying::{self, Applied, Pending, Unreachable},
         CarryingOut, Ending, Receipt,
     },
-    record::EXTRA_SERVER,
 };
 
 const ASKED: usize = 0;
@@ -44,7 +43,9 @@ fn take_in(world: &mut World, server: &str, name: &str) {
         created_at: 1,
         updated_at: 1,
         archived_at: None,
-        extra: BTreeMap::from([(EXTRA_SERVER.to_owned(), server.to_owned())]),
+        agent: None,
+        agent_server: Some(server.to_owned()),
+        extra: BTreeMap::new(),
     };
     let import = Import { workspaces: Vec::new(), sessions: vec![session] };
     world.ask(HOST, Command::Import(import)).unwrap();

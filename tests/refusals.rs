@@ -177,7 +177,12 @@ async fn ids_and_fields_that_are_too_long_or_hold_what_they_must_not_are_refused
     for (field, value) in [
         ("directory", json!("/".repeat(4_097))),
         ("project_id", json!("x".repeat(100_000))),
-        ("directory", json!("a\0b")),
+        ("directory", json!("/a\0b")),
+        ("directory", json!("")),
+        ("directory", json!(".")),
+        ("directory", json!("../w")),
+        ("directory", json!("~/w")),
+        ("directory", json!("file:///w")),
     ] {
         let session = json!({ field: value }).to_string();
         let workspace = json!({ "name": "x", "kind": "x", field: value }).to_string();

@@ -193,6 +193,8 @@ fn open(key: &Arc<NodeKey>, store: &Store, start: u8) -> (House, Engine<()>) {
         start: StartId([start; 8]),
         seed: u64::from(start),
         undo_window: Duration::from_secs(3_600),
+        keep_removed: Duration::ZERO,
+        start_grace: Duration::ZERO,
         servers: BTreeSet::new(),
         keyring: key.clone(),
     };
@@ -273,6 +275,8 @@ fn history(key: &NodeKey, changes: u64, sessions: u64) -> Vec<Write> {
         created_at: 0,
         updated_at: 0,
         archived_at: None,
+        agent: None,
+        agent_server: None,
         extra: Extra::new(),
         deleted: None,
     };

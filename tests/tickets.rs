@@ -39,6 +39,8 @@ fn admin() -> Replica {
         start: StartId([1; 8]),
         seed: 1,
         undo_window: Duration::from_secs(10),
+        keep_removed: Duration::ZERO,
+        start_grace: Duration::ZERO,
         servers: BTreeSet::new(),
         keyring: keys::key_of(NodeId([1; 32])),
     };

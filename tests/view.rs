@@ -65,11 +65,14 @@ fn stored_session() -> impl Strategy<Value = StoredSession> {
             created_at: 1,
             updated_at: 2,
             archived_at,
+            agent: archived_at.map(|at| at.to_string()),
+            agent_server: None,
             extra: BTreeMap::new(),
             deleted: deleted.map(|n| Deletion {
                 by: NodeId([0; 32]),
                 at: 3,
                 operation: format!("op{n}").parse().unwrap(),
+                reason: None,
             }),
         },
     )
@@ -101,6 +104,7 @@ fn stored_workspace() -> impl Strategy<Value = StoredWorkspace> {
                     incarnation,
                     at: 2,
                     error: None,
+                    kept_until: None,
                 }),
                 requests: requests
                     .into_iter()
@@ -164,6 +168,8 @@ fn expected_sessions(facts: &Facts) -> Vec<Session> {
             created_at: stored.created_at,
             updated_at: stored.updated_at,
             archived_at: stored.archived_at,
+            agent: stored.agent.clone(),
+            agent_server: stored.agent_server.clone(),
             state: match (alive(facts, key), closed) {
                 (false, _) => SessionState::Deleted,
                 (true, true) => SessionState::Stranded,

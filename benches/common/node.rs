@@ -43,6 +43,8 @@ impl Node {
             name: folder.file_name().expect("it has a name").to_string_lossy().into_owned(),
             join: None,
             undo_window: Duration::from_secs(3_600),
+            keep_removed: Duration::ZERO,
+            start_grace: Duration::ZERO,
             opencode: Vec::new(),
             teardown_roots: Vec::new(),
         };

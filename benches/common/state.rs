@@ -177,6 +177,8 @@ pub fn host_document(host: NodeId, sessions: usize) -> (Document, Applied) {
             created_at: at,
             updated_at: at,
             archived_at: None,
+            agent: None,
+            agent_server: None,
             extra: Extra::new(),
             deleted: None,
         };

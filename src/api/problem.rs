@@ -305,6 +305,8 @@ fn refused(refusal: &Refusal) -> (StatusCode, &'static str) {
         Refusal::NotFailed(_) => {
             (CONFLICT, "Wait until the workspace's state is `failed`, or delete it first.")
         }
+        Refusal::TrashNotFound(_) => (NOT_FOUND, "List what is kept with GET /v1/trash."),
+        Refusal::TrashExpiring(_) => (CONFLICT, "It can't be had back; nothing else is affected."),
         Refusal::InvalidField { .. } => {
             (UNPROCESSABLE, "Change the field to what the detail asks for.")
         }

@@ -11,6 +11,7 @@ use crate::{
     daemon::{
         doctor::{self, Check, State},
         handle::{AgentState, Peer, Status},
+        machine::Git,
     },
     replica::fold::Snapshot,
 };
@@ -68,14 +69,17 @@ async fn asked(data_dir: &Path) -> Vec<Check> {
             checks.push(clocks(&view, clock::wall_ms()));
             checks
         }
-        Err(failure @ Failure::Unreachable { .. }) => {
-            vec![Check::warning("daemon", failure.to_string(), &failure.hint().unwrap_or_default())]
+        Err(failure) => {
+            let (found, hint) = (failure.to_string(), failure.hint());
+            let daemon = match failure {
+                Failure::Unreachable { .. } => {
+                    Check::warning("daemon", found, &hint.unwrap_or_default())
+                }
+                _ => Check::failed("daemon", found, hint.as_deref().unwrap_or("see its log")),
+            };
+            // The daemon's own PATH may be another one.
+            vec![daemon, doctor::git(&Git::look(), "this command, as no daemon could be asked")]
         }
-        Err(failure) => vec![Check::failed(
-            "daemon",
-            failure.to_string(),
-            &failure.hint().unwrap_or_else(|| "see its log".to_owned()),
-        )],
     }
 }
 
@@ -87,6 +91,11 @@ fn daemon(status: &Status) -> Vec<Check> {
         let found = format!("it is of version {theirs}, this command of {ours}");
         Check::warning("daemon", found, "restart it with the same program as this one")
     }];
+    checks.extend(status.git.as_ref().map(|git| doctor::git(git, "the daemon")));
+    checks.extend(status.hooks_left_running.iter().map(|workspace| {
+        let found = format!("a hook from before the daemon's last start still ends {workspace}");
+        Check::warning("hooks", found, "wait for it, or end it: the daemon runs it again then")
+    }));
     if status.recovering {
         checks.push(Check::warning(
             "recovery",

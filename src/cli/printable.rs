@@ -21,9 +21,24 @@ pub fn printable(text: &str) -> String {
     shown
 }
 
-/// Tells whether a character turns the direction of writing or separates lines unseen.
+/// Tells whether a character turns the direction of writing, separates lines unseen, or lets two
+/// texts look the same that are not. What joins letters and emoji is none of them.
 fn is_invisible(c: char) -> bool {
-    matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    matches!(
+        c,
+        '\u{ad}'
+            | '\u{61c}'
+            | '\u{180e}'
+            | '\u{200b}'
+            | '\u{200e}'
+            | '\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{2064}'
+            | '\u{2066}'..='\u{206f}'
+            | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e007f}'
+    )
 }
 
 /// Returns how long ago something was, in one unit.
@@ -96,7 +111,16 @@ mod tests {
 
     #[test]
     fn a_title_can_not_command_the_terminal() {
-        for title in ["\u{1b}]0;owned\u{7}", "a\rb", "a\u{202e}b", "\u{9b}31m", "a\tb\nc"] {
+        for title in [
+            "\u{1b}]0;owned\u{7}",
+            "a\rb",
+            "a\u{202e}b",
+            "\u{9b}31m",
+            "a\tb\nc",
+            "a\u{61c}b",
+            "a\u{200b}b",
+            "a\u{e0041}",
+        ] {
             let shown = printable(title);
             assert!(!shown.contains(|c: char| c.is_control() || is_invisible(c)), "{shown}");
         }

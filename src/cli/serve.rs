@@ -6,6 +6,8 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::mpsc,
+    thread,
     time::Duration,
 };
 
@@ -21,6 +23,9 @@ use crate::{
     replica::ids::{FleetId, NodeId},
     telemetry::{self, Format},
 };
+
+/// How long the start waits for its output to take the readiness: a pipe takes it at once.
+const READY_WITHIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -43,6 +48,13 @@ pub struct Args {
     /// How long a delete can be undone before its host carries it out
     #[arg(long, value_name = "TIME", default_value = config::UNDO_WINDOW_DEFAULT, value_parser = config::parse_undo_window)]
     undo_window: Duration,
+    /// How long the worktrees that are removed are kept to be restored; 0 deletes them at once
+    #[arg(long, value_name = "TIME", default_value = config::KEEP_REMOVED_DEFAULT, value_parser = config::parse_duration)]
+    keep_removed: Duration,
+    /// How long deletes from before this start wait for another machine of the fleet, which may know
+    /// that they were undone; for tests, and for operators whose other machines are off for long
+    #[arg(long, value_name = "TIME", default_value = config::START_GRACE_DEFAULT, value_parser = config::parse_duration, hide_short_help = true)]
+    start_grace: Duration,
     /// An opencode server beside this node, http://HOST:PORT, to be kept in step with it; may be
     /// given several times. A password is read from OPENCODE_SERVER_PASSWORD
     #[arg(long, value_name = "URL")]
@@ -55,7 +67,7 @@ pub struct Args {
     log_format: Format,
 }
 
-pub async fn run(args: Args, data_dir: PathBuf, mut out: Output) -> Result<(), Failure> {
+pub async fn run(args: Args, data_dir: PathBuf, out: Output) -> Result<(), Failure> {
     telemetry::start(args.log_format)?;
     let (stop, abort) =
         stop().map_err(|error| Failure::System { what: "signals can't be waited for", error })?;
@@ -71,45 +83,91 @@ pub async fn run(args: Args, data_dir: PathBuf, mut out: Output) -> Result<(), F
         name: args.name.unwrap_or_else(config::host_name),
         join: args.join,
         undo_window: args.undo_window,
+        keep_removed: args.keep_removed,
+        start_grace: args.start_grace,
         opencode: servers,
         teardown_roots: args.teardown_roots,
     };
     let format = args.log_format;
-    let ready = |ready: &Ready, _: &Handle| {
-        // A daemon whose starter has stopped listening serves all the same.
-        let said = match format {
-            Format::Json => out.json(&Line::new(ready)),
-            Format::Text => out.write(&text(ready)),
-        };
-        if let Err(failure) = said {
-            tracing::warn!(%failure, "readiness can't be told");
-        }
-    };
+    let ready = |ready: &Ready, _: &Handle| tell_ready(ready, format, out);
     tokio::select! {
         ended = daemon::run(settings, ready, stop.cancelled_owned()) => Ok(ended?),
         () = abort.cancelled() => Err(Failure::Aborted),
     }
 }
 
+/// Says that the daemon is ready, beside the loop: whoever started it may have stopped reading, and
+/// it serves all the same.
+fn tell_ready(ready: &Ready, format: Format, mut out: Output) {
+    let ready = ready.clone();
+    let (done, is_done) = mpsc::channel();
+    let tell = move || {
+        let said = match format {
+            Format::Json => out.json(&Line::new(&ready)),
+            Format::Text => out.write(&text(&ready)),
+        };
+        if let Err(failure) = said {
+            tracing::warn!(%failure, "readiness can't be told");
+        }
+        // Nobody waits any more where the output was blocked for long.
+        let _ = done.send(());
+    };
+    match thread::Builder::new().name("ready".to_owned()).spawn(tell) {
+        Ok(_) if is_done.recv_timeout(READY_WITHIN).is_err() => {
+            tracing::warn!("readiness is not told yet: nobody reads the output");
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "readiness can't be told"),
+    }
+}
+
 /// Returns what is cancelled when someone asks the daemon to end, and when they insist.
 ///
-/// From then on the signals do not end the process by themselves.
+/// From then on the signals do not end the process by themselves. The end of the terminal asks for
+/// it, too, unless the daemon was started to outlive its terminal, as `nohup` does; it never
+/// insists, since a shell and the kernel may both tell of it.
 fn stop() -> std::io::Result<(CancellationToken, CancellationToken)> {
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut hangup = if is_hangup_ignored() { None } else { Some(signal(SignalKind::hangup())?) };
     let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
     let told = (stop.clone(), abort.clone());
     tokio::spawn(async move {
-        for (token, word) in [(stop, "stopping"), (abort, "stopping at once")] {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
+        let hung_up = async {
+            match &mut hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
             }
-            tracing::info!("{word}");
-            token.cancel();
-        }
+        };
+        let signal = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+            _ = hung_up => "SIGHUP",
+        };
+        stop.cancel();
+        tracing::info!(signal, "stopping");
+        let signal = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        abort.cancel();
+        tracing::info!(signal, "stopping at once");
     });
     Ok(told)
+}
+
+/// Tells whether whoever started this process has told it not to end with its terminal. Only Linux
+/// says so without `unsafe`; elsewhere a hangup always ends the daemon.
+fn is_hangup_ignored() -> bool {
+    const STATUS: &str = "/proc/self/status";
+    std::fs::read_to_string(STATUS).is_ok_and(|status| ignores_hangup(&status))
+}
+
+/// Reads from a process's status whether SIGHUP, the first of the signals, is ignored.
+fn ignores_hangup(status: &str) -> bool {
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_some_and(|mask| mask & 1 != 0)
 }
 
 /// Readiness as a program reads it, in the order in which a person would want to read it, too.
@@ -185,6 +243,18 @@ mod tests {
             socket: "/my data/sessionmesh.sock".into(),
             data_dir: "/my data".into(),
         }
+    }
+
+    #[test]
+    fn a_hangup_is_ignored_where_nohup_has_said_so() {
+        for (mask, is_ignored) in
+            [("0000000000001001", true), ("0000000000001000", false), ("", false)]
+        {
+            let status =
+                format!("Name:\tsessionmesh\nSigIgn:\t{mask}\nSigCgt:\t0000000000000001\n");
+            assert_eq!(ignores_hangup(&status), is_ignored, "{mask}");
+        }
+        assert!(!ignores_hangup("Name:\tsessionmesh\n"));
     }
 
     #[test]

@@ -57,6 +57,9 @@ pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
         facts.push(("recovery", what.to_owned()));
     }
     facts.extend(agents);
+    facts.extend(status.hooks_left_running.iter().map(|workspace| {
+        ("hook", format!("one from before the last start still ends {workspace}"))
+    }));
     out.facts(&facts)
 }
 

@@ -13,7 +13,7 @@ use super::{
     args::Json,
     client::Client,
     failure::Failure,
-    output::{Output, remark},
+    output::{self, Output, remark},
     printable::{Names, count, printable, utc},
     sse::{self, Parser},
 };
@@ -39,6 +39,14 @@ pub struct Args {
 }
 
 pub async fn run(args: Args, context: Context, data_dir: &Path) -> Result<(), Failure> {
+    tokio::select! {
+        ended = watch(args, context, data_dir) => ended,
+        // Nothing may change for long, and nobody would read it.
+        () = output::closed() => Err(Failure::OutputClosed),
+    }
+}
+
+async fn watch(args: Args, context: Context, data_dir: &Path) -> Result<(), Failure> {
     let Context { client, out } = context;
     // Who can't follow at all is told so at once; only a stream that was there is waited for.
     let mut response = Some(client.events(None).await?);
@@ -267,7 +275,8 @@ mod tests {
         json!({
             "id": "ses_1", "host": NodeId([1; 32]), "workspace_id": null, "parent_id": null,
             "project_id": null, "directory": null, "title": title, "created_at": 1,
-            "updated_at": 2, "archived_at": null, "state": "deleted", "deleted": null, "extra": {}
+            "updated_at": 2, "archived_at": null, "agent": null,
+            "agent_server": null, "state": "deleted", "deleted": null, "extra": {}
         })
     }
 

@@ -10,7 +10,6 @@ use super::{
     args::{self, ChangeExtra, Json, SetExtra},
     explain,
     failure::Failure,
-    output::Output,
     printable::utc,
     resolve::resolve,
     table::Table,
@@ -18,9 +17,10 @@ use super::{
 };
 use crate::{
     api::body::{TeardownBody, WorkspaceChanges},
+    config,
     replica::{
         command::NewWorkspace,
-        explain::Explanation,
+        explain::Kind,
         ids::WorkspaceId,
         record::{TeardownAction, Workspace, WorkspaceState},
     },
@@ -92,7 +92,7 @@ pub struct CreateArgs {
     #[arg(long)]
     project: Option<String>,
     /// Where it is
-    #[arg(long)]
+    #[arg(long, value_name = "DIR", value_parser = config::parse_directory)]
     directory: Option<String>,
     /// The branch checked out in it
     #[arg(long)]
@@ -200,10 +200,9 @@ async fn list(args: ListArgs, context: Context) -> Result<(), Failure> {
 async fn show(args: WorkspaceArgs, context: Context) -> Result<(), Failure> {
     let Context { client, mut out } = context;
     let found = match resolve::<Workspace>(&client, &args.id).await {
-        Err(missing @ Failure::NotFound { .. }) if !args.json.json => {
-            // One that is gone is told of as long as its document remembers it.
-            return match explain::teardowns(&client, &args.id).await? {
-                Some(gone) => show_gone(&gone, &mut out),
+        Err(missing @ Failure::NotFound { .. }) => {
+            return match explain::of(&client, &args.id, Kind::Workspace).await? {
+                Some(gone) => explain::show_gone(&gone, args.json.json, &mut out),
                 None => Err(missing),
             };
         }
@@ -228,22 +227,12 @@ async fn show(args: WorkspaceArgs, context: Context) -> Result<(), Failure> {
         ("created", utc(workspace.created_at)),
     ];
     if workspace.teardown.is_some() {
-        let told = explain::teardowns(&client, &found.name).await?;
+        let told = explain::of(&client, &found.name, Kind::Workspace).await?;
         let attempts = told.map(|told| told.teardowns).unwrap_or_default();
         facts.extend(attempts.iter().map(|told| ("attempt", explain::attempt(told))));
     }
     let extra = workspace.extra.into_iter();
     facts.extend(extra.map(|(key, value)| ("extra", format!("{key}={value}"))));
-    out.facts(&facts)
-}
-
-fn show_gone(gone: &Explanation, out: &mut Output) -> Result<(), Failure> {
-    let mut facts = vec![
-        ("id", gone.id.clone()),
-        ("state", gone.state.clone()),
-        ("host", format!("{} ({})", gone.host_name, gone.host)),
-    ];
-    facts.extend(gone.teardowns.iter().map(|told| ("attempt", explain::attempt(told))));
     out.facts(&facts)
 }
 

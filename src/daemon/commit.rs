@@ -100,14 +100,24 @@ impl Committer {
         }
     }
 
-    /// Waits until everything that was given is durable.
-    pub fn finish(mut self) {
+    /// Waits until everything that was given is durable; takes what the thread has told meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// One of the last jobs has failed, whatever went well before it.
+    pub fn finish(mut self, told: &mut mpsc::UnboundedReceiver<Told>) -> Result<(), store::Error> {
         self.jobs = None;
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
             tracing::error!("the thread that writes the store has panicked");
         }
+        while let Ok(what) = told.try_recv() {
+            if let Told::Failed(error) = what {
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -133,7 +143,7 @@ mod tests {
         identity::NodeKey,
         replica::{
             effect::Write,
-            ids::{FleetId, StartId},
+            ids::{DocumentId, FleetId, StartId},
         },
         store::{InMemoryBackend, StorageBackend},
         transport::{Config, Timing},
@@ -166,8 +176,8 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_database_that_panics_is_a_store_that_has_failed() {
+    /// Starts a thread that writes to a disk, which breaks as soon as that is said.
+    fn started() -> (Committer, mpsc::UnboundedReceiver<Told>, Arc<AtomicBool>) {
         let broken = Arc::new(AtomicBool::new(false));
         let store = Store::with_backend(Broken(InMemoryBackend::new(), broken.clone())).unwrap();
         let folder = tempfile::tempdir().unwrap();
@@ -180,12 +190,31 @@ mod tests {
             timing: Timing::default(),
         };
         let (transport, _events) = Transport::bind(config).unwrap();
-        let (sender, mut told) = mpsc::unbounded_channel();
-        let committer = Committer::start(Arc::new(store), Arc::new(transport), sender);
-        broken.store(true, Ordering::Relaxed);
+        let (sender, told) = mpsc::unbounded_channel();
+        (Committer::start(Arc::new(store), Arc::new(transport), sender), told, broken)
+    }
+
+    fn batch() -> Job {
         let writes = vec![Write::Fleet(FleetId([1; 16]))];
         let (frames, replies, teardowns, reloads) = Default::default();
-        committer.give(Job::Batch(durable::Batch { writes, frames, replies, teardowns, reloads }));
+        Job::Batch(durable::Batch { writes, frames, replies, teardowns, reloads })
+    }
+
+    #[tokio::test]
+    async fn the_last_job_of_several_that_fails_is_a_failure_of_the_whole_stop() {
+        let (committer, mut told, broken) = started();
+        broken.store(true, Ordering::Relaxed);
+        committer.give(Job::Plan(DocumentId::Fleet(FleetId([1; 16]))));
+        committer.give(batch());
+        let ended = committer.finish(&mut told);
+        assert!(matches!(ended, Err(store::Error::Stopped { .. })), "{ended:?}");
+    }
+
+    #[tokio::test]
+    async fn a_database_that_panics_is_a_store_that_has_failed() {
+        let (committer, mut told, broken) = started();
+        broken.store(true, Ordering::Relaxed);
+        committer.give(batch());
         let what = told.recv().await;
         assert!(matches!(what, Some(Told::Failed(store::Error::Stopped { .. }))), "{what:?}");
     }

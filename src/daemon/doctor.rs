@@ -8,12 +8,11 @@ use std::{
     net::{SocketAddr, TcpListener, UdpSocket},
     os::unix::fs::PermissionsExt as _,
     path::Path,
-    process::{Command, Stdio},
 };
 
 use serde::Serialize;
 
-use super::{Error, evidence, repair};
+use super::{Error, evidence, machine::Git, repair};
 use crate::{
     clock,
     identity::{key, token},
@@ -89,7 +88,6 @@ pub fn look(data_dir: &Path, listen: SocketAddr, http: SocketAddr) -> Vec<Check>
     }
     checks.push(panics(data_dir));
     checks.extend(space(data_dir));
-    checks.push(git());
     checks.push(wall_clock());
     checks
 }
@@ -187,17 +185,25 @@ fn space(data_dir: &Path) -> Option<Check> {
     })
 }
 
-fn git() -> Check {
+/// Says how git stands for whoever has looked for it; `whose` names the process.
+pub fn git(found: &Git, whose: &str) -> Check {
     const NAME: &str = "git";
-    let out = Command::new("git").arg("--version").stdin(Stdio::null()).output();
-    match out {
-        Ok(out) if out.status.success() => {
-            Check::ok(NAME, String::from_utf8_lossy(&out.stdout).trim().to_owned())
+    let path = found.path.as_ref().map(|path| path.display().to_string());
+    match (&found.version, path) {
+        (Some(version), path) => {
+            let path = path.map(|path| format!(" at {path}")).unwrap_or_default();
+            Check::ok(NAME, format!("{version}{path}, as {whose} finds it"))
         }
-        _ => Check::warning(
+        (None, Some(path)) => Check::warning(
             NAME,
-            "it can't be run: no workspace of kind `worktree` can be ended here",
-            "install git where the daemon's PATH finds it",
+            format!("{path} can't be run by {whose}: no workspace of kind `worktree` can be ended"),
+            "install git again, or put the right one before it in the PATH of the daemon",
+        ),
+        (None, None) => Check::warning(
+            NAME,
+            format!("{whose} finds none: no workspace of kind `worktree` can be ended here"),
+            "install git where the PATH of the daemon finds it, and restart the daemon if its PATH \
+             has to change",
         ),
     }
 }

@@ -5,7 +5,11 @@
 //! daemon those of its shells and a simulation its own. Invariants: frames and diffs of an input
 //! leave at once; everything else of it waits for the disk; one document at a time is compacted.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use super::{
     compact::{self, Compaction},
@@ -45,10 +49,16 @@ pub trait Hands {
     fn reset(&mut self, published: Published);
     /// Closes the link to a peer, after what was sent.
     fn close(&mut self, peer: NodeId, code: CloseCode, reason: String);
+    /// Lets a peer say all that a link is for, where it may not from the start.
+    fn accept(&mut self, _peer: NodeId) {}
+    /// Turns none of these keys away for others that dial.
+    fn members(&mut self, _members: BTreeSet<NodeId>) {}
     /// Dials these nodes from now on, and no others.
     fn dial(&mut self, targets: Vec<DialTarget>);
     /// Tells those who wait for a receipt, if anyone can, to look again.
     fn receipts(&mut self) {}
+    /// Tells whoever carries restores out that some may be asked for.
+    fn restores_asked(&mut self) {}
     /// Keeps what automerge panicked on, where there is a place for it.
     fn keep(&mut self, _evidence: Evidence) {}
     /// Gives the disk something to do, after all that it was given before.
@@ -297,7 +307,9 @@ impl<A> Engine<A> {
         let Effects {
             frames,
             closes,
+            accepted,
             dials,
+            members,
             diffs,
             reset,
             writes,
@@ -309,6 +321,7 @@ impl<A> Engine<A> {
             replies,
             mut teardowns,
             receipts,
+            trash,
         } = effects;
         if planted!(SealNotDurable) {
             for due in teardowns.drain(..) {
@@ -329,14 +342,21 @@ impl<A> Engine<A> {
         if reset {
             hands.reset(self.published());
         }
+        accepted.into_iter().for_each(|peer| hands.accept(peer));
         for (peer, code, reason) in closes {
             hands.close(peer, code, reason);
+        }
+        if let Some(members) = members {
+            hands.members(members);
         }
         if let Some(targets) = dials {
             hands.dial(targets);
         }
         if receipts {
             hands.receipts();
+        }
+        if trash {
+            hands.restores_asked();
         }
         evidence.into_iter().for_each(|it| hands.keep(it));
         if work {

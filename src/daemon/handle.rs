@@ -4,21 +4,26 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{hub::Hub, pace::Pace};
+use super::{
+    hub::Hub,
+    machine::{Facts, Git, Machine},
+    pace::Pace,
+};
 use crate::{
     clock,
     replica::{
         command::{Command, Refusal, Reply, Target},
         diff::Digest,
         explain::Explainable,
-        ids::{ChangeHash, DocumentId, FleetId, NodeId, SessionId},
+        ids::{ChangeHash, DocumentId, FleetId, NodeId, SessionId, WorkspaceId},
         record::Role,
+        trash::{TrashListed, TrashStored},
     },
 };
 
@@ -39,6 +44,8 @@ pub enum Request {
     Peers(oneshot::Sender<Vec<Peer>>),
     /// Asks for what a session or workspace can be explained from.
     Explain(Target<SessionId>, oneshot::Sender<Result<Box<Explainable>, Refusal>>),
+    /// Asks what hosts keep of what they have ended.
+    Trash(oneshot::Sender<Vec<TrashStored>>),
     /// Asks what an agent's server is to delete now.
     AgentDue(String, oneshot::Sender<Vec<SessionId>>),
 }
@@ -139,6 +146,12 @@ pub struct Status {
     /// The agents' servers that are bridged, by address.
     #[serde(default)]
     pub agents: Vec<AgentStatus>,
+    /// The git that the daemon finds; `None` before it has looked.
+    #[serde(default)]
+    pub git: Option<Git>,
+    /// The workspaces whose hooks an earlier run of the daemon has left running.
+    #[serde(default)]
+    pub hooks_left_running: Vec<WorkspaceId>,
 }
 
 /// A member other than this node, and the link to it.
@@ -173,7 +186,9 @@ pub struct Handle {
     hub: Arc<Hub>,
     pace: Arc<Pace>,
     agents: Arc<Mutex<BTreeMap<String, AgentStatus>>>,
+    machine: Arc<OnceLock<Machine>>,
     receipts: watch::Sender<bool>,
+    restores: watch::Sender<()>,
 }
 
 impl Handle {
@@ -181,8 +196,27 @@ impl Handle {
     pub fn new(hub: Arc<Hub>) -> (Self, mpsc::Receiver<Request>) {
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
         let receipts = watch::Sender::new(false);
-        let (pace, agents) = (Arc::default(), Arc::default());
-        (Self { requests, hub, pace, agents, receipts }, receiver)
+        let restores = watch::Sender::new(());
+        let (pace, agents, machine) = Default::default();
+        (Self { requests, hub, pace, agents, machine, receipts, restores }, receiver)
+    }
+
+    /// Returns what marks that restores of what this node keeps may be asked for: they are among what
+    /// [`Handle::trash`] lists, and stay so until [`Command::ReportTrash`] answers them.
+    pub fn restores(&self) -> &watch::Sender<()> {
+        &self.restores
+    }
+
+    /// Lets the handle tell of the machine, too.
+    pub fn with_machine(self, machine: Machine) -> Self {
+        // A handle is told once.
+        let _ = self.machine.set(machine);
+        self
+    }
+
+    /// Returns what knows the machine, where there is one.
+    pub fn machine(&self) -> Option<&Machine> {
+        self.machine.get()
     }
 
     /// Returns what marks that answers about receipts may have changed; `true` once nobody is to
@@ -220,6 +254,11 @@ impl Handle {
         let mut status = receiver.await.map_err(|_| RequestError::Stopping)?;
         let agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
         status.agents.extend(agents.values().cloned());
+        drop(agents);
+        if let Some(machine) = self.machine() {
+            let Facts { git, hooks_left_running } = machine.facts();
+            (status.git, status.hooks_left_running) = (git, hooks_left_running);
+        }
         Ok(status)
     }
 
@@ -240,6 +279,15 @@ impl Handle {
         let (sender, receiver) = oneshot::channel();
         self.send(Request::Explain(target, sender))?;
         Ok(receiver.await.map_err(|_| RequestError::Stopping)??)
+    }
+
+    /// Lists what all hosts keep of what they have ended, with the restores that are asked for.
+    pub async fn trash(&self) -> Result<Vec<TrashListed>, RequestError> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(Request::Trash(sender))?;
+        let stored = receiver.await.map_err(|_| RequestError::Stopping)?;
+        // Thousands of summaries are not read on the loop.
+        Ok(stored.iter().filter_map(TrashStored::read).collect())
     }
 
     /// Lists sessions that an agent's server is to delete now, children first.

@@ -6,7 +6,7 @@
 //! the disk. Between them the loop steps aside where nothing else waits for it: what it wakes runs on
 //! the same thread, and would else have to wait until the loop has done all of its turn.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -19,6 +19,7 @@ use super::{
     commit::{self, Committer},
     compact,
     durable::{Job, Told},
+    ending::Ending,
     engine::{self, Engine, Hands, TURN_MAX},
     evidence,
     handle::{Answer, DocumentStatus, Peer, Request, Status},
@@ -58,6 +59,8 @@ pub struct Shells {
     pub evidence: Arc<evidence::Folder>,
     /// Tells those who wait for a receipt to look again.
     pub receipts: watch::Sender<bool>,
+    /// Tells whoever carries restores out to look.
+    pub restores: watch::Sender<()>,
     /// Where it is counted how long inputs take.
     pub pace: Arc<Pace>,
 }
@@ -65,6 +68,7 @@ pub struct Shells {
 /// The shells, and where what is done elsewhere tells its end.
 struct ShellHands {
     shells: Shells,
+    ending: Ending,
     inputs: mpsc::UnboundedSender<Input>,
     saved: mpsc::UnboundedSender<compact::Ended>,
     aside: std::sync::mpsc::Sender<aside::Job>,
@@ -114,12 +118,24 @@ impl Hands for ShellHands {
         self.shells.transport.close(peer, code, &reason);
     }
 
+    fn accept(&mut self, peer: NodeId) {
+        self.shells.transport.accept(peer);
+    }
+
+    fn members(&mut self, members: BTreeSet<NodeId>) {
+        self.shells.transport.set_members(members);
+    }
+
     fn dial(&mut self, targets: Vec<DialTarget>) {
         self.shells.transport.set_targets(targets);
     }
 
     fn receipts(&mut self) {
         self.shells.receipts.send_modify(|_| ());
+    }
+
+    fn restores_asked(&mut self) {
+        self.shells.restores.send_modify(|()| ());
     }
 
     fn keep(&mut self, evidence: Evidence) {
@@ -149,7 +165,8 @@ impl Hands for ShellHands {
 
     fn tear_down(&mut self, due: TeardownDue, occupants: Vec<teardown::Occupant>) {
         let (inputs, config) = (self.inputs.clone(), self.shells.teardown.clone());
-        tokio::task::spawn_blocking(move || {
+        let kind = due.workspace.kind.clone();
+        self.ending.begin(&kind, move || {
             let outcome = teardown::end(&due, &occupants, &config);
             let workspace = WorkspaceKey { host: due.workspace.host, id: due.workspace.id };
             let incarnation = due.incarnation;
@@ -185,6 +202,7 @@ impl Loop {
         let (done, done_aside) = mpsc::unbounded_channel();
         let mut hands = ShellHands {
             shells,
+            ending: Ending::default(),
             inputs: inputs_sender,
             saved: saved_sender,
             aside: aside::start(done),
@@ -265,12 +283,8 @@ impl Loop {
             self.request(request, false).await;
         }
         let committer = self.hands.shells.committer;
-        let finished = tokio::task::spawn_blocking(move || committer.finish());
-        finished.await.expect("waiting for a thread does not panic");
-        match told.try_recv() {
-            Ok(Told::Failed(error)) => Err(error),
-            _ => Ok(()),
-        }
+        let finished = tokio::task::spawn_blocking(move || committer.finish(&mut told));
+        finished.await.expect("waiting for a thread does not panic")
     }
 
     async fn event(&mut self, event: Event, is_last: bool) {
@@ -387,6 +401,7 @@ impl Loop {
             Request::Explain(target, answer) => {
                 drop(answer.send(self.engine.replica().explainable(&target).map(Box::new)));
             }
+            Request::Trash(answer) => drop(answer.send(self.engine.replica().trash())),
             Request::AgentDue(server, answer) => {
                 drop(answer.send(self.engine.replica().agent_due(&server)));
             }
@@ -437,8 +452,10 @@ impl Loop {
                 .collect(),
             kept_off: replica.kept_off_count(),
             recovering: replica.is_recovering(),
-            // The bridges tell the handle, which fills it in.
+            // The handle knows the rest.
             agents: Vec::new(),
+            git: None,
+            hooks_left_running: Vec::new(),
         }
     }
 

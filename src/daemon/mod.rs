@@ -8,6 +8,7 @@ mod commit;
 pub mod compact;
 pub mod doctor;
 pub mod durable;
+mod ending;
 pub mod engine;
 pub mod evidence;
 pub mod handle;
@@ -16,6 +17,7 @@ pub mod heap;
 pub mod hub;
 pub mod loading;
 mod looping;
+pub mod machine;
 pub mod pace;
 mod reading;
 mod removal;
@@ -24,3 +26,5 @@ mod run;
 mod survey;
 
 pub use run::{Error, Ready, Settings, run};
+
+pub use crate::store::is_open as is_running;

@@ -18,7 +18,7 @@ use super::{
     handle::{Handle, RequestError},
     hub::Hub,
     looping::{Loop, Shells},
-    reading,
+    machine, reading,
     removal::ByOpencode,
     survey,
 };
@@ -63,6 +63,10 @@ pub struct Settings {
     pub join: Option<String>,
     /// How long a delete can be undone before it is carried out.
     pub undo_window: Duration,
+    /// How long what a teardown removes is kept; zero if it is not.
+    pub keep_removed: Duration,
+    /// How long what was pending before the start waits at most for a peer that may know better.
+    pub start_grace: Duration,
     /// The opencode servers beside this node.
     pub opencode: Vec<opencode::Client>,
     /// The folders below which alone workspaces are removed; below any if there are none.
@@ -168,6 +172,8 @@ pub async fn run(
         start,
         seed: u64::from_le_bytes(random()),
         undo_window: settings.undo_window,
+        keep_removed: settings.keep_removed,
+        start_grace: settings.start_grace,
         servers: settings.opencode.iter().map(|client| client.address().to_string()).collect(),
         keyring: key.clone(),
     };
@@ -193,7 +199,6 @@ pub async fn run(
     let (transport, events) = Transport::bind(config)?;
     let transport = Arc::new(transport);
     let hub = Arc::new(Hub::new(engine.published(), journal));
-    let (handle, requests) = Handle::new(hub.clone());
     let listeners = api::Listeners::bind(settings.http, &settings.data_dir).await?;
 
     let (node, fleet) = (engine.replica().node(), engine.replica().fleet());
@@ -209,13 +214,28 @@ pub async fn run(
         .map(|client| Arc::new(ByOpencode::new(client.clone())) as Arc<dyn teardown::Remover>)
         .collect();
     let teardown = Arc::new(teardown);
+    let machine = machine::Machine::new(teardown.clone());
+    let (handle, requests) = Handle::new(hub.clone());
+    let handle = handle.with_machine(machine.clone());
+    tokio::task::spawn_blocking(move || machine.look());
     let ending = teardown.clone();
-    let (receipts, pace) = (handle.receipts().clone(), handle.pace().clone());
+    let _hooks_end = HooksEnd(teardown.clone());
+    let (receipts, restores) = (handle.receipts().clone(), handle.restores().clone());
+    let pace = handle.pace().clone();
     let links = transport.clone();
     evidence::tell_in_short();
     let evidence = Arc::new(evidence::Folder::new(&settings.data_dir));
-    let shells =
-        Shells { hub, transport: links, committer, store, teardown, evidence, receipts, pace };
+    let shells = Shells {
+        hub,
+        transport: links,
+        committer,
+        store,
+        teardown,
+        evidence,
+        receipts,
+        restores,
+        pace,
+    };
     let looping = Loop::new(engine, effects, clock, shells);
     let stopping = CancellationToken::new();
     let mut looped = tokio::spawn(looping.run(requests, events, told, stopping.clone()));
@@ -279,6 +299,16 @@ pub async fn run(
     }
     transport.shutdown().await;
     lived.and(ended.expect("the loop does not panic").map_err(Error::from))
+}
+
+/// Ends the hooks with the daemon, however that ends: whoever insists that it stops at once must not
+/// leave them running.
+struct HooksEnd(Arc<teardown::Config>);
+
+impl Drop for HooksEnd {
+    fn drop(&mut self) {
+        self.0.stop_at_once();
+    }
 }
 
 /// Does what is to be done from the moment that everything is open; ends only by failing.

@@ -6,9 +6,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ids::{NodeId, OperationId, ReceiptId, SessionId, WorkspaceId},
+    ids::{NodeId, OperationId, ReceiptId, SessionId, TrashId, WorkspaceId},
     receipt::Receipt,
     record::{Extra, GitState, Role, Session, TeardownAction, Workspace},
+    trash::{TrashEntry, TrashListed},
 };
 
 /// Names a record the way a person does: an id and, where two hosts have it, the host.
@@ -136,6 +137,10 @@ pub struct ImportedSession {
     #[serde(default)]
     pub archived_at: Option<i64>,
     #[serde(default)]
+    pub agent: Option<String>,
+    #[serde(default)]
+    pub agent_server: Option<String>,
+    #[serde(default)]
     pub extra: Extra,
 }
 
@@ -218,6 +223,17 @@ pub enum Command {
     /// Tells that an agent has these sessions of this host no more; said of a session that is not
     /// deleted here, it means nothing.
     AgentGone(Vec<SessionId>),
+    /// Tells what this node keeps of what it has ended, all of it, so that every node can list it.
+    /// What differs from what was told before is written, a part at a time.
+    ReportTrash {
+        /// All that is kept, in any order.
+        entries: Vec<TrashEntry>,
+        /// The requests for a restore that these entries answer: each was carried out, or says in
+        /// its `problem` why not.
+        answered: std::collections::BTreeSet<OperationId>,
+    },
+    /// Asks the host that keeps something to put it back where it was.
+    RestoreTrashed(Target<TrashId>),
     /// Has the node write its own document anew, whether or not that is due: for tests, benches and
     /// simulations. Answered at once; done when what is being written meanwhile allows it.
     Rewrite,
@@ -320,6 +336,13 @@ pub enum Reply {
     Restored(Restored),
     /// How far a delete has come.
     Receipt(Box<Receipt>),
+    /// What is kept was taken over, but for so many entries, which another report is to bring.
+    TrashReported {
+        /// How many entries are still to be written.
+        left: usize,
+    },
+    /// A restore is asked for, or was carried out before.
+    Trash(Box<TrashListed>),
     /// A list was taken in.
     Imported(Imported),
     /// A ticket was made.
@@ -392,6 +415,12 @@ pub enum Refusal {
     /// There is no failed teardown to go on with.
     #[error("workspace {0} has no failed teardown")]
     NotFailed(WorkspaceId),
+    /// No host is known to keep anything under that id.
+    #[error("{0} is in no trash that is known here")]
+    TrashNotFound(TrashId),
+    /// Its host is deleting it for good.
+    #[error("{0} is being deleted for good and can't be restored any more")]
+    TrashExpiring(TrashId),
     /// A field breaks a limit or a rule.
     #[error("field `{field}` {problem}")]
     InvalidField {
@@ -471,6 +500,8 @@ impl Refusal {
             Self::WorkspaceSealed(_) => "workspace_sealed",
             Self::SessionDeleted(_) => "session_deleted",
             Self::NotFailed(_) => "teardown_not_failed",
+            Self::TrashNotFound(_) => "trash_not_found",
+            Self::TrashExpiring(_) => "trash_expiring",
             Self::InvalidField { .. } => "invalid_field",
             Self::NodeNotFound(_) => "node_not_found",
             Self::AmbiguousNode { .. } => "ambiguous_node",

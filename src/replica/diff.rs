@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub use super::digest::Digest;
 use super::{
     ids::{Cursor, NodeId},
-    record::{Session, SessionState, Workspace, WorkspaceState},
+    record::{DeletionReason, Session, SessionState, Workspace, WorkspaceState},
     view::Change,
 };
 
@@ -28,6 +28,8 @@ pub enum DeletedReason {
     Deleted,
     /// Someone deleted a parent of it.
     ParentDeleted,
+    /// Its agent's server had it no more.
+    Agent,
 }
 
 /// Why a workspace is removed.
@@ -164,8 +166,9 @@ fn session_event(before: Option<&Arc<Session>>, after: Option<&Arc<Session>>) ->
     let session = after.clone();
     Some(match (before.state, after.state) {
         (SessionState::Live | SessionState::Stranded, SessionState::Deleted) => {
-            let reason = match after.deleted {
-                Some(_) => DeletedReason::Deleted,
+            let reason = match after.deleted.as_ref().map(|deleted| deleted.reason) {
+                Some(None) => DeletedReason::Deleted,
+                Some(Some(DeletionReason::Agent)) => DeletedReason::Agent,
                 None => DeletedReason::ParentDeleted,
             };
             Event::SessionDeleted { session, reason }
@@ -235,7 +238,7 @@ mod tests {
     ];
 
     fn deletion() -> Deletion {
-        Deletion { by: NodeId([1; 32]), at: 3, operation: "op".parse().unwrap() }
+        Deletion { by: NodeId([1; 32]), at: 3, operation: "op".parse().unwrap(), reason: None }
     }
 
     fn session(id: &str, state: SessionState) -> Arc<Session> {
@@ -250,6 +253,8 @@ mod tests {
             created_at: 1,
             updated_at: 2,
             archived_at: None,
+            agent: None,
+            agent_server: None,
             state,
             deleted: None,
             extra: [].into(),
@@ -490,7 +495,8 @@ mod tests {
                     "session": {
                         "id": "s", "host": host, "workspace_id": null, "parent_id": null,
                         "project_id": null, "directory": null, "title": null, "created_at": 1,
-                        "updated_at": 2, "archived_at": null, "state": "deleted",
+                        "updated_at": 2, "archived_at": null, "agent": null,
+                        "agent_server": null, "state": "deleted",
                         "deleted": { "by": by, "at": 3, "operation": "op" }, "extra": {}
                     },
                     "reason": "deleted"

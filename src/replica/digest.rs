@@ -111,11 +111,14 @@ mod tests {
             created_at,
             updated_at: 2,
             archived_at: None,
+            agent: None,
+            agent_server: None,
             state: SessionState::Deleted,
             deleted: Some(Deletion {
                 by: NodeId([1; 32]),
                 at: 3,
                 operation: "op".parse().unwrap(),
+                reason: None,
             }),
             // U+10000 comes before U+FF5E in UTF-16, by which RFC 8785 sorts, and after it in UTF-8.
             extra: [("\u{ff5e}".into(), "b".into()), ("\u{10000}".into(), "a".into())].into(),
@@ -126,7 +129,7 @@ mod tests {
     fn a_part_is_the_head_of_the_hash_of_canonical_json_written_by_hand() {
         let (host, by) = ("ab".repeat(32), "01".repeat(32));
         let json = format!(
-            r#"{{"archived_at":null,"created_at":1,"deleted":{{"at":3,"by":"{by}","operation":"op"}},"directory":"/home/é/\"x\"","extra":{{"{}":"a","{}":"b"}},"host":"{host}","id":"ses_1","parent_id":null,"project_id":null,"state":"deleted","title":"line\nbreak","updated_at":2,"workspace_id":null}}"#,
+            r#"{{"agent":null,"agent_server":null,"archived_at":null,"created_at":1,"deleted":{{"at":3,"by":"{by}","operation":"op"}},"directory":"/home/é/\"x\"","extra":{{"{}":"a","{}":"b"}},"host":"{host}","id":"ses_1","parent_id":null,"project_id":null,"state":"deleted","title":"line\nbreak","updated_at":2,"workspace_id":null}}"#,
             '\u{10000}', '\u{ff5e}'
         );
         let hash = Sha256::digest(json.as_bytes());

@@ -241,6 +241,8 @@ mod tests {
             created_at: 1,
             updated_at: 2,
             archived_at: None,
+            agent: None,
+            agent_server: None,
             state: SessionState::Live,
             deleted: None,
             extra: [].into(),

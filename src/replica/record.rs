@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::{NodeId, OperationId, SessionId, WorkspaceId};
 
+/// Largest time that JSON readers keep exact; what a peer writes beyond it is brought back.
+pub const TIME_MS_MAX: i64 = 1 << 53;
 /// Longest title or name, in characters.
 pub const TITLE_CHARS_MAX: usize = 1_024;
 /// Longest directory, in characters (Linux's `PATH_MAX`).
@@ -21,11 +23,15 @@ pub const EXTRA_KEY_CHARS_MAX: usize = 64;
 /// Longest value in `extra`, in characters; 32 of them stay under the guard's 64 KiB a string.
 pub const EXTRA_VALUE_CHARS_MAX: usize = 4_096;
 
-/// The key in `extra` under which a bridge marks the server that a record came from.
+/// The key in `extra` under which a bridge marks the server that a workspace came from, and under
+/// which earlier versions marked a session's.
 pub const EXTRA_SERVER: &str = "agent_server";
 
 /// The key in `extra` under which a host reports how the git worktree of a workspace stands.
 pub const EXTRA_GIT: &str = "git_state";
+/// The free field in which the host of a worktree reports how much git ignores in it, and where, as
+/// a line for a person.
+pub const EXTRA_GIT_IGNORED: &str = "git_ignored";
 
 /// The kind of workspaces that are git worktrees.
 pub const KIND_WORKTREE: &str = "worktree";
@@ -61,6 +67,26 @@ pub struct Deletion {
     pub at: i64,
     /// The act that this delete was part of.
     pub operation: OperationId,
+    /// Why it was deleted, unless a person asked for it; written by the host alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<DeletionReason>,
+}
+
+/// Why a session was deleted that no person asked to delete here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeletionReason {
+    /// Its agent's server had it no more.
+    Agent,
+}
+
+impl DeletionReason {
+    /// Returns the word under which it is written down.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+        }
+    }
 }
 
 /// Where the ending of a workspace stands.
@@ -84,6 +110,9 @@ pub struct Teardown {
     pub at: i64,
     /// Why it failed.
     pub error: Option<String>,
+    /// Until when the host keeps what this attempt removes, milliseconds since the epoch by the
+    /// host's clock; `None` where it keeps nothing.
+    pub kept_until: Option<i64>,
 }
 
 /// What is left of a workspace that its host has ended: it stands in the document where the
@@ -98,6 +127,9 @@ pub struct Ended {
     pub action: TeardownAction,
     /// What was done, for a person.
     pub done: String,
+    /// Until when the host keeps what it removed, as the seal said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_until: Option<i64>,
 }
 
 impl Ended {
@@ -142,6 +174,10 @@ pub struct StoredSession {
     pub updated_at: i64,
     /// Milliseconds since the epoch.
     pub archived_at: Option<i64>,
+    /// The agent that has it; written by the host alone, as is the next one.
+    pub agent: Option<String>,
+    /// The agent's server that has it, by its address.
+    pub agent_server: Option<String>,
     /// Free fields.
     pub extra: Extra,
     /// Present from its delete to its restore or purge.
@@ -218,6 +254,8 @@ pub struct Session {
     pub created_at: i64,
     pub updated_at: i64,
     pub archived_at: Option<i64>,
+    pub agent: Option<String>,
+    pub agent_server: Option<String>,
     /// Derived from the merged state on each replica.
     pub state: SessionState,
     pub deleted: Option<Deletion>,
@@ -228,6 +266,14 @@ impl Session {
     /// Returns the session's name in the fleet.
     pub fn key(&self) -> SessionKey {
         SessionKey { host: self.host, id: self.id.clone() }
+    }
+
+    /// Returns the agent's server that may have it.
+    ///
+    /// Earlier versions noted the server in `extra` alone. Such a record is taken at its word until
+    /// its server is listed: to wait for a server that is not there loses nothing, to purge does.
+    pub fn server(&self) -> Option<&str> {
+        self.agent_server.as_ref().or_else(|| self.extra.get(EXTRA_SERVER)).map(String::as_str)
     }
 }
 

@@ -313,6 +313,8 @@ mod tests {
             created_at: 0,
             updated_at: 0,
             archived_at: None,
+            agent: None,
+            agent_server: None,
             extra: [].into(),
             deleted: None,
         }
@@ -320,7 +322,10 @@ mod tests {
 
     fn deleted(session: StoredSession, operation: &str) -> StoredSession {
         let operation = operation.parse().unwrap();
-        StoredSession { deleted: Some(Deletion { by: HOST, at: 0, operation }), ..session }
+        StoredSession {
+            deleted: Some(Deletion { by: HOST, at: 0, operation, reason: None }),
+            ..session
+        }
     }
 
     fn workspace() -> StoredWorkspace {
@@ -342,7 +347,8 @@ mod tests {
 
     fn sealed() -> StoredWorkspace {
         let state = TeardownState::Sealed;
-        let teardown = Some(Teardown { state, incarnation: 1, at: 0, error: None });
+        let teardown =
+            Some(Teardown { state, incarnation: 1, at: 0, error: None, kept_until: None });
         StoredWorkspace { teardown, ..workspace() }
     }
 

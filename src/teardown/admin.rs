@@ -133,8 +133,8 @@ mod tests {
         assert_eq!(all(&admin.repository).unwrap(), [admin]);
         assert_eq!(of_worktree(&repository.path("repo")), None);
         // A copy says to be a worktree, but its repository does not know it.
-        std::fs::create_dir(repository.path("copy")).unwrap();
-        std::fs::copy(repository.path("w/.git"), repository.path("copy/.git")).unwrap();
+        fs::create_dir(repository.path("copy")).unwrap();
+        fs::copy(repository.path("w/.git"), repository.path("copy/.git")).unwrap();
         assert_eq!(of_worktree(&repository.path("copy")), None);
         assert!(all(&repository.path("nowhere")).is_err());
     }

@@ -59,7 +59,7 @@ pub fn run_up_to(
     stdout_bytes_max: usize,
 ) -> io::Result<Output> {
     command.stdin(Stdio::piped());
-    finish(command, time_max, stdout_bytes_max, &|| false, |child| {
+    finish(command, time_max, stdout_bytes_max, &|| Go::On, |child| {
         if let Some(mut stdin) = child.stdin.take() {
             // A program need not read what it is told.
             thread::spawn(move || drop(stdin.write_all(&input)));
@@ -67,7 +67,18 @@ pub fn run_up_to(
     })
 }
 
-/// Runs a program as [`run`] does, with this input, and stops it as soon as `stop` says so.
+/// Whether a program may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Go {
+    /// It may.
+    On,
+    /// It is told to stop, and gets a moment to do so.
+    Stop,
+    /// It is stopped at once.
+    StopAtOnce,
+}
+
+/// Runs a program as [`run`] does, with this input, for as long as `go` lets it.
 ///
 /// # Errors
 ///
@@ -76,17 +87,17 @@ pub fn run_until(
     command: &mut Command,
     input: Stdio,
     time_max: Duration,
-    stop: &dyn Fn() -> bool,
+    go: &dyn Fn() -> Go,
 ) -> io::Result<Output> {
     command.stdin(input);
-    finish(command, time_max, STDOUT_BYTES_MAX, stop, |_| {})
+    finish(command, time_max, STDOUT_BYTES_MAX, go, |_| {})
 }
 
 fn finish(
     command: &mut Command,
     time_max: Duration,
     stdout_bytes_max: usize,
-    stop: &dyn Fn() -> bool,
+    go: &dyn Fn() -> Go,
     started: impl FnOnce(&mut Child),
 ) -> io::Result<Output> {
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
@@ -96,11 +107,11 @@ fn finish(
     let stdout = child.stdout.take().map(|pipe| collect(pipe, stdout_bytes_max, Keep::First));
     let stderr = child.stderr.take().map(|pipe| collect(pipe, STDERR_BYTES_MAX, Keep::Last));
 
-    let mut ended = wait(group, time_max, stop);
+    let mut ended = wait(group, time_max, &|| go() == Go::On);
     let in_time = matches!(ended, Ok(true));
     if !in_time {
         let _ = kill_process_group(group, Signal::TERM);
-        ended = wait(group, GRACE, &|| false);
+        ended = wait(group, GRACE, &|| go() != Go::StopAtOnce);
     }
     // The leader is not reaped yet, so its group's number can't have become another's.
     let _ = kill_process_group(group, Signal::KILL);
@@ -114,13 +125,13 @@ fn finish(
 }
 
 /// Tells whether the leader of a group ends in time; does not reap it.
-fn wait(leader: Pid, time_max: Duration, stop: &dyn Fn() -> bool) -> io::Result<bool> {
+fn wait(leader: Pid, time_max: Duration, go_on: &dyn Fn() -> bool) -> io::Result<bool> {
     let began = Instant::now();
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     loop {
         match waitid(WaitId::Pid(leader), look) {
             Ok(Some(_)) => return Ok(true),
-            Ok(None) if began.elapsed() >= time_max || stop() => return Ok(false),
+            Ok(None) if began.elapsed() >= time_max || !go_on() => return Ok(false),
             Ok(None) => thread::sleep(POLL),
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),

@@ -2,13 +2,13 @@
 //!
 //! Must not know what such a program does. Invariants: hooks are local, read when they are needed
 //! and never replicated; a record reaches a program only as environment and standard input, never
-//! as an argument or through a shell.
+//! as an argument or through a shell; a hook does not get the daemon's secrets.
 
 use std::{
     collections::BTreeMap,
     fs::File,
     io::{self, Read as _},
-    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::Ordering,
@@ -18,12 +18,11 @@ use std::{
 use serde::Deserialize;
 
 use super::{
-    Config, KIND_DIRECTORY, KIND_WORKTREE, Occupant, child, git,
+    Config, KIND_DIRECTORY, KIND_WORKTREE, Occupant, child, environment, inspect,
     ledger::{Entry, Step},
     place,
     problem::{Problem, said},
     running::Input,
-    worktree,
 };
 use crate::replica::{
     effect::TeardownDue,
@@ -46,6 +45,9 @@ struct Hook {
     argv: Vec<String>,
     #[serde(default = "timeout_s_default")]
     timeout_s: u64,
+    /// Names of further variables of the daemon's environment that it gets.
+    #[serde(default)]
+    pass_env: Vec<String>,
 }
 
 fn timeout_s_default() -> u64 {
@@ -80,7 +82,7 @@ pub fn end(due: &TeardownDue, occupants: &[Occupant], config: &Config) -> Result
         if !forced {
             // Given back before the hook runs: it may take an hour.
             let _judging = config.judging();
-            refuse_loss(&real)?;
+            inspect::refuse_loss(&real, config)?;
             place::refuse_used(&real, occupants)?;
         }
         directory = Some(real.to_string_lossy().into_owned());
@@ -89,41 +91,6 @@ pub fn end(due: &TeardownDue, occupants: &[Occupant], config: &Config) -> Result
     run(&hook, due, directory.as_deref(), config)?;
     entry.step = Step::Gone;
     Ok(entry)
-}
-
-/// Refuses a directory that holds what is nowhere else, as far as git knows about it.
-fn refuse_loss(path: &Path) -> Result<(), Problem> {
-    if !path.ancestors().any(|ancestor| ancestor.join(".git").exists()) {
-        return Ok(());
-    }
-    worktree::refuse_changed(path)?;
-    if git::top_level(path)? != path {
-        return Ok(());
-    }
-    worktree::refuse_unfinished(path)?;
-    let repository = git::common_dir(path)?;
-    let listed = git::worktrees(path)?.into_iter().find(|listed| listed.path == path);
-    let (commit, branch) = listed.map_or((None, None), |listed| (listed.commit, listed.branch));
-    // A repository that lies in the directory goes with it, its branches too.
-    let whole = repository.starts_with(path);
-    let count = match &commit {
-        _ if whole => git::unpushed(path, commit.as_deref())?,
-        Some(commit) => git::unreached(path, commit, branch.as_deref())?,
-        None => 0,
-    };
-    if count == 0 {
-        return Ok(());
-    }
-    Err(Problem::Unreached {
-        path: path.into(),
-        count: worktree::commits(count),
-        elsewhere: if whole {
-            "no remote-tracking ref"
-        } else {
-            "no other branch and no remote-tracking ref"
-        },
-        keeps: " to lose them".to_owned(),
-    })
 }
 
 fn run(
@@ -135,12 +102,7 @@ fn run(
     let workspace: &Workspace = &due.workspace;
     let (program, arguments) = hook.argv.split_first().expect("a loaded hook has a program");
     let mut command = Command::new(program);
-    for (name, _) in std::env::vars_os() {
-        // What says where the daemon's own repository or data is must not be taken for the hook's.
-        if name.as_bytes().starts_with(b"GIT_") || name.as_bytes().starts_with(b"SESSIONMESH_") {
-            command.env_remove(name);
-        }
-    }
+    environment::restrict(&mut command, &hook.pass_env);
     let action = match due.action {
         TeardownAction::Retry => "retry",
         TeardownAction::Force => "force",
@@ -160,8 +122,11 @@ fn run(
     let time_max = Duration::from_secs(hook.timeout_s);
     config.hooks.fetch_add(1, Ordering::SeqCst);
     let output = Input::claim(config, &workspace.id, &record, time_max).and_then(|input| {
+        if config.is_stopping() {
+            return Err(Problem::Stopped);
+        }
         let stdin = input.file.try_clone().map_err(Problem::io(input.path()))?;
-        child::run_until(&mut command, stdin.into(), time_max, &|| config.is_stopping())
+        child::run_until(&mut command, stdin.into(), time_max, &|| config.may_go_on())
             .map_err(|error| failed(format!("can't be run: {error}")))
     });
     config.hooks.fetch_sub(1, Ordering::SeqCst);
@@ -221,6 +186,9 @@ fn judge(kind: &str, hook: &Hook) -> Result<(), &'static str> {
     }
     if hook.argv.first().is_none_or(|program| !Path::new(program).is_absolute()) {
         return Err("has no program: the first of `argv` is an absolute path");
+    }
+    if hook.pass_env.iter().any(|name| name.starts_with("SESSIONMESH_")) {
+        return Err("has a `pass_env` that names what the daemon sets itself");
     }
     if hook.argv.iter().any(|argument| argument.contains('\0')) {
         return Err("has an argument that contains NUL");
@@ -358,6 +326,7 @@ mod tests {
             (r#"{"box": {"argv": ["/a\u0000b"]}}"#, "NUL"),
             (r#"{"box": {"argv": ["/bin/sh"], "timeout_s": 0}}"#, "timeout_s"),
             (r#"{"box": {"argv": ["/bin/sh"], "shell": true}}"#, "shell"),
+            (r#"{"box": {"argv": ["/bin/sh"], "pass_env": ["SESSIONMESH_DATA_DIR"]}}"#, "pass_env"),
             (r#"{"worktree": {"argv": ["/bin/sh"]}}"#, "itself"),
         ] {
             write_hooks(&repository, text);
@@ -421,7 +390,7 @@ mod tests {
             }
             let seen = teardown::survey::look(&workspace, &repository.config);
             repository.config.stop();
-            assert_eq!(seen, Some(GitState::Clean));
+            assert_eq!(seen.map(|seen| seen.state), Some(GitState::Clean));
         });
     }
 

@@ -10,8 +10,10 @@ pub mod ledger;
 mod admin;
 mod child;
 mod conclude;
+mod environment;
 mod git;
 mod hook;
+mod inspect;
 mod locks;
 mod mounts;
 mod place;
@@ -21,6 +23,7 @@ pub mod survey;
 #[cfg(test)]
 mod testing;
 pub mod trash;
+mod users;
 mod worktree;
 
 use std::{
@@ -33,12 +36,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use git::version as git_version;
 pub use hook::FILE_NAME as HOOKS_FILE_NAME;
 use ledger::{Entry, Ledger, Step};
 use trash::Trash;
 
 use crate::replica::{
     effect::{TeardownDue, TeardownOutcome},
+    ids::WorkspaceId,
     record::{KIND_WORKTREE, Workspace},
 };
 
@@ -89,9 +94,14 @@ pub struct Config {
     /// Held while it is judged whether one may be ended, and alone while one is only looked at:
     /// git's own process in a worktree must not be taken for somebody who works there.
     looking: RwLock<()>,
+    walks: inspect::Walks,
     stopping: AtomicBool,
+    /// Whether hooks that are told to stop get no time to do so.
+    insisting: AtomicBool,
     /// How many hooks run.
     hooks: AtomicUsize,
+    /// The hooks that ran before this start.
+    left: running::Left,
 }
 
 impl Config {
@@ -99,6 +109,7 @@ impl Config {
     /// is allowed.
     pub fn new(data_dir: PathBuf, trash: Arc<Trash>) -> Self {
         let (ledger, known) = (Ledger::new(&data_dir), known::Memory::new(&data_dir));
+        let left = running::Left::find(&data_dir);
         Self {
             data_dir,
             roots: Vec::new(),
@@ -109,8 +120,11 @@ impl Config {
             known,
             locks: locks::Locks::default(),
             looking: RwLock::default(),
+            walks: inspect::Walks::default(),
             stopping: AtomicBool::new(false),
+            insisting: AtomicBool::new(false),
             hooks: AtomicUsize::new(0),
+            left,
         }
     }
 
@@ -122,6 +136,18 @@ impl Config {
         while self.hooks.load(Ordering::SeqCst) > 0 && Instant::now() < until {
             std::thread::sleep(STOP_POLL);
         }
+    }
+
+    /// Ends the hooks that run as [`Config::stop`] does, and gives them no time.
+    pub fn stop_at_once(&self) {
+        self.insisting.store(true, Ordering::SeqCst);
+        self.stop();
+    }
+
+    /// Tells which workspaces a hook is ending that an earlier run of the daemon has started: a
+    /// daemon that is killed leaves it running.
+    pub fn left_running(&self) -> Vec<WorkspaceId> {
+        self.left.look(&self.data_dir)
     }
 
     /// Waits until nobody looks at a worktree, and keeps it so.
@@ -141,6 +167,14 @@ impl Config {
         let others = others.filter_map(|other| other.canonicalize().ok());
         let agents = self.removers.iter().flat_map(|remover| remover.folders());
         others.chain(agents).filter(|folder| !home.starts_with(folder)).collect()
+    }
+
+    fn may_go_on(&self) -> child::Go {
+        match (self.is_stopping(), self.insisting.load(Ordering::SeqCst)) {
+            (false, _) => child::Go::On,
+            (true, false) => child::Go::Stop,
+            (true, true) => child::Go::StopAtOnce,
+        }
     }
 
     fn remover(&self, workspace: &Workspace) -> Option<&dyn Remover> {

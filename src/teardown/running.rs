@@ -6,10 +6,12 @@
 //! Invariant: of one workspace one hook runs at a time, whatever became of the daemon.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File, OpenOptions, TryLockError},
     io::{Seek as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -59,6 +61,7 @@ impl Input {
                 .map_err(Problem::io(&path))?;
             match file.try_lock() {
                 Ok(()) => {
+                    config.left.forget(id);
                     let written = file.set_len(0).and_then(|()| file.write_all(record));
                     written.and_then(|()| file.rewind()).map_err(Problem::io(&path))?;
                     return Ok(Self { file, path });
@@ -89,4 +92,45 @@ impl Drop for Input {
         // What stays is overwritten by the next run.
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// The workspaces that a hook was ending already when the daemon started.
+#[derive(Debug, Default)]
+pub struct Left(Mutex<BTreeSet<WorkspaceId>>);
+
+impl Left {
+    /// Finds the hooks that an earlier run has left running.
+    pub fn find(data_dir: &Path) -> Self {
+        let folder = data_dir.join(FOLDER);
+        let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+        let ids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let left: BTreeSet<WorkspaceId> =
+            ids.filter(|id: &WorkspaceId| is_locked(&folder.join(id.as_str()))).collect();
+        for id in &left {
+            tracing::warn!(workspace = %id, "a hook that was started before still runs");
+        }
+        Self(Mutex::new(left))
+    }
+
+    /// Tells which of them still run.
+    pub fn look(&self, data_dir: &Path) -> Vec<WorkspaceId> {
+        let mut left = self.lock();
+        left.retain(|id| is_locked(&data_dir.join(FOLDER).join(id.as_str())));
+        left.iter().cloned().collect()
+    }
+
+    /// Takes note that the hook of a workspace has ended.
+    fn forget(&self, id: &WorkspaceId) {
+        self.lock().remove(id);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<WorkspaceId>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tells whether a hook holds its input.
+fn is_locked(path: &Path) -> bool {
+    // One that has waited for the lock meanwhile tries again: it is given back with the file.
+    File::open(path).is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
 }

@@ -9,10 +9,8 @@ mod missing;
 use std::path::{Path, PathBuf};
 
 use super::{
-    Config, Occupant,
-    admin::{self, Admin},
-    conclude, git,
-    git::Listed,
+    Config, Occupant, admin, conclude, git,
+    inspect::{self, Found},
     ledger::{Entry, Step},
     mounts, place,
     problem::Problem,
@@ -23,16 +21,6 @@ use crate::replica::{
     record::{TeardownAction, Workspace},
     trash::Held,
 };
-
-/// Most files that a reason names.
-const FILES_NAMED_MAX: usize = 5;
-
-/// A worktree that was found.
-pub struct Found {
-    path: PathBuf,
-    repository: PathBuf,
-    listed: Listed,
-}
 
 /// Moves a worktree with what its repository knows of it to the trash, and keeps its branch.
 pub fn end(
@@ -70,7 +58,7 @@ pub fn end(
     }
     let repositories = inside.worktrees.iter().map(|(_, admin)| admin.repository.as_path());
     let _alone = config.locks.lock(repositories.chain([admin.repository.as_path()]));
-    let held = judge(&found, &inside.worktrees, occupants, forced)?;
+    let held = judge(&found, occupants, config, forced)?;
     let mut leaving = vec![Leaving {
         below: PathBuf::new(),
         admin,
@@ -131,25 +119,21 @@ fn another(due: &TeardownDue, directory: &str, path: &Path, config: &Config) -> 
 /// Judges whether a worktree may be ended, and returns what it holds where that is known.
 fn judge(
     found: &Found,
-    inside: &[(PathBuf, Admin)],
     occupants: &[Occupant],
+    config: &Config,
     forced: bool,
 ) -> Result<Option<Held>, Problem> {
-    if forced {
-        return Ok(None);
+    match inspect::inspect(found, occupants, &[], config) {
+        Ok(inspection) => match inspection.refusal {
+            Some(refusal) if !forced => Err(refusal),
+            _ => Ok(Some(inspection.held)),
+        },
+        Err(problem) if forced => {
+            tracing::warn!(path = %found.path.display(), %problem, "it is not known what it holds");
+            Ok(None)
+        }
+        Err(problem) => Err(problem),
     }
-    if let Some(why) = &found.listed.locked {
-        return Err(locked(&found.path, why));
-    }
-    if let Some((inner, _)) = inside.first() {
-        let what = format!("the worktree {}", found.path.join(inner).display());
-        return Err(Problem::Inside { path: found.path.clone(), what });
-    }
-    refuse_unfinished(&found.path)?;
-    refuse_changed(&found.path)?;
-    refuse_unreached(&found.path, found.listed.branch.as_deref(), unreached(found)?)?;
-    place::refuse_used(&found.path, occupants)?;
-    Ok(None)
 }
 
 /// Returns what a version without a trash began to remove at a place, if its link to the repository
@@ -221,82 +205,6 @@ fn find(path: PathBuf) -> Result<Found, Problem> {
 
 fn is_same(listed: &Path, path: &Path) -> bool {
     listed == path || listed.canonicalize().is_ok_and(|listed| listed == path)
-}
-
-fn locked(path: &Path, why: &str) -> Problem {
-    let why = if why.is_empty() { String::new() } else { format!(" ({})", why.escape_debug()) };
-    Problem::Locked { path: path.into(), why }
-}
-
-/// Refuses a worktree in which a rebase, merge or the like is unfinished.
-pub fn refuse_unfinished(path: &Path) -> Result<(), Problem> {
-    match git::unfinished(path)? {
-        Some(what) => Err(Problem::Unfinished { path: path.into(), what }),
-        None => Ok(()),
-    }
-}
-
-/// Refuses a directory of a worktree with changed or untracked files.
-pub fn refuse_changed(path: &Path) -> Result<(), Problem> {
-    let lost = git::changed(path)?;
-    if lost.is_empty() {
-        return Ok(());
-    }
-    let (mut untracked, mut changed) = (0, 0);
-    for file in &lost {
-        *(if file.code == *b"??" { &mut untracked } else { &mut changed }) += 1;
-    }
-    let counts =
-        [(changed, "changed"), (untracked, "untracked")].map(|(count, what)| match count {
-            0 => None,
-            1 => Some(format!("1 {what} file")),
-            _ => Some(format!("{count} {what} files")),
-        });
-    let counts = counts.into_iter().flatten().collect::<Vec<_>>().join(" and ");
-    let names = lost.iter().take(FILES_NAMED_MAX).map(|file| file.path.escape_debug().to_string());
-    let mut names = names.collect::<Vec<_>>().join(", ");
-    if lost.len() > FILES_NAMED_MAX {
-        names.push_str(", …");
-    }
-    Err(Problem::Uncommitted { path: path.into(), what: format!("{counts} ({names})") })
-}
-
-fn unreached(found: &Found) -> Result<u32, Problem> {
-    let Listed { commit, branch, .. } = &found.listed;
-    match commit {
-        Some(commit) => git::unreached(&found.repository, commit, branch.as_deref()),
-        None => Ok(0),
-    }
-}
-
-/// Refuses a missing worktree on no branch whose commits nothing else reaches.
-fn unreached_of(path: &Path, repository: &Path, commit: &str) -> Result<(), Problem> {
-    refuse_unreached(path, None, git::unreached(repository, commit, None)?)
-}
-
-fn refuse_unreached(path: &Path, branch: Option<&str>, count: u32) -> Result<(), Problem> {
-    if count == 0 {
-        return Ok(());
-    }
-    let keeps = match branch {
-        Some(branch) => format!(", which keeps the branch `{}`", branch.escape_debug()),
-        None => " to move them to the trash".to_owned(),
-    };
-    Err(Problem::Unreached {
-        path: path.into(),
-        count: commits(count),
-        elsewhere: "no other branch and no remote-tracking ref",
-        keeps,
-    })
-}
-
-/// Says how many commits there are, or that there are many.
-pub fn commits(count: u32) -> String {
-    match count {
-        1 => "1 commit".to_owned(),
-        git::COMMITS_COUNTED_MAX.. => format!("{count} or more commits"),
-        _ => format!("{count} commits"),
-    }
 }
 
 /// Tells whether a workspace is one that this module ends.

@@ -177,7 +177,7 @@ async fn round(
     // Not given up when another link comes up meanwhile: the peer may have chosen this one.
     match open::open(connection, true, |_| false, this, shared.open_max).await {
         Ok(opened) => {
-            shared.adopt(opened);
+            shared.adopt(opened, None);
             Round::Linked
         }
         Err(OpenError::Closed { code: Some(CloseCode::Duplicate), .. }) => Round::Duplicate,
@@ -191,10 +191,14 @@ async fn connect(
     address: &str,
 ) -> Result<Connection, String> {
     let address: SocketAddr = address.parse().map_err(|_| "not an IP address and a port")?;
-    let connecting = shared
-        .endpoint
-        .connect_with(config, address, tls::SERVER_NAME)
-        .map_err(|error| error.to_string())?;
+    let connecting = shared.endpoint.connect_with(config, address, tls::SERVER_NAME).map_err(
+        |error| match error {
+            quinn::ConnectError::InvalidRemoteAddress(_) if address.is_ipv6() => {
+                "this node speaks IPv4 only; start it with --listen [::]:PORT to speak both".into()
+            }
+            other => other.to_string(),
+        },
+    )?;
     connecting.await.map_err(|error| match &error {
         ConnectionError::TransportError(alert)
             if alert.code == TransportErrorCode::crypto(tls::WRONG_KEY_ALERT) =>

@@ -4,7 +4,7 @@
 //! which waits for a bounded time.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::SocketAddr,
     sync::{Arc, Mutex},
@@ -18,7 +18,7 @@ use super::{
     accept,
     dial::Dialer,
     event::{self, Events, Shown},
-    link::{Ending, FLUSH_MAX},
+    link::{Ending, FLUSH_MAX, LINK_WINDOW, SNAPSHOT_STREAMS_MAX, STRANGER_WINDOW, STREAM_WINDOW},
     shared::{Foundation, Shared, Traffic},
     wake,
 };
@@ -31,12 +31,6 @@ use crate::{
     wire::{self, CloseCode, EncodeError, Frame},
 };
 
-/// Most bytes of one stream that wait to be read: what a fast link carries in a round trip.
-const STREAM_WINDOW: u32 = 2 << 20;
-/// Most snapshot streams that a peer may have open.
-const SNAPSHOT_STREAMS_MAX: u32 = 4;
-/// Most bytes of one link that wait to be read: snapshots that wait never keep pushes out.
-const LINK_WINDOW: u32 = STREAM_WINDOW * (SNAPSHOT_STREAMS_MAX + 1);
 /// Most bytes of one link that are on their way and not acknowledged.
 const SEND_WINDOW: u64 = 4 << 20;
 /// The round trip that is assumed before it is measured: a first packet that is lost is sent anew
@@ -129,8 +123,9 @@ pub struct LinkStatus {
 /// Holds this node's endpoint and its links. Dropping it cuts them off; see
 /// [`shutdown`](Self::shutdown).
 ///
-/// - For the loop: [`send`](Self::send), [`close`](Self::close),
-///   [`set_targets`](Self::set_targets), [`redial`](Self::redial).
+/// - For the loop: [`send`](Self::send), [`accept`](Self::accept), [`close`](Self::close),
+///   [`set_members`](Self::set_members), [`set_targets`](Self::set_targets),
+///   [`redial`](Self::redial).
 /// - For status: [`links`](Self::links), [`rtt`](Self::rtt), [`traffic`](Self::traffic),
 ///   [`local_addr`](Self::local_addr), [`connections`](Self::connections).
 pub struct Transport {
@@ -172,7 +167,11 @@ impl Transport {
         let Config { key, start, seed, wall_ms, timing, .. } = config;
         let transport = Arc::new(transport_config(&timing));
         let mut server = ServerConfig::with_crypto(Arc::new(tls::server(&key)));
-        server.transport_config(transport.clone()).migration(true);
+        let mut strangers = transport_config(&timing);
+        strangers
+            .receive_window(VarInt::from_u32(STRANGER_WINDOW))
+            .max_concurrent_uni_streams(VarInt::from_u32(0));
+        server.transport_config(Arc::new(strangers)).migration(true);
         let endpoint = quinn::Endpoint::new_with_abstract_socket(
             endpoint,
             Some(server),
@@ -224,6 +223,19 @@ impl Transport {
             }
         }
         Ok(())
+    }
+
+    /// Says whose keys are members': none of them is ever turned away for others that dial.
+    pub fn set_members(&self, members: BTreeSet<NodeId>) {
+        self.shared.set_members(members);
+    }
+
+    /// Lets a peer say all that a link is for. Until then nothing but its first frame is read, and it
+    /// can make this node hold no more than a little.
+    pub fn accept(&self, peer: NodeId) {
+        if let Some(link) = self.shared.shown.get(peer) {
+            link.accept();
+        }
     }
 
     /// Closes the shown link to a peer, after what was queued for it before; `Lost` follows.

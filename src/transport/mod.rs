@@ -16,6 +16,7 @@ mod event;
 mod link;
 mod open;
 pub mod outbox;
+mod places;
 mod read;
 mod shared;
 pub mod wake;

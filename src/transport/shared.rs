@@ -4,7 +4,7 @@
 //! wait aside, unread, until it has ended.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     convert::Infallible,
     ops::Deref,
     pin::pin,
@@ -19,10 +19,12 @@ use tokio::sync::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    accept,
     conflict::{self, Adoption, Berths},
     event::{Event, Shown, Teller},
     link::{Ending, Link, Lost, Streams, Surroundings},
     open::Opened,
+    places::{Place, Places},
 };
 use crate::{
     identity::NodeKey,
@@ -50,6 +52,11 @@ pub(super) struct Shared {
     pub closing: CancellationToken,
     /// Cancelled when nobody takes events any more.
     pub deaf: CancellationToken,
+    /// Handshakes on the way.
+    pub handshakes: Arc<Places>,
+    /// Connections whose key is no member's.
+    pub strangers: Arc<Places>,
+    members: Mutex<BTreeSet<NodeId>>,
     peers: Mutex<BTreeMap<NodeId, Peer>>,
     /// What went over links that have ended; changed only while `peers` is locked.
     ended: Mutex<Traffic>,
@@ -132,6 +139,9 @@ impl Shared {
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
             deaf: CancellationToken::new(),
+            handshakes: Places::new(accept::HANDSHAKES),
+            strangers: Places::new(accept::STRANGERS),
+            members: Mutex::default(),
             peers: Mutex::default(),
             ended: Mutex::default(),
             changes: Notify::new(),
@@ -148,9 +158,20 @@ impl Shared {
         conflict::is_arbiter(self.node(), peer)
     }
 
-    /// Takes an opened connection for a link, or closes it if another is kept.
-    pub(super) fn adopt(self: &Arc<Self>, opened: Opened) -> Adopted {
-        let (link, streams) = Link::new(opened);
+    /// Says whose keys are members'.
+    pub(super) fn set_members(&self, members: BTreeSet<NodeId>) {
+        *self.members.lock().expect("nothing panics while it holds this lock") = members;
+    }
+
+    /// Tells whether a key is a member's.
+    pub(super) fn is_member(&self, peer: NodeId) -> bool {
+        self.members.lock().expect("nothing panics while it holds this lock").contains(&peer)
+    }
+
+    /// Takes an opened connection for a link, or closes it if another is kept; `place` is the one
+    /// that it takes until it is accepted.
+    pub(super) fn adopt(self: &Arc<Self>, opened: Opened, place: Option<Place>) -> Adopted {
+        let (link, streams) = Link::new(opened, place);
         let mut peers = self.peers();
         if self.closing.is_cancelled() {
             link.close(&ending(CloseCode::Shutdown, "the daemon is stopping"));
@@ -216,6 +237,7 @@ impl Shared {
 
     /// Takes a link that has ended out of its place, and lets one that waits have it.
     fn stop_link(self: &Arc<Self>, link: &Arc<Link>) {
+        link.leave_place();
         let mut peers = self.peers();
         self.ended().add(link);
         let Some(peer) = peers.get_mut(&link.peer) else { return };

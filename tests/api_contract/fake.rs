@@ -16,6 +16,7 @@ use sessionmesh::{
     daemon::{
         handle::{self, DocumentStatus, Handle, Peer, Status},
         hub::{Hub, Published},
+        machine,
     },
     identity::Token,
     replica::{
@@ -29,9 +30,10 @@ use sessionmesh::{
         invite::Ticket,
         receipt::{Applying, CarryingOut, Ending, Receipt, ReceiptMember, ReceiptSession},
         record::{
-            Deletion, Extra, GitState, Role, Session, SessionState, StoredSession, Teardown,
-            TeardownAction, TeardownState, Workspace, WorkspaceState,
+            Deletion, DeletionReason, Extra, GitState, Role, Session, SessionState, StoredSession,
+            Teardown, TeardownAction, TeardownState, Workspace, WorkspaceState,
         },
+        trash::{Held, TrashEntry, TrashKind, TrashState, TrashStored},
     },
 };
 use tokio::sync::mpsc;
@@ -60,6 +62,8 @@ pub fn session(id: &str) -> Session {
         created_at: 1_000,
         updated_at: 2_000,
         archived_at: Some(3_000),
+        agent: Some("opencode".to_owned()),
+        agent_server: Some("http://localhost:4096/".to_owned()),
         state: SessionState::Live,
         deleted: None,
         extra: Extra::from([("colour".to_owned(), "green".to_owned())]),
@@ -68,7 +72,8 @@ pub fn session(id: &str) -> Session {
 
 pub fn deleted_session(id: &str) -> Session {
     let operation = "op_1".parse().unwrap();
-    let deleted = Some(Deletion { by: LAP, at: 4_000, operation });
+    let deleted =
+        Some(Deletion { by: LAP, at: 4_000, operation, reason: Some(DeletionReason::Agent) });
     Session { state: SessionState::Deleted, deleted, workspace_id: None, ..session(id) }
 }
 
@@ -93,9 +98,19 @@ pub fn workspace(id: &str) -> Workspace {
 
 pub fn failed_workspace(id: &str) -> Workspace {
     let error = Some("uncommitted files".to_owned());
-    let teardown =
-        Some(Teardown { state: TeardownState::Failed, incarnation: 2, at: 5_000, error });
+    let teardown = Some(Teardown {
+        state: TeardownState::Failed,
+        incarnation: 2,
+        at: 5_000,
+        error,
+        kept_until: None,
+    });
     Workspace { state: WorkspaceState::Failed, teardown, session_count: 0, ..workspace(id) }
+}
+
+pub fn sealed_teardown() -> Teardown {
+    let (state, kept_until) = (TeardownState::Sealed, Some(1_209_605_000));
+    Teardown { state, incarnation: 1, at: 5_000, error: None, kept_until }
 }
 
 pub fn status() -> Status {
@@ -128,6 +143,11 @@ pub fn status() -> Status {
             problem: Some("no opencode server answers".to_owned()),
             last_read_at: Some(7),
         }],
+        git: Some(machine::Git {
+            path: Some("/usr/bin/git".into()),
+            version: Some("git version 2.47.3".to_owned()),
+        }),
+        hooks_left_running: vec!["wrk_1".parse().unwrap()],
     }
 }
 
@@ -209,6 +229,8 @@ fn explainable(id: &str) -> Explainable {
         created_at: 1_000,
         updated_at: 1_000,
         archived_at: None,
+        agent: None,
+        agent_server: None,
         extra: Extra::new(),
         deleted: None,
     };
@@ -252,6 +274,7 @@ pub fn explanation() -> Explanation {
             action: Some(TeardownAction::Force),
             done: Some("removed the worktree".to_owned()),
             error: Some("uncommitted files".to_owned()),
+            kept_until: Some(1_209_605_000),
         }],
         changes: vec![ExplainedChange {
             change: hash,
@@ -374,6 +397,31 @@ pub fn proper(method: &str, uri: &str) -> Request<Body> {
         .unwrap()
 }
 
+/// What is told of a workspace that is kept, of which a restore is asked for.
+pub fn trash_stored(id: &str) -> TrashStored {
+    let entry = TrashEntry {
+        id: id.to_owned(),
+        kind: TrashKind::Workspace,
+        name: "login".to_owned(),
+        directory: Some("/work/login".to_owned()),
+        branch: Some("login".to_owned()),
+        commit: Some("0123456789abcdef0123456789abcdef01234567".to_owned()),
+        host: DESK,
+        ended_at: 5_000,
+        expires_at: 1_209_605_000,
+        bytes: 4_096,
+        held: Some(Held { uncommitted: 1, ..Held::default() }),
+        place: Some(format!("/data/trash/{id}.1")),
+        state: TrashState::Kept,
+        reason: Some("last_session".to_owned()),
+        problem: None,
+        restored_as: None,
+    };
+    let id = id.parse().expect("an id");
+    let requests = [("op_asked".parse().expect("an id"), LAP)].into();
+    TrashStored { host: DESK, id, summary: entry.summary(), requests }
+}
+
 fn publish(hub: &Hub, events: Vec<Event>) {
     let diff = diff(hub.cursor().sequence + 1, events);
     let body = serde_json::to_string(&diff).unwrap().into();
@@ -396,6 +444,9 @@ async fn answer(
             }
             handle::Request::Status(reply) => ("Status".to_owned(), reply.send(status()).is_ok()),
             handle::Request::Peers(reply) => ("Peers".to_owned(), reply.send(vec![peer()]).is_ok()),
+            handle::Request::Trash(reply) => {
+                ("Trash".to_owned(), reply.send(vec![trash_stored("wrk_gone")]).is_ok())
+            }
             handle::Request::AgentDue(server, reply) => (server, reply.send(vec![]).is_ok()),
             handle::Request::Explain(target, reply) => {
                 let answer = Ok(Box::new(explainable(target.id.as_str())));
@@ -437,6 +488,11 @@ fn carry_out(hub: &Hub, command: Command) -> Reply {
         Command::Leave | Command::Announce { .. } => Reply::Done,
         Command::Pause(_) | Command::Resume(_) | Command::Revoke(_) => Reply::Peer(LAP),
         Command::AgentGone(_) | Command::Rewrite => Reply::Done,
+        Command::ReportTrash { .. } => Reply::TrashReported { left: 0 },
+        Command::RestoreTrashed(target) => {
+            let listed = trash_stored(target.id.as_str()).read().expect("it is whole");
+            Reply::Trash(Box::new(listed))
+        }
         Command::Receipt(_) => Reply::Receipt(Box::new(receipt())),
     }
 }

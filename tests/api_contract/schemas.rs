@@ -24,7 +24,8 @@ use sessionmesh::{
 
 use crate::fake::{
     DESK, FLEET, World, deleted_session, diff, explanation, failed_workspace, peer, proper,
-    receipt, restored, session, session_deleted, status, workspace, workspace_deleted,
+    receipt, restored, sealed_teardown, session, session_deleted, status, workspace,
+    workspace_deleted,
 };
 
 fn openapi() -> Value {
@@ -167,7 +168,7 @@ fn samples() -> Vec<(&'static str, Vec<Value>)> {
         ("Workspace", values(workspaces())),
         ("View", vec![view]),
         ("Deletion", values(vec![deleted_session("s").deleted.unwrap()])),
-        ("Teardown", values(vec![failed_workspace("w").teardown.unwrap()])),
+        ("Teardown", values(vec![failed_workspace("w").teardown.unwrap(), sealed_teardown()])),
         ("SessionDeleted", values(vec![session_deleted(false), session_deleted(true)])),
         ("WorkspaceDeleted", vec![full_workspace_deleted(), json!(workspace_deleted(true))]),
         ("Restored", values(vec![restored()])),
@@ -275,6 +276,8 @@ fn import() -> Import {
         created_at: 1,
         updated_at: 2,
         archived_at,
+        agent: Some("opencode".to_owned()),
+        agent_server: Some("http://localhost:4096/".to_owned()),
         extra: extra.clone(),
     };
     let workspace = ImportedWorkspace {

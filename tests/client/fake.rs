@@ -137,7 +137,8 @@ pub fn session(id: &str) -> Value {
     json!({
         "id": id, "host": NODE, "workspace_id": null, "parent_id": null, "project_id": null,
         "directory": null, "title": format!("about {id}"), "created_at": 1, "updated_at": 2,
-        "archived_at": null, "state": "live", "deleted": null, "extra": {}
+        "archived_at": null, "agent": null,
+            "agent_server": null, "state": "live", "deleted": null, "extra": {}
     })
 }
 

@@ -158,6 +158,8 @@ impl Asks<'_> {
                 created_at: 1,
                 updated_at: 2,
                 archived_at: None,
+                agent: None,
+                agent_server: None,
                 extra: Default::default(),
             });
         }

@@ -257,6 +257,8 @@ impl Watch {
             start: StartId([0xff; 8]),
             seed: 0,
             undo_window: std::time::Duration::MAX,
+            keep_removed: std::time::Duration::ZERO,
+            start_grace: std::time::Duration::ZERO,
             servers: BTreeSet::new(),
             keyring: super::keys::key_of(self.node),
         };

@@ -35,6 +35,10 @@ const WALL_MS: i64 = 1_795_000_000_000;
 
 /// How long a delete can be undone in this world.
 pub const UNDO_WINDOW: Duration = Duration::from_secs(10);
+/// How long hosts of this world keep what they remove.
+pub const KEEP_REMOVED: Duration = Duration::from_secs(14 * 86_400);
+/// How long they wait after a start for a peer that may know better.
+pub const START_GRACE: Duration = Duration::from_secs(3_600);
 /// The agent's server that every node of this world bridges.
 pub const SERVER: &str = "http://agent.test/";
 
@@ -65,6 +69,8 @@ pub struct Node {
     pub disk: Disk,
     /// Teardowns that were asked for and not yet answered.
     pub teardowns: Vec<TeardownDue>,
+    /// Whether it was told that restores of what it keeps may be asked for, and has not looked.
+    pub restores_asked: bool,
     /// Added to the wall clock.
     pub skew_ms: i64,
     waiting: VecDeque<Batch>,
@@ -182,6 +188,7 @@ impl World {
             watch,
             disk,
             teardowns: Vec::new(),
+            restores_asked: false,
             skew_ms: 0,
             waiting: VecDeque::new(),
             aside: VecDeque::new(),
@@ -309,9 +316,13 @@ impl World {
             replies,
             teardowns,
             receipts: _,
+            trash,
             work,
             evidence: _,
+            accepted: _,
+            members: _,
         } = fx;
+        self.nodes[node].restores_asked |= trash;
         if let Some(dials) = dials {
             self.nodes[node].dials = dials.into_iter().map(|target| target.node).collect();
         }
@@ -386,6 +397,7 @@ impl World {
         self.nodes[node].waiting.clear();
         self.nodes[node].aside.clear();
         self.nodes[node].teardowns.clear();
+        self.nodes[node].restores_asked = false;
         self.nodes[node].dials.clear();
         self.nodes[node].starts += 1;
         self.nodes[node].born = self.now - Duration::from_secs(self.random.u64(..900));
@@ -541,6 +553,8 @@ fn startup(number: usize, node: NodeId, start: u8) -> Startup {
         start: StartId(bytes),
         seed: u64::from_le_bytes(bytes),
         undo_window: UNDO_WINDOW,
+        keep_removed: KEEP_REMOVED,
+        start_grace: START_GRACE,
         servers: BTreeSet::from([SERVER.to_owned()]),
         keyring: key_of(node),
     }

@@ -232,6 +232,8 @@ impl World {
             start: StartId(start),
             seed: u64::from_le_bytes(start),
             undo_window: UNDO_WINDOW,
+            keep_removed: Duration::ZERO,
+            start_grace: Duration::ZERO,
             servers: std::collections::BTreeSet::new(),
             keyring: key_of(peers[at]),
         };

@@ -58,15 +58,14 @@ impl Daemon {
 
     /// Starts a daemon on a given QUIC address and waits until it is ready.
     pub fn start_at(dir: &Path, name: &str, listen: &str, more: &[&str]) -> Self {
-        let mut child = command(dir)
-            .args(["serve", "--listen", listen, "--http", "127.0.0.1:0", "--name", name])
-            .args(["--log-format", "json"])
-            .args(more)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log_of(dir))
-            .spawn()
-            .expect("the command starts");
+        let mut serve = serve(dir, name, listen, more);
+        serve.stderr(log_of(dir));
+        Self::started(serve, dir)
+    }
+
+    /// Starts a daemon by a command that [`serve`] made, and waits until it is ready.
+    pub fn started(mut serve: Command, dir: &Path) -> Self {
+        let mut child = serve.spawn().expect("the command starts");
         let mut line = String::new();
         let stdout = child.stdout.take().expect("it is piped");
         BufReader::new(stdout).read_line(&mut line).expect("stdout is text");
@@ -95,9 +94,14 @@ impl Daemon {
 
     /// Asks it to stop, and returns how it ended.
     pub fn stop(mut self) -> std::process::ExitStatus {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        self.signal("-TERM");
         self.child.wait().expect("it can be waited for")
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
 
     /// Returns the number of its process.
@@ -271,6 +275,18 @@ pub async fn linked(daemons: &[impl Borrow<Daemon>]) {
 pub fn command(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sessionmesh"));
     command.env("SESSIONMESH_DATA_DIR", dir).env_remove("SESSIONMESH_LOG");
+    command
+}
+
+/// Returns the command that starts a daemon, whose log goes nowhere yet.
+pub fn serve(dir: &Path, name: &str, listen: &str, more: &[&str]) -> Command {
+    let mut command = command(dir);
+    command
+        .args(["serve", "--listen", listen, "--http", "127.0.0.1:0", "--name", name])
+        .args(["--log-format", "json"])
+        .args(more)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
     command
 }
 

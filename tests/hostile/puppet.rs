@@ -67,6 +67,8 @@ pub async fn record(
         start: StartId([9; 8]),
         seed: 9,
         undo_window: Duration::from_millis(1),
+        keep_removed: Duration::ZERO,
+        start_grace: Duration::ZERO,
         servers: BTreeSet::new(),
         keyring: rogue.key.clone(),
     };

@@ -124,6 +124,8 @@ impl Daemon {
             start,
             seed,
             undo_window: UNDO_WINDOW,
+            keep_removed: Duration::ZERO,
+            start_grace: Duration::ZERO,
             servers: Default::default(),
             keyring: self.key.clone(),
         };
@@ -250,6 +252,10 @@ impl Daemon {
         fx.diffs.iter().for_each(|publication| self.trace.update(publication.body.as_bytes()));
         for Outgoing { to, frame } in fx.frames {
             running.transport.send(&to, &frame).expect("a replica keeps the limits");
+        }
+        fx.accepted.iter().for_each(|peer| running.transport.accept(*peer));
+        if let Some(members) = fx.members {
+            running.transport.set_members(members);
         }
         for (peer, code, reason) in fx.closes {
             running.transport.close(peer, code, &reason);

@@ -2,54 +2,22 @@
 
 use std::{sync::Arc, time::Duration};
 
-use quinn::{ConnectionError, VarInt};
+use quinn::VarInt;
 use sessionmesh::{
-    identity::{NodeKey, tls},
-    replica::ids::{DocumentId, FleetId, NodeId, StartId},
+    identity::NodeKey,
+    replica::ids::{DocumentId, FleetId},
     transport::{BindError, Event, Transport},
     wire::{self, CloseCode, Frame},
 };
 use tokio::time::timeout;
 
-use crate::node::{DEADLINE, Node, config, numbered, ordered_keys, pair, settle};
+use crate::{
+    node::{DEADLINE, Node, config, numbered, ordered_keys, pair, settle},
+    raw::{Raw, open},
+};
 
 fn document() -> DocumentId {
     DocumentId::Fleet(FleetId([9; 16]))
-}
-
-/// A client that speaks QUIC and proves a key, and keeps no other rule.
-struct Raw {
-    id: NodeId,
-    _endpoint: quinn::Endpoint,
-    connection: quinn::Connection,
-}
-
-impl Raw {
-    async fn dial(node: &Node) -> Self {
-        Self::dial_as(&NodeKey::generate(), node).await.unwrap()
-    }
-
-    async fn dial_as(key: &NodeKey, node: &Node) -> Result<Self, ConnectionError> {
-        let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-        let config = quinn::ClientConfig::new(Arc::new(tls::client(key, node.id)));
-        let address = node.transport.local_addr().unwrap();
-        let connection = endpoint.connect_with(config, address, "x").unwrap().await?;
-        Ok(Self { id: key.node(), _endpoint: endpoint, connection })
-    }
-
-    /// The code and the reason with which the other side closes the connection.
-    async fn closed(&self) -> (Option<CloseCode>, String) {
-        let error = timeout(DEADLINE, self.connection.closed()).await.expect("it is closed");
-        let ConnectionError::ApplicationClosed(close) = error else {
-            panic!("closed without a code: {error}");
-        };
-        let code = u32::try_from(close.error_code.into_inner()).unwrap();
-        (CloseCode::from_u32(code), String::from_utf8(close.reason.to_vec()).unwrap())
-    }
-}
-
-fn open() -> Vec<u8> {
-    wire::encode(&Frame::Open { start: StartId([5; 8]) }).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -383,28 +351,6 @@ async fn a_node_does_not_talk_to_a_copy_of_itself() {
     let friend = Node::new();
     friend.transport.set_targets(vec![a.target()]);
     assert!(matches!(a.expect().await, Event::Connected { peer, .. } if peer == friend.id));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_crowd_of_strangers_is_refused_and_disturbs_no_link() {
-    let (mut a, b) = pair().await;
-    let mut strangers = Vec::new();
-    let refused = loop {
-        match Raw::dial_as(&NodeKey::generate(), &a).await {
-            Ok(stranger) => strangers.push(stranger),
-            Err(error) => break error,
-        }
-        assert!(strangers.len() < 100, "a hundred strangers may dawdle at once");
-    };
-    assert!(matches!(refused, ConnectionError::ConnectionClosed(_)), "{refused}");
-    assert!(strangers.len() > 16, "{} strangers fit", strangers.len());
-    b.transport.send(&[a.id], &numbered(1)).unwrap();
-    assert_eq!(a.frame(b.id).await, numbered(1));
-    // Once they are gone there is room again.
-    drop(strangers);
-    let friend = Node::new();
-    friend.transport.set_targets(vec![a.target()]);
-    a.connected(friend.id).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -73,6 +73,8 @@ impl Agent {
             created_at: 1,
             updated_at: 1,
             archived_at: None,
+            agent: None,
+            agent_server: None,
             extra: Default::default(),
         });
         let mut list = Import { workspaces: Vec::new(), sessions: sessions.collect() };

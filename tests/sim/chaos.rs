@@ -514,6 +514,8 @@ fn replica_of(stored: Stored) -> Replica {
         start: StartId([0xee; 8]),
         seed: 0,
         undo_window: UNDO_WINDOW,
+        keep_removed: Duration::ZERO,
+        start_grace: Duration::ZERO,
         servers: BTreeSet::new(),
         keyring: key_of(super::node::key(99)),
     };

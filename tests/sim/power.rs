@@ -26,7 +26,9 @@ use super::{
     disk::Fault,
     fabric::Event,
     node::{Out, Ports, Up, address},
-    world::{Asked, BRIDGE_EVERY, HUB, LOG, UNDO_WINDOW, World, name_of},
+    world::{
+        Asked, BRIDGE_EVERY, HUB, KEEP_REMOVED, LOG, START_GRACE, UNDO_WINDOW, World, name_of,
+    },
 };
 
 impl World {
@@ -53,6 +55,8 @@ impl World {
             start,
             seed: u64::from_le_bytes(start.0),
             undo_window: UNDO_WINDOW,
+            keep_removed: KEEP_REMOVED,
+            start_grace: START_GRACE,
             servers: BTreeSet::from([SERVER.to_owned()]),
             keyring: key_of(node.id),
         };

@@ -39,6 +39,10 @@ use super::{
 
 /// How long a delete can be undone in this world.
 pub const UNDO_WINDOW: Duration = Duration::from_secs(10);
+/// How long hosts of this world keep what they remove.
+pub const KEEP_REMOVED: Duration = Duration::from_secs(14 * 86_400);
+/// How long they wait after a start for a peer that may know better: longer than any life.
+pub const START_GRACE: Duration = Duration::from_secs(3_600);
 /// Midnight of some day, in milliseconds since the epoch.
 const WALL_MS: i64 = 1_795_000_000_000;
 /// How many diffs are kept for subscribers here: slow ones fall behind.

@@ -64,7 +64,13 @@ pub const ROOMS: &[Room] = &[
     Room { path: "replica::record", may: &["replica::ids"], why: "records are plain data" },
     Room {
         path: "replica::command",
-        may: &["replica::ids", "replica::invite", "replica::receipt", "replica::record"],
+        may: &[
+            "replica::ids",
+            "replica::invite",
+            "replica::receipt",
+            "replica::record",
+            "replica::trash",
+        ],
         why: "what can be asked is plain data, whoever asks and whatever answers",
     },
     Room {

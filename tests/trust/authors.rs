@@ -311,6 +311,8 @@ fn one_signature_is_checked_for_all_that_an_author_sends_at_once() {
         created_at: 0,
         updated_at: 0,
         archived_at: None,
+        agent: None,
+        agent_server: None,
         extra: Extra::new(),
         deleted: None,
     };

@@ -41,10 +41,11 @@ pub struct Plan {
 
 /// Marks everything in a list as the server's.
 pub fn mark(list: &mut Import, server: &str) {
-    let sessions = list.sessions.iter_mut().map(|session| &mut session.extra);
-    let workspaces = list.workspaces.iter_mut().map(|workspace| &mut workspace.extra);
-    for extra in sessions.chain(workspaces) {
-        extra.insert(EXTRA_SERVER.to_owned(), server.to_owned());
+    for session in &mut list.sessions {
+        session.agent_server = Some(server.to_owned());
+    }
+    for workspace in &mut list.workspaces {
+        workspace.extra.insert(EXTRA_SERVER.to_owned(), server.to_owned());
     }
 }
 
@@ -107,7 +108,7 @@ impl Here {
     fn alive(&self, server: &str) -> impl Iterator<Item = &Arc<Session>> {
         let sessions = self.sessions.values();
         sessions.filter(move |session| {
-            session.state != SessionState::Deleted && is_marked(&session.extra, server)
+            session.state != SessionState::Deleted && session.server() == Some(server)
         })
     }
 }
@@ -129,6 +130,8 @@ fn is_equal(known: &Session, listed: &ImportedSession, with_tick: bool) -> bool 
         && known.directory == listed.directory
         && known.archived_at == listed.archived_at
         && contains(&known.extra, &listed.extra)
+        && (listed.agent.is_none() || known.agent == listed.agent)
+        && (listed.agent_server.is_none() || known.agent_server == listed.agent_server)
         && (!with_tick || known.updated_at == listed.updated_at)
 }
 
@@ -154,6 +157,8 @@ mod tests {
             created_at: 1,
             updated_at: 1,
             archived_at: None,
+            agent: None,
+            agent_server: None,
             extra: Extra::new(),
         }
     }
@@ -177,9 +182,11 @@ mod tests {
             created_at: 1,
             updated_at: 1,
             archived_at: None,
+            agent: None,
+            agent_server: Some(server.to_owned()),
             state,
             deleted: None,
-            extra: Extra::from([(EXTRA_SERVER.to_owned(), server.to_owned())]),
+            extra: Extra::new(),
         })
     }
 

@@ -18,7 +18,7 @@ use crate::replica::{
 /// The kind of a workspace that sessions name and the server does not list: its host removes
 /// nothing when it ends, since nobody has said what it is.
 const KIND_UNLISTED: &str = "directory";
-/// The name of the agent in `extra`.
+/// The name of the agent.
 const AGENT: &str = "opencode";
 
 impl Listing {
@@ -74,7 +74,7 @@ impl Mapped {
 }
 
 fn map_session(id: SessionId, session: &Session) -> ImportedSession {
-    let mut extra = extra();
+    let mut extra = Extra::new();
     for (key, value) in [("slug", &session.slug), ("version", &session.version)] {
         if let Some(value) = value {
             extra.insert(key.to_owned(), shortened(value, EXTRA_VALUE_CHARS_MAX));
@@ -90,6 +90,8 @@ fn map_session(id: SessionId, session: &Session) -> ImportedSession {
         created_at: session.time.created,
         updated_at: session.time.updated,
         archived_at: session.time.archived.and_then(milliseconds),
+        agent: Some(AGENT.to_owned()),
+        agent_server: None,
         extra,
     }
 }
@@ -261,8 +263,8 @@ mod tests {
                     "project_id": "941bac649176e9f08fd3d3d18648daff1a89d47b",
                     "directory": "/data/worktree/941bac64/happy-panda", "title": "in-ws",
                     "created_at": 1795379251216_i64, "updated_at": 1795379251217_i64,
-                    "archived_at": 1790000000000_i64,
-                    "extra": { "agent": "opencode", "slug": "mighty-moon", "version": "1.18.33" }
+                    "archived_at": 1790000000000_i64, "agent": "opencode", "agent_server": null,
+                    "extra": { "slug": "mighty-moon", "version": "1.18.33" }
                 }]
             })
         );

@@ -382,7 +382,8 @@ mod tests {
         let session = serde_json::json!({
             "id": "b", "host": "01".repeat(32), "workspace_id": null, "parent_id": null,
             "project_id": null, "directory": null, "title": null, "created_at": 0,
-            "updated_at": 0, "archived_at": null, "state": "deleted", "deleted": null,
+            "updated_at": 0, "archived_at": null, "agent": null,
+            "agent_server": null, "state": "deleted", "deleted": null,
             "extra": {},
         });
         let event = json!({ "type": "session.deleted", "session": session, "reason": "deleted" });

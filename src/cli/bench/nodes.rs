@@ -373,6 +373,8 @@ async fn start(
         name: format!("node-{n}"),
         join: None,
         undo_window: UNDO_WINDOW,
+        keep_removed: Duration::ZERO,
+        start_grace: Duration::ZERO,
         opencode: Vec::new(),
         teardown_roots: Vec::new(),
     };

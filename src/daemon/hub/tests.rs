@@ -25,6 +25,8 @@ fn session(id: &str, title: &str) -> Arc<Session> {
         created_at: 1,
         updated_at: 2,
         archived_at: None,
+        agent: None,
+        agent_server: None,
         state: SessionState::Live,
         deleted: None,
         extra: Extra::new(),

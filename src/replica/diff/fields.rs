@@ -24,6 +24,8 @@ differing_fields!(
     /// Names the public fields in which two sessions differ, sorted.
     of_session,
     Session {
+        agent,
+        agent_server,
         archived_at,
         created_at,
         deleted,
@@ -91,6 +93,8 @@ mod tests {
             created_at: 1,
             updated_at: 2,
             archived_at: None,
+            agent: None,
+            agent_server: None,
             state: SessionState::Live,
             deleted: None,
             extra: [].into(),
@@ -106,11 +110,14 @@ mod tests {
             created_at: 8,
             updated_at: 8,
             archived_at: Some(8),
+            agent: Some("a".into()),
+            agent_server: Some("s".into()),
             state: SessionState::Stranded,
             deleted: Some(Deletion {
                 by: NodeId([1; 32]),
                 at: 3,
                 operation: "op".parse().unwrap(),
+                reason: None,
             }),
             extra: [("k".into(), "v".into())].into(),
         };
@@ -155,6 +162,7 @@ mod tests {
                 incarnation: 1,
                 at: 8,
                 error: None,
+                kept_until: Some(9),
             }),
             extra: [("k".into(), "v".into())].into(),
         };

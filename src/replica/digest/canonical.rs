@@ -9,7 +9,8 @@ use serde::{Serialize, Serializer, ser::Error as _};
 use crate::replica::{
     ids::{NodeId, OperationId, SessionId, WorkspaceId},
     record::{
-        Deletion, Extra, Session, SessionState, Teardown, TeardownState, Workspace, WorkspaceState,
+        Deletion, DeletionReason, Extra, Session, SessionState, Teardown, TeardownState, Workspace,
+        WorkspaceState,
     },
 };
 
@@ -38,6 +39,8 @@ fn bytes(in_order: &impl Serialize, record: &impl Serialize) -> Vec<u8> {
 /// A session with its keys sorted.
 #[derive(Serialize)]
 struct InOrderSession<'a> {
+    agent: Option<&'a str>,
+    agent_server: Option<&'a str>,
     archived_at: Option<Exact>,
     created_at: Exact,
     deleted: Option<InOrderDeletion<'a>>,
@@ -66,11 +69,15 @@ impl<'a> From<&'a Session> for InOrderSession<'a> {
             created_at,
             updated_at,
             archived_at,
+            agent,
+            agent_server,
             state,
             deleted,
             extra,
         } = record;
         Self {
+            agent: agent.as_deref(),
+            agent_server: agent_server.as_deref(),
             archived_at: archived_at.map(Exact),
             created_at: Exact(*created_at),
             deleted: deleted.as_ref().map(InOrderDeletion::from),
@@ -94,11 +101,13 @@ struct InOrderDeletion<'a> {
     at: Exact,
     by: NodeId,
     operation: &'a OperationId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<DeletionReason>,
 }
 
 impl<'a> From<&'a Deletion> for InOrderDeletion<'a> {
-    fn from(Deletion { by, at, operation }: &'a Deletion) -> Self {
-        Self { at: Exact(*at), by: *by, operation }
+    fn from(Deletion { by, at, operation, reason }: &'a Deletion) -> Self {
+        Self { at: Exact(*at), by: *by, operation, reason: *reason }
     }
 }
 
@@ -164,13 +173,19 @@ struct InOrderTeardown<'a> {
     at: Exact,
     error: Option<&'a str>,
     incarnation: u32,
+    kept_until: Option<Exact>,
     state: TeardownState,
 }
 
 impl<'a> From<&'a Teardown> for InOrderTeardown<'a> {
-    fn from(Teardown { state, incarnation, at, error }: &'a Teardown) -> Self {
-        let error = error.as_deref();
-        Self { at: Exact(*at), error, incarnation: *incarnation, state: *state }
+    fn from(Teardown { state, incarnation, at, error, kept_until }: &'a Teardown) -> Self {
+        Self {
+            at: Exact(*at),
+            error: error.as_deref(),
+            incarnation: *incarnation,
+            kept_until: kept_until.map(Exact),
+            state: *state,
+        }
     }
 }
 
@@ -224,6 +239,7 @@ mod tests {
             by: NodeId([1; 32]),
             at,
             operation: "op".parse().unwrap(),
+            reason: (at % 2 == 0).then_some(DeletionReason::Agent),
         })
     }
 
@@ -231,6 +247,7 @@ mod tests {
         fn any_session()(
             (created_at, updated_at) in (integer(), integer()),
             archived_at in option::of(integer()),
+            agent in option::of(text()),
             (directory, title) in (option::of(text()), option::of(text())),
             deleted in option::of(deletion()),
             extra in btree_map(text(), text(), 0..5),
@@ -247,6 +264,8 @@ mod tests {
                 created_at,
                 updated_at,
                 archived_at,
+                agent_server: agent.clone(),
+                agent,
                 state: SessionState::Live,
                 deleted,
                 extra,
@@ -256,7 +275,7 @@ mod tests {
 
     prop_compose! {
         fn any_workspace()(
-            (created_at, at) in (integer(), integer()),
+            (created_at, at, kept_until) in (integer(), integer(), option::of(integer())),
             session_count in prop_oneof![any::<u64>(), 0..3_u64],
             (name, branch, error) in (text(), option::of(text()), option::of(text())),
             ended in any::<bool>(),
@@ -276,7 +295,13 @@ mod tests {
                 created_at,
                 state: WorkspaceState::Failed,
                 session_count,
-                teardown: ended.then_some(Teardown { state, incarnation: 7, at, error }),
+                teardown: ended.then_some(Teardown {
+                    state,
+                    incarnation: 7,
+                    at,
+                    error,
+                    kept_until,
+                }),
                 extra,
             }
         }

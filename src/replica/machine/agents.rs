@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use super::super::{
     ids::SessionId,
-    record::{EXTRA_SERVER, Session, SessionState},
+    record::{Session, SessionState},
 };
 use super::{Replica, session_key};
 
@@ -41,8 +41,7 @@ impl Agents {
     }
 
     fn may_have(&self, session: &Session) -> bool {
-        let server = session.extra.get(EXTRA_SERVER);
-        server.is_some_and(|server| self.servers.contains(server))
+        session.server().is_some_and(|server| self.servers.contains(server))
             && !self.gone.contains(&session.id)
     }
 }
@@ -54,9 +53,8 @@ impl Replica {
         let mut due = Vec::new();
         let mut seen = BTreeSet::new();
         for id in &self.host_work.agents.awaiting {
-            let left = self.left_of(id).into_iter().filter(|session| {
-                session.extra.get(EXTRA_SERVER).is_some_and(|marked| marked == server)
-            });
+            let left = self.left_of(id).into_iter();
+            let left = left.filter(|session| session.server() == Some(server));
             due.extend(left.map(|session| &session.id).filter(|id| seen.insert(*id)).cloned());
             if due.len() >= DUE_MAX {
                 break;

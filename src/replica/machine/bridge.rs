@@ -201,6 +201,8 @@ impl Replica {
                     created_at: new.created_at,
                     updated_at: new.updated_at,
                     archived_at: new.archived_at,
+                    agent: new.agent,
+                    agent_server: new.agent_server,
                     extra: new.extra,
                     deleted: None,
                 };
@@ -215,6 +217,8 @@ impl Replica {
                     directory: (known.directory != new.directory).then_some(new.directory),
                     archived_at: (known.archived_at != new.archived_at).then_some(new.archived_at),
                     updated_at: (known.updated_at != new.updated_at).then_some(new.updated_at),
+                    agent: changed_text(&known.agent, new.agent),
+                    agent_server: changed_text(&known.agent_server, new.agent_server),
                     extra,
                 };
                 if fields == SessionFields::default() {
@@ -227,6 +231,11 @@ impl Replica {
         }
         steps.extend(first.map(Step::UseWorkspace));
     }
+}
+
+/// Returns what to set so that `after` holds; a list that doesn't say takes nothing away.
+fn changed_text(before: &Option<String>, after: Option<String>) -> Option<Option<String>> {
+    (after.is_some() && *before != after).then_some(after)
 }
 
 /// Returns what to set so that `after`'s entries hold; entries that only `before` has stay.
@@ -249,6 +258,8 @@ fn check_session(new: &ImportedSession) -> Result<(), Refusal> {
     check_time("created_at", Some(new.created_at))?;
     check_time("updated_at", Some(new.updated_at))?;
     check_time("archived_at", new.archived_at)?;
+    check_word("agent", new.agent.as_deref())?;
+    check_word("agent_server", new.agent_server.as_deref())?;
     check_extra(new.extra.iter().map(|(key, value)| (key, Some(value))), new.extra.len())
 }
 

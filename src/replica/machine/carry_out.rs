@@ -12,11 +12,11 @@ use std::{
 };
 
 use super::super::{
-    effect::{Effects, Now, TeardownDue, TeardownOutcome},
+    effect::{Effects, Now, Startup, TeardownDue, TeardownOutcome},
     ids::{NodeId, SessionId, WorkspaceId},
     record::{
-        Ended, Session, SessionState, Teardown, TeardownAction, TeardownState, WorkspaceKey,
-        WorkspaceState,
+        Ended, KIND_WORKTREE, Session, SessionState, TIME_MS_MAX, Teardown, TeardownAction,
+        TeardownState, WorkspaceKey, WorkspaceState,
     },
     view::Change,
 };
@@ -87,19 +87,24 @@ pub struct HostWork {
     ending: BTreeSet<WorkspaceId>,
     /// The teardowns under way, by incarnation.
     running: BTreeMap<WorkspaceId, u32>,
+    /// How long what is removed is kept, in milliseconds; `None` if it is not.
+    keep_removed: Option<i64>,
     /// Whether an ending workspace, or what is in it, has changed.
     ending_changed: bool,
 }
 
 impl HostWork {
     /// Starts with nothing to do.
-    pub fn new(undo_window: Duration, servers: BTreeSet<String>) -> Self {
+    pub fn new(startup: &Startup) -> Self {
+        let undo_window = startup.undo_window;
+        let keep = Some(startup.keep_removed).filter(|keep| !keep.is_zero());
         Self {
             deleted: Deadlines::new(undo_window),
-            agents: Agents::new(servers),
+            agents: Agents::new(startup.servers.clone()),
             vacated: Deadlines::new(undo_window),
             ending: BTreeSet::new(),
             running: BTreeMap::new(),
+            keep_removed: keep.map(|keep| i64::try_from(keep.as_millis()).unwrap_or(i64::MAX)),
             ending_changed: false,
         }
     }
@@ -230,9 +235,21 @@ impl Replica {
         for id in &due {
             tracing::info!(workspace = %id, "sealing vacated workspace");
         }
-        let sealed =
-            Teardown { state: TeardownState::Sealed, incarnation: 1, at: now.wall_ms, error: None };
-        self.write_own(now, fx, |tx| due.iter().try_for_each(|id| tx.set_teardown(id, &sealed)));
+        let due: Vec<_> = due.into_iter().map(|id| (self.sealed(now, &id, 1), id)).collect();
+        self.write_own(now, fx, |tx| {
+            due.iter().try_for_each(|(sealed, id)| tx.set_teardown(id, sealed))
+        });
+    }
+
+    /// Returns the seal of an attempt to end a workspace that begins now.
+    fn sealed(&self, now: Now, id: &WorkspaceId, incarnation: u32) -> Teardown {
+        let entry = self.view.workspace(&workspace_key(self.node, id));
+        // Of other kinds the files belong to somebody else, who keeps them or does not.
+        let is_kept = entry.is_some_and(|entry| entry.record.kind == KIND_WORKTREE);
+        let keep = self.host_work.keep_removed.filter(|_| is_kept);
+        let at = now.wall_ms;
+        let kept_until = keep.map(|keep_ms| at.saturating_add(keep_ms).min(TIME_MS_MAX));
+        Teardown { state: TeardownState::Sealed, incarnation, at, error: None, kept_until }
     }
 
     /// Starts the teardowns that may start, and takes up what people asked for after failed ones.
@@ -260,19 +277,18 @@ impl Replica {
                         workspace: (*entry.record).clone(),
                         incarnation: teardown.incarnation,
                         action,
-                        kept_until: None,
+                        kept_until: teardown.kept_until,
                     });
                 }
             }
         }
         if !retried.is_empty() {
-            let at = now.wall_ms;
+            let retried: Vec<_> = retried
+                .into_iter()
+                .map(|(id, incarnation)| (self.sealed(now, &id, incarnation), id))
+                .collect();
             self.write_own(now, fx, |tx| {
-                retried.iter().try_for_each(|(id, incarnation)| {
-                    let state = TeardownState::Sealed;
-                    let teardown = Teardown { state, incarnation: *incarnation, at, error: None };
-                    tx.set_teardown(id, &teardown)
-                })
+                retried.iter().try_for_each(|(sealed, id)| tx.set_teardown(id, sealed))
             });
             self.host_work.ending_changed = false;
             self.go_on_ending(now, fx);
@@ -312,7 +328,11 @@ impl Replica {
         let forced = entry.is_some_and(|entry| {
             entry.stored.requests.values().any(|action| *action == TeardownAction::Force)
         });
+        let kept_until = entry
+            .and_then(|entry| entry.stored.teardown.as_ref())
+            .and_then(|teardown| teardown.kept_until);
         let gone = |done: String| Ended {
+            kept_until,
             incarnation,
             at: now.wall_ms,
             action: if forced { TeardownAction::Force } else { TeardownAction::Retry },
@@ -330,6 +350,7 @@ impl Replica {
                     incarnation,
                     at: now.wall_ms,
                     error: Some(reason.chars().take(REASON_CHARS_MAX).collect()),
+                    kept_until: None,
                 };
                 self.write_own(now, fx, |tx| {
                     tx.set_teardown(&id, &failed)?;

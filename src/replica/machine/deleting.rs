@@ -86,9 +86,10 @@ impl Replica {
         let session = self.session_record(&key);
         let already_deleted = session.deleted.is_some();
         // What is deleted already is marked again, so that a restore which did not know of this
-        // delete loses; it stays part of the act that deleted it first.
+        // delete loses; it stays part of the act that deleted it first. Where that was the agent's,
+        // it is a person's from now on, and no list brings it back.
         let deletion = match session.deleted.clone() {
-            Some(deletion) => deletion,
+            Some(deletion) => Deletion { reason: None, ..deletion },
             None => self.new_deletion(now),
         };
         let answer = SessionDeleted {
@@ -106,7 +107,8 @@ impl Replica {
     }
 
     fn new_deletion(&mut self, now: Now) -> Deletion {
-        Deletion { by: self.node, at: now.wall_ms, operation: self.new_operation(now.wall_ms) }
+        let operation = self.new_operation(now.wall_ms);
+        Deletion { by: self.node, at: now.wall_ms, operation, reason: None }
     }
 
     /// Tells what deleting sessions that are not yet deleted would change.
@@ -155,6 +157,7 @@ impl Replica {
                 .into_iter()
                 .filter_map(|session| {
                     let known = self.view.session(&session)?.deleted.clone();
+                    let known = known.map(|known| Deletion { reason: None, ..known });
                     Some((session.id, known.unwrap_or_else(|| deletion.clone())))
                 })
                 .collect();

@@ -22,7 +22,7 @@ use super::super::{
 use super::{
     Replica,
     later::Unanswered,
-    names::{check_directory, check_extra, check_present, check_time, check_title, check_word},
+    names::{check_absolute, check_extra, check_present, check_time, check_title, check_word},
 };
 
 impl Replica {
@@ -90,6 +90,10 @@ impl Replica {
                 self.agent_gone(sessions);
                 Ok(Reply::Done)
             }
+            Command::ReportTrash { entries, answered } => {
+                self.report_trash(now, entries, &answered, fx)
+            }
+            Command::RestoreTrashed(target) => self.request_restore(now, &target, fx),
             Command::Rewrite => {
                 self.ask_for_rewrite();
                 Ok(Reply::Done)
@@ -117,7 +121,7 @@ impl Replica {
         self.may_write()?;
         check_title("title", new.title.as_deref())?;
         check_word("project_id", new.project_id.as_deref())?;
-        check_directory(new.directory.as_deref())?;
+        check_absolute(new.directory.as_deref())?;
         check_extra(new.extra.iter().map(|(k, v)| (k, Some(v))), new.extra.len())?;
         let host = new.host.as_deref().map(|host| self.find_node(host)).transpose()?;
         let workspace = match &new.workspace_id {
@@ -160,6 +164,8 @@ impl Replica {
             created_at: now.wall_ms,
             updated_at: now.wall_ms,
             archived_at: None,
+            agent: None,
+            agent_server: None,
             extra: new.extra,
             deleted: None,
         };
@@ -275,7 +281,7 @@ impl Replica {
         check_word("kind", Some(&new.kind))?;
         check_word("project_id", new.project_id.as_deref())?;
         check_word("branch", new.branch.as_deref())?;
-        check_directory(new.directory.as_deref())?;
+        check_absolute(new.directory.as_deref())?;
         check_extra(new.extra.iter().map(|(k, v)| (k, Some(v))), new.extra.len())?;
         let host = self.node;
         let id = match new.id {

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, time::Duration};
 use super::super::{
     command::{Refusal, Reply},
     document::Document,
-    effect::{Effects, Now, Outgoing, RequestId, Write},
+    effect::{DialTarget, Effects, Now, Outgoing, RequestId, Write},
     ids::{Cursor, DocumentId, FleetId, NodeId},
     invite::{StoredInvite, Ticket, secret_hash},
     record::{Member, Revocation, Role},
@@ -96,27 +96,33 @@ impl Replica {
     pub(super) fn read_members(&mut self) {
         let Some(document) = self.documents.get(&DocumentId::Fleet(self.fleet)) else { return };
         self.members = document.members().into_iter().map(|m| (m.node, m)).collect();
+        self.reach_changed = true;
         self.trust.learn(self.members.values(), document.attested());
         let readers = self.members.values().filter(|member| member.role == Role::Reader);
         self.exchange.unshare(readers.map(|reader| reader.node).collect());
     }
 
-    /// Lists the nodes to be dialled for as long as they are not connected, and where; copies
-    /// nothing, since it is compared at every input with what was told last.
-    pub(super) fn dialled(&self) -> impl Iterator<Item = (NodeId, &BTreeSet<String>)> {
+    /// Lists the nodes to be dialled for as long as they are not connected, and where.
+    pub(super) fn dialled(&self) -> Vec<DialTarget> {
         let ticket = self.joining.as_ref().map(|joining| &joining.ticket);
-        self.members
-            .values()
-            .filter(move |member| {
-                member.node != self.node
-                    && member.is_current()
-                    && !self.paused.contains(&member.node)
-                    && !self.offences.is_kept_off(&member.node)
-                    && !member.addresses.is_empty()
-                    && ticket.is_none_or(|ticket| ticket.inviter != member.node)
-            })
-            .map(|member| (member.node, &member.addresses))
+        let members = self.members.values().filter(|member| {
+            member.node != self.node
+                && member.is_current()
+                && !self.paused.contains(&member.node)
+                && !self.offences.is_kept_off(&member.node)
+                && ticket.is_none_or(|ticket| ticket.inviter != member.node)
+        });
+        let members = members.map(|member| (member.node, &member.addresses));
+        let targets = members.filter(|(_, addresses)| !addresses.is_empty());
+        targets
             .chain(ticket.map(|ticket| (ticket.inviter, &ticket.addresses)))
+            .map(|(node, addresses)| DialTarget { node, addresses: addresses.clone() })
+            .collect()
+    }
+
+    /// Lists whose keys may have a link.
+    pub(super) fn linkable(&self) -> BTreeSet<NodeId> {
+        self.members.values().filter(|member| member.is_current()).map(|it| it.node).collect()
     }
 
     fn put_member(&mut self, now: Now, member: &Member, fx: &mut Effects) {
@@ -202,6 +208,7 @@ impl Replica {
             return Err(Refusal::NotAlone);
         }
         let inviter = ticket.inviter;
+        self.reach_changed = true;
         self.joining = Some(Joining {
             ticket,
             request,
@@ -226,6 +233,7 @@ impl Replica {
             return false;
         }
         *asked = true;
+        fx.accepted.push(peer);
         let frame = Frame::Join(Join {
             protocol_min: PROTOCOL_MIN,
             protocol_max: PROTOCOL,
@@ -247,6 +255,7 @@ impl Replica {
         if self.joining.as_ref().is_some_and(|joining| joining.until <= now.monotonic)
             && let Some(Joining { request, problem, .. }) = self.joining.take()
         {
+            self.reach_changed = true;
             fx.replies.push((request, Err(Refusal::JoinUnreachable(problem))));
         }
     }
@@ -270,6 +279,7 @@ impl Replica {
         let refusal =
             Refusal::JoinRefused { code: code.name().to_owned(), reason: reason.to_owned() };
         if let Some(Joining { request, .. }) = self.joining.take() {
+            self.reach_changed = true;
             fx.replies.push((request, Err(refusal)));
         }
     }
@@ -359,6 +369,7 @@ impl Replica {
             return Err((CloseCode::Internal, "the fleet document is being reloaded".to_owned()));
         };
         tracing::info!(%peer, "let a new node in");
+        fx.accepted.push(peer);
         // Whatever was said on the link before, both greet from here on.
         self.exchange.connected(now.monotonic, peer);
         let vouchers = document.vouchers().copied().collect();
@@ -381,6 +392,7 @@ impl Replica {
             fx.closes.push((peer, CloseCode::Unexpected, reason));
             return;
         };
+        self.reach_changed = true;
         let id = DocumentId::Fleet(joining.ticket.fleet);
         let adopted =
             Document::adopt(id, self.actor.clone(), fleet_document, vouchers, &self.trust);
@@ -440,6 +452,7 @@ impl Replica {
         // Their ends are still to be told; until then nobody is to ask anything on them.
         self.exchange.disconnect_all();
         self.drop_what_others_host(fx);
+        self.reach_changed = true;
         for node in std::mem::take(&mut self.paused) {
             fx.writes.push(Write::Paused { node, paused: false });
         }
@@ -491,6 +504,7 @@ impl Replica {
     pub(super) fn pause(&mut self, name: &str, fx: &mut Effects) -> Result<Reply, Refusal> {
         let member = self.find_peer(name)?;
         if self.paused.insert(member.node) {
+            self.reach_changed = true;
             fx.writes.push(Write::Paused { node: member.node, paused: true });
         }
         if self.exchange.is_connected(&member.node) {
@@ -506,6 +520,7 @@ impl Replica {
             return Err(Refusal::Revoked(member.name));
         }
         if self.paused.remove(&member.node) {
+            self.reach_changed = true;
             fx.writes.push(Write::Paused { node: member.node, paused: false });
         }
         self.problems.remove(&member.node);

@@ -151,6 +151,7 @@ impl Replica {
             self.greet(peer, fx);
         }
         self.problems.remove(&peer);
+        fx.accepted.push(peer);
         tracing::info!(%peer, name = ?hello.name, version = ?hello.version, "peer greeted");
         self.frontier_told(peer, &hello.frontier, fx);
         let documents = &self.documents;
@@ -385,6 +386,8 @@ mod tests {
             start: StartId([0; 8]),
             seed: 0,
             undo_window: WINDOW,
+            keep_removed: Duration::ZERO,
+            start_grace: Duration::ZERO,
             servers: BTreeSet::new(),
             keyring: Arc::new(Trusting),
         };
@@ -444,6 +447,8 @@ mod tests {
             start: StartId([1; 8]),
             seed: 1,
             undo_window: Duration::from_secs(10),
+            keep_removed: Duration::ZERO,
+            start_grace: Duration::ZERO,
             servers: BTreeSet::new(),
             keyring: Arc::new(Trusting),
         };

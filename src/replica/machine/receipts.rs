@@ -16,7 +16,7 @@ use super::super::{
     receipt::{
         Applying, CarryingOut, Ending, Receipt, ReceiptMember, ReceiptSession, StoredReceipt,
     },
-    record::{Deletion, EXTRA_SERVER, Session, SessionState},
+    record::{Deletion, Session, SessionState},
 };
 use super::{Replica, session_key};
 use crate::wire::{DocumentHeads, Frame};
@@ -113,7 +113,7 @@ impl Replica {
     ) -> Option<ReceiptId> {
         let (change, document) = (change?, self.host_document_id(host)?);
         let id = self.new_receipt(now.wall_ms);
-        let marked = |s: &Session| (s.id.clone(), s.extra.get(EXTRA_SERVER).cloned());
+        let marked = |s: &Session| (s.id.clone(), s.server().map(str::to_owned));
         let receipt = StoredReceipt {
             id: id.clone(),
             operation: deletion.operation.clone(),

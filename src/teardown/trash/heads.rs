@@ -3,7 +3,7 @@
 //! Must not move anything. Invariant: a branch is made only where none of its name is.
 
 use super::{Trash, manifest::Registration, plumbing::Git};
-use crate::teardown::{admin::Admin, problem::Problem};
+use crate::teardown::admin::Admin;
 
 /// What became of a branch while an agent forgot its worktree.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,22 +24,6 @@ impl Trash {
         let branch = branch.and_then(|name| Some(name.strip_prefix("refs/heads/")?.to_owned()));
         let commit = ["rev-parse", "--verify", "--quiet", "HEAD^{commit}"];
         (branch, git.line(&commit, Vec::new()).ok())
-    }
-
-    /// Tells whether the index of a worktree holds what the commit does not.
-    pub(in crate::teardown) fn is_staged(
-        &self,
-        admin: &Admin,
-        commit: Option<&str>,
-    ) -> Result<bool, Problem> {
-        let git = Git::new(&admin.path);
-        match commit {
-            Some(commit) => {
-                let compare = ["diff-index", "--cached", "--quiet", "--no-ext-diff", commit, "--"];
-                Ok(!git.succeeds(&compare, Vec::new())?)
-            }
-            None => Ok(!git.run(&["ls-files", "--stage", "-z"], Vec::new())?.is_empty()),
-        }
     }
 
     /// Puts the branch of a worktree back if it is gone.

@@ -465,7 +465,7 @@ fn a_session_is_kept_once_and_is_there_after_a_restart() {
         assert_eq!((entry.host, entry.bytes), (host, 10));
         assert_eq!(entry.expires_at - entry.ended_at, 14 * 24 * 60 * 60 * 1_000);
         let file = trash.session_file("ses_1").unwrap();
-        assert_eq!(std::fs::read(&file).unwrap(), b"{\"info\":1}");
+        assert_eq!(fs::read(&file).unwrap(), b"{\"info\":1}");
         assert_eq!(entry.place.as_deref(), file.to_str());
         assert!(trash.get("ses_2").unwrap().problem.unwrap().contains("newest"));
     }

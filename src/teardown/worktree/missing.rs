@@ -5,13 +5,14 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{locked, take, unreached_of};
+use super::take;
 use crate::{
-    replica::{effect::TeardownDue, record::TeardownAction},
+    replica::{effect::TeardownDue, record::TeardownAction, trash::Held},
     teardown::{
         Config,
         admin::{self, Admin},
         conclude, git,
+        inspect::Found,
         known::Known,
         ledger::Entry,
         problem::Problem,
@@ -40,36 +41,26 @@ pub fn end(due: &TeardownDue, directory: &str, config: &Config) -> Result<Entry,
     };
     let _alone = config.locks.lock([admin.repository.as_path()].into_iter());
     let (branch, commit) = config.trash.head(&admin);
-    if !forced {
-        judge(path, &admin, branch.as_deref(), commit.as_deref(), config)?;
-    }
+    let held = judge(path, &admin, config, forced)?;
     let leaving = vec![Leaving { below: PathBuf::new(), admin, branch, commit }];
-    let request = Request { due, folder: None, leaving, bytes: 0, held: None, avoid: &[] };
+    let request = Request { due, folder: None, leaving, bytes: 0, held, avoid: &[] };
     conclude::conclude(due, take(&request, config)?, config)
 }
 
-/// Refuses what would be missed of a worktree without its files.
+/// Judges what a repository still keeps of a worktree without its files.
 fn judge(
     path: &Path,
     admin: &Admin,
-    branch: Option<&str>,
-    commit: Option<&str>,
     config: &Config,
-) -> Result<(), Problem> {
-    if let Ok(why) = std::fs::read_to_string(admin.path.join("locked")) {
-        return Err(locked(path, why.trim()));
-    }
-    if let Some(what) = git::unfinished_in(&admin.path) {
-        return Err(Problem::Unfinished { path: path.into(), what });
-    }
-    if config.trash.is_staged(admin, commit)? {
-        let what = "files in its index (its folder is not there)".to_owned();
-        return Err(Problem::Uncommitted { path: path.into(), what });
-    }
-    match (branch, commit) {
-        (None, Some(commit)) => unreached_of(path, &admin.repository, commit),
-        _ => Ok(()),
-    }
+    forced: bool,
+) -> Result<Option<Held>, Problem> {
+    let repository = admin.repository.clone();
+    let mut listed = git::worktrees(&repository)?.into_iter();
+    let Some(listed) = listed.find(|listed| listed.git_dir == admin.path) else {
+        let why = "its repository no longer knows it".to_owned();
+        return Err(Problem::Missing { path: path.into(), why });
+    };
+    super::judge(&Found { path: path.to_owned(), repository, listed }, &[], config, forced)
 }
 
 /// Returns what is left of a worktree in its repository, and that repository.

@@ -182,7 +182,7 @@ fn what_is_no_linked_worktree_stays_even_with_force() {
 fn a_worktree_that_holds_another_needs_force_and_takes_it_along() {
     let repository = Repository::new();
     repository.git("repo", &["worktree", "add", "-q", "-b", "inner", "../w/ignored"]);
-    only_force_ends(&repository, "w", "holds the worktree");
+    only_force_ends(&repository, "w", "w/ignored is a worktree of");
     assert!(!repository.lists("w/ignored"), "it would be pruned");
 }
 
@@ -281,7 +281,7 @@ fn what_is_staged_or_unfinished_in_a_missing_worktree_needs_force() {
                 r.write("w/new", "staged");
                 r.git("w", &["add", "new"]);
             }) as fn(&Repository),
-            "its index",
+            "1 changed file (new)",
         ),
         (
             |r| {

@@ -65,6 +65,8 @@ impl Node {
             seed: 1,
             // Nothing becomes due while one who joins waits.
             undo_window: Duration::from_secs(86_400),
+            keep_removed: Duration::ZERO,
+            start_grace: Duration::ZERO,
             servers: BTreeSet::new(),
             keyring: Arc::new(credulous::Credulous),
         };
@@ -270,6 +272,7 @@ fn serve(node: &mut Node, request: handle::Request, trust: &Trust, hub: &Hub) {
         handle::Request::Explain(target, answer) => {
             drop(answer.send(node.replica.explainable(&target).map(Box::new)));
         }
+        handle::Request::Trash(answer) => drop(answer.send(node.replica.trash())),
         handle::Request::AgentDue(server, answer) => {
             drop(answer.send(node.replica.agent_due(&server)));
         }

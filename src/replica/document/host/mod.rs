@@ -10,6 +10,7 @@ mod graves;
 mod read;
 mod rewrite;
 mod sketch;
+mod trash;
 mod tree;
 mod write;
 
@@ -26,6 +27,7 @@ pub use self::{
     carried::{CARRIED, Part, Vector},
     read::Records,
     sketch::Sketch,
+    trash::{Kept, REQUESTS, TRASH},
     write::{Limits, Scope, SessionFields, Writer},
 };
 use super::{
@@ -264,6 +266,7 @@ impl Document {
         let standing = match record {
             Touched::Session(id) => self.host_places().session(&self.automerge, id),
             Touched::Workspace(id) => self.host_places().workspace(&self.automerge, id),
+            Touched::Trash(id) => return self.keeps(id),
             Touched::Member(_) | Touched::Meta => return false,
         };
         matches!(standing, Standing::Records(_))
@@ -327,7 +330,7 @@ mod tests {
     use crate::replica::{
         document::Judged,
         ids::{DocumentId, StartId},
-        record::{Deletion, Extra, Member, Role, StoredSession, StoredWorkspace},
+        record::{Deletion, DeletionReason, Extra, Member, Role, StoredSession, StoredWorkspace},
         trust::Trust,
         voucher::{Trusting, Voucher},
     };
@@ -393,6 +396,8 @@ mod tests {
             created_at: 0,
             updated_at: 0,
             archived_at: None,
+            agent: None,
+            agent_server: None,
             extra: Extra::new(),
             deleted: None,
         }
@@ -416,7 +421,7 @@ mod tests {
     }
 
     fn deletion() -> Deletion {
-        Deletion { by: HOST, at: 0, operation: "op".parse().unwrap() }
+        Deletion { by: HOST, at: 0, operation: "op".parse().unwrap(), reason: None }
     }
 
     #[test]
@@ -477,6 +482,46 @@ mod tests {
         write(&mut other, |tx| tx.restore_session(&id));
         meet(&mut one, &mut other);
         assert_eq!(one.session(&id).unwrap().deleted, None);
+    }
+
+    #[test]
+    fn a_delete_that_an_agent_and_a_person_made_at_once_is_the_persons() {
+        let by_agent = Deletion { reason: Some(DeletionReason::Agent), ..deletion() };
+        let id: SessionId = "s".parse().unwrap();
+        for (first, second) in [(by_agent.clone(), deletion()), (deletion(), by_agent.clone())] {
+            let (mut one, mut other) = replicas();
+            write(&mut one, |tx| tx.create_session(&id, &session("s")));
+            meet(&mut one, &mut other);
+            write(&mut one, |tx| tx.delete_session(&id, &first));
+            write(&mut other, |tx| tx.delete_session(&id, &second));
+            assert!(first.reason.is_none() || one.session(&id).unwrap().deleted == Some(first));
+            meet(&mut one, &mut other);
+            let actor = super::super::actor(&HOST, StartId([3; 8]));
+            for document in [&one, &other, &one.rewritten(1, actor, 0).0] {
+                assert_eq!(document.session(&id).unwrap().deleted, Some(deletion()));
+                assert_eq!(document.records().sessions, [(id.clone(), document.session(&id))]);
+            }
+        }
+    }
+
+    #[test]
+    fn who_has_a_session_is_not_forgotten_because_another_one_was_made_under_its_id() {
+        let id: SessionId = "s".parse().unwrap();
+        let mut owned = session("owned");
+        owned.agent_server = Some("http://localhost/".to_owned());
+        for turned in [false, true] {
+            let (mut one, mut other) = replicas();
+            let (mine, theirs) =
+                if turned { (&mut other, &mut one) } else { (&mut one, &mut other) };
+            write(mine, |tx| tx.create_session(&id, &owned));
+            write(theirs, |tx| tx.create_session(&id, &session("forged")));
+            meet(mine, theirs);
+            let actor = super::super::actor(&HOST, StartId([3; 8]));
+            for document in [&one, &other, &one.rewritten(1, actor, 0).0] {
+                let server = document.session(&id).unwrap().agent_server;
+                assert_eq!(server, owned.agent_server);
+            }
+        }
     }
 
     /// Each made a map of its own for the first delete that it noted, and only one of the two was

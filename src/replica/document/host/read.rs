@@ -15,15 +15,12 @@ use super::{
         guard::{self, Value},
         ids::{NodeId, OperationId, SessionId, WorkspaceId},
         record::{
-            Deletion, Extra, StoredSession, StoredWorkspace, Teardown, TeardownAction,
-            TeardownState,
+            Deletion, DeletionReason, Extra, StoredSession, StoredWorkspace, TIME_MS_MAX, Teardown,
+            TeardownAction, TeardownState,
         },
     },
     Document, Standing, int_at, maps_at, text_at,
 };
-
-/// Largest time that JSON readers keep exact; what a peer writes beyond it is brought back.
-const TIME_MS_MAX: i64 = 1 << 53;
 
 /// Most operations of a document that is read in one walk, far more than most have: automerge notes
 /// each map that it comes by, and what a document may cost is counted without that.
@@ -57,8 +54,14 @@ impl Document {
         let mut sessions = objects.iter().map(|object| read_session(&self.automerge, object));
         let mut session = sessions.next()?;
         for later in sessions {
-            let deleted = later.deleted.clone().or(session.deleted.take());
-            session = StoredSession { deleted, ..later };
+            // Another node may have made a session of the same id meanwhile: what its host has said
+            // of this one stays said.
+            session = StoredSession {
+                deleted: both_deleted(session.deleted, later.deleted),
+                agent: later.agent.or(session.agent),
+                agent_server: later.agent_server.or(session.agent_server),
+                ..later
+            };
         }
         Some(session)
     }
@@ -188,7 +191,7 @@ impl<'a> Walk<'a> {
                 if is_extra(item) {
                     self.ahead.insert(item.id(), Place::SessionExtra(index));
                 } else if let (_, Some(session)) = &mut self.found.sessions[index] {
-                    read_session_field(automerge, session, item);
+                    read_session_field(automerge, map, session, item);
                 }
             }
             Place::SessionExtra(index) => {
@@ -252,7 +255,7 @@ fn is_extra(item: &MapRangeItem<'_>) -> bool {
 fn read_session(automerge: &Automerge, record: &ObjId) -> StoredSession {
     let mut session = empty_session();
     for item in automerge.map_range(record, ..) {
-        read_session_field(automerge, &mut session, &item);
+        read_session_field(automerge, record, &mut session, &item);
     }
     session
 }
@@ -267,14 +270,26 @@ pub(super) fn empty_session() -> StoredSession {
         created_at: 0,
         updated_at: 0,
         archived_at: None,
+        agent: None,
+        agent_server: None,
         extra: Extra::new(),
         deleted: None,
     }
 }
 
-fn read_session_field(automerge: &Automerge, session: &mut StoredSession, item: &MapRangeItem<'_>) {
+fn read_session_field(
+    automerge: &Automerge,
+    record: &ObjId,
+    session: &mut StoredSession,
+    item: &MapRangeItem<'_>,
+) {
     match &*item.key {
         "extra" => session.extra = read_extra(automerge, &item.id()),
+        "deleted" if item.conflict => {
+            let all = automerge.get_all(record, &*item.key).unwrap_or_default();
+            let all = all.iter().map(|(_, object)| read_deletion(automerge, object));
+            session.deleted = all.fold(None, both_deleted);
+        }
         "deleted" => session.deleted = read_deletion(automerge, &item.id()),
         "restored" if planted!(RestoreBeatsDelete) => session.deleted = None,
         key => set_session_field(session, key, value_in(&item.value)),
@@ -292,6 +307,8 @@ pub(super) fn set_session_field(session: &mut StoredSession, key: &str, value: V
         "created_at" => session.created_at = time(value).unwrap_or(0),
         "updated_at" => session.updated_at = time(value).unwrap_or(0),
         "archived_at" => session.archived_at = time(value),
+        "agent" => session.agent = text(value).map(str::to_owned),
+        "agent_server" => session.agent_server = text(value).map(str::to_owned),
         _ => {}
     }
 }
@@ -300,11 +317,24 @@ pub(super) fn set_session_field(session: &mut StoredSession, key: &str, value: V
 fn read_deletion(automerge: &Automerge, object: &ObjId) -> Option<Deletion> {
     let by = text_at(automerge, object, "by").and_then(|text| text.parse().ok());
     let operation = text_at(automerge, object, "operation").and_then(|text| text.parse().ok());
+    let reason = text_at(automerge, object, "reason");
     Some(Deletion {
         by: by.unwrap_or(NodeId([0; 32])),
         at: int_at(automerge, object, "at").map_or(0, in_range),
         operation: operation.or_else(|| "op_unknown".parse().ok())?,
+        reason: (reason.as_deref() == Some(DeletionReason::Agent.as_str()))
+            .then_some(DeletionReason::Agent),
     })
+}
+
+/// Returns the later of two deletes that count together; it is a person's if either is.
+fn both_deleted(earlier: Option<Deletion>, later: Option<Deletion>) -> Option<Deletion> {
+    match (earlier, later) {
+        (Some(earlier), Some(later)) => {
+            Some(Deletion { reason: later.reason.and(earlier.reason), ..later })
+        }
+        (earlier, later) => later.or(earlier),
+    }
 }
 
 fn read_workspace(automerge: &Automerge, record: &ObjId) -> StoredWorkspace {
@@ -388,6 +418,7 @@ fn read_teardown(automerge: &Automerge, object: &ObjId) -> Teardown {
         incarnation: u32::try_from(incarnation).unwrap_or(1),
         at: int_at(automerge, object, "at").map_or(0, in_range),
         error: text_at(automerge, object, "error"),
+        kept_until: int_at(automerge, object, "kept_until").map(in_range),
     }
 }
 
@@ -422,7 +453,7 @@ pub(super) fn note<T>(
     Some((key.parse().ok()?, read(value)?))
 }
 
-fn value_in<'a>(value: &'a ValueRef<'_>) -> Value<'a> {
+pub(super) fn value_in<'a>(value: &'a ValueRef<'_>) -> Value<'a> {
     match value {
         ValueRef::Object(ObjType::Map) => Value::Map,
         ValueRef::Scalar(ScalarValueRef::Str(text)) => Value::Text(text),

@@ -18,8 +18,12 @@ use super::{Done, map_at, maps_at};
 const NOTES: [&str; 3] = ["dismissals", "keepers", "requests"];
 /// What counts as soon as it stands in one of several records made at once.
 const SEALS: [&str; 2] = [DELETED, TEARDOWN];
+/// What a host has said of a session in one of several records made at once stays said.
+const OWNERS: [&str; 2] = ["agent", "agent_server"];
 /// Where a session's deletion stands.
 pub(super) const DELETED: &str = "deleted";
+/// In a deletion: why, where no person asked for it.
+pub(super) const REASON: &str = "reason";
 /// Where a workspace's ending stands.
 pub(super) const TEARDOWN: &str = "teardown";
 /// Where it is noted that a workspace has held a session, or was dismissed.
@@ -58,11 +62,16 @@ pub(super) fn read_record(automerge: &Automerge, copies: &[ObjId]) -> Option<Tre
     let mut record = read(automerge, copies.last()?);
     let earlier: Vec<Tree> =
         copies.iter().rev().skip(1).map(|copy| read(automerge, copy)).collect();
-    for key in SEALS {
+    for key in SEALS.into_iter().chain(OWNERS) {
         let standing = earlier.iter().find_map(|copy| copy.get(key));
         if let (None, Some(node)) = (record.get(key), standing) {
             record.insert(key.to_owned(), node.clone());
         }
+    }
+    if let Some(Node::Map(deletion)) = record.get_mut(DELETED)
+        && !are_agents(automerge, copies.iter().flat_map(|copy| maps_at(automerge, copy, DELETED)))
+    {
+        deletion.remove(REASON);
     }
     let used = Node::Scalar(true.into());
     if earlier.iter().any(|copy| copy.get(USED) == Some(&used)) {
@@ -77,6 +86,11 @@ pub(super) fn read_record(automerge: &Automerge, copies: &[ObjId]) -> Option<Tre
         }
     }
     Some(record)
+}
+
+/// Tells whether no person asked for any of these deletes of one session.
+pub(super) fn are_agents(automerge: &impl ReadDoc, mut marks: impl Iterator<Item = ObjId>) -> bool {
+    marks.all(|mark| automerge.get(&mark, REASON).is_ok_and(|reason| reason.is_some()))
 }
 
 /// Writes all of a tree into a map.

@@ -14,8 +14,8 @@ use super::{
     super::super::{
         ids::{NodeId, OperationId, SessionId, WorkspaceId},
         record::{
-            Deletion, Ended, Extra, StoredSession, StoredWorkspace, Teardown, TeardownAction,
-            TeardownState,
+            Deletion, DeletionReason, Ended, Extra, StoredSession, StoredWorkspace, Teardown,
+            TeardownAction, TeardownState,
         },
     },
     super::Touched,
@@ -32,6 +32,8 @@ pub struct SessionFields {
     pub directory: Option<Option<String>>,
     pub archived_at: Option<Option<i64>>,
     pub updated_at: Option<i64>,
+    pub agent: Option<Option<String>>,
+    pub agent_server: Option<Option<String>>,
     pub extra: BTreeMap<String, Option<String>>,
 }
 
@@ -59,11 +61,11 @@ pub struct Limits<'a> {
 
 /// One change to a host document, as it is being written.
 pub struct Writer<'tx, 'doc> {
-    tx: &'tx mut Transaction<'doc>,
-    places: &'tx Places,
+    pub(super) tx: &'tx mut Transaction<'doc>,
+    pub(super) places: &'tx Places,
     limits: Option<&'tx Limits<'tx>>,
     /// The records that were written to, or may have been.
-    touched: BTreeSet<Touched>,
+    pub(super) touched: BTreeSet<Touched>,
 }
 
 impl<'tx, 'doc> Writer<'tx, 'doc> {
@@ -81,7 +83,7 @@ impl<'tx, 'doc> Writer<'tx, 'doc> {
         self.touched
     }
 
-    fn may(&self, record: Touched, scope: Scope) -> bool {
+    pub(super) fn may(&self, record: Touched, scope: Scope) -> bool {
         self.limits.is_none_or(|limits| (limits.scope)(&record) >= scope)
     }
 
@@ -111,6 +113,8 @@ impl<'tx, 'doc> Writer<'tx, 'doc> {
         if let Some(archived_at) = session.archived_at {
             tx.put(&record, "archived_at", archived_at)?;
         }
+        put_text(tx, &record, "agent", session.agent.as_deref())?;
+        put_text(tx, &record, "agent_server", session.agent_server.as_deref())?;
         put_extra(tx, &record, &session.extra)
     }
 
@@ -128,6 +132,8 @@ impl<'tx, 'doc> Writer<'tx, 'doc> {
                 ("workspace_id", workspace_id),
                 ("project_id", fields.project_id.as_ref().map(Option::as_deref)),
                 ("directory", fields.directory.as_ref().map(Option::as_deref)),
+                ("agent", fields.agent.as_ref().map(Option::as_deref)),
+                ("agent_server", fields.agent_server.as_ref().map(Option::as_deref)),
             ];
             for (key, text) in texts {
                 match text {
@@ -159,6 +165,8 @@ impl<'tx, 'doc> Writer<'tx, 'doc> {
             self.tx.put(&deleted, "by", deletion.by.to_string())?;
             self.tx.put(&deleted, "at", deletion.at)?;
             self.tx.put(&deleted, "operation", deletion.operation.as_str())?;
+            let reason = deletion.reason.map(DeletionReason::as_str);
+            put_text(self.tx, &deleted, "reason", reason)?;
         }
         Ok(())
     }
@@ -310,6 +318,9 @@ impl<'tx, 'doc> Writer<'tx, 'doc> {
             self.tx.put(&object, "incarnation", i64::from(teardown.incarnation))?;
             self.tx.put(&object, "at", teardown.at)?;
             put_text(self.tx, &object, "error", teardown.error.as_deref())?;
+            if let Some(kept_until) = teardown.kept_until {
+                self.tx.put(&object, "kept_until", kept_until)?;
+            }
         }
         Ok(())
     }

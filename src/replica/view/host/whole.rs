@@ -183,11 +183,14 @@ mod tests {
             created_at: random.i64(0..5),
             updated_at: 0,
             archived_at: None,
+            agent: None,
+            agent_server: any(random, "server ", 30),
             extra: Extra::new(),
             deleted: any(random, "op", 20).map(|number| Deletion {
                 by: HOST,
                 at: 1,
                 operation: operation(number),
+                reason: None,
             }),
         }
     }
@@ -199,6 +202,7 @@ mod tests {
             incarnation: 1,
             at: 0,
             error: None,
+            kept_until: None,
         });
         StoredWorkspace {
             name: "w".to_owned(),
