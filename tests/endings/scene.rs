@@ -262,7 +262,8 @@ impl Scene {
 
     /// Looks at a tree, as the host does every few seconds; `None` while another is judged.
     pub fn look(&self, tree: usize) -> Option<GitState> {
-        survey::look(&self.due(tree, TeardownAction::Retry, 1).workspace, &self.config)
+        let workspace = self.due(tree, TeardownAction::Retry, 1).workspace;
+        survey::look(&workspace, &self.config).map(|seen| seen.state)
     }
 
     /// Ends a tree, or says why not.
