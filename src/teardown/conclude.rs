@@ -11,14 +11,15 @@ use super::{
     problem::Problem,
     trash::{BranchKept, Manifest},
 };
-use crate::{clock, replica::effect::TeardownDue};
+use crate::{
+    clock,
+    replica::{effect::TeardownDue, record::TeardownAction},
+};
 
 /// Goes on with an attempt whose files lie in the trash, to its end; perhaps after a crash.
-pub fn conclude(
-    due: &TeardownDue,
-    mut manifest: Manifest,
-    config: &Config,
-) -> Result<Entry, Problem> {
+pub fn conclude(due: &TeardownDue, manifest: Manifest, config: &Config) -> Result<Entry, Problem> {
+    // Nobody puts it back while its agent is asked to forget it.
+    let (mut manifest, _held) = config.trash.hold(manifest)?;
     let mut entry = Entry::new(due, Step::Forgotten);
     entry.entry = Some(manifest.entry.clone());
     if let Some(own) = manifest.own() {
@@ -28,7 +29,10 @@ pub fn conclude(
     }
     config.trash.finish(&mut manifest)?;
     let mut notes = Vec::new();
-    if let Some(remover) = config.remover(&due.workspace).filter(|_| !manifest.forgotten) {
+    if let Some(remover) = config.remover(&due.workspace)
+        && manifest.is_remembered_by_agent()
+        && may_be_forgotten(due)?
+    {
         let removed = remover.remove(&due.workspace);
         // It may have deleted the branch before it failed.
         notes = branches(&manifest, config);
@@ -50,20 +54,31 @@ pub fn expire(entry: &Entry, config: &Config) {
         return;
     }
     match config.trash.empty(name) {
-        Ok(()) => {
-            let expired = Entry { step: Step::Expired, done: None, ..entry.clone() };
-            if let Err(error) = config.ledger.add(&expired) {
-                tracing::error!(path = %config.ledger.path().display(), %error, "not noted");
-            }
-        }
+        Ok(()) => {}
         // It is named by the list and tried again.
         Err(error) => tracing::warn!(entry = name, %error, "not deleted"),
     }
 }
 
+/// Tells whether an agent may be asked to forget a workspace: it deletes what is at its place, and
+/// that may have been made since.
+fn may_be_forgotten(due: &TeardownDue) -> Result<bool, Problem> {
+    let place = due.workspace.directory.as_deref().map(Path::new);
+    match place.filter(|place| place.symlink_metadata().is_ok()) {
+        None => Ok(true),
+        Some(_) if due.action == TeardownAction::Force => Ok(false),
+        Some(place) => {
+            let why = "it was made there since".to_owned();
+            Err(Problem::Another { path: place.to_owned(), why })
+        }
+    }
+}
+
 /// Forgets a workspace of which nothing was found that could be moved.
 pub fn forget(due: &TeardownDue, why: &str, config: &Config) -> Result<Entry, Problem> {
-    if let Some(remover) = config.remover(&due.workspace) {
+    if let Some(remover) = config.remover(&due.workspace)
+        && may_be_forgotten(due)?
+    {
         remover.remove(&due.workspace).map_err(Problem::Remover)?;
     }
     let directory = due.workspace.directory.as_deref().unwrap_or_default();

@@ -86,7 +86,7 @@ pub struct Config {
     pub removers: Vec<Arc<dyn Remover>>,
     /// Where what is ended is kept.
     pub trash: Arc<Trash>,
-    ledger: Ledger,
+    ledger: Arc<Ledger>,
     /// Which worktrees the workspaces were when they were first seen.
     known: known::Memory,
     /// One teardown at a time works on a repository, from judging to moving.
@@ -108,7 +108,7 @@ impl Config {
     /// Makes the configuration of a host with this data folder and its trash, on which every root
     /// is allowed.
     pub fn new(data_dir: PathBuf, trash: Arc<Trash>) -> Self {
-        let (ledger, known) = (Ledger::new(&data_dir), known::Memory::new(&data_dir));
+        let (ledger, known) = (trash.ledger(), known::Memory::new(&data_dir));
         let left = running::Left::find(&data_dir);
         Self {
             data_dir,
@@ -292,7 +292,7 @@ mod tests {
     fn what_can_not_be_noted_before_it_is_removed_stays() {
         let mut repository = Repository::new();
         let absent = repository.path("absent");
-        repository.config.ledger = Ledger::new(&absent);
+        repository.config.ledger = Arc::new(Ledger::new(&absent));
         let due = repository.due("w", TeardownAction::Retry);
         let outcome = end(&due, &[], &repository.config);
         let TeardownOutcome::Failed(reason) = outcome else { panic!("{outcome:?}") };

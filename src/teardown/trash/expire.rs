@@ -6,6 +6,7 @@
 
 use std::{
     collections::BTreeMap,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -15,7 +16,17 @@ use super::{
     moving, pin,
     restore::io_error,
 };
-use crate::{replica::trash::Held, teardown::admin};
+use crate::{
+    clock,
+    replica::{
+        record::{KIND_WORKTREE, TeardownAction},
+        trash::{Held, TrashKind},
+    },
+    teardown::{
+        admin,
+        ledger::{Entry, Step},
+    },
+};
 
 /// How long every entry is kept, however short space is: a day, in milliseconds.
 const EARLIEST_MS: i64 = 24 * 60 * 60 * 1_000;
@@ -113,7 +124,36 @@ impl Trash {
             }
         }
         let dropped = self.drop_entry(&manifest);
-        dropped.map_err(io_error(&self.store.folder(&manifest.entry)))
+        dropped.map_err(io_error(&self.store.folder(&manifest.entry)))?;
+        if manifest.kind == TrashKind::Workspace
+            && !was_restored
+            && let Err(error) = self.note_expired(&manifest)
+        {
+            // It is gone, whether or not that could be noted.
+            tracing::error!(path = %self.ledger.path().display(), %error, "not noted");
+        }
+        Ok(())
+    }
+
+    fn note_expired(&self, manifest: &Manifest) -> io::Result<()> {
+        let Ok(workspace) = manifest.id.parse() else { return Ok(()) };
+        let own = manifest.own();
+        self.ledger.add(&Entry {
+            at: clock::wall_ms(),
+            workspace,
+            name: manifest.name.clone(),
+            kind: KIND_WORKTREE.to_owned(),
+            incarnation: manifest.incarnation,
+            action: TeardownAction::Retry,
+            step: Step::Expired,
+            directory: manifest.directory.clone(),
+            repository: own.map(|own| own.repository.clone()),
+            branch: own.and_then(|own| own.branch.clone()),
+            commit: own.and_then(|own| own.commit.clone()),
+            reason: None,
+            entry: Some(manifest.entry.clone()),
+            done: None,
+        })
     }
 }
 

@@ -143,6 +143,11 @@ impl Manifest {
         self.registrations.first().filter(|first| first.below == Path::new(""))
     }
 
+    /// Tells whether the agent that made it, where there is one, still has to forget it.
+    pub fn is_remembered_by_agent(&self) -> bool {
+        self.stage == Stage::Unregistered && !self.forgotten
+    }
+
     /// Tells whether it is in the trash, or has been: an attempt that has not come so far is none.
     pub fn is_listed(&self) -> bool {
         self.stage >= Stage::Moved

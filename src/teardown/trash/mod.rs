@@ -36,7 +36,7 @@ pub(in crate::teardown) use moving::{Leaving, Request, entry_name};
 pub(in crate::teardown) use scan::scan;
 use serde::{Deserialize, Serialize};
 
-use super::problem::Problem;
+use super::{ledger::Ledger, problem::Problem};
 use crate::{
     clock, files,
     replica::{
@@ -170,6 +170,7 @@ pub enum TrashError {
 #[derive(Debug)]
 pub struct Trash {
     store: Store,
+    ledger: Arc<Ledger>,
     host: NodeId,
     settings: Settings,
     /// The entries that somebody puts back or deletes at this moment.
@@ -184,6 +185,7 @@ impl Trash {
     pub fn new(data_dir: &Path, host: NodeId, settings: Settings) -> Self {
         Self {
             store: Store::new(data_dir),
+            ledger: Arc::new(Ledger::new(data_dir)),
             host,
             settings,
             busy: Mutex::default(),
@@ -195,6 +197,11 @@ impl Trash {
     /// Returns how long what was ended is kept.
     pub fn keep_removed(&self) -> Duration {
         self.settings.keep_removed
+    }
+
+    /// Returns the record of what was done to entries.
+    pub(in crate::teardown) fn ledger(&self) -> Arc<Ledger> {
+        self.ledger.clone()
     }
 
     /// Returns the folder that holds the entries' manifests.
@@ -307,7 +314,7 @@ impl Trash {
 }
 
 /// An entry in somebody's hands, until it is dropped.
-struct Claim<'a> {
+pub(in crate::teardown) struct Claim<'a> {
     trash: &'a Trash,
     entry: String,
 }

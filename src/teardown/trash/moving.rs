@@ -15,7 +15,7 @@ use rustix::{
 };
 
 use super::{
-    Trash, holding,
+    Claim, Trash, holding,
     manifest::{Folder, Manifest, Registration, Stage},
     pin,
 };
@@ -169,6 +169,14 @@ impl Trash {
             let is_underway = (Stage::Moved..=Stage::Unregistered).contains(&manifest.stage);
             is_underway || (manifest.entry == name && manifest.stage >= Stage::Kept)
         })
+    }
+
+    /// Keeps an entry from being put back or deleted by anybody else, and returns it as it is now.
+    pub(in crate::teardown) fn hold(
+        &self,
+        manifest: Manifest,
+    ) -> Result<(Manifest, Claim<'_>), Problem> {
+        self.claim(&manifest.entry).map_err(|error| Problem::Remover(error.to_string()))
     }
 
     /// Moves what is left to be moved of an entry whose folder lies in the trash.

@@ -135,6 +135,118 @@ fn everything_that_a_worktree_held_comes_back_after_the_repository_was_pruned() 
 }
 
 #[test]
+fn every_format_of_objects_and_refs_is_pinned_and_comes_back() {
+    for format in [&["--object-format=sha256"] as &[_], &["--ref-format=reftable"]] {
+        let known = std::process::Command::new("git").args(["init", "-h"]).output().unwrap();
+        let known = String::from_utf8_lossy(&known.stdout).into_owned();
+        let name = format[0].split('=').next().unwrap();
+        // Git before 2.45 has one format of refs alone.
+        if !known.contains(name) {
+            continue;
+        }
+        let repository = Repository::init(format);
+        repository.git("w", &["checkout", "-q", "--detach"]);
+        repository.commit("w");
+        let dropped = repository.git("w", &["rev-parse", "HEAD"]);
+        repository.git("w", &["reset", "-q", "--hard", "feature"]);
+        let only = repository.git("w", &["commit-tree", "-m", "only", "HEAD^{tree}"]);
+        repository.git("w", &["update-ref", "refs/worktree/mine", only.trim()]);
+        repository.write("w/staged", "staged");
+        repository.git("w", &["add", "staged"]);
+        let before = see(&repository, "w");
+        end(&repository, "w");
+        prune(&repository);
+        repository.config.trash.restore("wrk_1", None).unwrap();
+        assert_eq!(see(&repository, "w"), before, "{format:?}");
+        for id in [dropped.trim(), only.trim()] {
+            there(&repository, "w", id);
+        }
+        repository.git("repo", &["fsck"]);
+    }
+}
+
+#[test]
+fn a_worktree_of_a_bare_repository_comes_back_to_its_branch() {
+    let repository = Repository::new();
+    repository.git("repo", &["clone", "-q", "--bare", ".", "../bare.git"]);
+    repository.git("bare.git", &["worktree", "add", "-q", "-b", "of-bare", "../x"]);
+    repository.git("bare.git", &["worktree", "add", "-q", "../y", "main"]);
+    repository.write("x/new", "new");
+    repository.git("x", &["add", "new"]);
+    let seen = ["x", "y"].map(|name| see(&repository, name));
+    let restored = ["x", "y"].map(|name| {
+        end(&repository, name);
+        repository.git("bare.git", &["gc", "-q", "--prune=now"]);
+        let restored = repository.config.trash.restore("wrk_1", None).unwrap();
+        repository.reset();
+        restored.notes
+    });
+    // The branch that a bare repository's HEAD names is checked out nowhere.
+    assert_eq!(restored, [Vec::<String>::new(), Vec::new()]);
+    assert_eq!(["x", "y"].map(|name| see(&repository, name)), seen);
+}
+
+#[test]
+fn nothing_that_a_repository_names_is_run_on_the_way_in_or_out() {
+    let repository = Repository::new();
+    let ran = repository.path("ran");
+    let program = repository.path("program");
+    fs::write(&program, format!("#!/bin/sh\necho \"$0 $*\" >>{}\n", ran.display())).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let ids = fill(&repository);
+    let hooks = repository.path("repo/.git/hooks");
+    fs::create_dir_all(&hooks).unwrap();
+    for name in ["reference-transaction", "post-index-change", "pre-auto-gc", "post-checkout"] {
+        fs::copy(&program, hooks.join(name)).unwrap();
+    }
+    let named = program.to_str().unwrap();
+    for (key, value) in [
+        ("core.fsmonitor", named),
+        ("filter.all.clean", named),
+        ("filter.all.smudge", named),
+        ("filter.all.process", named),
+        ("diff.external", named),
+        ("diff.all.textconv", named),
+        ("gpg.program", named),
+        ("commit.gpgSign", "true"),
+        ("core.editor", named),
+        ("core.pager", named),
+        ("core.alternateRefsCommand", named),
+        ("core.sshCommand", named),
+        ("remote.origin.url", "ext::false"),
+        ("remote.origin.promisor", "true"),
+        ("extensions.partialClone", "origin"),
+    ] {
+        repository.git("repo", &["config", key, value]);
+    }
+    repository.write("repo/.git/info/attributes", "* filter=all diff=all\n");
+    // A commit that is missing, which a partial clone would fetch.
+    let log = repository.path("repo/.git/worktrees/w/logs/HEAD");
+    let mut lines = fs::read_to_string(&log).unwrap();
+    let missing = "0123456789".repeat(4);
+    lines.push_str(&format!("{missing} {} x <x> 1 +0000\tx\n", ids[0]));
+    fs::write(&log, lines).unwrap();
+    let _ = fs::remove_file(&ran);
+    end(&repository, "w");
+    repository.git("repo", &["worktree", "add", "-q", "--no-checkout", "-b", "third", "../far/w"]);
+    let _ = fs::remove_file(&ran);
+    repository.config.trash.restore("wrk_1", None).unwrap();
+    assert!(!ran.exists(), "{}", fs::read_to_string(&ran).unwrap());
+    repository.reset();
+    end(&repository, "w");
+    assert!(!ran.exists(), "{}", fs::read_to_string(&ran).unwrap());
+    repository.config.trash.empty("wrk_1").unwrap();
+    assert!(!ran.exists(), "{}", fs::read_to_string(&ran).unwrap());
+    // They would be run, were git left alone.
+    let _ = std::process::Command::new("git")
+        .arg("-C")
+        .arg(repository.path("repo"))
+        .args(["update-ref", "refs/heads/x", "HEAD"])
+        .output();
+    assert!(ran.exists());
+}
+
+#[test]
 fn unfinished_work_a_detached_head_and_an_unborn_one_come_back_as_they_were() {
     let merge = |r: &Repository| {
         r.write("w/file", "ours");

@@ -424,6 +424,20 @@ fn a_remover_that_does_not_forget_fails_the_attempt_and_is_asked_again() {
 }
 
 #[test]
+fn a_remover_is_not_asked_while_something_new_stands_at_the_place() {
+    let (repository, agent) = with_agent(true);
+    end(&repository, "w", TeardownAction::Force).unwrap_err();
+    assert_eq!(*agent.asked.lock().unwrap(), 1);
+    std::fs::create_dir(repository.path("w")).unwrap();
+    let refused = end(&repository, "w", TeardownAction::Retry).unwrap_err();
+    assert!(refused.contains("was made there since") && refused.contains("force"), "{refused}");
+    assert_eq!(end(&repository, "w", TeardownAction::Force), Ok(()));
+    assert_eq!(*agent.asked.lock().unwrap(), 1);
+    assert!(repository.path("w").exists());
+    assert_eq!(repository.config.trash.list().len(), 1);
+}
+
+#[test]
 fn a_branch_that_a_remover_deleted_is_brought_back_whoever_else_reaches_its_commits() {
     for is_unreached in [true, false] {
         let (repository, _agent) = with_agent(false);
