@@ -16,7 +16,7 @@ use super::{
     feature, loose,
 };
 use crate::{
-    git::git,
+    git::{self, git},
     scene::{Missing, Scene, is_root},
     template::LFS_CONTENT,
 };
@@ -98,12 +98,13 @@ pub const SETTINGS: &[Feature] = &[
     }),
     set(Nothing, "line ends that git converts", |scene, tree, _| {
         git(&scene.repo(), &["config", "core.autocrlf", "true"]);
-        let path = scene.trees[tree].path.clone();
-        if let Ok(text) = fs::read_to_string(path.join("other"))
-            && !text.contains('\r')
-        {
-            fs::write(path.join("other"), text.replace('\n', "\r\n")).expect("a file");
-        }
+        let path = scene.trees[tree].path.join("run");
+        fs::remove_file(&path).expect("it is there");
+        git(&scene.trees[tree].path, &["checkout", "-q", "--", "run"]);
+        let text = fs::read(&path).expect("it is there again");
+        assert!(text.ends_with(b"\r\n"), "git has converted it");
+        // Written again, so that its content has to be looked at.
+        fs::write(&path, text).expect("a file");
     }),
     set(Nothing, "permissions that git does not look at", |scene, tree, _| {
         git(&scene.repo(), &["config", "core.fileMode", "false"]);
@@ -254,6 +255,7 @@ pub const MISSING: &[Feature] = &[
         let (repository, branch) = (scene.path("other"), scene.fresh("instead"));
         let text = path.to_str().expect("it is text");
         git(&repository, &["worktree", "add", "-q", "-b", &branch, "--", text]);
+        scene.trees[tree].inner.push(git::rev_parse(&path, "--git-dir"));
         scene.others.push(repository);
     }),
 ];
