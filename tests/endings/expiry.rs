@@ -174,7 +174,7 @@ fn space_is_made_from_what_held_nothing_after_a_day_and_from_nothing_else() {
         loose::write(&scene, tree, "ignored/cache", &[0; 100_000]);
     }
     loose::write(&scene, 2, "in no commit", &[0; 100_000]);
-    scene.restart(Settings { trash_max: 150_000, ..Settings::default() });
+    scene.restart(Settings { trash_max: 250_000, ..Settings::default() });
     for tree in [2, 0, 1] {
         force(&scene, tree);
     }

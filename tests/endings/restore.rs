@@ -232,7 +232,7 @@ fn a_place_on_another_filesystem_is_refused_and_nothing_is_copied() {
     scene.mount(&["-t", "tmpfs"], Path::new("tmpfs"), &disk);
     let refused = scene.config.trash.restore("wrk_0", Some(&disk.join("w"))).unwrap_err();
     let text = refused.to_string();
-    assert!(text.contains("filesystem") && text.contains("disk/w"), "{text}");
+    assert!(text.contains("another file system") && text.contains("disk/w"), "{text}");
     assert!(kept_at(&scene, 0).join("in no commit").exists() && !disk.join("w").exists());
 }
 
