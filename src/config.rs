@@ -24,6 +24,10 @@ pub const KEEP_REMOVED_DEFAULT: &str = "14d";
 /// network or a power supply to come back, short enough that a host whose peers are off for good
 /// still does its work.
 pub const START_GRACE_DEFAULT: &str = "1h";
+/// How much the entries of the trash that may be deleted early take together if nothing else is said.
+pub const TRASH_MAX_DEFAULT: &str = "20GiB";
+/// Longest time for which what is removed can be kept: ten years, which is for ever.
+pub const KEEP_REMOVED_MAX: Duration = Duration::from_secs(3_650 * 86_400);
 /// Longest name of a node, in characters: it is a column of every table, and host names have 64.
 pub const NAME_CHARS_MAX: usize = 64;
 
@@ -60,6 +64,14 @@ pub enum Error {
     /// A length of time can't be read.
     #[error("`{}` is not a length of time: write it as 500ms, 10s, 5m or 1h", .0.escape_debug())]
     Duration(String),
+    /// A size can't be read.
+    #[error("`{}` is not a size: write it as 500M, 20G or 1T (or 20GiB, 20GB)", .0.escape_debug())]
+    Size(String),
+    /// What is removed is to be kept for longer than is sensible.
+    #[error(
+        "to keep what is removed for {0:?} is longer than {KEEP_REMOVED_MAX:?}; write it as 14d, or 0 to delete it at once"
+    )]
+    KeepRemoved(Duration),
     /// A folder that is to bound what is removed is none.
     #[error("`{}` is not a folder, so it can't bound what is removed: {why}", path.display())]
     Root {
@@ -148,6 +160,37 @@ pub fn parse_undo_window(text: &str) -> Result<Duration, Error> {
     if window > UNDO_WINDOW_MAX { Err(Error::UndoWindow(window)) } else { Ok(window) }
 }
 
+/// Reads how long what is removed is kept; zero deletes it at once.
+pub fn parse_keep_removed(text: &str) -> Result<Duration, Error> {
+    let keep = parse_duration(text)?;
+    if keep > KEEP_REMOVED_MAX { Err(Error::KeepRemoved(keep)) } else { Ok(keep) }
+}
+
+/// Reads a size in bytes: a whole number and `K`, `M`, `G` or `T`, each 1,024 times the one before;
+/// with `iB` behind it means the same, with `B` the decimal unit; `0` needs no unit.
+pub fn parse_size(text: &str) -> Result<u64, Error> {
+    let bad = || Error::Size(text.to_owned());
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(split);
+    let number: u64 = digits.parse().map_err(|_| bad())?;
+    let mut letters = unit.chars();
+    let power = match letters.next().map(|letter| letter.to_ascii_uppercase()) {
+        None if number == 0 => 0,
+        Some('B') if letters.as_str().is_empty() => 0,
+        Some('K') => 1,
+        Some('M') => 2,
+        Some('G') => 3,
+        Some('T') => 4,
+        _ => return Err(bad()),
+    };
+    let base: u64 = match letters.as_str() {
+        "" | "iB" => 1_024,
+        "B" => 1_000,
+        _ => return Err(bad()),
+    };
+    number.checked_mul(base.pow(power)).ok_or_else(bad)
+}
+
 /// Reads a folder below which workspaces may be removed: it exists, and links to it are followed.
 pub fn parse_root(text: &str) -> Result<PathBuf, Error> {
     let bad = |why: String| Error::Root { path: text.into(), why };
@@ -202,7 +245,8 @@ mod tests {
     #[test]
     fn the_defaults_can_be_used() {
         assert!(parse_undo_window(UNDO_WINDOW_DEFAULT).is_ok());
-        assert!(parse_duration(KEEP_REMOVED_DEFAULT).is_ok());
+        assert!(parse_keep_removed(KEEP_REMOVED_DEFAULT).is_ok());
+        assert_eq!(parse_size(TRASH_MAX_DEFAULT), Ok(20 << 30));
         assert!(parse_duration(START_GRACE_DEFAULT).is_ok());
         assert!(LISTEN_DEFAULT.parse::<std::net::SocketAddr>().is_ok());
         let http: std::net::SocketAddr = HTTP_DEFAULT.parse().unwrap();
@@ -250,6 +294,30 @@ mod tests {
         let path = Path::new(std::ffi::OsStr::from_bytes(b"/tmp/d\xff"));
         let error = data_dir(Some(path)).unwrap_err().to_string();
         assert!(error.contains(r"/tmp/d\xFF") && error.contains("--data-dir"), "{error}");
+    }
+
+    #[test]
+    fn a_size_is_a_number_and_a_unit() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("12B", 12),
+            ("3K", 3 << 10),
+            ("500M", 500 << 20),
+            ("20g", 20 << 30),
+            ("20GiB", 20 << 30),
+            ("20GB", 20_000_000_000),
+            ("1T", 1 << 40),
+        ] {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "20", "G", "-1G", "1.5G", "20 G", "20X", "20Gi", "20000000000T"] {
+            let error = parse_size(text).unwrap_err().to_string();
+            assert!(error.contains("20G"), "{text}: {error}");
+        }
+        for text in ["forever", "14", "4000d"] {
+            assert!(parse_keep_removed(text).unwrap_err().to_string().contains("d"), "{text}");
+        }
+        assert_eq!(parse_keep_removed("0"), Ok(Duration::ZERO));
     }
 
     #[test]

@@ -4,7 +4,10 @@
 #[expect(dead_code, reason = "each test uses its own part of the world")]
 mod common;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use common::{
     keys::key_of,
@@ -124,6 +127,21 @@ fn a_peer_whose_frames_were_dropped_is_told_anew_with_whom_there_are_links() {
 }
 
 #[test]
+fn of_what_a_member_tells_of_its_addresses_few_are_dialled_and_none_where_no_peer_is() {
+    let mut world = World::fleet(2, 1);
+    let peer = world.nodes[1].id;
+    let bad = ["0.0.0.0:1", "224.0.0.251:5353", "255.255.255.255:9", "10.0.0.9:0", "127.0.0.1:53"];
+    let mut addresses: BTreeSet<String> = bad.map(str::to_owned).into();
+    addresses.insert("10.0.0.2:7177".to_owned());
+    let announce = |addresses| Command::Announce { name: "node-1".to_owned(), addresses };
+    assert_eq!(world.ask(1, announce(addresses)), Ok(Reply::Done));
+    world.agree();
+    assert_eq!(world.nodes[0].dials[&peer], BTreeSet::from(["10.0.0.2:7177".to_owned()]));
+    let told = world.nodes[0].replica.peers()[0].member.addresses.len();
+    assert_eq!(told, bad.len() + 1, "people see what it tells");
+}
+
+#[test]
 fn a_document_that_one_peer_never_sends_is_asked_of_another() {
     let [us, one, other] = [1, 2, 3].map(|byte| NodeId([byte; 32]));
     let document = DocumentId::Host { host: NodeId([9; 32]), epoch: 0 };
@@ -193,7 +211,7 @@ impl Alone {
             undo_window: UNDO_WINDOW,
             keep_removed: Duration::ZERO,
             start_grace: Duration::ZERO,
-            servers: std::collections::BTreeSet::new(),
+            servers: BTreeSet::new(),
             keyring: key_of(NodeId([1; 32])),
         };
         let now = Now { monotonic: Duration::ZERO, wall_ms: 0 };

@@ -281,8 +281,8 @@ async fn a_directory_is_made_absolute_where_it_is_typed() {
     for records in ["sessions", "workspaces"] {
         let of = |id: &str| {
             let records = view[records].as_array().unwrap().iter();
-            let found = records.filter(|it| it["id"] == id).map(|it| it["directory"].clone());
-            found.last().unwrap()
+            let mut found = records.filter(|it| it["id"] == id).map(|it| it["directory"].clone());
+            found.next().unwrap()
         };
         assert_eq!(of("here"), json!(work));
         assert_eq!(of("below"), json!(work.join("a b")));
@@ -340,4 +340,27 @@ async fn output_that_can_not_be_written_or_is_no_longer_read_ends_a_command() {
     std::io::Read::read_exact(&mut reader, &mut first).unwrap();
     drop(reader);
     wait_until("watch ends", || watch.try_wait().unwrap().is_some());
+}
+
+#[tokio::test]
+async fn doctor_asks_the_daemon_for_what_the_daemon_finds() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("data");
+    let empty = folder.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    let doctor = || {
+        let out = harness::command(&dir).arg("doctor").output().unwrap();
+        String::from_utf8(out.stdout).unwrap()
+    };
+    let git = |text: &str| text.lines().find(|line| line.contains(" git: ")).unwrap().to_owned();
+    let mut serve = serve(&dir, "A", LISTEN, &[]);
+    serve.env("PATH", &empty).stderr(Stdio::null());
+    let daemon = Daemon::started(serve, &dir);
+    let looked = |status: &serde_json::Value| status["git"] != json!(null);
+    daemon.until("/v1/status", "it has looked", looked).await;
+    let said = git(&doctor());
+    assert!(said.starts_with("warning") && said.contains("the daemon finds none"), "{said}");
+    assert!(daemon.stop().success());
+    let said = git(&doctor());
+    assert!(said.starts_with("ok") && said.contains("no daemon could be asked"), "{said}");
 }

@@ -44,6 +44,7 @@ impl Node {
             join: None,
             undo_window: Duration::from_secs(3_600),
             keep_removed: Duration::ZERO,
+            trash_max: 0,
             start_grace: Duration::ZERO,
             opencode: Vec::new(),
             teardown_roots: Vec::new(),

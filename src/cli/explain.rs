@@ -15,6 +15,7 @@ use super::{
     output::Output,
     printable::{count, printable, utc},
     resolve::resolve,
+    trash,
 };
 use crate::replica::{
     explain::{ExplainedChange, ExplainedWrite, Explanation, Kind, Outcome, TeardownTold},
@@ -83,13 +84,21 @@ pub async fn of(client: &Client, name: &str, kind: Kind) -> Result<Option<Explan
 
 /// Shows a session or a workspace that is no longer listed, as long as its document remembers it:
 /// the same whether a person or a program reads it.
-pub fn show_gone(gone: &Explanation, json: bool, out: &mut Output) -> Result<(), Failure> {
+pub async fn show_gone(
+    client: &Client,
+    gone: &Explanation,
+    json: bool,
+    out: &mut Output,
+) -> Result<(), Failure> {
     let Explanation { id, host, host_name, state, teardowns, .. } = gone;
+    let kept = trash::kept(client, id, *host).await?;
     if json {
         let mut told = serde_json::json!({ "id": id, "host": host, "state": state });
         if gone.kind == Kind::Workspace {
             told["teardowns"] = serde_json::to_value(teardowns).unwrap_or_default();
         }
+        // As `trash show` has it; null where nothing is kept.
+        told["trash"] = serde_json::to_value(&kept).unwrap_or_default();
         return out.json(&told);
     }
     let mut facts = vec![
@@ -98,6 +107,7 @@ pub fn show_gone(gone: &Explanation, json: bool, out: &mut Output) -> Result<(),
         ("host", format!("{host_name} ({host})")),
     ];
     facts.extend(teardowns.iter().map(|told| ("attempt", attempt(told))));
+    facts.extend(kept.map(|listed| ("trash", trash::told(&listed.entry))));
     out.facts(&facts)
 }
 

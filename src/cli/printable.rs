@@ -53,6 +53,35 @@ pub fn ago(now_ms: i64, then_ms: i64) -> String {
     }
 }
 
+/// Returns how long it is until something, in one unit.
+pub fn until(now_ms: i64, then_ms: i64) -> String {
+    let s = then_ms.saturating_sub(now_ms) / 1_000;
+    match s {
+        ..0 => "over".to_owned(),
+        0..60 => format!("in {s}s"),
+        60..3_600 => format!("in {}m", s / 60),
+        3_600..86_400 => format!("in {}h", s / 3_600),
+        86_400.. => format!("in {}d", s / 86_400),
+    }
+}
+
+/// Returns a number of bytes in one unit.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if bytes < 1_024 {
+        return format!("{bytes} B");
+    }
+    let power = (bytes.ilog2() / 10) as usize;
+    // In tenths, so that nothing is rounded to a whole that is not there.
+    let tenths = (u128::from(bytes) * 10) >> (10 * power);
+    let unit = UNITS[power - 1];
+    if tenths < 1_000 {
+        format!("{}.{} {unit}", tenths / 10, tenths % 10)
+    } else {
+        format!("{} {unit}", tenths / 10)
+    }
+}
+
 /// Returns how long something lasts, in its two largest units.
 pub fn lasting(ms: u64) -> String {
     let s = ms / 1_000;
@@ -148,6 +177,22 @@ mod tests {
             assert_eq!(ago(age_s * 1_000, 0), text);
         }
         assert_eq!(ago(0, 5_000), "in the future");
+    }
+
+    #[test]
+    fn sizes_and_what_is_to_come_have_one_unit() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1_023, "1023 B"),
+            (1_024, "1.0 KiB"),
+            (1_587_000, "1.5 MiB"),
+            (200 << 20, "200 MiB"),
+            (u64::MAX, "15.9 EiB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+        assert_eq!((until(0, 90_000_000).as_str(), until(5, 0).as_str()), ("in 1d", "in 0s"));
+        assert_eq!(until(5_000, 0), "over");
     }
 
     #[test]

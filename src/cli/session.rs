@@ -226,7 +226,7 @@ async fn show(args: ShowArgs, context: Context) -> Result<(), Failure> {
     let found = match resolve::<Session>(&client, &args.id).await {
         Err(missing @ Failure::NotFound { .. }) => {
             return match explain::of(&client, &args.id, Kind::Session).await? {
-                Some(gone) => explain::show_gone(&gone, args.json.json, &mut out),
+                Some(gone) => explain::show_gone(&client, &gone, args.json.json, &mut out).await,
                 None => Err(missing),
             };
         }

@@ -6,9 +6,12 @@ use super::{
     Context,
     args::Json,
     failure::Failure,
-    printable::{count, lasting},
+    printable::{count, lasting, size},
 };
-use crate::daemon::handle::{AgentState, AgentStatus, Status};
+use crate::daemon::{
+    handle::{AgentState, AgentStatus, Status},
+    trash::TrashStatus,
+};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -56,11 +59,27 @@ pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
         let what = "what a damaged store had lost is not back yet; nothing is purged or ended here";
         facts.push(("recovery", what.to_owned()));
     }
+    facts.push(("trash", trash(&status.trash)));
     facts.extend(agents);
     facts.extend(status.hooks_left_running.iter().map(|workspace| {
         ("hook", format!("one from before the last start still ends {workspace}"))
     }));
     out.facts(&facts)
+}
+
+fn trash(trash: &TrashStatus) -> String {
+    let items = count(usize::try_from(trash.entries).unwrap_or(usize::MAX), "item");
+    let kept = match trash.keep_removed_s {
+        0 => {
+            "what is ended is deleted at once, and can't be had back (--keep-removed 0)".to_owned()
+        }
+        s => format!("what is ended is kept for {}", lasting(s.saturating_mul(1_000))),
+    };
+    let stuck = match trash.stuck {
+        0 => String::new(),
+        stuck => format!("; {stuck} can't be deleted, see `sessionmesh trash list`"),
+    };
+    format!("{items}, {}; {kept}{stuck}", size(trash.bytes))
 }
 
 /// Two admins that revoke each other at once are both out.

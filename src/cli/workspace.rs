@@ -10,7 +10,7 @@ use super::{
     args::{self, ChangeExtra, Json, SetExtra},
     explain,
     failure::Failure,
-    printable::utc,
+    printable::{printable, utc},
     resolve::resolve,
     table::Table,
     undo::{self, DeleteArgs, RestoreArgs},
@@ -202,7 +202,7 @@ async fn show(args: WorkspaceArgs, context: Context) -> Result<(), Failure> {
     let found = match resolve::<Workspace>(&client, &args.id).await {
         Err(missing @ Failure::NotFound { .. }) => {
             return match explain::of(&client, &args.id, Kind::Workspace).await? {
-                Some(gone) => explain::show_gone(&gone, args.json.json, &mut out),
+                Some(gone) => explain::show_gone(&client, &gone, args.json.json, &mut out).await,
                 None => Err(missing),
             };
         }
@@ -273,7 +273,19 @@ async fn change(
 async fn retry(args: RetryArgs, context: Context) -> Result<(), Failure> {
     let Context { client, mut out } = context;
     let RetryArgs { workspace: WorkspaceArgs { id, json }, force } = args;
-    let name = resolve::<Workspace>(&client, &id).await?.name;
+    let found = resolve::<Workspace>(&client, &id).await?;
+    let (name, workspace) = (found.name, found.record);
+    if force && !json.json {
+        let why = workspace.teardown.as_ref().and_then(|teardown| teardown.error.as_deref());
+        out.line(&format!(
+            "ending {} by force, although: {}",
+            workspace.id,
+            printable(why.unwrap_or("nothing stood in its way"))
+        ))?;
+        if let Some(line) = undo::trash_line(&client, &workspace).await? {
+            out.line(&line)?;
+        }
+    }
     let action = if force { TeardownAction::Force } else { TeardownAction::Retry };
     let path = ["v1", "workspaces", &name, "teardown"];
     let answer = client.post(&path, Some(&TeardownBody { action })).await?;

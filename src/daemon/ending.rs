@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::replica::record::KIND_WORKTREE;
 
@@ -19,23 +19,26 @@ const HOOKS_MAX: usize = 8;
 pub struct Ending {
     folders: Arc<Semaphore>,
     hooks: Arc<Semaphore>,
-}
-
-impl Default for Ending {
-    fn default() -> Self {
-        let (folders, hooks) = (Semaphore::new(FOLDERS_MAX), Semaphore::new(HOOKS_MAX));
-        Self { folders: Arc::new(folders), hooks: Arc::new(hooks) }
-    }
+    may_begin: watch::Receiver<bool>,
 }
 
 impl Ending {
+    /// Lets teardowns begin from when `may_begin` is true.
+    pub fn new(may_begin: watch::Receiver<bool>) -> Self {
+        let (folders, hooks) = (Semaphore::new(FOLDERS_MAX), Semaphore::new(HOOKS_MAX));
+        Self { folders: Arc::new(folders), hooks: Arc::new(hooks), may_begin }
+    }
+
     /// Does something that blocks to end a workspace of a kind, once there is a place for it. What
     /// still waits when the daemon stops is not done.
     pub fn begin(&self, kind: &str, end: impl FnOnce() + Send + 'static) {
         let is_folder = [KIND_WORKTREE, "directory"].contains(&kind);
         let places = if is_folder { &self.folders } else { &self.hooks };
-        let places = places.clone();
+        let (places, mut may_begin) = (places.clone(), self.may_begin.clone());
         tokio::spawn(async move {
+            if may_begin.wait_for(|may| *may).await.is_err() {
+                return;
+            }
             // The places are never closed.
             let Ok(_place) = places.acquire_owned().await else { return };
             if let Err(error) = tokio::task::spawn_blocking(end).await {
@@ -56,7 +59,8 @@ mod tests {
 
     #[tokio::test]
     async fn hooks_that_take_long_are_few_at_a_time_and_hold_no_worktree_up() {
-        let ending = Ending::default();
+        let may_begin = watch::Sender::new(false);
+        let ending = Ending::new(may_begin.subscribe());
         let running = Arc::new(AtomicUsize::new(0));
         let (begun, mut has_begun) = tokio::sync::mpsc::unbounded_channel();
         let mut ends = Vec::new();
@@ -72,6 +76,9 @@ mod tests {
                 running.fetch_sub(1, Ordering::SeqCst);
             });
         }
+        tokio::task::yield_now().await;
+        assert!(has_begun.is_empty(), "nothing begins before it may");
+        may_begin.send_replace(true);
         for _ in 0..HOOKS_MAX {
             assert_eq!(has_begun.recv().await, Some("container"));
         }

@@ -27,7 +27,7 @@ use crate::{
         ids::{Cursor, NodeId},
         machine::{
             AT_ONCE_BYTES_MAX, AT_ONCE_CHANGES_MAX, Begun, Bulk, Done, Loaded,
-            OpenError as ReplicaError, ReadBulk, Replica, Work, bulk_bytes,
+            OpenError as ReplicaError, ReadBulk, Replica, TeardownStands, Work, bulk_bytes,
         },
         record::SessionState,
     },
@@ -388,17 +388,7 @@ impl<A> Engine<A> {
                 self.compaction.note(backlogs);
                 self.compact(hands);
             }
-            Told::Teardown(due) if self.replica.awaits_teardown(&due) => {
-                let occupants = self.occupants(&due);
-                hands.tear_down(due, occupants);
-            }
-            Told::Teardown(due) => {
-                // It has ended before a crash that this node does not know of; a peer did.
-                let TeardownDue { workspace, incarnation, .. } = due;
-                let workspace = workspace.key();
-                let outcome = TeardownOutcome::Gone;
-                self.take(now, Input::TeardownEnded { workspace, incarnation, outcome }, hands);
-            }
+            Told::Teardown(due) => self.begin_teardown(now, due, hands),
             Told::Reloaded(document) => {
                 self.take(now, Input::DocumentReloaded(document), hands);
                 if let Some(reason) = self.unreadable.take() {
@@ -442,22 +432,31 @@ impl<A> Engine<A> {
         Published { cursor, digest, sessions, workspaces }
     }
 
+    /// Has a teardown begin whose seal is durable, unless something has come between.
+    fn begin_teardown(&mut self, now: Now, due: TeardownDue, hands: &mut impl Hands<Asker = A>) {
+        let outcome = match self.replica.teardown_stands(&due) {
+            TeardownStands::Awaited => {
+                let occupants = self.occupants(&due);
+                return hands.tear_down(due, occupants);
+            }
+            TeardownStands::Occupied => TeardownOutcome::PutOff,
+            TeardownStands::Over => TeardownOutcome::Gone,
+        };
+        let (workspace, incarnation) = (due.workspace.key(), due.incarnation);
+        self.take(now, Input::TeardownEnded { workspace, incarnation, outcome }, hands);
+    }
+
     /// Returns who else is on this host, and where.
     fn occupants(&self, due: &TeardownDue) -> Vec<Occupant> {
-        let host = due.workspace.host;
-        let (sessions, workspaces) = self.replica.records();
-        let sessions = sessions
-            .iter()
-            .filter(|session| session.host == host && session.state != SessionState::Deleted);
+        let (view, host) = (self.replica.view(), due.workspace.host);
+        let sessions =
+            view.sessions_of(&host).filter(|session| session.state != SessionState::Deleted);
         let sessions =
             sessions.map(|session| (format!("session {}", session.id), &session.directory));
-        let workspaces = workspaces.iter().filter(|workspace| {
-            workspace.host == host
-                && workspace.id != due.workspace.id
-                && workspace.teardown.is_none()
-        });
-        let workspaces =
-            workspaces.map(|other| (format!("workspace {}", other.id), &other.directory));
+        let workspaces = view.workspaces_of(&host).map(|entry| &entry.record);
+        let workspaces = workspaces
+            .filter(|other| other.id != due.workspace.id && other.teardown.is_none())
+            .map(|other| (format!("workspace {}", other.id), &other.directory));
         let found = sessions
             .chain(workspaces)
             .filter_map(|(what, directory)| Some(Occupant { what, directory: directory.clone()? }));

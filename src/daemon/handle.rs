@@ -14,6 +14,7 @@ use super::{
     hub::Hub,
     machine::{Facts, Git, Machine},
     pace::Pace,
+    trash::{HostTrash, TrashStatus},
 };
 use crate::{
     clock,
@@ -152,6 +153,9 @@ pub struct Status {
     /// The workspaces whose hooks an earlier run of the daemon has left running.
     #[serde(default)]
     pub hooks_left_running: Vec<WorkspaceId>,
+    /// What this machine keeps of what it has ended.
+    #[serde(default)]
+    pub trash: TrashStatus,
 }
 
 /// A member other than this node, and the link to it.
@@ -214,9 +218,9 @@ impl Handle {
         self
     }
 
-    /// Returns what knows the machine, where there is one.
-    pub fn machine(&self) -> Option<&Machine> {
-        self.machine.get()
+    /// Returns the trash of this machine, where there is one.
+    pub fn host_trash(&self) -> Option<&HostTrash> {
+        self.machine.get().map(Machine::trash)
     }
 
     /// Returns what marks that answers about receipts may have changed; `true` once nobody is to
@@ -255,9 +259,10 @@ impl Handle {
         let agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
         status.agents.extend(agents.values().cloned());
         drop(agents);
-        if let Some(machine) = self.machine() {
-            let Facts { git, hooks_left_running } = machine.facts();
+        if let Some(machine) = self.machine.get() {
+            let Facts { git, hooks_left_running, trash } = machine.facts();
             (status.git, status.hooks_left_running) = (git, hooks_left_running);
+            status.trash = trash;
         }
         Ok(status)
     }

@@ -26,6 +26,7 @@ use super::{
     hub::{Hub, Published},
     loading::Loading,
     pace::{Pace, timed},
+    trash::TrashStatus,
 };
 use crate::{
     clock::{self, Clock},
@@ -34,7 +35,7 @@ use crate::{
         document::Copied,
         effect::{DialTarget, Effects, Evidence, Input, Outgoing, Publication, TeardownDue},
         ids::NodeId,
-        machine::{Done, ReadBulk, TOGETHER_MAX, Work, bulk_bytes, goes_together},
+        machine::{Done, ReadBulk, TOGETHER_MAX, TeardownStands, Work, bulk_bytes, goes_together},
         record::WorkspaceKey,
     },
     store::{self, Store},
@@ -55,6 +56,8 @@ pub struct Shells {
     pub store: Arc<Store>,
     /// What ending a workspace needs to know.
     pub teardown: Arc<teardown::Config>,
+    /// When workspaces may be ended.
+    pub ending: Ending,
     /// Where what automerge panicked on is kept.
     pub evidence: Arc<evidence::Folder>,
     /// Tells those who wait for a receipt to look again.
@@ -65,10 +68,33 @@ pub struct Shells {
     pub pace: Arc<Pace>,
 }
 
+/// Asks the loop, from elsewhere, whether a teardown may still begin.
+#[derive(Debug)]
+pub struct LastLook(mpsc::UnboundedSender<Question>);
+
+/// What is asked, and where the answer goes.
+type Question = (TeardownDue, oneshot::Sender<bool>);
+
+impl LastLook {
+    /// Makes one, and the end at which the loop is asked.
+    pub fn new() -> (Self, mpsc::UnboundedReceiver<Question>) {
+        // Bounded by what feeds it: one question for each teardown under way.
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (Self(sender), receiver)
+    }
+}
+
+impl teardown::Gate for LastLook {
+    fn may_begin(&self, due: &TeardownDue) -> bool {
+        let (sender, receiver) = oneshot::channel();
+        // A loop that has stopped does it again at the next start.
+        self.0.send((due.clone(), sender)).is_ok() && receiver.blocking_recv().unwrap_or(false)
+    }
+}
+
 /// The shells, and where what is done elsewhere tells its end.
 struct ShellHands {
     shells: Shells,
-    ending: Ending,
     inputs: mpsc::UnboundedSender<Input>,
     saved: mpsc::UnboundedSender<compact::Ended>,
     aside: std::sync::mpsc::Sender<aside::Job>,
@@ -165,9 +191,12 @@ impl Hands for ShellHands {
 
     fn tear_down(&mut self, due: TeardownDue, occupants: Vec<teardown::Occupant>) {
         let (inputs, config) = (self.inputs.clone(), self.shells.teardown.clone());
+        let changed = self.shells.restores.clone();
         let kind = due.workspace.kind.clone();
-        self.ending.begin(&kind, move || {
+        self.shells.ending.begin(&kind, move || {
             let outcome = teardown::end(&due, &occupants, &config);
+            // What was ended may lie in the trash now.
+            changed.send_replace(());
             let workspace = WorkspaceKey { host: due.workspace.host, id: due.workspace.id };
             let incarnation = due.incarnation;
             // A loop that has stopped does it again at the next start.
@@ -182,6 +211,7 @@ pub struct Loop {
     clock: Clock,
     hands: ShellHands,
     inputs: mpsc::UnboundedReceiver<Input>,
+    looks: mpsc::UnboundedReceiver<Question>,
     saved: mpsc::UnboundedReceiver<compact::Ended>,
     loading: Loading<Frame>,
     done_aside: mpsc::UnboundedReceiver<aside::Done>,
@@ -194,6 +224,7 @@ impl Loop {
         effects: Effects,
         clock: Clock,
         shells: Shells,
+        looks: mpsc::UnboundedReceiver<Question>,
     ) -> Self {
         // Bounded by what feeds them: one teardown a workspace, one compaction, three readings, and one
         // epoch and one answer at a time.
@@ -202,7 +233,6 @@ impl Loop {
         let (done, done_aside) = mpsc::unbounded_channel();
         let mut hands = ShellHands {
             shells,
-            ending: Ending::default(),
             inputs: inputs_sender,
             saved: saved_sender,
             aside: aside::start(done),
@@ -212,7 +242,7 @@ impl Loop {
         engine.carry_out(effects, &mut hands);
         hands.give_jobs();
         let loading = Loading::default();
-        Self { engine, clock, hands, inputs, saved, loading, done_aside }
+        Self { engine, clock, hands, inputs, looks, saved, loading, done_aside }
     }
 
     /// Runs until it is told to stop or the store fails.
@@ -240,6 +270,10 @@ impl Loop {
                     }
                 }
                 Some(input) = self.inputs.recv() => self.take(input, false).await,
+                Some((due, answer)) = self.looks.recv() => {
+                    let stands = self.engine.replica().teardown_stands(&due);
+                    let _ = answer.send(stands == TeardownStands::Awaited);
+                }
                 Some(ended) = self.saved.recv() => self.engine.saved(ended, &mut self.hands),
                 Some(done) = self.done_aside.recv() => match done {
                     aside::Done::Work(done) => self.take_done(done),
@@ -456,6 +490,7 @@ impl Loop {
             agents: Vec::new(),
             git: None,
             hooks_left_running: Vec::new(),
+            trash: TrashStatus::default(),
         }
     }
 

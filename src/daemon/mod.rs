@@ -15,6 +15,7 @@ pub mod handle;
 mod hatch;
 pub mod heap;
 pub mod hub;
+mod keeper;
 pub mod loading;
 mod looping;
 pub mod machine;
@@ -24,6 +25,7 @@ mod removal;
 pub mod repair;
 mod run;
 mod survey;
+pub mod trash;
 
 pub use run::{Error, Ready, Settings, run};
 

@@ -38,6 +38,8 @@ pub enum TeardownOutcome {
     Done(String),
     /// It is still there, for the reason given.
     Failed(String),
+    /// It was not begun: a session came into the workspace before the first step.
+    PutOff,
 }
 
 /// What happened.

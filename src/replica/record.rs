@@ -359,6 +359,9 @@ pub enum Role {
     Admin,
 }
 
+/// Most addresses of a member that count: one a network interface and family.
+pub const ADDRESSES_MAX: usize = 32;
+
 /// A node that belongs, or has belonged, to the fleet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {

@@ -62,6 +62,7 @@ pub fn end(due: &TeardownDue, occupants: &[Occupant], config: &Config) -> Result
     let mut entry = Entry::new(due, Step::Begun);
     let Some(hook) = load(&path)?.remove(&workspace.kind) else {
         if forced {
+            config.look_again(due)?;
             entry.step = Step::Gone;
             return Ok(entry);
         }
@@ -87,6 +88,7 @@ pub fn end(due: &TeardownDue, occupants: &[Occupant], config: &Config) -> Result
         }
         directory = Some(real.to_string_lossy().into_owned());
     }
+    config.look_again(due)?;
     config.ledger.add(&entry).map_err(Problem::io(config.ledger.path()))?;
     run(&hook, due, directory.as_deref(), config)?;
     entry.step = Step::Gone;
@@ -230,6 +232,7 @@ mod tests {
         match teardown::end(due, &[], &repository.config) {
             TeardownOutcome::Gone | TeardownOutcome::Done(_) => Ok(()),
             TeardownOutcome::Failed(reason) => Err(reason),
+            TeardownOutcome::PutOff => unreachable!("nobody is asked"),
         }
     }
 

@@ -39,6 +39,7 @@ use std::{
 pub use git::version as git_version;
 pub use hook::FILE_NAME as HOOKS_FILE_NAME;
 use ledger::{Entry, Ledger, Step};
+use problem::Problem;
 use trash::Trash;
 
 use crate::replica::{
@@ -73,6 +74,13 @@ pub trait Remover: Debug + Send + Sync {
     }
 }
 
+/// Looks once more whether a workspace may be ended: a session may have come into it while its
+/// teardown waited for its turn.
+pub trait Gate: Debug + Send + Sync {
+    /// Tells whether a teardown may begin; blocks.
+    fn may_begin(&self, due: &TeardownDue) -> bool;
+}
+
 /// What this host allows, and who helps.
 #[derive(Debug)]
 pub struct Config {
@@ -84,6 +92,8 @@ pub struct Config {
     pub home: Option<PathBuf>,
     /// Asked in order; the first that claims a worktree removes it.
     pub removers: Vec<Arc<dyn Remover>>,
+    /// Asked directly before the first step of each teardown, where there is one.
+    pub gate: Option<Box<dyn Gate>>,
     /// Where what is ended is kept.
     pub trash: Arc<Trash>,
     ledger: Arc<Ledger>,
@@ -115,6 +125,7 @@ impl Config {
             roots: Vec::new(),
             home: std::env::home_dir().filter(|home| home.is_absolute()),
             removers: Vec::new(),
+            gate: None,
             trash,
             ledger,
             known,
@@ -153,6 +164,13 @@ impl Config {
     /// Waits until nobody looks at a worktree, and keeps it so.
     fn judging(&self) -> RwLockReadGuard<'_, ()> {
         self.looking.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks once more whether a teardown may begin: to be called directly before its first step
+    /// that can't be taken back.
+    fn look_again(&self, due: &TeardownDue) -> Result<(), Problem> {
+        let may = self.gate.as_ref().is_none_or(|gate| gate.may_begin(due));
+        if may { Ok(()) } else { Err(Problem::Occupied) }
     }
 
     fn is_stopping(&self) -> bool {
@@ -200,11 +218,15 @@ pub fn end(due: &TeardownDue, occupants: &[Occupant], config: &Config) -> Teardo
         return TeardownOutcome::Done(done);
     }
     let ended = match &workspace.directory {
-        _ if workspace.kind == KIND_DIRECTORY => Ok(Entry::new(due, Step::Gone)),
+        _ if workspace.kind == KIND_DIRECTORY => {
+            config.look_again(due).map(|()| Entry::new(due, Step::Gone))
+        }
         Some(directory) if worktree::is_worktree(workspace) => {
             worktree::end(due, directory, occupants, config)
         }
-        None if worktree::is_worktree(workspace) => Ok(Entry::new(due, Step::Gone)),
+        None if worktree::is_worktree(workspace) => {
+            config.look_again(due).map(|()| Entry::new(due, Step::Gone))
+        }
         _ => hook::end(due, occupants, config),
     };
     let (entry, outcome) = match ended {
@@ -217,6 +239,7 @@ pub fn end(due: &TeardownDue, occupants: &[Occupant], config: &Config) -> Teardo
             let done = done(&entry);
             (entry, TeardownOutcome::Done(done))
         }
+        Err(Problem::Occupied) => return TeardownOutcome::PutOff,
         Err(problem) => {
             let reason = problem.reason();
             let entry = Entry { reason: Some(reason.clone()), ..Entry::new(due, Step::Failed) };
@@ -263,6 +286,8 @@ fn done(entry: &Entry) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
     use crate::{
         replica::record::TeardownAction,
@@ -286,6 +311,35 @@ mod tests {
         let due = due(KIND_WORKTREE, None, TeardownAction::Retry);
         let done = "there was nothing to move".to_owned();
         assert_eq!(end(&due, &[], &repository.config), TeardownOutcome::Done(done));
+    }
+
+    /// Lets nothing begin.
+    #[derive(Debug)]
+    struct Shut;
+
+    impl Gate for Shut {
+        fn may_begin(&self, _: &TeardownDue) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn what_a_session_came_into_at_the_last_moment_is_left_as_it_is() {
+        let mut repository = Repository::new();
+        repository.config.gate = Some(Box::new(Shut));
+        let directory = repository.path("w");
+        let hooks = repository.config.data_dir.join(HOOKS_FILE_NAME);
+        std::fs::write(&hooks, r#"{ "box": { "argv": ["/bin/false"] } }"#).unwrap();
+        std::fs::set_permissions(&hooks, std::fs::Permissions::from_mode(0o600)).unwrap();
+        for action in [TeardownAction::Retry, TeardownAction::Force] {
+            for kind in [KIND_DIRECTORY, KIND_WORKTREE, "box"] {
+                let due = due(kind, directory.to_str(), action);
+                assert_eq!(end(&due, &[], &repository.config), TeardownOutcome::PutOff, "{kind}");
+            }
+        }
+        assert!(directory.join("file").exists() && repository.lists("w"));
+        assert!(repository.config.ledger.entries().unwrap().is_empty(), "nothing was begun");
+        assert!(repository.config.trash.list().is_empty());
     }
 
     #[test]

@@ -14,6 +14,9 @@ pub const REASON_CHARS_MAX: usize = 2_048;
 /// Why a workspace is not ended.
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
+    /// A session came into the workspace before the first step; nobody is told, it is tried again.
+    #[error("a session has come into the workspace")]
+    Occupied,
     /// A name that must not become an argument, or a path.
     #[error("the {what} `{}` {why}, so nothing is done with it", value.escape_debug())]
     Name {
@@ -55,6 +58,17 @@ pub enum Problem {
         /// The outermost mount.
         point: PathBuf,
     },
+    /// It holds another worktree, whose repository would lose it, or the repository of one.
+    #[error(
+        "{} holds {what}; move that out of it and retry, or force to move both to the trash",
+        path.display()
+    )]
+    Inside {
+        /// The directory.
+        path: PathBuf,
+        /// What lies in it.
+        what: String,
+    },
     /// It is not what git made.
     #[error(
         "{} is not a linked git worktree{why} and is never removed as one; remove or move it by hand \
@@ -66,17 +80,6 @@ pub enum Problem {
         path: PathBuf,
         /// What it is instead, where that is known.
         why: String,
-    },
-    /// A repository below it that others need.
-    #[error(
-        "{} is {what}; remove it with `git worktree remove`, or move it, and retry, or force",
-        path.display()
-    )]
-    Nested {
-        /// The repository or worktree.
-        path: PathBuf,
-        /// What it is.
-        what: String,
     },
     /// It is not ended, and if it were, ignored files would go, too.
     #[error("{problem}; its ignored files would go along: {ignored}")]

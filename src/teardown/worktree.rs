@@ -85,8 +85,9 @@ pub fn end(
 
 /// Moves what was judged to the trash, and notes each step.
 fn take(request: &Request<'_>, config: &Config) -> Result<super::trash::Manifest, Problem> {
-    let mut manifest = config.trash.announce(request)?;
     let due = request.due;
+    config.look_again(due)?;
+    let mut manifest = config.trash.announce(request)?;
     let own = request.leaving.first();
     let note = |step| {
         let entry = Entry {
@@ -123,6 +124,7 @@ fn judge(
     config: &Config,
     forced: bool,
 ) -> Result<Option<Held>, Problem> {
+    // Branches stay, also of those that are ended at the same time, so each may reach for another.
     match inspect::inspect(found, occupants, &[], config) {
         Ok(inspection) => match inspection.refusal {
             Some(refusal) if !forced => Err(refusal),

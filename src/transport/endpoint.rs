@@ -16,6 +16,7 @@ use quinn::{AsyncUdpSocket, EndpointConfig, Runtime as _, ServerConfig, TokioRun
 
 use super::{
     accept,
+    budget::Budget,
     dial::Dialer,
     event::{self, Events, Shown},
     link::{Ending, FLUSH_MAX, LINK_WINDOW, SNAPSHOT_STREAMS_MAX, STRANGER_WINDOW, STREAM_WINDOW},
@@ -131,6 +132,9 @@ pub struct LinkStatus {
 pub struct Transport {
     shared: Arc<Shared>,
     dialers: Arc<Mutex<BTreeMap<NodeId, Dialer>>>,
+    /// How often each may be dialled; those of former targets are kept until they are full again, so
+    /// that nothing is gained by being no target for a moment.
+    budgets: Mutex<BTreeMap<NodeId, Arc<Mutex<Budget>>>>,
     rng: Arc<Mutex<fastrand::Rng>>,
     dial_max: Duration,
 }
@@ -194,6 +198,7 @@ impl Transport {
         let transport = Self {
             shared,
             dialers: Arc::default(),
+            budgets: Mutex::default(),
             rng: Arc::new(Mutex::new(fastrand::Rng::with_seed(seed))),
             dial_max: timing.dial_max,
         };
@@ -264,9 +269,13 @@ impl Transport {
             });
             true
         });
+        let mut budgets = lock(&self.budgets);
+        budgets.retain(|peer, budget| dialers.contains_key(peer) || !lock(budget).is_full());
         for (peer, addresses) in wanted {
-            let dialer = Dialer::start(&self.shared, &self.rng, peer, addresses, self.dial_max);
-            dialers.insert(peer, dialer);
+            let new = || Arc::new(Mutex::new(Budget::new()));
+            let budget = budgets.entry(peer).or_insert_with(new).clone();
+            let how = (addresses, budget);
+            dialers.insert(peer, Dialer::start(&self.shared, &self.rng, peer, how, self.dial_max));
         }
     }
 

@@ -9,6 +9,7 @@
 mod accept;
 pub mod addresses;
 pub mod backoff;
+mod budget;
 pub mod conflict;
 mod dial;
 mod endpoint;

@@ -16,7 +16,7 @@ use sessionmesh::{
     daemon::{
         handle::{self, DocumentStatus, Handle, Peer, Status},
         hub::{Hub, Published},
-        machine,
+        machine, trash,
     },
     identity::Token,
     replica::{
@@ -148,6 +148,14 @@ pub fn status() -> Status {
             version: Some("git version 2.47.3".to_owned()),
         }),
         hooks_left_running: vec!["wrk_1".parse().unwrap()],
+        trash: trash::TrashStatus {
+            entries: 2,
+            bytes: 300,
+            irreplaceable_bytes: 200,
+            stuck: 1,
+            keep_removed_s: 86_400,
+            max_bytes: 1 << 30,
+        },
     }
 }
 

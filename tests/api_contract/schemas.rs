@@ -12,6 +12,7 @@ use sessionmesh::{
         fleet::{InFleet, Invited, PeerChanged},
         problem::Error,
         routes::{OPEN, ROUTES},
+        trash::{RestoreBody, TrashList, TrashRestored},
     },
     replica::{
         command::{
@@ -19,12 +20,13 @@ use sessionmesh::{
         },
         diff::{DeletedReason, Event, RemovedReason},
         record::{Extra, Role, Session, TeardownAction, Workspace},
+        trash::TrashListed,
     },
 };
 
 use crate::fake::{
     DESK, FLEET, World, deleted_session, diff, explanation, failed_workspace, peer, proper,
-    receipt, restored, sealed_teardown, session, session_deleted, status, workspace,
+    receipt, restored, sealed_teardown, session, session_deleted, status, trash_stored, workspace,
     workspace_deleted,
 };
 
@@ -192,6 +194,13 @@ fn samples() -> Vec<(&'static str, Vec<Value>)> {
         ("NewWorkspace", values(vec![new_workspace()])),
         ("SessionChanges", values(vec![session_changes()])),
         ("WorkspaceChanges", values(vec![workspace_changes()])),
+        ("TrashHeld", values(vec![kept().entry.held.unwrap()])),
+        ("TrashEntry", values(vec![kept().entry])),
+        ("TrashListed", values(vec![kept()])),
+        ("TrashList", values(vec![TrashList { entries: vec![kept()] }])),
+        ("TrashRestoreBody", values(vec![RestoreBody { directory: Some("/w".to_owned()) }])),
+        ("TrashRestored", values(vec![given_back()])),
+        ("TrashStatus", values(vec![status().trash])),
         ("TeardownBody", values(vec![TeardownBody { action: TeardownAction::Retry }])),
         ("InviteBody", values(vec![invite_body()])),
         ("JoinBody", values(vec![JoinBody { ticket: "tkt".to_owned() }])),
@@ -199,6 +208,19 @@ fn samples() -> Vec<(&'static str, Vec<Value>)> {
         ("ImportedSession", values(import().sessions)),
         ("ImportedWorkspace", values(import().workspaces)),
     ]
+}
+
+fn kept() -> TrashListed {
+    let mut listed = trash_stored("wrk_gone").read().unwrap();
+    listed.entry.held.as_mut().unwrap().nested = vec!["vendor/lib".to_owned()];
+    listed.entry.problem = Some("/work/login is in the way".to_owned());
+    listed.entry.restored_as = Some("/work/login".to_owned());
+    listed
+}
+
+fn given_back() -> TrashRestored {
+    let notes = vec!["the branch is checked out elsewhere".to_owned()];
+    TrashRestored { entry: kept(), restored_as: Some("/work/login".to_owned()), notes }
 }
 
 fn child(id: &str) -> Session {
@@ -353,6 +375,8 @@ async fn what_the_reading_routes_answer_fits_the_schema_that_the_contract_names(
         ("/v1/workspaces/{id}", "/v1/workspaces/wrk_2"),
         ("/v1/explain/{id}", "/v1/explain/ses_9"),
         ("/v1/receipts/{receipt}", "/v1/receipts/rcp_1?wait=5s"),
+        ("/v1/trash", "/v1/trash?host=desk"),
+        ("/v1/trash/{id}", "/v1/trash/wrk_gone@desk"),
         ("/v1/peers", "/v1/peers"),
     ];
     for (path, uri) in rows {

@@ -14,7 +14,7 @@ use sessionmesh::{
         command::{Command, Refusal, Reply},
         effect::{Effects, Input, Now, Outgoing, RequestId, Startup, TeardownDue, TeardownOutcome},
         ids::{NodeId, StartId},
-        machine::{Done, ReadBulk, Replica, bulk_bytes},
+        machine::{Done, ReadBulk, Replica, TeardownStands, bulk_bytes},
         record::{Role, Session, SessionKey, Workspace, WorkspaceKey},
     },
     wire::{self, CloseCode, Frame},
@@ -76,7 +76,7 @@ pub struct Node {
     waiting: VecDeque<Batch>,
     /// What was read or written beside the replica, and comes back some time.
     pub(super) aside: VecDeque<Aside>,
-    pub(super) dials: BTreeSet<NodeId>,
+    pub dials: BTreeMap<NodeId, BTreeSet<String>>,
     born: Duration,
     starts: u8,
 }
@@ -192,7 +192,7 @@ impl World {
             skew_ms: 0,
             waiting: VecDeque::new(),
             aside: VecDeque::new(),
-            dials: BTreeSet::new(),
+            dials: BTreeMap::new(),
             born,
             starts,
         });
@@ -324,7 +324,8 @@ impl World {
         } = fx;
         self.nodes[node].restores_asked |= trash;
         if let Some(dials) = dials {
-            self.nodes[node].dials = dials.into_iter().map(|target| target.node).collect();
+            self.nodes[node].dials =
+                dials.into_iter().map(|target| (target.node, target.addresses)).collect();
         }
         frames.into_iter().for_each(|outgoing| self.send(node, outgoing));
         for (peer, code, reason) in closes {
@@ -363,14 +364,25 @@ impl World {
                 let stored = self.nodes[node].disk.document(document);
                 self.handle(node, Input::DocumentReloaded(stored));
             }
-            for due in teardowns {
-                if self.teardowns == Mode::Prompt {
-                    self.end_teardown(node, due, TeardownOutcome::Gone);
-                } else {
-                    self.nodes[node].teardowns.push(due);
-                }
-            }
+            teardowns.into_iter().for_each(|due| self.begin_teardown(node, due));
         }
+    }
+
+    /// Has a teardown begin whose seal is durable, as the daemon's engine does.
+    fn begin_teardown(&mut self, node: usize, due: TeardownDue) {
+        let Node { replica, watch, teardowns, .. } = &mut self.nodes[node];
+        let outcome = match replica.teardown_stands(&due) {
+            TeardownStands::Awaited => {
+                watch.teardown_begins(replica, &due);
+                if self.teardowns == Mode::Held {
+                    return teardowns.push(due);
+                }
+                TeardownOutcome::Gone
+            }
+            TeardownStands::Occupied => TeardownOutcome::PutOff,
+            TeardownStands::Over => TeardownOutcome::Gone,
+        };
+        self.end_teardown(node, due, outcome);
     }
 
     /// Returns how many batches wait for a node's disk.

@@ -23,7 +23,7 @@ use sessionmesh::{
             Effects, Input, Now, Outgoing, RequestId, Startup, TeardownDue, TeardownOutcome, Write,
         },
         ids::{DocumentId, StartId},
-        machine::Replica,
+        machine::{Replica, TeardownStands},
     },
     transport::{Config, Event, Events, Timing, Transport},
 };
@@ -225,7 +225,9 @@ impl Daemon {
                 self.durable(batch);
             } else if running.teardowns.keys().next().is_some_and(|due| *due <= at) {
                 let (_, due) = running.teardowns.pop_first().expect("it was just there");
+                let awaited = running.replica.teardown_stands(&due) == TeardownStands::Awaited;
                 let outcome = match self.rng.u32(0..100) {
+                    _ if !awaited => TeardownOutcome::PutOff,
                     0..TEARDOWNS_FAILED => TeardownOutcome::Failed("it holds files".to_owned()),
                     _ => TeardownOutcome::Gone,
                 };

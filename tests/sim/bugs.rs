@@ -23,6 +23,7 @@ mod link;
 mod links;
 mod node;
 mod power;
+mod teardowns;
 mod world;
 
 use std::{sync::Mutex, thread};

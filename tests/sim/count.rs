@@ -70,6 +70,7 @@ kinds! {
         Unverified = "snapshot refused by verification",
         Stranded = "session stranded",
         Failed = "workspace failed",
+        PutOff = "teardown put off",
         Gone = "workspace gone",
         Purged = "session purged",
         Restored2 = "session restored",

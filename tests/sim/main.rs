@@ -29,6 +29,7 @@ mod links;
 mod node;
 mod past;
 mod power;
+mod teardowns;
 mod world;
 
 use std::{

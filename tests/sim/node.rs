@@ -421,11 +421,10 @@ impl Hands for Ports<'_> {
         self.out.watch.teardown_started(stored, &due);
         let (node, boot) = (self.out.number, self.out.boot);
         self.out.tearing_down.insert(due.workspace.id.to_string());
-        if std::mem::take(&mut self.fabric.crash_in_teardown) {
-            self.fabric.after(Duration::from_millis(1), Event::Crash { node });
-        }
-        let time = self.fabric.between(Duration::from_millis(10), Duration::from_secs(4));
-        self.fabric.after(time, Event::TeardownEnds { node, boot, due: Box::new(due) });
+        // Others are under way, and what it works on may be locked.
+        let most = if self.fabric.aside.bool() { 4_000 } else { 1 };
+        let time = Duration::from_millis(self.fabric.aside.u64(..most));
+        self.fabric.after(time, Event::TeardownBegins { node, boot, due: Box::new(due) });
     }
 }
 

@@ -115,3 +115,12 @@ fn what_has_failed_to_end_stays_so_in_an_epoch_of_a_lost_life_that_has_the_same(
         vec![0, 1, 2, 3, 5, 6, 7, 11, 15, 16, 19, 21, 22, 23, 24, 29, 37, 41, 52, 53, 54];
     play(&scenario);
 }
+
+/// A host had sealed a workspace, and while its teardown waited for its turn a session arrived that another
+/// node had put into it: it was torn down around that (`SIM_SEED=118`).
+#[test]
+fn a_workspace_that_is_entered_while_its_teardown_waits_is_left_until_nobody_is_in_it() {
+    let mut scenario = Scenario::draw(118, 24);
+    scenario.only = vec![0, 1, 2, 3, 4, 5];
+    play(&scenario);
+}

@@ -17,7 +17,7 @@ use sessionmesh::{
         command::{Command, Reply},
         digest::Digest,
         document::Copied,
-        effect::{Input, Now, TeardownDue, TeardownOutcome},
+        effect::{Input, Now},
         ids::{ChangeHash, DocumentId, NodeId, OperationId},
         machine::{Done, bulk_bytes, goes_together},
         record::SessionKey,
@@ -453,21 +453,6 @@ impl World {
         }
     }
 
-    fn teardown_ends(&mut self, node: usize, due: &TeardownDue) {
-        let fails = !self.healed && self.fabric.chance(0.5);
-        let Some(up) = &mut self.nodes[node].up else { return };
-        up.out.tearing_down.remove(due.workspace.id.as_str());
-        let outcome = if fails {
-            self.fabric.counts.add(Seen::TeardownFailed);
-            TeardownOutcome::Failed("it holds uncommitted files".to_owned())
-        } else {
-            TeardownOutcome::Gone
-        };
-        let (workspace, incarnation) = (due.workspace.key(), due.incarnation);
-        up.out.inputs.push_back(Input::TeardownEnded { workspace, incarnation, outcome });
-        self.wake_loop(node);
-    }
-
     fn save(&mut self, node: usize, plan: Plan, copy: &Copied) {
         let garbled = std::mem::take(&mut self.garble);
         let random = self.fabric.random.u64(..);
@@ -504,6 +489,7 @@ impl World {
             | Event::Shown { node, .. }
             | Event::Work { node, .. }
             | Event::Requests { node, .. }
+            | Event::TeardownBegins { node, .. }
             | Event::TeardownEnds { node, .. }
             | Event::Due { node, .. }
             | Event::Bridge { node, .. }
@@ -527,6 +513,9 @@ impl World {
             Event::Shown { node, boot, read } if of(self, node, boot) => self.show(node, *read),
             Event::Work { node, boot, work } if of(self, node, boot) => {
                 self.work(node, *work);
+            }
+            Event::TeardownBegins { node, boot, due } if of(self, node, boot) => {
+                self.teardown_begins(node, due);
             }
             Event::TeardownEnds { node, boot, due } if of(self, node, boot) => {
                 self.teardown_ends(node, &due);

@@ -374,6 +374,7 @@ async fn start(
         join: None,
         undo_window: UNDO_WINDOW,
         keep_removed: Duration::ZERO,
+        trash_max: 0,
         start_grace: Duration::ZERO,
         opencode: Vec::new(),
         teardown_roots: Vec::new(),

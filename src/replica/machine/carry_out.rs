@@ -2,8 +2,8 @@
 //!
 //! Must not tear anything down itself. Invariants: nothing is carried out before the undo window,
 //! counted by the monotonic clock from when the delete was seen, is over; a teardown is asked for
-//! only beside the seal that must be durable before it, and only while no alive session is in the
-//! workspace; whatever is due is found again after a restart.
+//! only beside the seal that must be durable before it, and begins only while no alive session is in
+//! the workspace; whatever is due is found again after a restart.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -74,6 +74,17 @@ impl<K: Ord + Clone> Deadlines<K> {
         let reached = self.by_time.iter().take_while(|(due, _)| *due <= now);
         reached.take(CARRIED_OUT_MAX).map(|(_, key)| key.clone()).collect()
     }
+}
+
+/// How it stands with a teardown that became due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TeardownStands {
+    /// It may begin.
+    Awaited,
+    /// An alive session is in the workspace: it is to be put off.
+    Occupied,
+    /// It has ended before a crash that the host does not know of; a peer did.
+    Over,
 }
 
 /// What this node, as a host, has yet to carry out.
@@ -295,14 +306,20 @@ impl Replica {
         }
     }
 
-    /// Tells whether a teardown that became due is still to be done: what the host had told peers of
-    /// its end, and lost in a crash, may have come back meanwhile.
-    pub fn awaits_teardown(&self, due: &TeardownDue) -> bool {
-        let entry = self.view.workspace(&due.workspace.key());
-        let teardown = entry.and_then(|entry| entry.stored.teardown.as_ref());
-        teardown.is_some_and(|it| {
+    /// Tells how it stands with a teardown that became due: to be asked directly before its first
+    /// step, since a session may have come into the workspace while the seal became durable.
+    pub fn teardown_stands(&self, due: &TeardownDue) -> TeardownStands {
+        let Some(entry) = self.view.workspace(&due.workspace.key()) else {
+            return TeardownStands::Over;
+        };
+        let awaited = entry.stored.teardown.as_ref().is_some_and(|it| {
             it.state == TeardownState::Sealed && it.incarnation == due.incarnation
-        })
+        });
+        match (awaited, entry.record.session_count) {
+            (false, _) => TeardownStands::Over,
+            (true, 1..) if !planted!(SealNotLookedAt) => TeardownStands::Occupied,
+            (true, _) => TeardownStands::Awaited,
+        }
     }
 
     pub(super) fn teardown_ended(
@@ -316,6 +333,11 @@ impl Replica {
         let id = workspace.id.clone();
         if self.host_work.running.get(&id) == Some(&incarnation) {
             self.host_work.running.remove(&id);
+        }
+        if outcome == TeardownOutcome::PutOff {
+            // It is asked for again as soon as nobody is in the workspace, perhaps by now.
+            tracing::info!(workspace = %id, incarnation, "put a teardown off: a session is in it");
+            return self.host_work.look_again();
         }
         let entry = self.view.workspace(&workspace);
         let expected = entry
@@ -343,6 +365,7 @@ impl Replica {
                 self.workspace_gone(now, &id, &gone("nothing is left of it".to_owned()), fx);
             }
             TeardownOutcome::Done(done) => self.workspace_gone(now, &id, &gone(done), fx),
+            TeardownOutcome::PutOff => {}
             TeardownOutcome::Failed(reason) => {
                 tracing::warn!(workspace = %id, incarnation, %reason, "teardown failed");
                 let failed = Teardown {

@@ -8,13 +8,13 @@ use std::{collections::BTreeSet, time::Duration};
 use super::super::{
     command::{Refusal, Reply},
     document::Document,
-    effect::{DialTarget, Effects, Now, Outgoing, RequestId, Write},
+    effect::{Effects, Now, Outgoing, RequestId, Write},
     ids::{Cursor, DocumentId, FleetId, NodeId},
     invite::{StoredInvite, Ticket, secret_hash},
-    record::{Member, Revocation, Role},
+    record::{ADDRESSES_MAX, Member, Revocation, Role},
     voucher::Voucher,
 };
-use super::{Replica, names::check_title};
+use super::{Replica, names::check_title, reach::is_address};
 use crate::wire::{CloseCode, Frame, Join, PROTOCOL, PROTOCOL_MIN, ProtocolRange};
 
 /// How long a join may take: several dials at every address of the ticket.
@@ -23,10 +23,6 @@ const JOIN_WITHIN: Duration = Duration::from_secs(20);
 const INVITES_MAX: usize = 1_024;
 /// Longest an invite may be good for.
 const INVITE_WITHIN_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
-/// Longest address, in bytes: an IPv6 address with a zone and a port is shorter.
-const ADDRESS_BYTES_MAX: usize = 64;
-/// Most addresses that a node publishes.
-pub const ADDRESSES_MAX: usize = 32;
 
 /// A join that this node has asked for and that is not yet answered.
 #[derive(Debug, Clone)]
@@ -100,29 +96,6 @@ impl Replica {
         self.trust.learn(self.members.values(), document.attested());
         let readers = self.members.values().filter(|member| member.role == Role::Reader);
         self.exchange.unshare(readers.map(|reader| reader.node).collect());
-    }
-
-    /// Lists the nodes to be dialled for as long as they are not connected, and where.
-    pub(super) fn dialled(&self) -> Vec<DialTarget> {
-        let ticket = self.joining.as_ref().map(|joining| &joining.ticket);
-        let members = self.members.values().filter(|member| {
-            member.node != self.node
-                && member.is_current()
-                && !self.paused.contains(&member.node)
-                && !self.offences.is_kept_off(&member.node)
-                && ticket.is_none_or(|ticket| ticket.inviter != member.node)
-        });
-        let members = members.map(|member| (member.node, &member.addresses));
-        let targets = members.filter(|(_, addresses)| !addresses.is_empty());
-        targets
-            .chain(ticket.map(|ticket| (ticket.inviter, &ticket.addresses)))
-            .map(|(node, addresses)| DialTarget { node, addresses: addresses.clone() })
-            .collect()
-    }
-
-    /// Lists whose keys may have a link.
-    pub(super) fn linkable(&self) -> BTreeSet<NodeId> {
-        self.members.values().filter(|member| member.is_current()).map(|it| it.node).collect()
     }
 
     fn put_member(&mut self, now: Now, member: &Member, fx: &mut Effects) {
@@ -555,6 +528,7 @@ impl Replica {
     ) -> Result<Reply, Refusal> {
         self.name = name;
         self.addresses = addresses.into_iter().take(ADDRESSES_MAX).collect();
+        self.reach_changed = true;
         self.may_write()?;
         let Some(own) = self.members.get(&self.node).cloned() else { return Ok(Reply::Done) };
         if own.name != self.name || own.addresses != self.addresses {
@@ -563,11 +537,4 @@ impl Replica {
         }
         Ok(Reply::Done)
     }
-}
-
-/// Tells whether a text may be an `IP:PORT`; who dials it finds out whether it is.
-fn is_address(text: &str) -> bool {
-    text.len() <= ADDRESS_BYTES_MAX
-        && text.bytes().all(|byte| byte.is_ascii_graphic())
-        && text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
 }

@@ -23,6 +23,7 @@ mod loaded;
 mod names;
 mod offence;
 mod peers;
+mod reach;
 mod readings;
 mod receipts;
 mod standing;
@@ -40,13 +41,9 @@ use automerge::ActorId;
 use super::{
     diff::{self, Cause, CauseKind, Diff},
     digest::Digest,
-    document::{
-        self, Applied, AppliedChange, ApplyError, Copied, Document, Part, Records, Touched,
-    },
-    effect::{
-        DialTarget, Effects, Input, Now, Publication, Startup, Stored, StoredDocument, Write,
-    },
-    ids::{ChangeHash, Cursor, DocumentId, Fingerprint, FleetId, NodeId, StartId},
+    document::{self, Applied, AppliedChange, ApplyError, Document, Part, Records, Touched},
+    effect::{Effects, Input, Now, Publication, Startup, Stored, StoredDocument, Write},
+    ids::{Cursor, DocumentId, Fingerprint, FleetId, NodeId, StartId},
     invite::StoredInvite,
     record::{Member, Role, Session, Workspace},
     sync::{Documents, Exchange},
@@ -56,6 +53,7 @@ use super::{
 pub use aside::{Done, Work};
 pub use bulk::{AT_ONCE_BYTES_MAX, AT_ONCE_CHANGES_MAX, Bulk, ReadBulk, bulk_bytes};
 use carry_out::HostWork;
+pub use carry_out::TeardownStands;
 use epoch::Epochs;
 use fleet::Joining;
 pub use later::Begun;

@@ -30,7 +30,7 @@ const ANSWER_BYTES_MAX: usize = 128 << 20;
 pub fn version() -> Result<String, Problem> {
     let arguments = ["--version"];
     let output = child::run(base().args(arguments), Vec::new(), QUERY_TIME_MAX);
-    let text = said(&answer(Path::new("/"), &arguments, QUERY_TIME_MAX, output)?);
+    let text = said(&answer(Path::new("/"), &arguments, output)?);
     Ok(text.strip_prefix("git version ").unwrap_or(&text).to_owned())
 }
 
@@ -39,7 +39,7 @@ pub fn version() -> Result<String, Problem> {
 pub fn ask_at(at: &Path, arguments: &[&str]) -> Result<Vec<u8>, Problem> {
     let mut command = base();
     command.arg("-C").arg(at);
-    finish(at, command, arguments, Vec::new(), QUERY_TIME_MAX)
+    finish(at, command, arguments, Vec::new())
 }
 
 /// Asks git about a repository, wherever in it `at` is, with the repository's own configuration:
@@ -47,7 +47,7 @@ pub fn ask_at(at: &Path, arguments: &[&str]) -> Result<Vec<u8>, Problem> {
 ///
 /// The repository is named and not searched for, so that `safe.bareRepository` allows it.
 pub fn ask_repository(at: &Path, arguments: &[&str]) -> Result<Vec<u8>, Problem> {
-    finish(at, in_repository(at), arguments, Vec::new(), QUERY_TIME_MAX)
+    finish(at, in_repository(at), arguments, Vec::new())
 }
 
 fn in_repository(at: &Path) -> Command {
@@ -79,7 +79,7 @@ pub fn ask_private(
         .envs(environment.iter().map(|(name, value)| (name, value)))
         .arg("-C")
         .arg(at);
-    finish(at, command, arguments, input, QUERY_TIME_MAX)
+    finish(at, command, arguments, input)
 }
 
 fn base() -> Command {
@@ -109,17 +109,15 @@ fn finish(
     mut command: Command,
     arguments: &[&str],
     input: Vec<u8>,
-    time_max: Duration,
 ) -> Result<Vec<u8>, Problem> {
     command.args(arguments);
-    let output = child::run_up_to(&mut command, input, time_max, ANSWER_BYTES_MAX);
-    answer(at, arguments, time_max, output)
+    let output = child::run_up_to(&mut command, input, QUERY_TIME_MAX, ANSWER_BYTES_MAX);
+    answer(at, arguments, output)
 }
 
 fn answer(
     at: &Path,
     arguments: &[&str],
-    time_max: Duration,
     output: io::Result<child::Output>,
 ) -> Result<Vec<u8>, Problem> {
     let output = match output {
@@ -137,7 +135,7 @@ fn answer(
         }
         Some(status) if status.success() => Ok(output.stdout),
         Some(status) => Err(failed(at, arguments, format!("{status}: {}", said(&output.stderr)))),
-        None => Err(failed(at, arguments, format!("took longer than {time_max:?}"))),
+        None => Err(failed(at, arguments, format!("took longer than {QUERY_TIME_MAX:?}"))),
     }
 }
 

@@ -109,21 +109,20 @@ pub fn status(private: &mut Private<'_>, within: Option<&Path>) -> Result<Status
 /// # Errors
 ///
 /// Git could not tell.
-pub fn staged(private: &Private<'_>, commit: &str) -> Result<Vec<Changed>, Problem> {
-    let arguments = [
-        "diff-index",
-        "--cached",
-        "--name-status",
-        "--no-renames",
-        "-z",
-        "--ignore-submodules=dirty",
-    ];
-    let output = private.ask(&[&arguments[..], &[commit, "--"]].concat())?;
+pub fn staged(private: &Private<'_>, commit: Option<&str>) -> Result<Vec<Changed>, Problem> {
+    let added =
+        |path: &[u8]| Changed { code: *b"A ", path: OsStr::from_bytes(path).into(), filter: None };
+    let Some(commit) = commit else {
+        let output = private.ask(&["ls-files", "-z"])?;
+        let paths = output.split(|byte| *byte == 0).filter(|path| !path.is_empty());
+        return Ok(paths.map(added).collect());
+    };
+    let arguments = ["diff-index", "--cached", "--name-status", "--no-renames", "-z", commit, "--"];
+    let output = private.ask(&arguments)?;
     let words: Vec<&[u8]> = output.split(|byte| *byte == 0).collect();
     let changed = words.chunks_exact(2).map(|pair| Changed {
         code: [pair[0].first().copied().unwrap_or(b'M'), b' '],
-        path: OsStr::from_bytes(pair[1]).into(),
-        filter: None,
+        ..added(pair[1])
     });
     Ok(changed.collect())
 }

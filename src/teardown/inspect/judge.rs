@@ -78,7 +78,7 @@ pub fn judge(
         && let Some(other) = worktree_elsewhere(repository)?
     {
         let what = format!("the repository of the worktree {}", other.path.display());
-        work.refuse(Problem::Nested { path: path.into(), what });
+        work.refuse(Problem::Inside { path: path.into(), what });
     }
     Ok(work)
 }
@@ -93,6 +93,7 @@ fn judge_files(
     within: Option<&Path>,
 ) -> Result<(), Problem> {
     let repository = private.repository;
+    let mut place = "";
     let changed = match &repository.work_tree {
         Some(top) if top.is_dir() => {
             let status = git::status(private, within)?;
@@ -102,16 +103,16 @@ fn judge_files(
             status.changed
         }
         // The files are gone, what was staged is not.
-        _ if repository.git_dir.join("index").exists() => match repository.head()?.0 {
-            Some(commit) => git::staged(private, &commit)?,
-            None => Vec::new(),
-        },
+        _ if repository.git_dir.join("index").exists() => {
+            place = " in its index";
+            git::staged(private, repository.head()?.0.as_deref())?
+        }
         _ => Vec::new(),
     };
     for file in &changed {
         *(if file.is_untracked() { &mut work.untracked } else { &mut work.uncommitted }) += 1;
     }
-    if let Some(problem) = refusal(path_of(repository), &changed) {
+    if let Some(problem) = refusal(path_of(repository), &changed, place) {
         work.refuse(problem);
     }
     Ok(())
@@ -133,7 +134,7 @@ fn judge_commits(
                 elsewhere,
                 keeps: match keeps {
                     Some(branch) => format!(", which keeps the branch `{}`", branch.escape_debug()),
-                    None => " to lose them".to_owned(),
+                    None => " to move them to the trash".to_owned(),
                 },
             });
         }
@@ -164,8 +165,8 @@ fn worktree_elsewhere(repository: &Repository) -> Result<Option<Listed>, Problem
     }))
 }
 
-/// Says which files are in no commit, if any are.
-pub fn refusal(path: &Path, changed: &[Changed]) -> Option<Problem> {
+/// Says which files are in no commit, if any are, and where they are.
+fn refusal(path: &Path, changed: &[Changed], place: &str) -> Option<Problem> {
     let untracked = changed.iter().filter(|file| file.is_untracked()).count();
     let counts = [(changed.len() - untracked, "changed"), (untracked, "untracked")];
     let counts = counts.map(|(count, what)| match count {
@@ -185,7 +186,7 @@ pub fn refusal(path: &Path, changed: &[Changed]) -> Option<Problem> {
     if changed.len() > FILES_NAMED_MAX {
         names.push_str(", …");
     }
-    let what = format!("{counts} ({names})");
+    let what = format!("{counts}{place} ({names})");
     (!changed.is_empty()).then(|| Problem::Uncommitted { path: path.into(), what })
 }
 

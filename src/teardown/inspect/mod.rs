@@ -19,7 +19,7 @@ use below::{Below, walk};
 use judge::{Fate, Work, judge};
 
 use super::{
-    Config, Occupant, git,
+    Config, Occupant,
     git::{Listed, Repository},
     mounts, place,
     problem::Problem,
@@ -89,7 +89,8 @@ impl Found {
 }
 
 impl Inspection {
-    /// Says in a few words how much is ignored, and where; `None` if nothing is.
+    /// Says in a few words how much is ignored, and where; `None` if nothing is. Only the first digit
+    /// of the size is told, so that a report of it seldom changes.
     pub fn ignored_in_words(&self) -> Option<String> {
         let names: Vec<String> = self
             .ignored
@@ -144,7 +145,10 @@ pub fn inspect(
         inspection.refuse(locked(path, why));
     }
     look_at(&mut inspection, found, leaving, config, walk)?;
-    if let Err(problem) = place::refuse_used(path, occupants) {
+    // Whoever was in a folder that is gone has nothing there any more.
+    if path.exists()
+        && let Err(problem) = place::refuse_used(path, occupants)
+    {
         inspection.refuse(problem);
     }
     if let Some(ignored) = inspection.ignored_in_words()
@@ -217,7 +221,7 @@ fn look_at(
 }
 
 /// Says that a worktree was locked.
-pub fn locked(path: &Path, why: &str) -> Problem {
+fn locked(path: &Path, why: &str) -> Problem {
     let why = if why.is_empty() { String::new() } else { format!(" ({})", why.escape_debug()) };
     Problem::Locked { path: path.into(), why }
 }
@@ -269,8 +273,9 @@ impl Nested<'_> {
             tracked.extend(work.tracked_git_dirs.iter().cloned());
             inspection.add(work);
             if fate == Fate::Stays && !self.allows_worktrees {
-                let what = format!("a worktree of {}", repository.common_dir.display());
-                inspection.refuse(Problem::Nested { path: folder.clone(), what });
+                let of = repository.common_dir.display();
+                let what = format!("the worktree {} of {of}", folder.display());
+                inspection.refuse(Problem::Inside { path: self.top.to_owned(), what });
             }
         }
         for folder in &below.git_dirs {
@@ -314,12 +319,16 @@ impl Walks {
     }
 }
 
-/// Says a size as people do.
+/// Says a size as people do, with one digit that counts.
 fn in_words(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["bytes", "kB", "MB", "GB", "TB"];
-    let (mut size, mut unit) = (bytes, 0);
+    let (mut size, mut unit, mut digit) = (bytes, 0, 1);
+    while size / digit >= 10 {
+        digit *= 10;
+    }
+    size = (size + digit / 2) / digit * digit;
     while size >= 1_000 && unit + 1 < UNITS.len() {
-        size = (size + 500) / 1_000;
+        size /= 1_000;
         unit += 1;
     }
     format!("{size} {}", UNITS[unit])

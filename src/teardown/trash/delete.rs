@@ -16,7 +16,7 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, fchmod, fstat, openat,
+        AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, Stat, fchmod, fstat, openat,
         renameat_with, statat, unlinkat,
     },
     io::Errno,
@@ -33,8 +33,8 @@ const NAMED_MAX: usize = 3;
 struct Deletion {
     /// The folder that holds it, to which too deep folders are moved.
     top: OwnedFd,
-    /// The file system that it is on.
-    device: u64,
+    /// What is known of it: all that is deleted is on its file system.
+    found: Stat,
     /// The folders that were moved up and wait for their turn.
     waiting: Vec<CString>,
     /// What could not be deleted, and why; only the first few.
@@ -56,10 +56,8 @@ pub fn delete(path: &Path) -> Result<(), String> {
     };
     let name = path.file_name().map(OsStr::as_bytes).unwrap_or_default();
     let name = CString::new(name).map_err(|_| said(Errno::INVAL))?;
-    let device = fstat(&top).map_err(said)?.st_dev;
-    #[expect(clippy::useless_conversion, reason = "the type of a device differs between systems")]
-    let device = u64::try_from(device).map_err(|_| said(Errno::INVAL))?;
-    let mut deletion = Deletion { top, device, waiting: vec![name], stuck: Vec::new() };
+    let found = fstat(&top).map_err(said)?;
+    let mut deletion = Deletion { top, found, waiting: vec![name], stuck: Vec::new() };
     while let Some(name) = deletion.waiting.pop() {
         let top =
             deletion.top.try_clone().map_err(|error| format!("{}: {error}", path.display()))?;
@@ -134,8 +132,7 @@ impl Deletion {
             other => other?,
         };
         let found = fstat(&folder)?;
-        #[expect(clippy::useless_conversion, reason = "the type of a device differs")]
-        if u64::try_from(found.st_dev).ok() != Some(self.device) {
+        if found.st_dev != self.found.st_dev {
             return Err(Errno::XDEV);
         }
         if !Mode::from_raw_mode(found.st_mode).contains(Mode::RWXU) {
@@ -252,6 +249,36 @@ mod tests {
         assert!(path("stays/in/file").exists());
         delete(&path("gone")).unwrap();
         delete(&path("no/such/place")).unwrap();
+    }
+
+    /// Only the superuser may mount; elsewhere the look at the device is all that there is.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_is_mounted_in_a_folder_is_not_entered() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::create_dir_all(path("gone/a/mounted")).unwrap();
+        fs::create_dir_all(path("stays")).unwrap();
+        fs::write(path("stays/file"), "x").unwrap();
+        fs::write(path("gone/a/other"), "x").unwrap();
+        let run = |program: &str, arguments: &[&Path]| {
+            let mut command = std::process::Command::new(program);
+            command.args(arguments).output().is_ok_and(|output| output.status.success())
+        };
+        // On the same device, so that only the mount tells it apart.
+        if !run("mount", &[Path::new("--bind"), &path("stays"), &path("gone/a/mounted")]) {
+            return;
+        }
+        let stuck = delete(&path("gone"));
+        let unmounted = run("umount", &[&path("gone/a/mounted")]);
+        let stuck = stuck.unwrap_err();
+        assert!(stuck.contains("a/mounted: something is mounted there"), "{stuck}");
+        assert!(path("stays/file").exists() && !path("gone/a/other").exists() && unmounted);
+        delete(&path("gone")).unwrap();
+        assert!(!path("gone").exists() && path("stays/file").exists());
     }
 
     #[test]

@@ -59,7 +59,8 @@ impl Trash {
         let mut taken: u64 = early.iter().map(|manifest| manifest.bytes).sum();
         for manifest in early {
             let is_young = now_ms.saturating_sub(manifest.ended_at) < EARLIEST_MS;
-            let is_full = || manifest.folder.as_ref().is_some_and(|folder| is_full(&folder.place));
+            let is_full =
+                || manifest.folder.as_ref().is_some_and(|folder| (self.is_full)(&folder.place));
             if !is_young && (taken > self.settings.trash_max || is_full()) {
                 taken = taken.saturating_sub(manifest.bytes);
                 self.expire(&manifest.entry, "space is short");
@@ -74,7 +75,7 @@ impl Trash {
         for manifest in self.store.manifests() {
             let Some(folder) = &manifest.folder else { continue };
             let Some(root) = folder.place.ancestors().nth(2) else { continue };
-            if manifest.stage == Stage::Kept && is_full(root) {
+            if manifest.stage == Stage::Kept && (self.is_full)(root) {
                 let (entries, bytes) = full.entry(root.to_owned()).or_default();
                 *entries += 1;
                 *bytes += manifest.bytes;
@@ -185,7 +186,7 @@ fn is_replaceable(manifest: &Manifest) -> bool {
 }
 
 /// Tells whether less than a tenth of a file system is free.
-fn is_full(path: &Path) -> bool {
+pub(super) fn is_full(path: &Path) -> bool {
     let existing = path.ancestors().find(|path| path.exists());
     let found = existing.and_then(|path| rustix::fs::statvfs(path).ok());
     found.is_some_and(|found| found.f_bavail < found.f_blocks / FREE_PART)

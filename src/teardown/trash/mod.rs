@@ -175,6 +175,8 @@ pub struct Trash {
     settings: Settings,
     /// The entries that somebody puts back or deletes at this moment.
     busy: Mutex<BTreeSet<String>>,
+    /// Tells whether space is short where something lies; a test says so by itself.
+    is_full: fn(&Path) -> bool,
     /// After how many steps a test lets it crash; below zero it does not.
     #[cfg(test)]
     pub(in crate::teardown) steps_left: std::sync::atomic::AtomicI64,
@@ -189,6 +191,7 @@ impl Trash {
             host,
             settings,
             busy: Mutex::default(),
+            is_full: expire::is_full,
             #[cfg(test)]
             steps_left: std::sync::atomic::AtomicI64::new(-1),
         }
@@ -215,6 +218,8 @@ impl Trash {
     ///
     /// It can't be written: the session must not be deleted at its agent then.
     pub fn keep_session(&self, session: &KeptSession, export: &[u8]) -> io::Result<()> {
+        // An earlier entry of the session may be being deleted.
+        let _claim = self.claim_entry(session.id.clone()).map_err(io::Error::other)?;
         let ended_at = clock::wall_ms();
         let folder = self.store.folder(&session.id);
         files::make_folder(&folder)?;
@@ -284,16 +289,19 @@ impl Trash {
     /// Takes an entry for one caller, who puts it back or deletes it.
     fn claim(&self, id: &str) -> Result<(Manifest, Claim<'_>), TrashError> {
         let unknown = || TrashError::Unknown(id.to_owned());
-        let entry = self.find(id).ok_or_else(unknown)?.entry;
-        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        if !busy.insert(entry.clone()) {
-            return Err(TrashError::Busy(id.to_owned()));
-        }
-        drop(busy);
-        let claim = Claim { trash: self, entry };
+        let claim = self.claim_entry(self.find(id).ok_or_else(unknown)?.entry)?;
         // Whoever had it before may have changed it.
         let manifest = self.store.manifest(&claim.entry).ok_or_else(unknown)?;
         Ok((manifest, claim))
+    }
+
+    fn claim_entry(&self, entry: String) -> Result<Claim<'_>, TrashError> {
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        if !busy.insert(entry.clone()) {
+            return Err(TrashError::Busy(entry));
+        }
+        drop(busy);
+        Ok(Claim { trash: self, entry })
     }
 
     /// Returns the newest entry of a workspace or session, or the one with this very name.

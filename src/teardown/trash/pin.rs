@@ -17,8 +17,6 @@ use crate::teardown::problem::Problem;
 const FILE_BYTES_MAX: u64 = 64 << 20;
 /// Most parents of a commit that pins others.
 const PARENTS_MAX: usize = 512;
-/// Most objects that are looked at one by one when some of them reach what is missing.
-const SINGLE_MAX: usize = 2_000;
 /// Shortest abbreviation of an id that is followed.
 const ABBREVIATION_MIN: usize = 7;
 /// What stands in commits that pin others, in place of a person.
@@ -233,27 +231,34 @@ fn whole(
     shared: &Git<'_>,
     mut kinds: BTreeMap<String, String>,
 ) -> Result<BTreeMap<String, String>, Problem> {
-    let check = |ids: &mut dyn Iterator<Item = &String>| {
-        let mut input = Vec::new();
-        for id in ids {
-            input.extend_from_slice(id.as_bytes());
-            input.push(b'\n');
-        }
-        let walk = ["rev-list", "--objects", "--quiet", "--single-worktree", "--stdin"];
-        shared.succeeds(&[&walk[..], &["--not", "--all"]].concat(), input)
-    };
-    if kinds.is_empty() || check(&mut kinds.keys())? {
-        return Ok(kinds);
-    }
     let mut left_out = BTreeSet::new();
-    for id in kinds.keys().take(SINGLE_MAX) {
-        if !check(&mut std::iter::once(id))? {
-            left_out.insert(id.clone());
+    let ids: Vec<&String> = kinds.keys().collect();
+    let mut waiting = vec![ids.as_slice()];
+    // Where there is none to leave out, one look is enough; else each half is looked at by itself.
+    while let Some(some) = waiting.pop() {
+        match some {
+            [] => {}
+            some if reaches_all(shared, some)? => {}
+            [one] => drop(left_out.insert((*one).clone())),
+            some => {
+                let (first, second) = some.split_at(some.len() / 2);
+                waiting.extend([first, second]);
+            }
         }
     }
-    // What is beyond the limit is kept: a gc that complains is better than a commit that is lost.
     kinds.retain(|id, _| !left_out.contains(id));
     Ok(kinds)
+}
+
+/// Tells whether nothing is missing of what some objects reach beyond the repository's own refs.
+fn reaches_all(shared: &Git<'_>, ids: &[&String]) -> Result<bool, Problem> {
+    let mut input = Vec::new();
+    for id in ids {
+        input.extend_from_slice(id.as_bytes());
+        input.push(b'\n');
+    }
+    let walk = ["rev-list", "--objects", "--quiet", "--single-worktree", "--stdin"];
+    shared.succeeds(&[&walk[..], &["--not", "--all"]].concat(), input)
 }
 
 /// Writes commits that reach all these objects, and returns what must be named to keep them.

@@ -5,7 +5,20 @@
 use std::path::Path;
 
 use super::manifest::{Folder, Manifest, Stage};
-use crate::replica::trash::TrashKind;
+use crate::{
+    replica::trash::TrashKind,
+    teardown::{
+        Config,
+        testing::{Repository, config},
+    },
+};
+
+/// Makes the configuration of a repository's host whose data folder lies elsewhere.
+pub fn config_in(repository: &Repository, data_dir: &Path) -> Config {
+    let mut config = config(data_dir.to_owned());
+    config.home = Some(repository.path("home"));
+    config
+}
 
 /// Makes a manifest of a workspace without a folder.
 pub fn manifest(entry: &str) -> Manifest {

@@ -166,6 +166,80 @@ fn every_format_of_objects_and_refs_is_pinned_and_comes_back() {
 }
 
 #[test]
+fn a_read_only_folder_moves_with_its_mode_there_and_back() {
+    let repository = Repository::new();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    fs::set_permissions(repository.path("w"), fs::Permissions::from_mode(0o2550)).unwrap();
+    end(&repository, "w");
+    let place = repository.config.trash.get("wrk_1").unwrap().place.unwrap();
+    assert_eq!(mode(Path::new(&place)), 0o2550);
+    repository.config.trash.restore("wrk_1", None).unwrap();
+    assert_eq!(mode(&repository.path("w")), 0o2550);
+    assert_eq!(repository.git("w", &["status", "--porcelain"]), "");
+}
+
+#[test]
+fn what_reaches_something_missing_is_not_pinned_and_all_else_is() {
+    let repository = Repository::new();
+    let commit = |text: &str| {
+        repository.write("w/file", text);
+        repository.commit("w");
+        repository.git("w", &["rev-parse", "HEAD"]).trim().to_owned()
+    };
+    let (broken, whole) = (commit("lost"), commit("kept"));
+    repository.git("w", &["reset", "-q", "--hard", "HEAD~2"]);
+    let single = repository.git("w", &["commit-tree", "-m", "single", "HEAD^{tree}"]);
+    repository.git("w", &["update-ref", "refs/worktree/single", single.trim()]);
+    let blob = repository.git("w", &["rev-parse", &format!("{broken}:file")]);
+    let (first, rest) = blob.trim().split_at(2);
+    fs::remove_file(repository.path(&format!("repo/.git/objects/{first}/{rest}"))).unwrap();
+    end(&repository, "w");
+    // Both commits reach the blob that is missing; were they pinned, this would fail.
+    repository.git("repo", &["reflog", "expire", "--expire=now", "--all"]);
+    repository.git("repo", &["gc", "-q", "--prune=now"]);
+    there(&repository, "repo", single.trim());
+    let gone = ["cat-file", "-e", whole.as_str()];
+    let mut git = std::process::Command::new("git");
+    let found = git.arg("-C").arg(repository.path("repo")).args(gone).output().unwrap();
+    assert!(!found.status.success());
+}
+
+/// Needs a second file system; every Linux has one there.
+#[cfg(target_os = "linux")]
+#[test]
+fn on_another_file_system_than_the_data_it_is_kept_beside_its_own_place() {
+    let mut repository = Repository::new();
+    let data = tempfile::tempdir_in("/dev/shm").unwrap();
+    repository.config = testing::config_in(&repository, data.path());
+    let holding = repository.path(".sessionmesh-trash");
+    for is_restored in [true, false] {
+        repository.write("w/new", "new");
+        end(&repository, "w");
+        let trash = &repository.config.trash;
+        let place = PathBuf::from(trash.get("wrk_1").unwrap().place.unwrap());
+        assert!(place.starts_with(&holding), "{}", place.display());
+        assert_eq!(fs::metadata(&holding).unwrap().permissions().mode() & 0o777, 0o700);
+        if is_restored {
+            trash.restore("wrk_1", None).unwrap();
+            assert_eq!(fs::read(repository.path("w/new")).unwrap(), b"new");
+            trash.empty("wrk_1").unwrap();
+            fs::remove_file(data.path().join("teardowns.jsonl")).unwrap();
+        } else {
+            // Where its file system is not there, it may come back.
+            let away = repository.path("away");
+            fs::rename(&holding, &away).unwrap();
+            trash.maintain(i64::MAX);
+            let entry = trash.get("wrk_1").unwrap();
+            assert!(entry.problem.unwrap().contains("mount its file system"));
+            fs::rename(&away, &holding).unwrap();
+            trash.maintain(i64::MAX);
+            assert_eq!(trash.list(), []);
+        }
+        assert!(!holding.exists());
+    }
+}
+
+#[test]
 fn a_worktree_of_a_bare_repository_comes_back_to_its_branch() {
     let repository = Repository::new();
     repository.git("repo", &["clone", "-q", "--bare", ".", "../bare.git"]);
@@ -517,7 +591,8 @@ fn where_nothing_is_kept_a_worktree_is_deleted_at_once() {
 fn only_what_held_nothing_that_is_nowhere_else_is_deleted_early_and_the_oldest_first() {
     let data = tempfile::tempdir().unwrap();
     let settings = Settings { trash_max: 100, ..Settings::default() };
-    let trash = Trash::new(data.path(), NodeId([1; 32]), settings);
+    let mut trash = Trash::new(data.path(), NodeId([1; 32]), settings);
+    trash.is_full = |_| false;
     let day = 24 * 60 * 60 * 1_000;
     let replaceable = Some(crate::replica::trash::Held::default());
     let only = crate::replica::trash::Held { untracked: 1, ..Default::default() };
@@ -536,17 +611,22 @@ fn only_what_held_nothing_that_is_nowhere_else_is_deleted_early_and_the_oldest_f
         let manifest = Manifest { held, ended_at, kept_until, bytes: 60, folder, ..manifest };
         trash.store.write(&manifest).unwrap();
     }
-    let left = || {
+    let left = |trash: &Trash| {
         let mut ids: Vec<_> = trash.list().into_iter().map(|entry| entry.id).collect();
         ids.sort();
         ids.join(" ")
     };
     trash.maintain(day);
-    assert_eq!(left(), "wrk_1 wrk_2 wrk_3 wrk_4 wrk_5", "all are young");
+    assert_eq!(left(&trash), "wrk_1 wrk_2 wrk_3 wrk_4 wrk_5", "all are young");
     trash.maintain(day + 2);
-    assert_eq!(left(), "wrk_3 wrk_4 wrk_5");
+    assert_eq!(left(&trash), "wrk_3 wrk_4 wrk_5");
     trash.maintain(50 * day);
-    assert_eq!(left(), "wrk_3 wrk_4 wrk_5", "there is room");
+    assert_eq!(left(&trash), "wrk_3 wrk_4 wrk_5", "there is room");
+    trash.is_full = |_| true;
+    trash.maintain(50 * day);
+    assert_eq!(left(&trash), "wrk_3 wrk_4", "nothing else may go early");
+    trash.maintain(100 * day);
+    assert_eq!(left(&trash), "");
 }
 
 fn session(id: &str) -> KeptSession {

@@ -23,6 +23,7 @@ fn end_with(
     match teardown::end(&repository.due(name, action), occupants, &repository.config) {
         TeardownOutcome::Gone | TeardownOutcome::Done(_) => Ok(()),
         TeardownOutcome::Failed(reason) => Err(reason),
+        TeardownOutcome::PutOff => unreachable!("nobody is asked"),
     }
 }
 
@@ -32,6 +33,7 @@ fn said(repository: &Repository, name: &str, action: TeardownAction) -> Result<S
         TeardownOutcome::Gone => Ok(String::new()),
         TeardownOutcome::Done(done) => Ok(done),
         TeardownOutcome::Failed(reason) => Err(reason),
+        TeardownOutcome::PutOff => unreachable!("nobody is asked"),
     }
 }
 

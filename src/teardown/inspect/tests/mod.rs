@@ -10,7 +10,7 @@ mod programs;
 use super::*;
 use crate::{
     replica::record::{GitState, TeardownAction},
-    teardown::{survey, testing::Repository as Fixture},
+    teardown::{git, survey, testing::Repository as Fixture},
 };
 
 fn found(fixture: &Fixture, name: &str) -> Found {
@@ -262,7 +262,7 @@ fn a_missing_folder_with_staged_content_or_something_unfinished_is_not_ended() {
         let found = Found { path, repository, listed };
         inspect(&found, &[], &[], &fixture.config).unwrap().refusal.map(|it| it.to_string())
     };
-    assert!(missing(&fixture).unwrap().contains("1 changed file (staged)"));
+    assert!(missing(&fixture).unwrap().contains("1 changed file in its index (staged)"));
     fixture.git("repo", &["worktree", "repair", "../saved"]);
     fixture.git("saved", &["rm", "-q", "-f", "staged"]);
     assert_eq!(missing(&fixture), None);

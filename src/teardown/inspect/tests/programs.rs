@@ -5,6 +5,7 @@
 use std::{fs, os::unix::fs::PermissionsExt as _, process::Command};
 
 use super::*;
+use crate::{replica::effect::TeardownOutcome, teardown};
 
 /// Gives a repository every setting by which git could be made to run a program, and makes it look
 /// at its files again.
@@ -81,8 +82,13 @@ fn nothing_that_a_repository_names_is_run() {
     refused(&fixture);
     let problem = refuse_loss(&fixture.path("w"), &fixture.config).unwrap_err();
     assert!(problem.to_string().contains("are in no commit"), "{problem}");
+    let due = fixture.due("w", TeardownAction::Force);
+    let outcome = teardown::end(&due, &[], &fixture.config);
+    assert!(matches!(outcome, TeardownOutcome::Done(_)), "{outcome:?}");
     assert_eq!(ran(), 0);
     // And it is really so that git alone would run them.
+    let id = fixture.config.trash.list()[0].id.clone();
+    fixture.config.trash.restore(&id, None).unwrap();
     for at in folders {
         let status = Command::new("git").arg("-C").arg(fixture.path(at)).arg("status").output();
         drop(status.unwrap());
