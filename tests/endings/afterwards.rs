@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{
     draw::{Case, Way},
-    ending::{Record, is_git_own, prune, same_refs, unchanged_but_for},
+    ending::{Record, is_git_own, prune, same_refs, unchanged_but_for_refs},
     git::{self, git},
     record::{self, Files},
     scene::{Scene, Tree},
@@ -93,30 +93,18 @@ fn place(case: &Case, tree: &Tree) -> PathBuf {
 fn is_as_before(case: &Case, before: &Record, back: &[&Tree]) -> Result<(), String> {
     let scene = &case.scene;
     let commons: Vec<_> = scene.commons().iter().map(|common| scene.relative(common)).collect();
-    let standing = logs_of_standing(case, &|tree| back.iter().any(|one| one.id == tree.id));
     let moved = case.way == Way::Elsewhere;
     let after = if moved { as_if_in_place(case, scene.files(), back) } else { scene.files() };
     let counts = |path: &Path| {
         let named = |name: &str| path.file_name().is_some_and(|found| found == name);
         // What says where the rest is has to be another then.
         let leads = named(".git") || named("gitdir") || named("config");
-        let standing = standing.iter().any(|logs| path.starts_with(logs));
-        !is_git_own(path, &commons)
-            && !standing
-            && !path.starts_with("aliases")
-            && !(moved && leads)
+        !is_git_own(path, &commons) && !path.starts_with("aliases") && !(moved && leads)
     };
     match record::difference(&before.files, &after, &counts, !moved) {
         Some(difference) => Err(format!("what was put back is not as it was: {difference}")),
         None => Ok(()),
     }
-}
-
-/// Returns where the reflogs of the trees are that have not ended: git has tidied them meanwhile.
-fn logs_of_standing(case: &Case, has_ended: &dyn Fn(&Tree) -> bool) -> Vec<PathBuf> {
-    let standing = case.scene.trees.iter().filter(|tree| !has_ended(tree));
-    let admins = standing.flat_map(|tree| tree.inner.iter().chain([&tree.admin]));
-    admins.map(|admin| case.scene.relative(admin).join("logs")).collect()
 }
 
 /// Renames what was put back elsewhere to where it was.
@@ -169,7 +157,5 @@ pub fn deleted(case: &Case, before: &Record, ended: &[usize]) -> Result<(), Stri
         is_sound(repository)?;
     }
     same_refs(case, before)?;
-    let standing =
-        logs_of_standing(case, &|one| ended.iter().any(|at| scene.trees[*at].id == one.id));
-    unchanged_but_for(case, before, ended, &standing, "the end of its time")
+    unchanged_but_for_refs(case, before, ended, "the end of its time")
 }

@@ -99,6 +99,7 @@ fn end(
     match teardown::end(&due, &[], config) {
         TeardownOutcome::Done(_) | TeardownOutcome::Gone => Ok(()),
         TeardownOutcome::Failed(why) => Err(why),
+        TeardownOutcome::PutOff => Err("put off".to_owned()),
     }
 }
 

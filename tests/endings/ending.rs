@@ -268,7 +268,7 @@ fn judge_with_force(case: &Case, tree: usize, outcome: &Ended) -> Result<(), Str
 /// program which a setting names has run.
 fn unchanged(case: &Case, before: &Record, ended: &[usize], after: &str) -> Result<(), String> {
     if !ended.is_empty() {
-        return unchanged_but_for(case, before, ended, &[], after);
+        return unchanged_but_for_refs(case, before, ended, after);
     }
     no_program_ran(&case.scene, after)?;
     match record::difference(&before.files, &case.scene.files(), &|_| true, true) {
@@ -284,13 +284,12 @@ fn no_program_ran(scene: &Scene, after: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Makes sure that nothing has changed but some folders, what belongs to the trees that have ended,
-/// and where git keeps refs and objects.
-pub fn unchanged_but_for(
+/// Makes sure that nothing has changed but what belongs to the trees that have ended, and where git
+/// keeps refs and objects.
+pub fn unchanged_but_for_refs(
     case: &Case,
     before: &Record,
     ended: &[usize],
-    but_for: &[PathBuf],
     after: &str,
 ) -> Result<(), String> {
     let scene = &case.scene;
@@ -300,7 +299,7 @@ pub fn unchanged_but_for(
     let own = own.flat_map(|tree| tree.inner.iter().chain([&tree.path, &tree.admin]));
     let own: Vec<_> = own.map(|path| scene.relative(path)).collect();
     let counts = |path: &Path| {
-        let own = own.iter().chain(but_for).any(|own| path.starts_with(own));
+        let own = own.iter().any(|own| path.starts_with(own));
         !own && !is_git_own(path, &commons) && !path.starts_with("aliases")
     };
     match record::difference(&before.files, &scene.files(), &counts, false) {

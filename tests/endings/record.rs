@@ -51,7 +51,9 @@ pub fn files(folder: &Path, skipped: &[&Path]) -> Files {
                 let target = fs::read_link(&path).expect("it is a link");
                 node.content = target.into_os_string().into_encoded_bytes();
             } else if seen.is_file() {
-                node.content = Sha256::digest(fs::read(&path).expect("it can be read")).to_vec();
+                let bytes = fs::read(&path).expect("it can be read");
+                let is_log = name.ends_with("logs/HEAD");
+                node.content = Sha256::digest(if is_log { tidied(&bytes) } else { bytes }).to_vec();
                 if seen.nlink() > 1 {
                     let first = names.entry((seen.dev(), seen.ino())).or_insert(name.clone());
                     node.same_as = Some(first.clone()).filter(|first| *first != name);
@@ -61,6 +63,12 @@ pub fn files(folder: &Path, skipped: &[&Path]) -> Files {
         }
     }
     found
+}
+
+/// Returns a reflog as `git gc` writes it: it ends a line without a message otherwise.
+fn tidied(log: &[u8]) -> Vec<u8> {
+    let lines = log.split(|byte| *byte == b'\n').map(|line| line.trim_ascii_end().to_owned());
+    lines.collect::<Vec<_>>().join(&b'\n')
 }
 
 /// Returns the part of a record that lies below a folder.

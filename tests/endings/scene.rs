@@ -278,6 +278,7 @@ impl Scene {
             TeardownOutcome::Done(done) => Ok(done),
             TeardownOutcome::Gone => Ok(String::new()),
             TeardownOutcome::Failed(reason) => Err(reason),
+            TeardownOutcome::PutOff => Err("put off".to_owned()),
         }
     }
 
