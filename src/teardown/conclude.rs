@@ -74,7 +74,7 @@ fn may_be_forgotten(due: &TeardownDue) -> Result<bool, Problem> {
     }
 }
 
-/// Forgets a workspace of which nothing was found that could be moved.
+/// Forgets a workspace where nothing was found that could be moved.
 pub fn forget(due: &TeardownDue, why: &str, config: &Config) -> Result<Entry, Problem> {
     if let Some(remover) = config.remover(&due.workspace)
         && may_be_forgotten(due)?

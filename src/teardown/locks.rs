@@ -1,6 +1,6 @@
 //! Owns letting one teardown at a time work on a repository.
 //!
-//! Must not know what is done there. Invariant: whoever holds several repositories got all of them
+//! Must not know what is done there. Invariant: a task that holds several repositories got all of them
 //! at once, so that no two wait for each other.
 
 use std::{

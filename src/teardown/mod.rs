@@ -52,6 +52,9 @@ use crate::replica::{
 const STOP_WITHIN: Duration = Duration::from_secs(3);
 /// How often it is seen whether they have ended.
 const STOP_POLL: Duration = Duration::from_millis(10);
+/// How many folders above an agent's worktree are its own: opencode has one for its data, one for all
+/// worktrees and one for each project.
+const AGENT_LEVELS: usize = 3;
 /// The kind of workspaces that are folders somebody else looks after.
 const KIND_DIRECTORY: &str = "directory";
 
@@ -177,14 +180,17 @@ impl Config {
         self.stopping.load(Ordering::SeqCst)
     }
 
-    /// Returns the folders in which nothing may be kept: those of other workspaces, and of agents.
-    /// One that the home folder lies in says nothing.
-    fn avoid(&self, occupants: &[Occupant]) -> Vec<PathBuf> {
+    /// Returns the folders in which nothing of a workspace at `path` may be kept: those of other
+    /// workspaces, and of agents. One that the home folder lies in says nothing.
+    fn avoid(&self, workspace: &Workspace, path: &Path, occupants: &[Occupant]) -> Vec<PathBuf> {
         let home = self.home.as_deref().unwrap_or(Path::new("/"));
         let others = occupants.iter().map(|occupant| PathBuf::from(&occupant.directory));
         let others = others.filter_map(|other| other.canonicalize().ok());
         let agents = self.removers.iter().flat_map(|remover| remover.folders());
-        others.chain(agents).filter(|folder| !home.starts_with(folder)).collect()
+        // An agent may look into the folders around those that it has made, and say nothing of them.
+        let levels = if self.remover(workspace).is_some() { AGENT_LEVELS } else { 0 };
+        let around = path.ancestors().skip(1).take(levels).map(Path::to_owned);
+        others.chain(agents).chain(around).filter(|folder| !home.starts_with(folder)).collect()
     }
 
     fn may_go_on(&self) -> child::Go {
@@ -261,8 +267,8 @@ pub fn end(due: &TeardownDue, occupants: &[Occupant], config: &Config) -> Teardo
     outcome
 }
 
-/// Says what was done by an attempt of which the daemon was not told any more: a worktree that stands
-/// at the place by now is not what it ended.
+/// Says what an attempt did whose outcome the daemon never saw: a worktree that stands at the place by
+/// now is another one.
 fn ended_before(due: &TeardownDue, config: &Config) -> Option<String> {
     if !worktree::is_worktree(&due.workspace) {
         return None;

@@ -69,7 +69,7 @@ pub fn end(
         let (branch, commit) = config.trash.head(&admin);
         leaving.push(Leaving { below, admin, branch, commit });
     }
-    let avoid = config.avoid(occupants);
+    let avoid = config.avoid(&due.workspace, &found.path, occupants);
     let request = Request {
         due,
         folder: Some(&found.path),
@@ -176,7 +176,7 @@ fn end_half(
         let (branch, commit) = config.trash.head(&admin);
         Leaving { below: PathBuf::new(), admin, branch, commit }
     });
-    let avoid = config.avoid(occupants);
+    let avoid = config.avoid(&due.workspace, path, occupants);
     let (bytes, leaving) = (inside.bytes, leaving.collect());
     let request = Request { due, folder: Some(path), leaving, bytes, held: None, avoid: &avoid };
     conclude::conclude(due, take(&request, config)?, config)

@@ -1,8 +1,8 @@
 //! Owns deleting entries for good: when their time is over, when a person says so, or early when
 //! space is short.
 //!
-//! Must not know who asks. Invariant: an entry that held what is nowhere else, or of which that is
-//! not known, is never deleted early.
+//! Must not know who asks. Invariant: an entry is deleted early only if it is known to have held
+//! nothing that is nowhere else.
 
 use std::{
     collections::BTreeMap,

@@ -290,7 +290,7 @@ impl Trash {
     fn claim(&self, id: &str) -> Result<(Manifest, Claim<'_>), TrashError> {
         let unknown = || TrashError::Unknown(id.to_owned());
         let claim = self.claim_entry(self.find(id).ok_or_else(unknown)?.entry)?;
-        // Whoever had it before may have changed it.
+        // The caller before may have changed it.
         let manifest = self.store.manifest(&claim.entry).ok_or_else(unknown)?;
         Ok((manifest, claim))
     }

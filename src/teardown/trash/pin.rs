@@ -231,6 +231,9 @@ fn whole(
     shared: &Git<'_>,
     mut kinds: BTreeMap<String, String>,
 ) -> Result<BTreeMap<String, String>, Problem> {
+    // What a partial clone has not fetched is not missing.
+    let promised = ["config", "--get-regexp", r"^(extensions\.partialclone|remote\..*\.promisor)$"];
+    let is_partial = shared.succeeds(&promised, Vec::new())?;
     let mut left_out = BTreeSet::new();
     let ids: Vec<&String> = kinds.keys().collect();
     let mut waiting = vec![ids.as_slice()];
@@ -238,7 +241,7 @@ fn whole(
     while let Some(some) = waiting.pop() {
         match some {
             [] => {}
-            some if reaches_all(shared, some)? => {}
+            some if reaches_all(shared, some, is_partial)? => {}
             [one] => drop(left_out.insert((*one).clone())),
             some => {
                 let (first, second) = some.split_at(some.len() / 2);
@@ -251,14 +254,16 @@ fn whole(
 }
 
 /// Tells whether nothing is missing of what some objects reach beyond the repository's own refs.
-fn reaches_all(shared: &Git<'_>, ids: &[&String]) -> Result<bool, Problem> {
+fn reaches_all(shared: &Git<'_>, ids: &[&String], is_partial: bool) -> Result<bool, Problem> {
     let mut input = Vec::new();
     for id in ids {
         input.extend_from_slice(id.as_bytes());
         input.push(b'\n');
     }
-    let walk = ["rev-list", "--objects", "--quiet", "--single-worktree", "--stdin"];
-    shared.succeeds(&[&walk[..], &["--not", "--all"]].concat(), input)
+    let mut walk = vec!["rev-list", "--objects", "--quiet", "--single-worktree", "--stdin"];
+    walk.extend(is_partial.then_some("--exclude-promisor-objects"));
+    walk.extend(["--not", "--all"]);
+    shared.succeeds(&walk, input)
 }
 
 /// Writes commits that reach all these objects, and returns what must be named to keep them.

@@ -158,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_version_is_read_whoever_built_git() {
+    fn the_version_is_read_from_every_build_of_git() {
         assert_eq!(read_version("git version 2.30.2\n"), Some((2, 30)));
         assert_eq!(read_version("git version 2.39.5 (Apple Git-154)"), Some((2, 39)));
         assert_eq!(read_version("git version 2.47.3.windows.1"), Some((2, 47)));

@@ -4,6 +4,7 @@
 //! so; doing it again changes nothing.
 
 use std::{
+    ffi::OsStr,
     fs, io,
     os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _, fs::PermissionsExt as _},
     path::{Path, PathBuf},
@@ -84,9 +85,10 @@ fn rewrite_work_tree(repository: &Path, moves: &[Move]) -> io::Result<()> {
     let Some(config) = config.to_str().filter(|_| config.is_file()) else { return Ok(()) };
     // Not in the repository itself: git would go to the work tree that it is about to be told of.
     let git = Git::new(Path::new("/dev/null"));
-    let read = ["config", "--file", config, "--get", "core.worktree"];
-    let Ok(link) = git.line(&read, Vec::new()) else { return Ok(()) };
-    let Some(says) = moved(repository, Path::new(&link), moves) else { return Ok(()) };
+    let read = ["config", "--file", config, "-z", "--get", "core.worktree"];
+    let Ok(link) = git.run(&read, Vec::new()) else { return Ok(()) };
+    let link = Path::new(OsStr::from_bytes(link.strip_suffix(b"\0").unwrap_or(&link)));
+    let Some(says) = moved(repository, link, moves) else { return Ok(()) };
     let Some(says) = says.to_str() else { return Ok(()) };
     let written = git.run(&["config", "--file", config, "core.worktree", says], Vec::new());
     written.map(drop).map_err(|problem| io::Error::other(problem.to_string()))

@@ -27,7 +27,9 @@ pub fn scan(folder: &Path, own: Option<&Path>) -> Scan {
     let mut scan = Scan::default();
     let inside =
         |path: &Path| path.starts_with(folder) || own.is_some_and(|own| path.starts_with(own));
-    let mut waiting = vec![folder.to_owned()];
+    // The repositories of its submodules lie in its administrative folder.
+    let modules = own.map(|own| own.join("modules"));
+    let mut waiting: Vec<PathBuf> = modules.into_iter().chain([folder.to_owned()]).collect();
     while let Some(path) = waiting.pop() {
         let Ok(entries) = fs::read_dir(&path) else { continue };
         for entry in entries.flatten() {
@@ -36,8 +38,11 @@ pub fn scan(folder: &Path, own: Option<&Path>) -> Scan {
             scan.bytes += found.blocks() * 512 / found.nlink().max(1);
             if found.is_dir() {
                 waiting.push(at);
-            } else if entry.file_name() == ".git" && path != folder {
-                let below = path.strip_prefix(folder).unwrap_or(&path).to_owned();
+            } else if entry.file_name() == ".git"
+                && let Ok(below) = path.strip_prefix(folder)
+                && below != Path::new("")
+            {
+                let below = below.to_owned();
                 let admin = admin::of_worktree(&path).filter(|admin| !inside(&admin.repository));
                 scan.worktrees.extend(admin.map(|admin| (below, admin)));
             }
@@ -82,5 +87,15 @@ mod tests {
         assert!(scan(&w, Some(&own.path)).dependents.is_empty());
         repository.git("w/ignored/deep/own", &["worktree", "add", "-q", "../../../../outer"]);
         assert_eq!(scan(&w, Some(&own.path)).dependents, [repository.path("outer")]);
+
+        let repository = Repository::new();
+        let own = admin::of_worktree(&repository.path("w")).unwrap();
+        let allow = ["-c", "protocol.file.allow=always"];
+        let add = [&allow[..], &["submodule", "add", "-q", "../repo", "lib"]].concat();
+        repository.git("w", &add);
+        repository.git("w/lib", &["worktree", "add", "-q", "../../far"]);
+        let found = scan(&repository.path("w"), Some(&own.path));
+        assert_eq!(found.dependents, [repository.path("far")], "of a submodule's repository");
+        assert_eq!(found.worktrees, []);
     }
 }

@@ -240,6 +240,29 @@ fn on_another_file_system_than_the_data_it_is_kept_beside_its_own_place() {
 }
 
 #[test]
+fn what_a_partial_clone_has_not_fetched_is_no_reason_not_to_pin() {
+    let repository = Repository::new();
+    repository.git("repo", &["config", "uploadpack.allowFilter", "true"]);
+    let origin = format!("file://{}", repository.path("repo").display());
+    let clone = ["-c", "protocol.file.allow=always", "clone", "-q", "--no-checkout"];
+    let clone = [&clone[..], &["--filter=blob:none", &origin, "../partial"]].concat();
+    repository.git("repo", &clone);
+    repository.git("partial", &["worktree", "add", "-q", "--no-checkout", "-b", "p", "../p"]);
+    // A tree of its own with a blob that only the other side has.
+    let listed = repository.git("p", &["ls-tree", "HEAD", "file"]).replace("\tfile", "\tmoved");
+    repository.write("listed", &listed);
+    let input = fs::File::open(repository.path("listed")).unwrap();
+    let mut git = std::process::Command::new("git");
+    git.arg("-C").arg(repository.path("p")).args(["mktree", "--missing"]).stdin(input);
+    let tree = String::from_utf8(git.output().unwrap().stdout).unwrap();
+    let only = repository.git("p", &["commit-tree", "-m", "only", tree.trim()]);
+    repository.git("p", &["update-ref", "refs/worktree/only", only.trim()]);
+    end(&repository, "p");
+    repository.git("partial", &["gc", "-q", "--prune=now"]);
+    there(&repository, "partial", only.trim());
+}
+
+#[test]
 fn a_worktree_of_a_bare_repository_comes_back_to_its_branch() {
     let repository = Repository::new();
     repository.git("repo", &["clone", "-q", "--bare", ".", "../bare.git"]);

@@ -184,7 +184,7 @@ fn what_is_no_linked_worktree_stays_even_with_force() {
 fn a_worktree_that_holds_another_needs_force_and_takes_it_along() {
     let repository = Repository::new();
     repository.git("repo", &["worktree", "add", "-q", "-b", "inner", "../w/ignored"]);
-    only_force_ends(&repository, "w", "w/ignored is a worktree of");
+    only_force_ends(&repository, "w", "w holds the worktree");
     assert!(!repository.lists("w/ignored"), "it would be pruned");
 }
 
@@ -283,7 +283,7 @@ fn what_is_staged_or_unfinished_in_a_missing_worktree_needs_force() {
                 r.write("w/new", "staged");
                 r.git("w", &["add", "new"]);
             }) as fn(&Repository),
-            "1 changed file (new)",
+            "in its index (new)",
         ),
         (
             |r| {
@@ -440,7 +440,7 @@ fn a_remover_is_not_asked_while_something_new_stands_at_the_place() {
 }
 
 #[test]
-fn a_branch_that_a_remover_deleted_is_brought_back_whoever_else_reaches_its_commits() {
+fn a_branch_that_a_remover_deleted_is_brought_back_even_where_others_reach_its_commits() {
     for is_unreached in [true, false] {
         let (repository, _agent) = with_agent(false);
         if is_unreached {
