@@ -48,6 +48,8 @@ fn main() {
             start: StartId([n as u8 + 40; 8]),
             seed: n as u64,
             undo_window: Duration::from_secs(3_600),
+            keep_removed: Duration::ZERO,
+            start_grace: Duration::ZERO,
             keyring: keys[n].clone(),
         };
         let stored: Stored = fleet.stored(&[]);
@@ -158,7 +160,7 @@ impl Pair {
             self.frames(n, fx)
         });
         while waiting.iter().any(|frames| !frames.is_empty()) {
-            let counts = |frame: &wire::Frame| !matches!(frame, wire::Frame::Links { .. });
+            let counts = |frame: &wire::Frame| !matches!(frame, wire::Frame::Links(_));
             met.rounds += usize::from(waiting.iter().flatten().any(counts));
             let [from_a, from_b] = waiting;
             waiting = [Vec::new(), Vec::new()];

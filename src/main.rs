@@ -1,6 +1,9 @@
 //! The `sessionmesh` command: from arguments to a call, from an error to an exit code.
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 use clap::Parser as _;
 use sessionmesh::{
@@ -14,7 +17,10 @@ use sessionmesh::{
 
 fn main() -> ExitCode {
     heap::bound();
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(said) => return told(&said),
+    };
     // One thread for the loop, the links and the API: with one for each processor a frame waits to be
     // handed from one to the other, which takes a fifth of a change's way to a peer, and of a burst.
     // What takes long has threads of its own.
@@ -31,6 +37,15 @@ fn main() -> ExitCode {
     // What still runs in the background must not keep the process from ending.
     runtime.shutdown_background();
     end(done)
+}
+
+/// Shows help, the version, or what is wrong with the arguments.
+fn told(said: &clap::Error) -> ExitCode {
+    let printed = said.print().and_then(|()| io::stdout().flush());
+    match printed {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => end(Err(Failure::Output(error))),
+        _ => ExitCode::from(u8::try_from(said.exit_code()).unwrap_or(Exit::Usage as u8)),
+    }
 }
 
 fn end(done: Result<(), Failure>) -> ExitCode {

@@ -26,6 +26,8 @@ pub enum Bug {
     PurgeUndone,
     /// A teardown starts before its seal is durable.
     SealNotDurable,
+    /// A teardown begins although a session came into the workspace after it was asked for.
+    SealNotLookedAt,
     /// A subscriber is not given every diff.
     CursorSkips,
     /// The digest is not brought up to a record that changed.
@@ -38,7 +40,7 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::ActorReused,
         Self::NoFsync,
         Self::ReplyBeforeCommit,
@@ -48,6 +50,7 @@ impl Bug {
         Self::RestoreBeatsDelete,
         Self::PurgeUndone,
         Self::SealNotDurable,
+        Self::SealNotLookedAt,
         Self::CursorSkips,
         Self::DigestStale,
         Self::QueueUnbounded,

@@ -117,6 +117,21 @@ fn a_file_in_the_place_of_the_folder_is_named() {
 }
 
 #[test]
+fn a_folder_whose_path_is_not_utf_8_is_named_and_not_made() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let top = tempfile::tempdir().unwrap();
+    let dir = top.path().join(std::ffi::OsStr::from_bytes(b"d\xff"));
+    let output = serve(&dir);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    for part in [r"d\xFF", "not UTF-8", "--data-dir"] {
+        assert!(stderr.contains(part), "{part} is not in {stderr}");
+    }
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(!dir.exists());
+}
+
+#[test]
 fn a_folder_that_is_not_writable_is_named() {
     // A kernel's own file system refuses root, too, which tests may run as.
     let dir = Path::new("/proc/sessionmesh");

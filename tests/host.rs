@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::{
     scene::{LEFT, RIGHT, Scene, room},
-    world::UNDO_WINDOW,
+    world::{Mode, UNDO_WINDOW},
 };
 use sessionmesh::replica::{
     command::{Command, Target},
@@ -45,6 +45,7 @@ fn go_on(scene: &mut Scene, at: usize, action: TeardownAction) {
 fn a_teardown_that_a_crash_cut_off_runs_again_with_the_same_incarnation() {
     let (mut scene, due) = sealed();
     scene.world.crash(LEFT, 0);
+    scene.world.agree();
     let again = scene.world.nodes[LEFT].teardowns.pop().expect("a teardown");
     assert_eq!((again.incarnation, due.incarnation), (1, 1));
     scene.world.end_teardown(LEFT, again, TeardownOutcome::Gone);
@@ -96,6 +97,50 @@ fn nothing_is_torn_down_around_a_session_that_the_host_knows_to_be_alive() {
     scene.world.agree();
     scene.session_is("s2", SessionState::Live);
     assert_eq!(scene.world.nodes[LEFT].teardowns.len(), 1, "now it is empty");
+}
+
+/// While the seal became durable, a session arrived that another node had put into the workspace: it was
+/// torn down around that.
+#[test]
+fn a_session_that_comes_while_the_seal_becomes_durable_puts_the_teardown_off() {
+    let mut scene = Scene::new(LEFT);
+    room(&mut scene, &["s"]);
+    scene.delete("s");
+    scene.world.agree();
+    scene.world.part();
+    scene.at = RIGHT;
+    scene.create("s2", "w");
+    scene.world.disks = Mode::Held;
+    scene.pass_undo_window();
+    assert!(scene.world.unsynced(LEFT) > 0, "the seal is not durable");
+    // Only what peers say goes on meanwhile.
+    scene.world.plug(LEFT, RIGHT);
+    scene.world.deliver();
+    assert_eq!(
+        scene.world.session(LEFT, LEFT, "s2").map(|s| s.state),
+        Some(SessionState::Stranded)
+    );
+    scene.world.disks = Mode::Prompt;
+    scene.world.plug_all();
+    scene.world.agree();
+    assert_eq!(scene.world.nodes[LEFT].teardowns.len(), 0, "s2 is in it");
+    scene.workspace_is("w", WorkspaceState::Sealed, 1);
+    scene.move_out("s2");
+    scene.world.agree();
+    assert_eq!(scene.world.nodes[LEFT].teardowns.len(), 1, "now it is empty");
+}
+
+/// The session came after the daemon had taken the teardown up, and while that waited for its turn.
+#[test]
+fn a_teardown_that_was_put_off_is_asked_for_again_once_nobody_is_in_the_workspace() {
+    let (mut scene, due) = sealed();
+    scene.world.end_teardown(LEFT, due.clone(), TeardownOutcome::PutOff);
+    let again = scene.world.nodes[LEFT].teardowns.pop().expect("nobody is in it");
+    assert_eq!(again, due);
+    // Said of another attempt, it means nothing.
+    let stale = TeardownDue { incarnation: 7, ..due };
+    scene.world.end_teardown(LEFT, stale, TeardownOutcome::PutOff);
+    assert_eq!(scene.world.nodes[LEFT].teardowns.len(), 0, "it is under way");
 }
 
 #[test]

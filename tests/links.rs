@@ -4,7 +4,10 @@
 #[expect(dead_code, reason = "each test uses its own part of the world")]
 mod common;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use common::{
     keys::key_of,
@@ -22,7 +25,7 @@ use sessionmesh::{
         record::{Role, WorkspaceState},
         sync::{Documents, Exchange, FETCH_WITHIN, GREET_WITHIN},
     },
-    wire::{CloseCode, DocumentHeads, Frame},
+    wire::{CloseCode, DocumentHeads, Frame, Links, LinksBase},
 };
 
 const MOMENT: Duration = Duration::from_millis(1);
@@ -118,9 +121,33 @@ fn a_peer_whose_frames_were_dropped_is_told_anew_with_whom_there_are_links() {
     world.sent = Some(Vec::new());
     let peer = world.nodes[1].id;
     world.handle(0, Input::PeerDrained { peer });
-    let links = vec![world.nodes[1].id, world.nodes[2].id];
     let sent = world.sent.take().unwrap_or_default();
-    assert!(sent.contains(&(0, 1, Frame::Links { nodes: links })), "{sent:?}");
+    // Of the three members the one that is neither end.
+    let all = |links: &Links| match &links.base {
+        LinksBase::Members { bits, .. } => {
+            bits.iter().map(|byte| byte.count_ones()).sum::<u32>() == 1
+        }
+        _ => false,
+    };
+    let told = |(from, to, frame): &(usize, usize, Frame)| {
+        (*from, *to) == (0, 1) && matches!(frame, Frame::Links(links) if all(links))
+    };
+    assert!(sent.iter().any(told), "{sent:?}");
+}
+
+#[test]
+fn of_what_a_member_tells_of_its_addresses_few_are_dialled_and_none_where_no_peer_is() {
+    let mut world = World::fleet(2, 1);
+    let peer = world.nodes[1].id;
+    let bad = ["0.0.0.0:1", "224.0.0.251:5353", "255.255.255.255:9", "10.0.0.9:0", "127.0.0.1:53"];
+    let mut addresses: BTreeSet<String> = bad.map(str::to_owned).into();
+    addresses.insert("10.0.0.2:7177".to_owned());
+    let announce = |addresses| Command::Announce { name: "node-1".to_owned(), addresses };
+    assert_eq!(world.ask(1, announce(addresses)), Ok(Reply::Done));
+    world.agree();
+    assert_eq!(world.nodes[0].dials[&peer], BTreeSet::from(["10.0.0.2:7177".to_owned()]));
+    let told = world.nodes[0].replica.peers()[0].member.addresses.len();
+    assert_eq!(told, bad.len() + 1, "people see what it tells");
 }
 
 #[test]
@@ -191,6 +218,8 @@ impl Alone {
             start: StartId([1; 8]),
             seed: 1,
             undo_window: UNDO_WINDOW,
+            keep_removed: Duration::ZERO,
+            start_grace: Duration::ZERO,
             keyring: key_of(NodeId([1; 32])),
         };
         let now = Now { monotonic: Duration::ZERO, wall_ms: 0 };

@@ -189,6 +189,8 @@ fn open(key: &Arc<NodeKey>, store: &Store, start: u8) -> (House, Engine<()>) {
         start: StartId([start; 8]),
         seed: u64::from(start),
         undo_window: Duration::from_secs(3_600),
+        keep_removed: Duration::ZERO,
+        start_grace: Duration::ZERO,
         keyring: key.clone(),
     };
     let mut house = House::default();

@@ -205,6 +205,19 @@ async fn a_worktree_with_work_in_it_stays_with_a_reason_everywhere_and_goes_by_f
     world.go_on(&id, "force").await;
     world.until_gone().await;
     assert!(!world.path("w").exists() && !world.lists_worktree());
+
+    let told = world.alice.get(&format!("/v1/explain/{id}")).await;
+    let attempts = told["teardowns"].as_array().unwrap();
+    let done = attempts.last().unwrap()["done"].as_str().unwrap();
+    assert!(done.contains("to the trash (") && done.contains("branch feature stays"), "{done}");
+    world.git("repo", &["gc", "-q", "--prune=now"]);
+    let path = format!("/v1/trash/{id}/restore");
+    let restored = world.bob().ok("POST", &path, None).await;
+    assert_eq!(restored["restored_as"], json!(world.path("w")), "{restored}");
+    assert_eq!(fs::read_to_string(world.path("w/notes")).unwrap(), "not in git");
+    assert!(world.lists_worktree());
+    let branch = world.git("w", &["symbolic-ref", "--short", "HEAD"]);
+    assert_eq!(branch.trim(), "feature");
 }
 
 #[tokio::test]

@@ -36,6 +36,8 @@ fn admin() -> Replica {
         start: StartId([1; 8]),
         seed: 1,
         undo_window: Duration::from_secs(10),
+        keep_removed: Duration::ZERO,
+        start_grace: Duration::ZERO,
         keyring: keys::key_of(NodeId([1; 32])),
     };
     Replica::open(startup, Stored::default(), at(0)).unwrap().0

@@ -7,7 +7,7 @@ mod harness;
 use std::{
     fs::{self, OpenOptions, Permissions},
     os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -232,5 +232,135 @@ async fn a_hook_gets_no_secret_of_the_daemon() {
     }
     assert!(!told.contains("SESSIONMESH_DATA_DIR"), "{told}");
     assert!(daemon.stop().success());
-    let _: &Path = &hook.dir;
+}
+
+#[tokio::test]
+async fn a_socket_that_is_removed_comes_back_and_no_command_says_that_the_daemon_is_not_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("data");
+    let daemon = Daemon::start(&dir, "A", &[]);
+    let socket = PathBuf::from(daemon.ready["socket"].as_str().unwrap());
+    for _ in 0..2 {
+        fs::remove_file(&socket).unwrap();
+        let asked = harness::command(&dir).arg("status").output().unwrap();
+        let stderr = String::from_utf8_lossy(&asked.stderr).into_owned();
+        assert!(asked.status.success(), "{stderr}");
+        assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    // What is not the daemon's stays as it is, and is named.
+    fs::remove_file(&socket).unwrap();
+    fs::create_dir(&socket).unwrap();
+    let asked = harness::command(&dir).arg("status").output().unwrap();
+    let stderr = String::from_utf8_lossy(&asked.stderr).into_owned();
+    assert_eq!(asked.status.code(), Some(4), "{stderr}");
+    assert!(stderr.contains("it runs"), "{stderr}");
+    assert!(daemon.stop().success());
+    assert!(socket.is_dir());
+}
+
+#[tokio::test]
+async fn a_directory_is_made_absolute_where_it_is_typed() {
+    let folder = tempfile::tempdir().unwrap();
+    let top = folder.path().canonicalize().unwrap();
+    let daemon = Daemon::start(&top.join("data"), "A", &[]);
+    let work = top.join("work");
+    fs::create_dir(&work).unwrap();
+    let typed = |args: &[&str]| {
+        let out = harness::command(daemon.dir()).args(args).current_dir(&work).output().unwrap();
+        (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
+    };
+    let workspace = ["workspace", "create", "--name", "w", "--kind", "directory", "--id"];
+    let session = ["session", "create", "--id"];
+    for (id, directory) in [("here", "."), ("below", "a b"), ("above", "../other")] {
+        for verb in [&workspace[..], &session] {
+            let (code, stderr) = typed(&[verb, &[id, "--directory", directory]].concat());
+            assert_eq!((code, stderr.as_str()), (Some(0), ""), "{directory}");
+        }
+    }
+    let view = daemon.get("/v1/view").await;
+    for records in ["sessions", "workspaces"] {
+        let of = |id: &str| {
+            let records = view[records].as_array().unwrap().iter();
+            let mut found = records.filter(|it| it["id"] == id).map(|it| it["directory"].clone());
+            found.next().unwrap()
+        };
+        assert_eq!(of("here"), json!(work));
+        assert_eq!(of("below"), json!(work.join("a b")));
+        assert_eq!(of("above"), json!(top.join("other")));
+    }
+    let (code, stderr) = typed(&[&workspace[..], &["url", "--directory", "file:///w"]].concat());
+    assert!(code == Some(2) && stderr.contains("file:///w"), "{stderr}");
+}
+
+#[tokio::test]
+async fn what_is_gone_is_told_to_programs_as_to_people() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("data");
+    let daemon = Daemon::start(&dir, "A", &["--undo-window", "0"]);
+    let workspace = json!({ "id": "wrk_1", "name": "w", "kind": "directory", "directory": "/w" });
+    daemon.ok("POST", "/v1/workspaces", Some(workspace)).await;
+    let session = json!({ "id": "ses_1", "workspace_id": "wrk_1" });
+    daemon.ok("POST", "/v1/sessions", Some(session)).await;
+    daemon.ok("DELETE", "/v1/sessions/ses_1", None).await;
+    let is_gone = |view: &serde_json::Value| view["workspaces"] == json!([]);
+    daemon.until("/v1/view", "gone", is_gone).await;
+    for (kind, id, state) in [("session", "ses_1", "purged"), ("workspace", "wrk_1", "gone")] {
+        let show = |more: &[&str]| {
+            let out = harness::command(&dir).args([kind, "show", id]).args(more).output().unwrap();
+            assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+            String::from_utf8(out.stdout).unwrap()
+        };
+        let text = show(&[]);
+        assert!(text.contains(state) && text.contains(id), "{text}");
+        let told: serde_json::Value = serde_json::from_str(&show(&["--json"])).unwrap();
+        assert_eq!((&told["id"], &told["state"]), (&json!(id), &json!(state)));
+        assert_eq!(told["host"], json!(daemon.node()));
+        assert_eq!(told["teardowns"].as_array().map(Vec::len), (kind == "workspace").then_some(1));
+        let absent = harness::command(&dir).args([kind, "show", "never", "--json"]).output();
+        assert_eq!(absent.unwrap().status.code(), Some(3));
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn output_that_can_not_be_written_or_is_no_longer_read_ends_a_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("data");
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let help = harness::command(&dir).arg("--help").stdout(full).output().unwrap();
+    let stderr = String::from_utf8_lossy(&help.stderr).into_owned();
+    assert!(help.status.code() == Some(1) && stderr.contains("can't be written"), "{stderr}");
+
+    let _daemon = Daemon::start(&dir, "A", &[]);
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let mut watch = harness::command(&dir);
+    let mut watch = watch.arg("watch").stdout(writer).stderr(Stdio::null()).spawn().unwrap();
+    // The command itself, which was spawned from a copy, is now the only writer.
+    let mut first = [0];
+    std::io::Read::read_exact(&mut reader, &mut first).unwrap();
+    drop(reader);
+    wait_until("watch ends", || watch.try_wait().unwrap().is_some());
+}
+
+#[tokio::test]
+async fn doctor_asks_the_daemon_for_what_the_daemon_finds() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("data");
+    let empty = folder.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    let doctor = || {
+        let out = harness::command(&dir).arg("doctor").output().unwrap();
+        String::from_utf8(out.stdout).unwrap()
+    };
+    let git = |text: &str| text.lines().find(|line| line.contains(" git: ")).unwrap().to_owned();
+    let mut serve = serve(&dir, "A", LISTEN, &[]);
+    serve.env("PATH", &empty).stderr(Stdio::null());
+    let daemon = Daemon::started(serve, &dir);
+    let looked = |status: &serde_json::Value| status["git"] != json!(null);
+    daemon.until("/v1/status", "it has looked", looked).await;
+    let said = git(&doctor());
+    assert!(said.starts_with("warning") && said.contains("the daemon finds none"), "{said}");
+    assert!(daemon.stop().success());
+    let said = git(&doctor());
+    assert!(said.starts_with("ok") && said.contains("no daemon could be asked"), "{said}");
 }

@@ -104,6 +104,7 @@ fn stored_workspace() -> impl Strategy<Value = StoredWorkspace> {
                     incarnation,
                     at: 2,
                     error: None,
+                    kept_until: None,
                 }),
                 requests: requests
                     .into_iter()

@@ -188,7 +188,7 @@ impl Core {
                     let read = self.mirror.workspace(&id);
                     touched.workspaces.insert(WorkspaceKey { host, id }, read);
                 }
-                Touched::Member(_) | Touched::Meta => {}
+                Touched::Trash(_) | Touched::Member(_) | Touched::Meta => {}
             }
         }
         let events = diff::between(&self.view.apply(touched));

@@ -13,7 +13,6 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::stream;
-use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::{Shared, body, problem::Error, routes::SharedText};
@@ -30,22 +29,23 @@ pub const PING_INTERVAL: Duration = Duration::from_secs(10);
 
 const PING: &[u8] = b": ping\n\n";
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct EventsQuery {
-    after: Option<String>,
-}
+/// The parameters that name the cursor to go on from, the stronger first: a library that can't set
+/// a header appends `lastEventId` when it reconnects, to an address that may hold its old `after`.
+const CURSORS: [&str; 2] = ["lastEventId", "after"];
 
 pub(super) async fn follow(
     State(shared): State<Shared>,
     headers: HeaderMap,
     uri: Uri,
 ) -> Result<Response, Error> {
-    let EventsQuery { after } = body::query(&uri)?;
+    // Other parameters, against caches for one, mean nothing here, and refuse nobody who reconnects.
+    let query: Vec<(String, String)> = body::query(&uri)?;
+    let named = |name: &&str| query.iter().rev().find(|(key, _)| key == name);
+    let after = CURSORS.iter().find_map(named).map(|(_, value)| value.as_str());
     // The header goes first: a browser that reconnects repeats the address with its old `after`.
     let last = headers.get("last-event-id").map(|id| id.to_str().unwrap_or_default());
     // What is not a cursor is treated as one that is too old.
-    let after = last.or(after.as_deref()).and_then(|text| text.parse::<Cursor>().ok());
+    let after = last.or(after).and_then(|text| text.parse::<Cursor>().ok());
     let subscription = shared.handle.hub().subscribe(after);
     if shared.handle.hub().subscribers() > SUBSCRIBERS_MAX {
         return Err(Error::TooManySubscribers { subscribers_max: SUBSCRIBERS_MAX });

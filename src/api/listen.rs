@@ -21,6 +21,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
     sync::{OwnedSemaphorePermit, Semaphore},
+    time::MissedTickBehavior,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
@@ -44,6 +45,8 @@ pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
 const READ_BUFFER_BYTES: usize = 64 << 10;
 /// How long requests may go on after a stop is asked for.
 const STOP_GRACE: Duration = Duration::from_secs(5);
+/// How often it is seen whether the socket is still there.
+const SOCKET_LOOK: Duration = Duration::from_secs(1);
 /// How long to wait after `accept` fails, which it does when file descriptors run out.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -125,10 +128,8 @@ impl Listeners {
             private_folder(socket.parent().unwrap_or(data_dir))?;
         }
         remove_stale(&socket).await?;
-        let socket_error = |error| BindError::Socket { path: socket.clone(), error };
-        let unix = UnixListener::bind(&socket).map_err(socket_error)?;
-        let mode = fs::Permissions::from_mode(0o600);
-        fs::set_permissions(&socket, mode).map_err(socket_error)?;
+        let bound = bind_socket(&socket);
+        let unix = bound.map_err(|error| BindError::Socket { path: socket.clone(), error })?;
         Ok(Self { tcp, http, unix, socket })
     }
 
@@ -165,6 +166,18 @@ fn private_folder(folder: &Path) -> Result<(), BindError> {
     }
 }
 
+/// Makes a socket of this user alone.
+fn bind_socket(path: &Path) -> io::Result<UnixListener> {
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Tells which file a path leads to, if it leads to one.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
+}
+
 async fn remove_stale(socket: &Path) -> Result<(), BindError> {
     let failed = |error| BindError::Socket { path: socket.to_owned(), error };
     match fs::symlink_metadata(socket) {
@@ -187,11 +200,15 @@ impl Api {
     pub async fn serve(&self, listeners: Listeners, stop: CancellationToken) {
         let Listeners { tcp, unix, socket, .. } = listeners;
         let server = Server { router: self.router(), stop, connections: TaskTracker::new() };
-        tokio::join!(server.accept_tcp(tcp), server.accept_unix(unix));
+        let ((), own) = tokio::join!(server.accept_tcp(tcp), server.accept_unix(unix, &socket));
         self.shared.handle.hub().close();
         server.connections.close();
         server.connections.wait().await;
-        if let Err(error) = fs::remove_file(&socket) {
+        // What others have put in its place is theirs.
+        if own.is_some()
+            && own == identity(&socket)
+            && let Err(error) = fs::remove_file(&socket)
+        {
             tracing::debug!(path = %socket.display(), %error, "could not remove the socket");
         }
     }
@@ -251,10 +268,34 @@ impl Server {
         }
     }
 
-    async fn accept_unix(&self, listener: UnixListener) {
+    /// Accepts clients on the socket, and makes it again where it was removed: cleaners of temporary
+    /// folders do that, and no client would find the daemon. Returns which file it is at the end.
+    async fn accept_unix(&self, mut listener: UnixListener, socket: &Path) -> Option<(u64, u64)> {
         let places = Places::new();
         let own = rustix::process::geteuid().as_raw();
-        while let Some(accepted) = self.stop.run_until_cancelled(listener.accept()).await {
+        let mut file = identity(socket);
+        let mut look = tokio::time::interval(SOCKET_LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return file,
+                accepted = listener.accept() => accepted,
+                _ = look.tick() => {
+                    if identity(socket).is_none() {
+                        match remake(socket) {
+                            Ok(again) => {
+                                tracing::warn!(path = %socket.display(), "the socket was removed and is made again");
+                                (listener, file) = (again, identity(socket));
+                            }
+                            Err(error) => {
+                                tracing::warn!(path = %socket.display(), %error, "the socket was removed and can't be made again");
+                            }
+                        }
+                    }
+                    continue;
+                }
+            };
             match accepted {
                 Ok((stream, _)) => match stream.peer_cred() {
                     Ok(peer) if peer.uid() == own || peer.uid() == 0 => {
@@ -309,6 +350,15 @@ impl Server {
             }
         });
     }
+}
+
+/// Makes the socket again, and the folder for it where that went, too.
+fn remake(socket: &Path) -> io::Result<UnixListener> {
+    match socket.parent() {
+        Some(folder) if !folder.exists() => private_folder(folder).map_err(io::Error::other)?,
+        _ => {}
+    }
+    bind_socket(socket)
 }
 
 async fn accept_failed(error: &io::Error) {

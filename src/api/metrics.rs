@@ -70,6 +70,9 @@ fn write(out: &mut String, shared: &Shared, status: &Status) -> fmt::Result {
     let help = "Members that are kept off for a while for what one of the two has sent.";
     single(out, "peers_kept_off", "gauge", help, status.kept_off)?;
     single(out, "store_bytes", "gauge", "Bytes of the store on disk.", status.store_bytes)?;
+    let help = "What this machine keeps of what it has ended.";
+    single(out, "trash_entries", "gauge", help, status.trash.entries)?;
+    single(out, "trash_bytes", "gauge", "Bytes that this takes.", status.trash.bytes)?;
     let help = "Bytes sent over links, with all that QUIC adds.";
     single(out, "sent_bytes_total", "counter", help, status.sent_bytes)?;
     let help = "Bytes received over links, with all that QUIC adds.";

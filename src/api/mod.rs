@@ -19,6 +19,7 @@ pub mod rate;
 mod receipts;
 pub mod routes;
 pub mod sessions;
+pub mod trash;
 pub mod workspaces;
 
 use std::sync::Arc;

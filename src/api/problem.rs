@@ -10,7 +10,7 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{daemon::handle::RequestError, replica::command::Refusal};
+use crate::{daemon::handle::RequestError, replica::command::Refusal, teardown::trash::TrashError};
 
 /// The media type of a problem.
 pub const PROBLEM_JSON: &str = "application/problem+json";
@@ -105,6 +105,10 @@ pub enum Error {
     InvalidPath,
     #[error(transparent)]
     UnreadableTicket(#[from] crate::identity::ticket::TicketError),
+    #[error(transparent)]
+    Trash(#[from] TrashError),
+    #[error("only the machine that keeps it can do this: {host}")]
+    NotHere { host: String },
     #[error("there is nothing at {path}")]
     RouteNotFound { path: String },
     #[error("{path} does not take {method}")]
@@ -139,6 +143,7 @@ impl Error {
         let (status, code, hint) = self.class();
         let (field, candidates) = match self {
             Self::Request(RequestError::Refused(refusal)) => named(refusal),
+            Self::NotHere { host } => (None, vec![host.clone()]),
             _ => Default::default(),
         };
         Problem {
@@ -223,6 +228,12 @@ impl Error {
             Self::UnreadableTicket(_) => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "bad_ticket", BAD_TICKET)
             }
+            Self::Trash(error) => kept(error),
+            Self::NotHere { .. } => (
+                StatusCode::FORBIDDEN,
+                "not_here",
+                "Do it on that machine; from here, it can be restored to where it was.",
+            ),
             Self::RouteNotFound { .. } => {
                 (StatusCode::NOT_FOUND, "route_not_found", "Find the routes in /v1/openapi.json.")
             }
@@ -252,6 +263,40 @@ impl Error {
                 "This is a mistake in sessionmesh: report it with the daemon's log.",
             ),
         }
+    }
+}
+
+/// Classifies why an entry of the trash is left as it is.
+fn kept(error: &TrashError) -> (StatusCode, &'static str, &'static str) {
+    use StatusCode as Code;
+    const LIST: &str = "List what is kept with GET /v1/trash.";
+    match error {
+        TrashError::Unknown(_) => (Code::NOT_FOUND, "trash_not_found", LIST),
+        TrashError::Busy(_) => (Code::CONFLICT, "trash_busy", "Try again in a moment."),
+        TrashError::NotKept { .. } => (Code::CONFLICT, "trash_not_kept", LIST),
+        TrashError::InTheWay(_) => (
+            Code::CONFLICT,
+            "in_the_way",
+            "Move what is there, or give another `directory`; nothing is overwritten.",
+        ),
+        TrashError::Place { .. } => {
+            (Code::UNPROCESSABLE_ENTITY, "unusable_place", "Give another `directory`.")
+        }
+        TrashError::Import(_) => (
+            Code::BAD_GATEWAY,
+            "agent_refused",
+            "Do what the detail says, or give a `directory` to have it written there as a file.",
+        ),
+        TrashError::Stuck { .. } => (
+            Code::CONFLICT,
+            "trash_stuck",
+            "See to what the detail names; it is tried again every minute.",
+        ),
+        TrashError::Io { .. } => (
+            Code::INTERNAL_SERVER_ERROR,
+            "trash_io",
+            "See to what the detail names, and try again.",
+        ),
     }
 }
 
@@ -305,6 +350,8 @@ fn refused(refusal: &Refusal) -> (StatusCode, &'static str) {
         Refusal::NotFailed(_) => {
             (CONFLICT, "Wait until the workspace's state is `failed`, or delete it first.")
         }
+        Refusal::TrashNotFound(_) => (NOT_FOUND, "List what is kept with GET /v1/trash."),
+        Refusal::TrashExpiring(_) => (CONFLICT, "It can't be had back; nothing else is affected."),
         Refusal::InvalidField { .. } => {
             (UNPROCESSABLE, "Change the field to what the detail asks for.")
         }

@@ -13,7 +13,7 @@ use axum::{
 use bytes::Bytes;
 
 use super::{
-    OPENAPI, Shared, events, explain, fleet, metrics, problem::Error, receipts, sessions,
+    OPENAPI, Shared, events, explain, fleet, metrics, problem::Error, receipts, sessions, trash,
     workspaces,
 };
 use crate::daemon::{handle::Status, hub::Snapshot};
@@ -63,6 +63,10 @@ pub const ROUTES: &[Route] = &[
     route("GET", "/v1/explain/{id}", || get(explain::show)),
     route("GET", "/v1/receipts/{receipt}", || get(receipts::show)),
     route("POST", "/v1/import", || post(sessions::import)),
+    route("GET", "/v1/trash", || get(trash::list)),
+    route("GET", "/v1/trash/{id}", || get(trash::show)),
+    route("DELETE", "/v1/trash/{id}", || delete(trash::delete)),
+    route("POST", "/v1/trash/{id}/restore", || post(trash::restore)),
     route("GET", "/v1/peers", || get(fleet::peers)),
     route("DELETE", "/v1/peers/{node}", || delete(fleet::revoke)),
     route("POST", "/v1/peers/{node}/pause", || post(fleet::pause)),

@@ -20,6 +20,7 @@ use super::{
     list::{Filter, SessionsQuery},
     names,
     problem::Error,
+    trash::{WithTrash, with_trash},
 };
 use crate::replica::{
     command::{Command, Imported, NewSession, Refusal, Reply, Restored, SessionDeleted},
@@ -80,7 +81,7 @@ pub(super) async fn delete(
     State(shared): State<Shared>,
     Named(session): Named<SessionId>,
     uri: Uri,
-) -> Result<Json<SessionDeleted>, Error> {
+) -> Result<Json<WithTrash<SessionDeleted>>, Error> {
     let SessionDeleteQuery { dry_run, forget_agent } = body::query(&uri)?;
     let delete = Command::DeleteSession { session: session.clone(), dry_run };
     let Reply::SessionDeleted(deleted) = shared.handle.command(delete).await? else {
@@ -89,7 +90,11 @@ pub(super) async fn delete(
     if forget_agent && !dry_run {
         shared.handle.command(Command::ForgetAgent(session)).await?;
     }
-    Ok(Json(*deleted))
+    Ok(with_trash(&shared, *deleted, |it| {
+        // What an agent is not asked for is not kept either.
+        let kept = if forget_agent { &[][..] } else { &it.sessions_deleted };
+        (it.workspace.as_ref(), kept)
+    }))
 }
 
 pub(super) async fn restore(

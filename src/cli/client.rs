@@ -7,7 +7,8 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use reqwest::{Method, Response, StatusCode, Url, header};
@@ -21,7 +22,10 @@ use super::{
 };
 use crate::{
     api,
-    daemon::handle::{Peer, Status},
+    daemon::{
+        self,
+        handle::{Peer, Status},
+    },
 };
 
 /// How long the socket may take to accept: it is on this machine.
@@ -34,6 +38,12 @@ const PAUSES_MAX: u32 = 10;
 const PAUSE: Duration = Duration::from_secs(api::problem::RETRY_AFTER_S as u64);
 /// How long to pause at most, whatever the answer says: someone waits.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// How long a daemon that runs may take to make its socket again: it looks every second.
+const SOCKET_WITHIN: Duration = Duration::from_secs(3);
+/// How often it is seen whether the socket is there.
+const SOCKET_POLL: Duration = Duration::from_millis(20);
+/// What is said of a daemon whose store nobody has open.
+pub const NOT_RUNNING: &str = "it does not run";
 /// How many records are asked for at a time.
 const PAGE_RECORDS: usize = 500;
 
@@ -80,7 +90,8 @@ impl Client {
         })?;
         authorization.set_sensitive(true);
         let socket = api::socket_path(data_dir);
-        check_owner(&socket).map_err(unreachable)?;
+        await_socket(&socket, data_dir);
+        check_owner(&socket, data_dir).map_err(unreachable)?;
         let http = reqwest::Client::builder()
             .unix_socket(socket.as_path())
             .connect_timeout(CONNECT_TIMEOUT)
@@ -245,7 +256,7 @@ impl Client {
 
     fn lost(&self, error: &reqwest::Error) -> Failure {
         if error.is_connect() {
-            let reason = "it does not run".to_owned();
+            let reason = not_there(&self.data_dir);
             return Failure::Unreachable { data_dir: self.data_dir.clone(), reason };
         }
         if error.is_timeout() {
@@ -265,11 +276,31 @@ impl From<Refused> for Failure {
     }
 }
 
+/// Waits for a moment where a daemon runs whose socket is not there: it is starting, or makes it
+/// again.
+fn await_socket(socket: &Path, data_dir: &Path) {
+    let until = Instant::now() + SOCKET_WITHIN;
+    let is_missing =
+        || fs::symlink_metadata(socket).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    while is_missing() && daemon::is_running(data_dir) && Instant::now() < until {
+        thread::sleep(SOCKET_POLL);
+    }
+}
+
+/// Says why nobody listens on the socket.
+fn not_there(data_dir: &Path) -> String {
+    if daemon::is_running(data_dir) {
+        "it runs, but nobody answers on its socket; see its log, or restart it".to_owned()
+    } else {
+        NOT_RUNNING.to_owned()
+    }
+}
+
 /// Makes sure that the token goes to this user's daemon, or root's: a socket with a long path is
 /// below a folder in which anybody may make others.
-fn check_owner(socket: &Path) -> Result<(), String> {
+fn check_owner(socket: &Path, data_dir: &Path) -> Result<(), String> {
     let found = fs::symlink_metadata(socket).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => "it does not run".to_owned(),
+        io::ErrorKind::NotFound => not_there(data_dir),
         _ => format!("{}: {error}", socket.display()),
     })?;
     let user = rustix::process::geteuid().as_raw();

@@ -5,15 +5,26 @@
 
 use std::{net::SocketAddr, path::Path};
 
-use super::{args::Json, client::Client, failure::Failure, output::Output, printable::printable};
+use super::{
+    args::Json,
+    client::Client,
+    failure::Failure,
+    output::Output,
+    printable::{lasting, printable, size},
+};
 use crate::{
+    api::trash::TrashList,
     clock, config,
     daemon::{
         doctor::{self, Check, State},
         handle::{AgentState, Peer, Status},
         machine::Git,
+        trash::TrashStatus,
     },
-    replica::fold::Snapshot,
+    replica::{
+        fold::Snapshot,
+        trash::{TrashListed, TrashState},
+    },
 };
 
 /// How far ahead a time may be before a clock is wrong, in milliseconds: five minutes.
@@ -52,11 +63,15 @@ async fn asked(data_dir: &Path) -> Vec<Check> {
         let status: Status = client.get(&["v1", "status"], &[]).await?.read()?;
         let peers: Vec<Peer> = client.get(&["v1", "peers"], &[]).await?.read()?;
         let view: Snapshot = client.get(&["v1", "view"], &[]).await?.read()?;
-        Ok::<_, Failure>((status, peers, view))
+        let own = status.node.to_string();
+        let kept = client.get(&["v1", "trash"], &[("host", &own)]).await?;
+        let kept: TrashList = kept.read()?;
+        Ok::<_, Failure>((status, peers, view, kept.entries))
     };
     match answer.await {
-        Ok((status, peers, view)) => {
+        Ok((status, peers, view, kept)) => {
             let mut checks = daemon(&status);
+            checks.extend(trash(&status.trash, &kept));
             checks.extend(peers.iter().filter(|peer| !peer.revoked).map(peer_check));
             if !peers.is_empty() && status.admins < 2 {
                 checks.push(Check::warning(
@@ -117,6 +132,45 @@ fn daemon(status: &Status) -> Vec<Check> {
     checks
 }
 
+/// Looks at what this machine keeps: whether it is kept at all, what can't be deleted, and what takes
+/// the space.
+fn trash(status: &TrashStatus, kept: &[TrashListed]) -> Vec<Check> {
+    const NAME: &str = "trash";
+    let mut checks = Vec::new();
+    for TrashListed { entry, .. } in kept.iter().filter(|it| it.entry.state == TrashState::Stuck) {
+        let why = entry.problem.as_deref().unwrap_or("it is not said why");
+        let place = entry.place.as_deref().unwrap_or("the trash");
+        let found = format!("{} in {place} can't be deleted: {why}", entry.id);
+        checks.push(Check::warning(NAME, found, "see to that; it is tried again every minute"));
+    }
+    if status.keep_removed_s == 0 {
+        let found = "what is ended is deleted at once, and can't be had back";
+        checks.push(Check::warning(NAME, found, "start the daemon without --keep-removed 0"));
+    }
+    if status.irreplaceable_bytes > status.max_bytes {
+        let mut large: Vec<_> = kept.iter().map(|listed| &listed.entry).collect();
+        large.sort_by_key(|entry| std::cmp::Reverse(entry.bytes));
+        let large: Vec<_> =
+            large.iter().take(3).map(|it| format!("{} {}", it.id, size(it.bytes))).collect();
+        let found = format!(
+            "{} of work that is nowhere else is kept, more than --trash-max ({}), and none of it is \
+             deleted early; the most is in {}",
+            size(status.irreplaceable_bytes),
+            size(status.max_bytes),
+            large.join(", ")
+        );
+        let remedy = "look with `sessionmesh trash list`, and delete what nobody misses with \
+                      `sessionmesh trash empty ID`";
+        checks.push(Check::warning(NAME, found, remedy));
+    }
+    if checks.is_empty() {
+        let keep = lasting(status.keep_removed_s.saturating_mul(1_000));
+        let found = format!("{} kept, {}, each for {keep}", status.entries, size(status.bytes));
+        checks.push(Check::ok(NAME, found));
+    }
+    checks
+}
+
 fn peer_check(peer: &Peer) -> Check {
     let name = &peer.name;
     if peer.paused {
@@ -128,6 +182,11 @@ fn peer_check(peer: &Peer) -> Check {
         let found = format!("{name} is not connected: {why}");
         let remedy = "start its daemon, and let one of the two reach the other's UDP port";
         return Check::warning("peer", found, remedy);
+    }
+    if let Some(problem) = &peer.problem {
+        let remedy = "on the machine that is to be another one, `sessionmesh serve --data-dir` with an empty \
+                      folder and a new ticket";
+        return Check::warning("peer", format!("{name}: {problem}"), remedy);
     }
     if !peer.in_sync {
         let remedy = "look again; if it lasts, see both logs";

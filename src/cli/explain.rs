@@ -15,6 +15,7 @@ use super::{
     output::Output,
     printable::{count, printable, utc},
     resolve::resolve,
+    trash,
 };
 use crate::replica::{
     explain::{ExplainedChange, ExplainedWrite, Explanation, Kind, Outcome, TeardownTold},
@@ -68,16 +69,46 @@ async fn ask(client: &Client, name: &str) -> Result<Answer, Failure> {
     client.get(&["v1", "explain", name], &[]).await
 }
 
-/// Asks for the attempts to end a workspace; `None` if it is not one.
-pub async fn teardowns(client: &Client, name: &str) -> Result<Option<Explanation>, Failure> {
+/// Asks for the history of a session or a workspace, also of one that is gone; `None` if there is
+/// no such one of that kind.
+pub async fn of(client: &Client, name: &str, kind: Kind) -> Result<Option<Explanation>, Failure> {
     match ask(client, name).await {
         Ok(answer) => {
             let told: Explanation = answer.read()?;
-            Ok(Some(told).filter(|told| told.kind == Kind::Workspace))
+            Ok(Some(told).filter(|told| told.kind == kind))
         }
         Err(Failure::Refused(refused)) if is_missing(&refused) => Ok(None),
         Err(other) => Err(other),
     }
+}
+
+/// Shows a session or a workspace that is no longer listed, as long as its document remembers it:
+/// the same whether a person or a program reads it.
+pub async fn show_gone(
+    client: &Client,
+    gone: &Explanation,
+    json: bool,
+    out: &mut Output,
+) -> Result<(), Failure> {
+    let Explanation { id, host, host_name, state, teardowns, .. } = gone;
+    let kept = trash::kept(client, id, *host).await?;
+    if json {
+        let mut told = serde_json::json!({ "id": id, "host": host, "state": state });
+        if gone.kind == Kind::Workspace {
+            told["teardowns"] = serde_json::to_value(teardowns).unwrap_or_default();
+        }
+        // As `trash show` has it; null where nothing is kept.
+        told["trash"] = serde_json::to_value(&kept).unwrap_or_default();
+        return out.json(&told);
+    }
+    let mut facts = vec![
+        ("id", id.clone()),
+        ("state", state.clone()),
+        ("host", format!("{host_name} ({host})")),
+    ];
+    facts.extend(teardowns.iter().map(|told| ("attempt", attempt(told))));
+    facts.extend(kept.map(|listed| ("trash", trash::told(&listed.entry))));
+    out.facts(&facts)
 }
 
 /// Says in one line what an attempt to end a workspace came to.

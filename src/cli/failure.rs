@@ -56,7 +56,7 @@ pub enum Failure {
         hint: &'static str,
     },
     /// Nothing has an id that begins so.
-    #[error("no {kind} has an id that begins with `{text}`")]
+    #[error("{} has an id that begins with `{text}`", nothing(kind))]
     NotFound {
         /// What was looked for.
         kind: &'static str,
@@ -141,6 +141,30 @@ pub enum Failure {
     /// Something on this machine is not as it has to be.
     #[error("{0} of these are not as they have to be")]
     Unwell(usize),
+    /// Another machine was asked to put something back, and has not answered yet.
+    #[error("{host} is asked to put {id} back, and has not answered yet")]
+    Asked {
+        /// What it is to put back.
+        id: String,
+        /// The machine.
+        host: String,
+    },
+    /// Another machine was asked to put something back, and could not.
+    #[error("{host} did not put it back: {why}")]
+    NotPutBack {
+        /// The machine.
+        host: String,
+        /// What it said.
+        why: String,
+    },
+    /// Something of what was kept can't be deleted.
+    #[error("{id} can't be deleted: {why}")]
+    NotDeleted {
+        /// What was kept.
+        id: String,
+        /// What stands in the way.
+        why: String,
+    },
     /// The person said no.
     #[error("{0} is left as it is")]
     Declined(String),
@@ -170,6 +194,7 @@ impl Failure {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Usage { hint, .. } => *hint,
+            Self::NotFound { kind: "trash", .. } => "see `sessionmesh trash list`",
             Self::NotFound { kind, .. } => {
                 return Some(format!("see `sessionmesh {kind} list --all`"));
             }
@@ -182,6 +207,11 @@ impl Failure {
                     "it goes on; look with `sessionmesh receipt {receipt} --wait`"
                 ));
             }
+            Self::Asked { id, .. } => {
+                return Some(format!(
+                    "it does so once it is connected; look with `sessionmesh trash show {id}`"
+                ));
+            }
             Self::Refused(refused) => return Some(refused_hint(refused)),
             Self::Unreachable { data_dir, .. } => {
                 let default = config::data_dir(None).is_ok_and(|dir| dir == *data_dir);
@@ -192,6 +222,7 @@ impl Failure {
                     return Some(format!("start one with `sessionmesh serve --data-dir {dir}`"));
                 }
             }
+            Self::NotDeleted { .. } => "see to that; it is tried again every minute",
             Self::Interrupted(_) => "look with `sessionmesh status` before you try again",
             Self::Foreign(_) => "daemon and command must have the same version",
             Self::Token { .. } => "run this as the user who runs the daemon",
@@ -217,6 +248,10 @@ pub fn line(failure: &Failure) -> String {
     }
 }
 
+fn nothing(kind: &str) -> String {
+    if kind == "trash" { "nothing that is kept".to_owned() } else { format!("no {kind}") }
+}
+
 fn more(left_out: usize) -> String {
     if left_out == 0 { String::new() } else { format!(" and {left_out} more") }
 }
@@ -236,6 +271,14 @@ fn refused_hint(refused: &Refused) -> String {
         "not_alone" => "leave the present fleet first, with `sessionmesh leave`".to_owned(),
         "alone" => "there is nothing to leave; enter a fleet with `sessionmesh join`".to_owned(),
         "bad_ticket" => "make a new one with `sessionmesh invite` on a member".to_owned(),
+        "trash_not_found" | "trash_not_kept" => "see `sessionmesh trash list`".to_owned(),
+        "not_here" => format!(
+            "type it on {}; from here, `sessionmesh trash restore ID` puts it back to where it was",
+            refused.candidates.join(", ")
+        ),
+        "in_the_way" | "unusable_place" => {
+            "make room there, or name another place with `--to DIR`".to_owned()
+        }
         "teardown_not_failed" => "see its state with `sessionmesh workspace show`".to_owned(),
         "unauthorized" => "the token is that of another daemon: check --data-dir".to_owned(),
         _ if !refused.candidates.is_empty() => {

@@ -25,6 +25,7 @@ mod serve;
 mod session;
 mod status;
 pub mod table;
+mod trash;
 mod undo;
 mod watch;
 mod workspace;
@@ -67,6 +68,9 @@ enum Verb {
     /// List, show and change workspaces
     #[command(subcommand)]
     Workspace(workspace::Verb),
+    /// List what machines keep of what they have ended, have it back, or delete it for good
+    #[command(subcommand)]
+    Trash(trash::Verb),
     /// List the other machines of the fleet, pause, resume and revoke them
     #[command(subcommand)]
     Peer(peer::Verb),
@@ -129,6 +133,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Peers(args) => peer::list(args, context).await,
         Verb::Session(verb) => session::run(verb, context).await,
         Verb::Workspace(verb) => workspace::run(verb, context).await,
+        Verb::Trash(verb) => trash::run(verb, context).await,
         Verb::Peer(verb) => peer::run(verb, context).await,
         Verb::Explain(args) => explain::run(args, context).await,
         Verb::Receipt(args) => receipt::run(args, context).await,
@@ -188,6 +193,12 @@ mod tests {
             "sessionmesh workspace keep w",
             "sessionmesh workspace unkeep w",
             "sessionmesh workspace retry w --force",
+            "sessionmesh serve --keep-removed 0 --trash-max 500M --start-grace 0",
+            "sessionmesh trash list --host h --json",
+            "sessionmesh trash show wrk_1@host --json",
+            "sessionmesh trash restore wrk_1 --to /w --json",
+            "sessionmesh trash empty",
+            "sessionmesh trash empty wrk_1 --older-than 3d --yes --json",
             "sessionmesh peer list",
             "sessionmesh peer pause p",
             "sessionmesh peer resume p",
@@ -211,6 +222,11 @@ mod tests {
             "sessionmesh serve --http localhost",
             "sessionmesh serve --name a@b",
             "sessionmesh serve --log-format xml",
+            "sessionmesh serve --keep-removed forever",
+            "sessionmesh serve --trash-max 20",
+            "sessionmesh trash",
+            "sessionmesh trash empty --older-than soon",
+            "sessionmesh workspace create --name n --kind k --directory file:///w",
             "sessionmesh invite --role king",
             "sessionmesh invite --expires soon",
             "sessionmesh join",

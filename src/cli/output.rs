@@ -2,9 +2,17 @@
 //!
 //! Must not know verbs. Invariant: a reader who has had enough (`| head`) ends the verb quietly.
 
-use std::io::{self, IsTerminal as _, Write};
+use std::{
+    io::{self, IsTerminal as _, Write},
+    thread,
+};
 
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+};
 use serde::Serialize;
+use tokio::sync::oneshot;
 
 use super::{failure::Failure, table::Table};
 
@@ -67,6 +75,31 @@ impl Output {
             io::ErrorKind::BrokenPipe => Failure::OutputClosed,
             _ => Failure::Output(error),
         })
+    }
+}
+
+/// Waits until whoever read stdout has had enough; for ever where the system doesn't say so.
+pub async fn closed() {
+    let (closed, is_closed) = oneshot::channel();
+    // The thread ends with the process: nothing but the end of the reader wakes it.
+    let waiting = thread::Builder::new().name("stdout".to_owned()).spawn(move || {
+        let stdout = io::stdout();
+        let ends = PollFlags::ERR | PollFlags::HUP;
+        loop {
+            let mut looked = [PollFd::new(&stdout, PollFlags::empty())];
+            match poll(&mut looked, None) {
+                Ok(_) if looked[0].revents().intersects(ends) => {
+                    // Whoever waited may have ended.
+                    let _ = closed.send(());
+                    return;
+                }
+                Err(Errno::INTR) => {}
+                Ok(_) | Err(_) => return,
+            }
+        }
+    });
+    if waiting.is_err() || is_closed.await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

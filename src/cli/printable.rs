@@ -3,6 +3,7 @@
 //! Must not know tables or verbs. Invariant: nothing that a peer or an agent named can move a
 //! terminal's cursor or break a line.
 
+pub use crate::clock::utc;
 use std::collections::BTreeMap;
 
 use crate::replica::ids::NodeId;
@@ -20,9 +21,24 @@ pub fn printable(text: &str) -> String {
     shown
 }
 
-/// Tells whether a character turns the direction of writing or separates lines unseen.
+/// Tells whether a character turns the direction of writing, separates lines unseen, or lets two
+/// texts look the same that are not. What joins letters and emoji is none of them.
 fn is_invisible(c: char) -> bool {
-    matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    matches!(
+        c,
+        '\u{ad}'
+            | '\u{61c}'
+            | '\u{180e}'
+            | '\u{200b}'
+            | '\u{200e}'
+            | '\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{2064}'
+            | '\u{2066}'..='\u{206f}'
+            | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e007f}'
+    )
 }
 
 /// Returns how long ago something was, in one unit.
@@ -37,38 +53,45 @@ pub fn ago(now_ms: i64, then_ms: i64) -> String {
     }
 }
 
-/// Returns how long something lasts, in its two largest units.
-pub fn lasting(ms: u64) -> String {
-    let s = ms / 1_000;
+/// Returns how long it is until something, in one unit.
+pub fn until(now_ms: i64, then_ms: i64) -> String {
+    let s = then_ms.saturating_sub(now_ms) / 1_000;
     match s {
-        0..60 => format!("{s}s"),
-        60..3_600 => format!("{}m {}s", s / 60, s % 60),
-        3_600..86_400 => format!("{}h {}m", s / 3_600, s % 3_600 / 60),
-        86_400.. => format!("{}d {}h", s / 86_400, s % 86_400 / 3_600),
+        ..0 => "over".to_owned(),
+        0..60 => format!("in {s}s"),
+        60..3_600 => format!("in {}m", s / 60),
+        3_600..86_400 => format!("in {}h", s / 3_600),
+        86_400.. => format!("in {}d", s / 86_400),
     }
 }
 
-/// Writes milliseconds since the epoch as RFC 3339 in UTC, to the second.
-pub fn utc(ms: i64) -> String {
-    let (days, s) = (ms.div_euclid(86_400_000), ms.rem_euclid(86_400_000) / 1_000);
-    let (year, month, day) = civil(days);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", s / 3_600, s / 60 % 60, s % 60)
+/// Returns a number of bytes in one unit.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if bytes < 1_024 {
+        return format!("{bytes} B");
+    }
+    let power = (bytes.ilog2() / 10) as usize;
+    // In tenths, so that nothing is rounded to a whole that is not there.
+    let tenths = (u128::from(bytes) * 10) >> (10 * power);
+    let unit = UNITS[power - 1];
+    if tenths < 1_000 {
+        format!("{}.{} {unit}", tenths / 10, tenths % 10)
+    } else {
+        format!("{} {unit}", tenths / 10)
+    }
 }
 
-/// Turns days since the epoch into a date of the Gregorian calendar, which repeats every 400 years.
-fn civil(days: i64) -> (i64, i64, i64) {
-    const ERA_DAYS: i64 = 146_097;
-    const MARCH_0000_TO_EPOCH_DAYS: i64 = 719_468;
-    // Years that begin in March have their leap day last.
-    let since = days + MARCH_0000_TO_EPOCH_DAYS;
-    let (era, day_of_era) = (since.div_euclid(ERA_DAYS), since.rem_euclid(ERA_DAYS));
-    let leap = day_of_era / 1_460 - day_of_era / 36_524 + day_of_era / 146_096;
-    let year_of_era = (day_of_era - leap) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    (era * 400 + year_of_era + i64::from(month <= 2), month, day)
+/// Returns how long something lasts, in its two largest units; without the second where it is none.
+pub fn lasting(ms: u64) -> String {
+    let s = ms / 1_000;
+    let (first, second, unit) = match s {
+        0..60 => return format!("{s}s"),
+        60..3_600 => (format!("{}m", s / 60), s % 60, 's'),
+        3_600..86_400 => (format!("{}h", s / 3_600), s % 3_600 / 60, 'm'),
+        86_400.. => (format!("{}d", s / 86_400), s % 86_400 / 3_600, 'h'),
+    };
+    if second == 0 { first } else { format!("{first} {second}{unit}") }
 }
 
 /// Returns a count with its noun.
@@ -118,7 +141,16 @@ mod tests {
 
     #[test]
     fn a_title_can_not_command_the_terminal() {
-        for title in ["\u{1b}]0;owned\u{7}", "a\rb", "a\u{202e}b", "\u{9b}31m", "a\tb\nc"] {
+        for title in [
+            "\u{1b}]0;owned\u{7}",
+            "a\rb",
+            "a\u{202e}b",
+            "\u{9b}31m",
+            "a\tb\nc",
+            "a\u{61c}b",
+            "a\u{200b}b",
+            "a\u{e0041}",
+        ] {
             let shown = printable(title);
             assert!(!shown.contains(|c: char| c.is_control() || is_invisible(c)), "{shown}");
         }
@@ -146,6 +178,25 @@ mod tests {
             assert_eq!(ago(age_s * 1_000, 0), text);
         }
         assert_eq!(ago(0, 5_000), "in the future");
+    }
+
+    #[test]
+    fn sizes_and_what_is_to_come_have_one_unit() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1_023, "1023 B"),
+            (1_024, "1.0 KiB"),
+            (1_587_000, "1.5 MiB"),
+            (200 << 20, "200 MiB"),
+            (u64::MAX, "15.9 EiB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+        assert_eq!((until(0, 90_000_000).as_str(), until(5, 0).as_str()), ("in 1d", "in 0s"));
+        assert_eq!(until(5_000, 0), "over");
+        for (s, text) in [(59, "59s"), (60, "1m"), (3_661, "1h 1m"), (14 * 86_400, "14d")] {
+            assert_eq!(lasting(s * 1_000), text);
+        }
     }
 
     #[test]

@@ -48,6 +48,17 @@ pub struct Args {
     /// How long a delete can be undone before its host carries it out
     #[arg(long, value_name = "TIME", default_value = config::UNDO_WINDOW_DEFAULT, value_parser = config::parse_undo_window)]
     undo_window: Duration,
+    /// How long what is ended is kept in the trash, to be restored; 0 deletes it at once
+    #[arg(long, value_name = "TIME", default_value = config::KEEP_REMOVED_DEFAULT, value_parser = config::parse_keep_removed)]
+    keep_removed: Duration,
+    /// How much space the trash takes before what held nothing but committed work and ignored files
+    /// is deleted early, though never on its first day
+    #[arg(long, value_name = "SIZE", default_value = config::TRASH_MAX_DEFAULT, value_parser = config::parse_size)]
+    trash_max: u64,
+    /// How long deletes from before this start wait for another machine of the fleet, which may know
+    /// that they were undone
+    #[arg(long, value_name = "TIME", default_value = config::START_GRACE_DEFAULT, value_parser = config::parse_duration, hide = true)]
+    start_grace: Duration,
     /// An opencode server beside this node, http://HOST:PORT, to be kept in step with it; may be
     /// given several times. A password is read from OPENCODE_SERVER_PASSWORD
     #[arg(long, value_name = "URL")]
@@ -76,6 +87,9 @@ pub async fn run(args: Args, data_dir: PathBuf, out: Output) -> Result<(), Failu
         name: args.name.unwrap_or_else(config::host_name),
         join: args.join,
         undo_window: args.undo_window,
+        keep_removed: args.keep_removed,
+        trash_max: args.trash_max,
+        start_grace: args.start_grace,
         opencode: servers,
         bridge_timing: Default::default(),
         teardown_roots: args.teardown_roots,

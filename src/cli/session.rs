@@ -8,6 +8,7 @@ use clap::Subcommand;
 use super::{
     Context,
     args::{self, ChangeExtra, Json, SetExtra},
+    explain,
     failure::Failure,
     printable::{ago, utc},
     resolve::resolve,
@@ -17,8 +18,10 @@ use super::{
 use crate::{
     api::body::SessionChanges,
     clock::wall_ms,
+    config,
     replica::{
         command::NewSession,
+        explain::Kind,
         ids::SessionId,
         record::{Session, Workspace},
     },
@@ -94,7 +97,7 @@ pub struct CreateArgs {
     #[arg(long)]
     host: Option<String>,
     /// Where it works on its machine
-    #[arg(long)]
+    #[arg(long, value_name = "DIR", value_parser = config::parse_directory)]
     directory: Option<String>,
     /// The agent's name for the project
     #[arg(long)]
@@ -220,7 +223,15 @@ async fn list(args: ListArgs, context: Context) -> Result<(), Failure> {
 
 async fn show(args: ShowArgs, context: Context) -> Result<(), Failure> {
     let Context { client, mut out } = context;
-    let found = resolve::<Session>(&client, &args.id).await?;
+    let found = match resolve::<Session>(&client, &args.id).await {
+        Err(missing @ Failure::NotFound { .. }) => {
+            return match explain::of(&client, &args.id, Kind::Session).await? {
+                Some(gone) => explain::show_gone(&client, &gone, args.json.json, &mut out).await,
+                None => Err(missing),
+            };
+        }
+        found => found?,
+    };
     if args.json.json {
         let answer = client.get(&["v1", "sessions", &found.name], &[]).await?;
         return out.line(&answer.0);

@@ -6,9 +6,12 @@ use super::{
     Context,
     args::Json,
     failure::Failure,
-    printable::{count, lasting, printable},
+    printable::{count, lasting, printable, size, utc},
 };
-use crate::daemon::handle::{AgentState, AgentStatus, Status};
+use crate::daemon::{
+    handle::{AgentState, AgentStatus, HoldingStatus, Status},
+    trash::TrashStatus,
+};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -61,11 +64,43 @@ pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
         let what = "what a damaged store had lost is not back yet; nothing is purged or ended here";
         facts.push(("recovery", what.to_owned()));
     }
+    if let Some(holding) = &status.holding {
+        facts.push(("waiting", waiting(holding)));
+    }
+    facts.push(("trash", trash(&status.trash)));
     facts.extend(agents);
     facts.extend(status.hooks_left_running.iter().map(|workspace| {
         ("hook", format!("one from before the last start still ends {workspace}"))
     }));
     out.facts(&facts)
+}
+
+/// Says what waits for another machine after a start.
+fn waiting(holding: &HoldingStatus) -> String {
+    let HoldingStatus { sessions, workspaces, until } = holding;
+    let of = |number: u64, what| count(usize::try_from(number).unwrap_or(usize::MAX), what);
+    format!(
+        "{} and {} that were deleted before the start, for another machine of the fleet that may \
+         know of a restore, until {}",
+        of(*sessions, "session"),
+        of(*workspaces, "workspace"),
+        utc(*until)
+    )
+}
+
+fn trash(trash: &TrashStatus) -> String {
+    let items = count(usize::try_from(trash.entries).unwrap_or(usize::MAX), "item");
+    let kept = match trash.keep_removed_s {
+        0 => {
+            "what is ended is deleted at once, and can't be had back (--keep-removed 0)".to_owned()
+        }
+        s => format!("what is ended is kept for {}", lasting(s.saturating_mul(1_000))),
+    };
+    let stuck = match trash.stuck {
+        0 => String::new(),
+        stuck => format!("; {stuck} can't be deleted, see `sessionmesh trash list`"),
+    };
+    format!("{items}, {}; {kept}{stuck}", size(trash.bytes))
 }
 
 /// Two admins that revoke each other at once are both out.

@@ -12,7 +12,7 @@ use super::{
     client::Client,
     failure::Failure,
     output::Output,
-    printable::{Names, count, printable},
+    printable::{Names, count, lasting, printable},
     receipt,
     resolve::{Kind as _, resolve},
 };
@@ -21,7 +21,7 @@ use crate::{
     replica::{
         command::{Restored, SessionDeleted, WorkspaceDeleted},
         ids::ReceiptId,
-        record::{GitState, Session, Workspace},
+        record::{GitState, KIND_WORKTREE, Session, Workspace},
     },
 };
 
@@ -106,6 +106,7 @@ pub async fn delete_session(args: SessionDeleteArgs, context: Context) -> Result
     if let Some(workspace) = &before.workspace {
         out.line(&format!("  with its workspace {}", describe_workspace(workspace, &names)))?;
         git_line(&mut out, before.git_state)?;
+        say_trash(&client, workspace, &mut out).await?;
     }
     if args.dry_run {
         return Ok(());
@@ -134,6 +135,7 @@ pub async fn delete_workspace(args: DeleteArgs, context: Context) -> Result<(), 
     }
     out.line(&format!("{} workspace {what}", going(args.dry_run)))?;
     git_line(&mut out, before.git_state)?;
+    say_trash(&client, &before.workspace, &mut out).await?;
     list_sessions(&mut out, "session", &before.sessions_deleted.iter().collect::<Vec<_>>())?;
     if args.dry_run {
         return Ok(());
@@ -285,6 +287,36 @@ fn git_line(out: &mut Output, state: Option<GitState>) -> Result<(), Failure> {
         Some(GitState::Unknown) => "of unknown state: its host has not reported",
     };
     out.line(&format!("    a git worktree {what}"))
+}
+
+async fn say_trash(
+    client: &Client,
+    workspace: &Workspace,
+    out: &mut Output,
+) -> Result<(), Failure> {
+    trash_line(client, workspace).await?.map_or(Ok(()), |line| out.line(&line))
+}
+
+/// Says where the files of a workspace will lie once it has ended, and until when, as far as this
+/// machine knows; `None` where they stay where they are, or are a hook's.
+pub async fn trash_line(client: &Client, workspace: &Workspace) -> Result<Option<String>, Failure> {
+    let Workspace { id, host, .. } = workspace;
+    let Some(place) = workspace.directory.as_deref().filter(|_| workspace.kind == KIND_WORKTREE)
+    else {
+        return Ok(None);
+    };
+    let (place, status) = (printable(place), client.status().await?);
+    let keep = match status.trash.keep_removed_s {
+        _ if status.node != *host => "for as long as its host keeps what it ends".to_owned(),
+        0 => {
+            let line = format!("    {place} is deleted at once: this machine keeps nothing");
+            return Ok(Some(line));
+        }
+        s => format!("for {}", lasting(s.saturating_mul(1_000))),
+    };
+    Ok(Some(format!(
+        "    {place} moves to the trash, {keep}: `sessionmesh trash restore {id}` brings it back"
+    )))
 }
 
 fn list_sessions(out: &mut Output, noun: &str, sessions: &[&Session]) -> Result<(), Failure> {

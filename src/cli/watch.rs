@@ -13,7 +13,7 @@ use super::{
     args::Json,
     client::Client,
     failure::Failure,
-    output::{Output, remark},
+    output::{self, Output, remark},
     printable::{Names, count, printable, utc},
 };
 use crate::{
@@ -41,6 +41,14 @@ pub struct Args {
 }
 
 pub async fn run(args: Args, context: Context, data_dir: &Path) -> Result<(), Failure> {
+    tokio::select! {
+        ended = watch(args, context, data_dir) => ended,
+        // Nothing may change for long, and nobody would read it.
+        () = output::closed() => Err(Failure::OutputClosed),
+    }
+}
+
+async fn watch(args: Args, context: Context, data_dir: &Path) -> Result<(), Failure> {
     let Context { client, out } = context;
     // Who can't follow at all is told so at once; only a stream that was there is waited for.
     let mut response = Some(client.events(None).await?);

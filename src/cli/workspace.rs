@@ -10,17 +10,17 @@ use super::{
     args::{self, ChangeExtra, Json, SetExtra},
     explain,
     failure::Failure,
-    output::Output,
-    printable::utc,
+    printable::{printable, utc},
     resolve::resolve,
     table::Table,
     undo::{self, DeleteArgs, RestoreArgs},
 };
 use crate::{
     api::body::{TeardownBody, WorkspaceChanges},
+    config,
     replica::{
         command::NewWorkspace,
-        explain::Explanation,
+        explain::Kind,
         ids::WorkspaceId,
         record::{TeardownAction, Workspace, WorkspaceState},
     },
@@ -92,7 +92,7 @@ pub struct CreateArgs {
     #[arg(long)]
     project: Option<String>,
     /// Where it is
-    #[arg(long)]
+    #[arg(long, value_name = "DIR", value_parser = config::parse_directory)]
     directory: Option<String>,
     /// The branch checked out in it
     #[arg(long)]
@@ -200,10 +200,9 @@ async fn list(args: ListArgs, context: Context) -> Result<(), Failure> {
 async fn show(args: WorkspaceArgs, context: Context) -> Result<(), Failure> {
     let Context { client, mut out } = context;
     let found = match resolve::<Workspace>(&client, &args.id).await {
-        Err(missing @ Failure::NotFound { .. }) if !args.json.json => {
-            // One that is gone is told of as long as its document remembers it.
-            return match explain::teardowns(&client, &args.id).await? {
-                Some(gone) => show_gone(&gone, &mut out),
+        Err(missing @ Failure::NotFound { .. }) => {
+            return match explain::of(&client, &args.id, Kind::Workspace).await? {
+                Some(gone) => explain::show_gone(&client, &gone, args.json.json, &mut out).await,
                 None => Err(missing),
             };
         }
@@ -228,22 +227,12 @@ async fn show(args: WorkspaceArgs, context: Context) -> Result<(), Failure> {
         ("created", utc(workspace.created_at)),
     ];
     if workspace.teardown.is_some() {
-        let told = explain::teardowns(&client, &found.name).await?;
+        let told = explain::of(&client, &found.name, Kind::Workspace).await?;
         let attempts = told.map(|told| told.teardowns).unwrap_or_default();
         facts.extend(attempts.iter().map(|told| ("attempt", explain::attempt(told))));
     }
     let extra = workspace.extra.into_iter();
     facts.extend(extra.map(|(key, value)| ("extra", format!("{key}={value}"))));
-    out.facts(&facts)
-}
-
-fn show_gone(gone: &Explanation, out: &mut Output) -> Result<(), Failure> {
-    let mut facts = vec![
-        ("id", gone.id.clone()),
-        ("state", gone.state.clone()),
-        ("host", format!("{} ({})", gone.host_name, gone.host)),
-    ];
-    facts.extend(gone.teardowns.iter().map(|told| ("attempt", explain::attempt(told))));
     out.facts(&facts)
 }
 
@@ -284,7 +273,19 @@ async fn change(
 async fn retry(args: RetryArgs, context: Context) -> Result<(), Failure> {
     let Context { client, mut out } = context;
     let RetryArgs { workspace: WorkspaceArgs { id, json }, force } = args;
-    let name = resolve::<Workspace>(&client, &id).await?.name;
+    let found = resolve::<Workspace>(&client, &id).await?;
+    let (name, workspace) = (found.name, found.record);
+    if force && !json.json {
+        let why = workspace.teardown.as_ref().and_then(|teardown| teardown.error.as_deref());
+        out.line(&format!(
+            "ending {} by force, although: {}",
+            workspace.id,
+            printable(why.unwrap_or("nothing stood in its way"))
+        ))?;
+        if let Some(line) = undo::trash_line(&client, &workspace).await? {
+            out.line(&line)?;
+        }
+    }
     let action = if force { TeardownAction::Force } else { TeardownAction::Retry };
     let path = ["v1", "workspaces", &name, "teardown"];
     let answer = client.post(&path, Some(&TeardownBody { action })).await?;

@@ -24,6 +24,10 @@ use crate::{
 const SPACE_BYTES_MIN: u64 = 16 << 20;
 /// The first of January 2025, in milliseconds since the epoch: no clock is right that is before.
 const WALL_MS_MIN: i64 = 1_735_689_600_000;
+/// The oldest git that worktrees are ended with.
+const GIT_MIN: (u32, u32) = (2, 30);
+/// The same, for people.
+const GIT_MIN_TEXT: &str = "2.30";
 /// The files that nobody else may read.
 const PRIVATE: [&str; 4] = [store::FILE_NAME, key::FILE, token::FILE, teardown::HOOKS_FILE_NAME];
 
@@ -190,6 +194,11 @@ pub fn git(found: &Git, whose: &str) -> Check {
     const NAME: &str = "git";
     let path = found.path.as_ref().map(|path| path.display().to_string());
     match (&found.version, path) {
+        (Some(version), _) if is_old(version) => Check::warning(
+            NAME,
+            format!("{version}, as {whose} finds it, is older than {GIT_MIN_TEXT}"),
+            "install a newer one: with this, worktrees may not be ended",
+        ),
         (Some(version), path) => {
             let path = path.map(|path| format!(" at {path}")).unwrap_or_default();
             Check::ok(NAME, format!("{version}{path}, as {whose} finds it"))
@@ -208,6 +217,14 @@ pub fn git(found: &Git, whose: &str) -> Check {
     }
 }
 
+/// Tells whether git says of itself that it is older than what is needed.
+fn is_old(version: &str) -> bool {
+    let numbers = version.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
+    let mut numbers = numbers.map_while(|digits| digits.parse::<u32>().ok());
+    // What says nothing of itself is taken as it is.
+    numbers.next().zip(numbers.next()).is_some_and(|version| version < GIT_MIN)
+}
+
 fn wall_clock() -> Check {
     const NAME: &str = "clock";
     if clock::wall_ms() < WALL_MS_MIN {
@@ -220,6 +237,20 @@ fn wall_clock() -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_git_that_is_too_old_or_not_there_is_told_from_one_that_will_do() {
+        let found = |version: Option<&str>| {
+            let path = version.map(|_| "/usr/bin/git".into());
+            git(&Git { path, version: version.map(str::to_owned) }, "the daemon").state
+        };
+        for version in ["git version 2.47.3", "git version 2.30.2 (Apple Git-130)", "3.0", "odd"] {
+            assert_eq!(found(Some(version)), State::Ok, "{version}");
+        }
+        for version in [Some("git version 2.29.3"), Some("git version 1.8.3.1"), None] {
+            assert_eq!(found(version), State::Warning, "{version:?}");
+        }
+    }
 
     #[test]
     fn whatever_is_wrong_comes_with_what_to_do_about_it() {

@@ -5,7 +5,11 @@
 //! daemon those of its shells and a simulation its own. Invariants: frames and diffs of an input
 //! leave at once; everything else of it waits for the disk; one document at a time is compacted.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use super::{
     compact::{self, Compaction},
@@ -23,7 +27,7 @@ use crate::{
         ids::{Cursor, NodeId},
         machine::{
             AT_ONCE_BYTES_MAX, AT_ONCE_CHANGES_MAX, Begun, Bulk, Done, Loaded,
-            OpenError as ReplicaError, ReadBulk, Replica, Work, bulk_bytes,
+            OpenError as ReplicaError, ReadBulk, Replica, TeardownStands, Work, bulk_bytes,
         },
         record::SessionState,
     },
@@ -45,10 +49,16 @@ pub trait Hands {
     fn reset(&mut self, published: Published);
     /// Closes the link to a peer, after what was sent.
     fn close(&mut self, peer: NodeId, code: CloseCode, reason: String);
+    /// Lets a peer say all that a link is for, where it may not from the start.
+    fn accept(&mut self, _peer: NodeId) {}
+    /// Turns none of these keys away for others that dial.
+    fn members(&mut self, _members: BTreeSet<NodeId>) {}
     /// Dials these nodes from now on, and no others.
     fn dial(&mut self, targets: Vec<DialTarget>);
     /// Tells those who wait for a receipt, if anyone can, to look again.
     fn receipts(&mut self) {}
+    /// Tells whoever carries restores out that some may be asked for.
+    fn restores_asked(&mut self) {}
     /// Keeps what automerge panicked on, where there is a place for it.
     fn keep(&mut self, _evidence: Evidence) {}
     /// Gives the disk something to do, after all that it was given before.
@@ -297,7 +307,9 @@ impl<A> Engine<A> {
         let Effects {
             frames,
             closes,
+            accepted,
             dials,
+            members,
             diffs,
             reset,
             writes,
@@ -309,6 +321,7 @@ impl<A> Engine<A> {
             replies,
             mut teardowns,
             receipts,
+            trash,
         } = effects;
         if planted!(SealNotDurable) {
             for due in teardowns.drain(..) {
@@ -329,14 +342,21 @@ impl<A> Engine<A> {
         if reset {
             hands.reset(self.published());
         }
+        accepted.into_iter().for_each(|peer| hands.accept(peer));
         for (peer, code, reason) in closes {
             hands.close(peer, code, reason);
+        }
+        if let Some(members) = members {
+            hands.members(members);
         }
         if let Some(targets) = dials {
             hands.dial(targets);
         }
         if receipts {
             hands.receipts();
+        }
+        if trash {
+            hands.restores_asked();
         }
         evidence.into_iter().for_each(|it| hands.keep(it));
         if work {
@@ -368,17 +388,7 @@ impl<A> Engine<A> {
                 self.compaction.note(backlogs);
                 self.compact(hands);
             }
-            Told::Teardown(due) if self.replica.awaits_teardown(&due) => {
-                let occupants = self.occupants(&due);
-                hands.tear_down(due, occupants);
-            }
-            Told::Teardown(due) => {
-                // It has ended before a crash that this node does not know of; a peer did.
-                let TeardownDue { workspace, incarnation, .. } = due;
-                let workspace = workspace.key();
-                let outcome = TeardownOutcome::Gone;
-                self.take(now, Input::TeardownEnded { workspace, incarnation, outcome }, hands);
-            }
+            Told::Teardown(due) => self.begin_teardown(now, due, hands),
             Told::Reloaded(document) => {
                 self.take(now, Input::DocumentReloaded(document), hands);
                 if let Some(reason) = self.unreadable.take() {
@@ -422,22 +432,31 @@ impl<A> Engine<A> {
         Published { cursor, digest, sessions, workspaces }
     }
 
+    /// Has a teardown begin whose seal is durable, unless something has come between.
+    fn begin_teardown(&mut self, now: Now, due: TeardownDue, hands: &mut impl Hands<Asker = A>) {
+        let outcome = match self.replica.teardown_stands(&due) {
+            TeardownStands::Awaited => {
+                let occupants = self.occupants(&due);
+                return hands.tear_down(due, occupants);
+            }
+            TeardownStands::Occupied => TeardownOutcome::PutOff,
+            TeardownStands::Over => TeardownOutcome::Gone,
+        };
+        let (workspace, incarnation) = (due.workspace.key(), due.incarnation);
+        self.take(now, Input::TeardownEnded { workspace, incarnation, outcome }, hands);
+    }
+
     /// Returns who else is on this host, and where.
     fn occupants(&self, due: &TeardownDue) -> Vec<Occupant> {
-        let host = due.workspace.host;
-        let (sessions, workspaces) = self.replica.records();
-        let sessions = sessions
-            .iter()
-            .filter(|session| session.host == host && session.state != SessionState::Deleted);
+        let (view, host) = (self.replica.view(), due.workspace.host);
+        let sessions =
+            view.sessions_of(&host).filter(|session| session.state != SessionState::Deleted);
         let sessions =
             sessions.map(|session| (format!("session {}", session.id), &session.directory));
-        let workspaces = workspaces.iter().filter(|workspace| {
-            workspace.host == host
-                && workspace.id != due.workspace.id
-                && workspace.teardown.is_none()
-        });
-        let workspaces =
-            workspaces.map(|other| (format!("workspace {}", other.id), &other.directory));
+        let workspaces = view.workspaces_of(&host).map(|entry| &entry.record);
+        let workspaces = workspaces
+            .filter(|other| other.id != due.workspace.id && other.teardown.is_none())
+            .map(|other| (format!("workspace {}", other.id), &other.directory));
         let found = sessions
             .chain(workspaces)
             .filter_map(|(what, directory)| Some(Occupant { what, directory: directory.clone()? }));

@@ -14,6 +14,7 @@ use super::{
     hub::Hub,
     machine::{Facts, Git, Machine},
     pace::Pace,
+    trash::{HostTrash, TrashStatus},
 };
 use crate::{
     clock,
@@ -23,6 +24,7 @@ use crate::{
         explain::Explainable,
         ids::{ChangeHash, DocumentId, FleetId, NodeId, SessionId, WorkspaceId},
         record::Role,
+        trash::{TrashListed, TrashStored},
     },
 };
 
@@ -43,6 +45,8 @@ pub enum Request {
     Peers(oneshot::Sender<Vec<Peer>>),
     /// Asks for what a session or workspace can be explained from.
     Explain(Target<SessionId>, oneshot::Sender<Result<Box<Explainable>, Refusal>>),
+    /// Asks what hosts keep of what they have ended.
+    Trash(oneshot::Sender<Vec<TrashStored>>),
     /// Asks what agents' servers on one database are to delete now.
     AgentDue(BTreeSet<String>, oneshot::Sender<Vec<SessionId>>),
 }
@@ -100,6 +104,18 @@ pub struct AgentStatus {
     pub notes: Vec<String>,
 }
 
+/// What was pending before the start and waits, lest an old copy of the store was put in place, for a
+/// peer that may know better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldingStatus {
+    /// How many deleted sessions are not purged yet.
+    pub sessions: u64,
+    /// How many workspaces are not ended yet.
+    pub workspaces: u64,
+    /// Until when at most, milliseconds since the epoch.
+    pub until: i64,
+}
+
 /// How the daemon stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -146,6 +162,9 @@ pub struct Status {
     /// How many deleted sessions wait for the word of which agent's server, bridged or not.
     #[serde(default)]
     pub agents_awaited: BTreeMap<String, u64>,
+    /// What was pending before the start and waits for a peer; `null` if nothing does.
+    #[serde(default)]
+    pub holding: Option<HoldingStatus>,
     /// The agents' servers that are bridged, by address.
     #[serde(default)]
     pub agents: Vec<AgentStatus>,
@@ -155,6 +174,9 @@ pub struct Status {
     /// The workspaces whose hooks an earlier run of the daemon has left running.
     #[serde(default)]
     pub hooks_left_running: Vec<WorkspaceId>,
+    /// What this machine keeps of what it has ended.
+    #[serde(default)]
+    pub trash: TrashStatus,
 }
 
 /// A member other than this node, and the link to it.
@@ -178,7 +200,7 @@ pub struct Peer {
     pub rtt_ms: Option<f64>,
     /// Whether it has been shut out.
     pub revoked: bool,
-    /// Why there is no link, where that is known.
+    /// Why there is no link, where that is known, or what is wrong although there is one.
     pub problem: Option<String>,
 }
 
@@ -191,6 +213,7 @@ pub struct Handle {
     agents: Arc<Mutex<BTreeMap<String, AgentStatus>>>,
     machine: Arc<OnceLock<Machine>>,
     receipts: watch::Sender<bool>,
+    restores: watch::Sender<()>,
 }
 
 impl Handle {
@@ -198,8 +221,15 @@ impl Handle {
     pub fn new(hub: Arc<Hub>) -> (Self, mpsc::Receiver<Request>) {
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
         let receipts = watch::Sender::new(false);
+        let restores = watch::Sender::new(());
         let (pace, agents, machine) = Default::default();
-        (Self { requests, hub, pace, agents, machine, receipts }, receiver)
+        (Self { requests, hub, pace, agents, machine, receipts, restores }, receiver)
+    }
+
+    /// Returns what marks that restores of what this node keeps may be asked for: they are among what
+    /// [`Handle::trash`] lists, and stay so until [`Command::ReportTrash`] answers them.
+    pub fn restores(&self) -> &watch::Sender<()> {
+        &self.restores
     }
 
     /// Lets the handle tell of the machine, too.
@@ -209,9 +239,9 @@ impl Handle {
         self
     }
 
-    /// Returns what knows the machine, where there is one.
-    pub fn machine(&self) -> Option<&Machine> {
-        self.machine.get()
+    /// Returns the trash of this machine, where there is one.
+    pub fn host_trash(&self) -> Option<&HostTrash> {
+        self.machine.get().map(Machine::trash)
     }
 
     /// Returns what marks that answers about receipts may have changed; `true` once nobody is to
@@ -250,9 +280,10 @@ impl Handle {
         let agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
         status.agents.extend(agents.values().cloned());
         drop(agents);
-        if let Some(machine) = self.machine() {
-            let Facts { git, hooks_left_running } = machine.facts();
+        if let Some(machine) = self.machine.get() {
+            let Facts { git, hooks_left_running, trash } = machine.facts();
             (status.git, status.hooks_left_running) = (git, hooks_left_running);
+            status.trash = trash;
         }
         Ok(status)
     }
@@ -284,6 +315,15 @@ impl Handle {
         let (sender, receiver) = oneshot::channel();
         self.send(Request::Explain(target, sender))?;
         Ok(receiver.await.map_err(|_| RequestError::Stopping)??)
+    }
+
+    /// Lists what all hosts keep of what they have ended, with the restores that are asked for.
+    pub async fn trash(&self) -> Result<Vec<TrashListed>, RequestError> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(Request::Trash(sender))?;
+        let stored = receiver.await.map_err(|_| RequestError::Stopping)?;
+        // Thousands of summaries are not read on the loop.
+        Ok(stored.iter().filter_map(TrashStored::read).collect())
     }
 
     /// Lists sessions that agents' servers on one database are to delete now, children first.

@@ -6,7 +6,7 @@
 //! the disk. Between them the loop steps aside where nothing else waits for it: what it wakes runs on
 //! the same thread, and would else have to wait until the loop has done all of its turn.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -19,12 +19,14 @@ use super::{
     commit::{self, Committer},
     compact,
     durable::{Job, Told},
+    ending::Ending,
     engine::{self, Engine, Hands, TURN_MAX},
     evidence,
-    handle::{Answer, DocumentStatus, Peer, Request, Status},
+    handle::{Answer, DocumentStatus, HoldingStatus, Peer, Request, Status},
     hub::{Hub, Published},
     loading::Loading,
     pace::{Pace, timed},
+    trash::TrashStatus,
 };
 use crate::{
     clock::{self, Clock},
@@ -33,7 +35,9 @@ use crate::{
         document::Copied,
         effect::{DialTarget, Effects, Evidence, Input, Outgoing, Publication, TeardownDue},
         ids::NodeId,
-        machine::{Done, ReadBulk, TOGETHER_MAX, Work, bulk_bytes, goes_together},
+        machine::{
+            Done, Holding, ReadBulk, TOGETHER_MAX, TeardownStands, Work, bulk_bytes, goes_together,
+        },
         record::WorkspaceKey,
     },
     store::{self, Store},
@@ -54,12 +58,40 @@ pub struct Shells {
     pub store: Arc<Store>,
     /// What ending a workspace needs to know.
     pub teardown: Arc<teardown::Config>,
+    /// When workspaces may be ended.
+    pub ending: Ending,
     /// Where what automerge panicked on is kept.
     pub evidence: Arc<evidence::Folder>,
     /// Tells those who wait for a receipt to look again.
     pub receipts: watch::Sender<bool>,
+    /// Tells whoever carries restores out to look.
+    pub restores: watch::Sender<()>,
     /// Where it is counted how long inputs take.
     pub pace: Arc<Pace>,
+}
+
+/// Asks the loop, from elsewhere, whether a teardown may still begin.
+#[derive(Debug)]
+pub struct LastLook(mpsc::UnboundedSender<Question>);
+
+/// What is asked, and where the answer goes.
+type Question = (TeardownDue, oneshot::Sender<bool>);
+
+impl LastLook {
+    /// Makes one, and the end at which the loop is asked.
+    pub fn new() -> (Self, mpsc::UnboundedReceiver<Question>) {
+        // Bounded by what feeds it: one question for each teardown under way.
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (Self(sender), receiver)
+    }
+}
+
+impl teardown::Gate for LastLook {
+    fn may_begin(&self, due: &TeardownDue) -> bool {
+        let (sender, receiver) = oneshot::channel();
+        // A loop that has stopped does it again at the next start.
+        self.0.send((due.clone(), sender)).is_ok() && receiver.blocking_recv().unwrap_or(false)
+    }
 }
 
 /// The shells, and where what is done elsewhere tells its end.
@@ -114,12 +146,24 @@ impl Hands for ShellHands {
         self.shells.transport.close(peer, code, &reason);
     }
 
+    fn accept(&mut self, peer: NodeId) {
+        self.shells.transport.accept(peer);
+    }
+
+    fn members(&mut self, members: BTreeSet<NodeId>) {
+        self.shells.transport.set_members(members);
+    }
+
     fn dial(&mut self, targets: Vec<DialTarget>) {
         self.shells.transport.set_targets(targets);
     }
 
     fn receipts(&mut self) {
         self.shells.receipts.send_modify(|_| ());
+    }
+
+    fn restores_asked(&mut self) {
+        self.shells.restores.send_modify(|()| ());
     }
 
     fn keep(&mut self, evidence: Evidence) {
@@ -149,8 +193,12 @@ impl Hands for ShellHands {
 
     fn tear_down(&mut self, due: TeardownDue, occupants: Vec<teardown::Occupant>) {
         let (inputs, config) = (self.inputs.clone(), self.shells.teardown.clone());
-        tokio::task::spawn_blocking(move || {
+        let changed = self.shells.restores.clone();
+        let kind = due.workspace.kind.clone();
+        self.shells.ending.begin(&kind, move || {
             let outcome = teardown::end(&due, &occupants, &config);
+            // What was ended may lie in the trash now.
+            changed.send_replace(());
             let workspace = WorkspaceKey { host: due.workspace.host, id: due.workspace.id };
             let incarnation = due.incarnation;
             // A loop that has stopped does it again at the next start.
@@ -165,6 +213,7 @@ pub struct Loop {
     clock: Clock,
     hands: ShellHands,
     inputs: mpsc::UnboundedReceiver<Input>,
+    looks: mpsc::UnboundedReceiver<Question>,
     saved: mpsc::UnboundedReceiver<compact::Ended>,
     loading: Loading<Frame>,
     done_aside: mpsc::UnboundedReceiver<aside::Done>,
@@ -177,6 +226,7 @@ impl Loop {
         effects: Effects,
         clock: Clock,
         shells: Shells,
+        looks: mpsc::UnboundedReceiver<Question>,
     ) -> Self {
         // Bounded by what feeds them: one teardown a workspace, one compaction, three readings, and one
         // epoch and one answer at a time.
@@ -194,7 +244,7 @@ impl Loop {
         engine.carry_out(effects, &mut hands);
         hands.give_jobs();
         let loading = Loading::default();
-        Self { engine, clock, hands, inputs, saved, loading, done_aside }
+        Self { engine, clock, hands, inputs, looks, saved, loading, done_aside }
     }
 
     /// Runs until it is told to stop or the store fails.
@@ -222,6 +272,10 @@ impl Loop {
                     }
                 }
                 Some(input) = self.inputs.recv() => self.take(input, false).await,
+                Some((due, answer)) = self.looks.recv() => {
+                    let stands = self.engine.replica().teardown_stands(&due);
+                    let _ = answer.send(stands == TeardownStands::Awaited);
+                }
                 Some(ended) = self.saved.recv() => self.engine.saved(ended, &mut self.hands),
                 Some(done) = self.done_aside.recv() => match done {
                     aside::Done::Work(done) => self.take_done(done),
@@ -383,6 +437,7 @@ impl Loop {
             Request::Explain(target, answer) => {
                 drop(answer.send(self.engine.replica().explainable(&target).map(Box::new)));
             }
+            Request::Trash(answer) => drop(answer.send(self.engine.replica().trash())),
             Request::AgentDue(servers, answer) => {
                 drop(answer.send(self.engine.replica().agent_due(&servers)));
             }
@@ -409,6 +464,7 @@ impl Loop {
         let replica = self.engine.replica();
         let documents = replica.document_heads().into_iter();
         let traffic = self.hands.shells.transport.traffic();
+        let now = self.clock.now();
         Status {
             node: replica.node(),
             name: replica.name().to_owned(),
@@ -416,7 +472,7 @@ impl Loop {
             role: replica.role(),
             admins: replica.admin_count(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            uptime_ms: u64::try_from(self.clock.now().monotonic.as_millis()).unwrap_or(u64::MAX),
+            uptime_ms: u64::try_from(now.monotonic.as_millis()).unwrap_or(u64::MAX),
             documents: documents
                 .map(|(document, heads, changes)| DocumentStatus { document, heads, changes })
                 .collect(),
@@ -433,18 +489,30 @@ impl Loop {
                 .collect(),
             kept_off: replica.kept_off_count(),
             recovering: replica.is_recovering(),
+            holding: replica.holding(now).map(|Holding { sessions, workspaces, left }| {
+                let left_ms = i64::try_from(left.as_millis()).unwrap_or(i64::MAX);
+                let until = now.wall_ms.saturating_add(left_ms);
+                HoldingStatus { sessions, workspaces, until }
+            }),
             // The handle knows the rest.
             agents_awaited: self.engine.replica().agents_awaited(),
             agents: Vec::new(),
             git: None,
             hooks_left_running: Vec::new(),
+            trash: TrashStatus::default(),
         }
     }
 
     fn peers(&self) -> Vec<Peer> {
         let peers = self.engine.replica().peers().into_iter();
+        let twins = "two daemons run with its key; stop one and give it a data folder of its own";
+        let are_two = |peer| self.hands.shells.transport.are_two(peer);
         peers
             .map(|peer| Peer {
+                problem: match are_two(peer.member.node) {
+                    true => Some(twins.to_owned()),
+                    false => peer.problem.filter(|_| !peer.connected),
+                },
                 rtt_ms: self
                     .hands
                     .shells
@@ -460,7 +528,6 @@ impl Loop {
                 in_sync: peer.in_sync,
                 addresses: peer.member.addresses,
                 revoked: peer.member.revoked.is_some(),
-                problem: peer.problem.filter(|_| !peer.connected),
             })
             .collect()
     }

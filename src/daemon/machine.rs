@@ -12,6 +12,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::trash::{HostTrash, TrashStatus};
 use crate::{replica::ids::WorkspaceId, teardown};
 
 /// The program that worktrees are ended with.
@@ -48,19 +49,27 @@ pub struct Facts {
     pub git: Option<Git>,
     /// The workspaces whose hooks an earlier run of the daemon has left running.
     pub hooks_left_running: Vec<WorkspaceId>,
+    /// How the trash stands.
+    pub trash: TrashStatus,
 }
 
 /// Knows the machine; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Machine {
     teardown: Arc<teardown::Config>,
+    trash: HostTrash,
     git: Arc<Mutex<Option<Git>>>,
 }
 
 impl Machine {
     /// Begins to know a machine.
-    pub fn new(teardown: Arc<teardown::Config>) -> Self {
-        Self { teardown, git: Arc::default() }
+    pub fn new(teardown: Arc<teardown::Config>, trash: HostTrash) -> Self {
+        Self { teardown, trash, git: Arc::default() }
+    }
+
+    /// Returns the trash of this host.
+    pub fn trash(&self) -> &HostTrash {
+        &self.trash
     }
 
     /// Looks again at what changes seldom and takes a while to look at; blocks.
@@ -72,6 +81,7 @@ impl Machine {
     /// Tells what is known.
     pub fn facts(&self) -> Facts {
         let git = self.git.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Facts { git, hooks_left_running: self.teardown.left_running() }
+        let hooks_left_running = self.teardown.left_running();
+        Facts { git, hooks_left_running, trash: self.trash.status() }
     }
 }

@@ -8,12 +8,14 @@ mod commit;
 pub mod compact;
 pub mod doctor;
 pub mod durable;
+mod ending;
 pub mod engine;
 pub mod evidence;
 pub mod handle;
 mod hatch;
 pub mod heap;
 pub mod hub;
+mod keeper;
 pub mod loading;
 mod looping;
 pub mod machine;
@@ -23,5 +25,8 @@ mod removal;
 pub mod repair;
 mod run;
 mod survey;
+pub mod trash;
 
 pub use run::{Error, Ready, Settings, run};
+
+pub use crate::store::is_open as is_running;

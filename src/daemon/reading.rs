@@ -54,6 +54,8 @@ mod tests {
             start: StartId([1; 8]),
             seed: 1,
             undo_window: Duration::ZERO,
+            keep_removed: Duration::ZERO,
+            start_grace: Duration::ZERO,
             keyring: Arc::new(Trusting),
         };
         let stored = |n: u8| {

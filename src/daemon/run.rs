@@ -14,14 +14,17 @@ use tokio_util::sync::CancellationToken;
 use super::{
     commit::Committer,
     compact,
+    ending::Ending,
     engine::{self, Engine},
     evidence,
     handle::{Handle, RequestError},
     hub::Hub,
-    looping::{Loop, Shells},
+    keeper,
+    looping::{LastLook, Loop, Shells},
     machine, reading,
     removal::{ByOpencode, InTrash, ToOpencode},
     survey,
+    trash::HostTrash,
 };
 use crate::{
     agent::{bridge, opencode},
@@ -64,6 +67,12 @@ pub struct Settings {
     pub join: Option<String>,
     /// How long a delete can be undone before it is carried out.
     pub undo_window: Duration,
+    /// How long what a teardown removes is kept; zero if it is not.
+    pub keep_removed: Duration,
+    /// How many bytes the entries of the trash that may be deleted early take together.
+    pub trash_max: u64,
+    /// How long what was pending before the start waits at most for a peer that may know better.
+    pub start_grace: Duration,
     /// The opencode servers beside this node.
     pub opencode: Vec<opencode::Client>,
     /// How long the bridges to them wait for what.
@@ -171,6 +180,8 @@ pub async fn run(
         start,
         seed: u64::from_le_bytes(random()),
         undo_window: settings.undo_window,
+        keep_removed: settings.keep_removed,
+        start_grace: settings.start_grace,
         keyring: key.clone(),
     };
     let opened = Engine::open_with(
@@ -201,32 +212,45 @@ pub async fn run(
     let (told_sender, told) = tokio::sync::mpsc::unbounded_channel();
     let committer = Committer::start(store.clone(), transport.clone(), told_sender);
     let quic = transport.local_addr().unwrap_or(settings.listen);
+    let (handle, requests) = Handle::new(hub.clone());
     let servers: Vec<(opencode::Client, Arc<Notify>)> =
         settings.opencode.iter().map(|client| (client.clone(), Arc::default())).collect();
-    let mut kept = trash::Settings::default();
-    kept.importers.push(Arc::new(ToOpencode::new(&servers, &settings.data_dir)));
-    let trash = Arc::new(Trash::new(&settings.data_dir, node, kept));
-    let mut teardown = teardown::Config::new(settings.data_dir.clone(), trash.clone());
+    let (trash, host_trash) = open_trash(&settings, node, &servers, &handle);
+    let mut teardown = teardown::Config::new(settings.data_dir.clone(), trash);
     teardown.roots.clone_from(&settings.teardown_roots);
     teardown.removers = settings
         .opencode
         .iter()
         .map(|client| Arc::new(ByOpencode::new(client.clone())) as Arc<dyn teardown::Remover>)
         .collect();
+    let (last_look, looks) = LastLook::new();
+    teardown.gate = Some(Box::new(last_look));
     let teardown = Arc::new(teardown);
-    let machine = machine::Machine::new(teardown.clone());
-    let (handle, requests) = Handle::new(hub.clone());
+    let ending_places = Ending::new(host_trash.settled());
+    let settling = host_trash.clone();
+    tokio::task::spawn_blocking(move || settling.settle());
+    let machine = machine::Machine::new(teardown.clone(), host_trash);
     let handle = handle.with_machine(machine.clone());
-    tokio::task::spawn_blocking(move || machine.look());
     let ending = teardown.clone();
     let _hooks_end = HooksEnd(teardown.clone());
-    let (receipts, pace) = (handle.receipts().clone(), handle.pace().clone());
+    let (receipts, restores) = (handle.receipts().clone(), handle.restores().clone());
+    let pace = handle.pace().clone();
     let links = transport.clone();
     evidence::tell_in_short();
     let evidence = Arc::new(evidence::Folder::new(&settings.data_dir));
-    let shells =
-        Shells { hub, transport: links, committer, store, teardown, evidence, receipts, pace };
-    let looping = Loop::new(engine, effects, clock, shells);
+    let shells = Shells {
+        hub,
+        transport: links,
+        committer,
+        store,
+        teardown,
+        ending: ending_places,
+        evidence,
+        receipts,
+        restores,
+        pace,
+    };
+    let looping = Loop::new(engine, effects, clock, shells, looks);
     let stopping = CancellationToken::new();
     let mut looped = tokio::spawn(looping.run(requests, events, told, stopping.clone()));
 
@@ -246,7 +270,7 @@ pub async fn run(
     };
     let shared = bridge::Shared {
         anchors: Arc::new(bridge::Anchors::new(&settings.data_dir)),
-        keeper: Arc::new(InTrash(trash)),
+        keeper: Arc::new(InTrash(machine.trash().clone())),
         bridged: servers.iter().map(|(client, _)| client.address().to_string()).collect(),
         roots: settings.teardown_roots.clone(),
         timing: settings.bridge_timing,
@@ -258,6 +282,8 @@ pub async fn run(
             tokio::spawn(bridge::run(client, handle, node, shared.clone(), relist, stop))
         })
         .collect();
+    let keeping =
+        tokio::spawn(keeper::run(machine, handle.clone(), node, no_more_requests.clone()));
     let surveying =
         tokio::spawn(survey::run(handle.clone(), node, ending.clone(), no_more_requests.clone()));
     let mut ended = None;
@@ -277,6 +303,9 @@ pub async fn run(
             tracing::error!(%error, "a bridge has panicked");
         }
     }
+    if let Err(error) = keeping.await {
+        tracing::error!(%error, "the keeper of the trash has panicked");
+    }
     if let Err(error) = surveying.await {
         tracing::error!(%error, "the survey of worktrees has panicked");
     }
@@ -293,6 +322,21 @@ pub async fn run(
     }
     transport.shutdown().await;
     lived.and(ended.expect("the loop does not panic").map_err(Error::from))
+}
+
+/// Opens the trash of this host, and makes the shells' way to it.
+fn open_trash(
+    settings: &Settings,
+    node: NodeId,
+    servers: &[(opencode::Client, Arc<Notify>)],
+    handle: &Handle,
+) -> (Arc<Trash>, HostTrash) {
+    let &Settings { keep_removed, trash_max, .. } = settings;
+    let importer = Arc::new(ToOpencode::new(servers, &settings.data_dir));
+    let kept = trash::Settings { keep_removed, trash_max, importers: vec![importer] };
+    let trash = Arc::new(Trash::new(&settings.data_dir, node, kept));
+    let host_trash = HostTrash::new(trash.clone(), trash_max, handle.restores().clone());
+    (trash, host_trash)
 }
 
 /// Ends the hooks with the daemon, however that ends: whoever insists that it stops at once must not

@@ -14,7 +14,7 @@ use crate::{
     replica::{
         command::{Command, Target, WorkspacePatch},
         ids::{NodeId, WorkspaceId},
-        record::{EXTRA_GIT, GitState, Workspace, WorkspaceState},
+        record::{EXTRA_GIT, EXTRA_GIT_IGNORED, Workspace, WorkspaceState},
     },
     teardown,
 };
@@ -88,13 +88,15 @@ async fn look_around(
         }
         let (record, config) = (workspace.clone(), config.clone());
         let look = move || teardown::survey::look(&record, &config);
-        let state = tokio::task::spawn_blocking(look).await;
-        let Ok(Some(state)) = state else { continue };
+        let looked = tokio::task::spawn_blocking(look).await;
+        let Ok(Some(now_seen)) = looked else { continue };
         let now = Instant::now();
         let next = now + STALE_AFTER.max((now - began) * REST_FACTOR);
-        let differs = workspace.extra.get(EXTRA_GIT).map(String::as_str) != Some(state.as_str());
+        let said = |key| workspace.extra.get(key).map(String::as_str);
+        let differs = said(EXTRA_GIT) != Some(now_seen.state.as_str())
+            || said(EXTRA_GIT_IGNORED) != now_seen.ignored.as_deref();
         let reported = if differs {
-            report(handle, &workspace, state).await?;
+            report(handle, &workspace, &now_seen).await?;
             Some(now)
         } else {
             reported
@@ -108,10 +110,13 @@ async fn look_around(
 async fn report(
     handle: &Handle,
     workspace: &Workspace,
-    state: GitState,
+    seen: &teardown::survey::Seen,
 ) -> Result<(), RequestError> {
     let target = Target { id: workspace.id.clone(), host: Some(workspace.host.to_string()) };
-    let extra = BTreeMap::from([(EXTRA_GIT.to_owned(), Some(state.as_str().to_owned()))]);
+    let extra = BTreeMap::from([
+        (EXTRA_GIT.to_owned(), Some(seen.state.as_str().to_owned())),
+        (EXTRA_GIT_IGNORED.to_owned(), seen.ignored.clone()),
+    ]);
     let patch = WorkspacePatch { extra, ..WorkspacePatch::default() };
     match handle.command(Command::UpdateWorkspace(target, patch)).await {
         Err(RequestError::Refused(refusal)) => {

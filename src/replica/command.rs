@@ -8,9 +8,10 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ids::{NodeId, OperationId, ReceiptId, SessionId, WorkspaceId},
+    ids::{NodeId, OperationId, ReceiptId, SessionId, TrashId, WorkspaceId},
     receipt::Receipt,
     record::{Extra, GitState, Role, Session, TeardownAction, Workspace},
+    trash::{TrashEntry, TrashListed},
 };
 
 /// Names a record the way a person does: an id and, where two hosts have it, the host.
@@ -240,6 +241,17 @@ pub enum Command {
     /// Lets a deleted session of this host be purged although its agent's server, which may be gone
     /// for good, has not said that it has it no more.
     ForgetAgent(Target<SessionId>),
+    /// Tells what this node keeps of what it has ended, all of it, so that every node can list it.
+    /// What differs from what was told before is written, a part at a time.
+    ReportTrash {
+        /// All that is kept, in any order.
+        entries: Vec<TrashEntry>,
+        /// The requests for a restore that these entries answer: each was carried out, or says in
+        /// its `problem` why not.
+        answered: BTreeSet<OperationId>,
+    },
+    /// Asks the host that keeps something to put it back where it was.
+    RestoreTrashed(Target<TrashId>),
     /// Has the node write its own document anew, whether or not that is due: for tests, benches and
     /// simulations. Answered at once; done when what is being written meanwhile allows it.
     Rewrite,
@@ -342,6 +354,13 @@ pub enum Reply {
     Restored(Restored),
     /// How far a delete has come.
     Receipt(Box<Receipt>),
+    /// What is kept was taken over, but for so many entries, which another report is to bring.
+    TrashReported {
+        /// How many entries are still to be written.
+        left: usize,
+    },
+    /// A restore is asked for, or was carried out before.
+    Trash(Box<TrashListed>),
     /// A list was taken in.
     Imported(Imported),
     /// A ticket was made.
@@ -416,6 +435,12 @@ pub enum Refusal {
     /// There is no failed teardown to go on with.
     #[error("workspace {0} has no failed teardown")]
     NotFailed(WorkspaceId),
+    /// No host is known to keep anything under that id.
+    #[error("{0} is in no trash that is known here")]
+    TrashNotFound(TrashId),
+    /// Its host is deleting it for good.
+    #[error("{0} is being deleted for good and can't be restored any more")]
+    TrashExpiring(TrashId),
     /// A field breaks a limit or a rule.
     #[error("field `{field}` {problem}")]
     InvalidField {
@@ -495,6 +520,8 @@ impl Refusal {
             Self::WorkspaceSealed(_) => "workspace_sealed",
             Self::SessionDeleted(_) => "session_deleted",
             Self::NotFailed(_) => "teardown_not_failed",
+            Self::TrashNotFound(_) => "trash_not_found",
+            Self::TrashExpiring(_) => "trash_expiring",
             Self::InvalidField { .. } => "invalid_field",
             Self::NodeNotFound(_) => "node_not_found",
             Self::AmbiguousNode { .. } => "ambiguous_node",

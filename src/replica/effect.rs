@@ -38,6 +38,8 @@ pub enum TeardownOutcome {
     Done(String),
     /// It is still there, for the reason given.
     Failed(String),
+    /// It was not begun: a session came into the workspace before the first step.
+    PutOff,
 }
 
 /// What happened.
@@ -263,8 +265,13 @@ pub struct Effects {
     pub frames: Vec<Outgoing>,
     /// Links to be closed at once, after the frames.
     pub closes: Vec<(NodeId, CloseCode, String)>,
+    /// Peers that may say all that a link is for from now on: they have greeted as members, were let
+    /// in, or are those that this node asks to be let in by.
+    pub accepted: Vec<NodeId>,
     /// The nodes to be dialled, where that has changed; replaces the list before it.
     pub dials: Option<Vec<DialTarget>>,
+    /// Whose keys may have a link, where that has changed; replaces the list before it.
+    pub members: Option<BTreeSet<NodeId>>,
     /// To be published at once, in order.
     pub diffs: Vec<Publication>,
     /// Whether subscribers must be given the view anew: what changed is not told by a diff.
@@ -288,6 +295,8 @@ pub struct Effects {
     pub teardowns: Vec<TeardownDue>,
     /// Whether what is told of a receipt may have changed: whoever waits for it looks again.
     pub receipts: bool,
+    /// Whether restores of what this node keeps may be asked for: whoever carries them out looks.
+    pub trash: bool,
 }
 
 impl Effects {
@@ -296,7 +305,9 @@ impl Effects {
         let Self {
             frames,
             closes,
+            accepted,
             dials,
+            members,
             diffs,
             reset,
             writes,
@@ -308,10 +319,13 @@ impl Effects {
             replies,
             teardowns,
             receipts,
+            trash,
         } = next;
         self.frames.extend(frames);
         self.closes.extend(closes);
+        self.accepted.extend(accepted);
         self.dials = dials.or(self.dials.take());
+        self.members = members.or(self.members.take());
         self.diffs.extend(diffs);
         self.reset |= reset;
         self.writes.extend(writes);
@@ -323,6 +337,7 @@ impl Effects {
         self.replies.extend(replies);
         self.teardowns.extend(teardowns);
         self.receipts |= receipts;
+        self.trash |= trash;
     }
 }
 
@@ -382,6 +397,12 @@ pub struct Startup {
     pub seed: u64,
     /// How long a delete can be undone before it is carried out.
     pub undo_window: Duration,
+    /// How long what a teardown removes is kept; zero if it is not.
+    pub keep_removed: Duration,
+    /// How long what was pending before the start waits at most for a peer that may know better.
+    pub start_grace: Duration,
+    /// The agents' servers that are bridged, as their sessions are marked: what is deleted of them
+    /// is purged only once they have confirmed it.
     /// This node's key, and the checking of others'.
     pub keyring: Arc<dyn Keyring>,
 }

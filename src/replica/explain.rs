@@ -68,6 +68,9 @@ pub struct TeardownTold {
     pub done: Option<String>,
     /// Why it failed.
     pub error: Option<String>,
+    /// Until when the host keeps what it removed, milliseconds since the epoch by its clock.
+    #[serde(default)]
+    pub kept_until: Option<i64>,
 }
 
 /// A change that made a record what it is.
@@ -174,7 +177,7 @@ fn named(record: &Touched) -> Option<(Kind, String)> {
     match record {
         Touched::Session(id) => Some((Kind::Session, SessionId::to_string(id))),
         Touched::Workspace(id) => Some((Kind::Workspace, WorkspaceId::to_string(id))),
-        Touched::Member(_) | Touched::Meta => None,
+        Touched::Trash(_) | Touched::Member(_) | Touched::Meta => None,
     }
 }
 
@@ -201,6 +204,7 @@ fn teardowns(steps: &[HistoryStep], id: &WorkspaceId) -> Vec<TeardownTold> {
                     action: None,
                     done: None,
                     error: text("error"),
+                    kept_until: number("kept_until"),
                 }
             }
             (None, Some(Value::String(grave))) => {
@@ -211,6 +215,7 @@ fn teardowns(steps: &[HistoryStep], id: &WorkspaceId) -> Vec<TeardownTold> {
                     state: "gone".to_owned(),
                     at: ended.as_ref().map_or(step.at, |ended| ended.at),
                     action: ended.as_ref().map(|ended| ended.action),
+                    kept_until: ended.as_ref().and_then(|ended| ended.kept_until),
                     done: ended.map(|ended| ended.done),
                     error: None,
                 }

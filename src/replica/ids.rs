@@ -191,6 +191,11 @@ name_id!(
     ReceiptId,
     "receipt"
 );
+name_id!(
+    /// Names what a host keeps after it has ended it, by the id that it had as a workspace or session.
+    TrashId,
+    "trash id"
+);
 hex_id!(
     /// Names a node: its Ed25519 public key, written as 64 hexadecimal digits.
     NodeId,

@@ -169,7 +169,8 @@ mod tests {
     }
 
     fn ended(state: TeardownState) -> StoredWorkspace {
-        let teardown = Some(Teardown { state, incarnation: 1, at: 0, error: None });
+        let teardown =
+            Some(Teardown { state, incarnation: 1, at: 0, error: None, kept_until: None });
         StoredWorkspace { teardown, ..workspace() }
     }
 

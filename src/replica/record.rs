@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::{NodeId, OperationId, SessionId, WorkspaceId};
 
+/// Largest time that JSON readers keep exact; what a peer writes beyond it is brought back.
+pub const TIME_MS_MAX: i64 = 1 << 53;
 /// Longest title or name, in characters.
 pub const TITLE_CHARS_MAX: usize = 1_024;
 /// Longest kind, project id, branch or name of an agent, in characters.
@@ -29,6 +31,9 @@ pub const EXTRA_SERVER: &str = "agent_server";
 
 /// The key in `extra` under which a host reports how the git worktree of a workspace stands.
 pub const EXTRA_GIT: &str = "git_state";
+/// The free field in which the host of a worktree reports how much git ignores in it, and where, as
+/// a line for a person.
+pub const EXTRA_GIT_IGNORED: &str = "git_ignored";
 
 /// The kind of workspaces that are git worktrees.
 pub const KIND_WORKTREE: &str = "worktree";
@@ -107,6 +112,9 @@ pub struct Teardown {
     pub at: i64,
     /// Why it failed.
     pub error: Option<String>,
+    /// Until when the host keeps what this attempt removes, milliseconds since the epoch by the
+    /// host's clock; `None` where it keeps nothing.
+    pub kept_until: Option<i64>,
 }
 
 /// What is left of a workspace that its host has ended: it stands in the document where the
@@ -121,6 +129,9 @@ pub struct Ended {
     pub action: TeardownAction,
     /// What was done, for a person.
     pub done: String,
+    /// Until when the host keeps what it removed, as the seal said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_until: Option<i64>,
 }
 
 impl Ended {
@@ -349,6 +360,9 @@ pub enum Role {
     /// Invites and revokes, too.
     Admin,
 }
+
+/// Most addresses of a member that count: one a network interface and family.
+pub const ADDRESSES_MAX: usize = 32;
 
 /// A node that belongs, or has belonged, to the fleet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

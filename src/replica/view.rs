@@ -347,7 +347,8 @@ mod tests {
 
     fn sealed() -> StoredWorkspace {
         let state = TeardownState::Sealed;
-        let teardown = Some(Teardown { state, incarnation: 1, at: 0, error: None });
+        let teardown =
+            Some(Teardown { state, incarnation: 1, at: 0, error: None, kept_until: None });
         StoredWorkspace { teardown, ..workspace() }
     }
 

@@ -23,6 +23,13 @@ const FILE_MODE: u32 = 0o600;
 /// Permission bits of group and others.
 const OTHERS_MODE: u32 = 0o077;
 
+/// Tells whether a process, a daemon as a rule, has the store of a data folder open.
+pub fn is_open(data_dir: &Path) -> bool {
+    // The lock goes with the file, at once.
+    File::open(data_dir.join(FILE_NAME))
+        .is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+}
+
 /// The data folder, of which it is known that nobody else can look into it.
 #[derive(Debug)]
 pub(super) struct Folder(PathBuf);

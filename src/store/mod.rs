@@ -43,7 +43,7 @@ use crate::replica::{
     effect::{Stored, StoredDocument, Write},
     ids::{ACTOR_BYTES, DocumentId, FleetId, NodeId},
 };
-pub use folder::{ASIDE, FILE_NAME};
+pub use folder::{ASIDE, FILE_NAME, is_open};
 pub use redb::{StorageBackend, backends::InMemoryBackend};
 
 /// How much of the file redb may keep in memory: it is read once, at the start, and then written.

@@ -14,8 +14,8 @@ use std::{
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
-/// Most bytes of standard output that are kept: the status of a hundred thousand files.
-pub const STDOUT_BYTES_MAX: usize = 8 << 20;
+/// Most bytes of standard output that are kept unless the caller says otherwise.
+const STDOUT_BYTES_MAX: usize = 8 << 20;
 /// How many of the last bytes of the error output are kept: it ends up in a record.
 pub const STDERR_BYTES_MAX: usize = 1_024;
 /// How long a program that is told to stop may take before it is stopped.
@@ -44,8 +44,22 @@ pub struct Output {
 ///
 /// It can't be started or waited for.
 pub fn run(command: &mut Command, input: Vec<u8>, time_max: Duration) -> io::Result<Output> {
+    run_up_to(command, input, time_max, STDOUT_BYTES_MAX)
+}
+
+/// Runs a program as [`run`] does, and keeps this many bytes of what it prints.
+///
+/// # Errors
+///
+/// It can't be started or waited for.
+pub fn run_up_to(
+    command: &mut Command,
+    input: Vec<u8>,
+    time_max: Duration,
+    stdout_bytes_max: usize,
+) -> io::Result<Output> {
     command.stdin(Stdio::piped());
-    finish(command, time_max, &|| Go::On, |child| {
+    finish(command, time_max, stdout_bytes_max, &|| Go::On, |child| {
         if let Some(mut stdin) = child.stdin.take() {
             // A program need not read what it is told.
             thread::spawn(move || drop(stdin.write_all(&input)));
@@ -76,12 +90,13 @@ pub fn run_until(
     go: &dyn Fn() -> Go,
 ) -> io::Result<Output> {
     command.stdin(input);
-    finish(command, time_max, go, |_| {})
+    finish(command, time_max, STDOUT_BYTES_MAX, go, |_| {})
 }
 
 fn finish(
     command: &mut Command,
     time_max: Duration,
+    stdout_bytes_max: usize,
     go: &dyn Fn() -> Go,
     started: impl FnOnce(&mut Child),
 ) -> io::Result<Output> {
@@ -89,7 +104,7 @@ fn finish(
     let mut child = command.spawn()?;
     let group = Pid::from_child(&child);
     started(&mut child);
-    let stdout = child.stdout.take().map(|pipe| collect(pipe, STDOUT_BYTES_MAX, Keep::First));
+    let stdout = child.stdout.take().map(|pipe| collect(pipe, stdout_bytes_max, Keep::First));
     let stderr = child.stderr.take().map(|pipe| collect(pipe, STDERR_BYTES_MAX, Keep::Last));
 
     let mut ended = wait(group, time_max, &|| go() == Go::On);

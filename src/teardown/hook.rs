@@ -18,12 +18,11 @@ use std::{
 use serde::Deserialize;
 
 use super::{
-    Config, KIND_DIRECTORY, KIND_WORKTREE, Occupant, child, environment, git,
+    Config, KIND_DIRECTORY, KIND_WORKTREE, Occupant, child, environment, inspect,
     ledger::{Entry, Step},
     place,
     problem::{Problem, said},
     running::Input,
-    worktree,
 };
 use crate::replica::{
     effect::TeardownDue,
@@ -63,6 +62,7 @@ pub fn end(due: &TeardownDue, occupants: &[Occupant], config: &Config) -> Result
     let mut entry = Entry::new(due, Step::Begun);
     let Some(hook) = load(&path)?.remove(&workspace.kind) else {
         if forced {
+            config.look_again(due)?;
             entry.step = Step::Gone;
             return Ok(entry);
         }
@@ -83,50 +83,16 @@ pub fn end(due: &TeardownDue, occupants: &[Occupant], config: &Config) -> Result
         if !forced {
             // Given back before the hook runs: it may take an hour.
             let _judging = config.judging();
-            refuse_loss(&real)?;
+            inspect::refuse_loss(&real, config)?;
             place::refuse_used(&real, occupants)?;
         }
         directory = Some(real.to_string_lossy().into_owned());
     }
+    config.look_again(due)?;
     config.ledger.add(&entry).map_err(Problem::io(config.ledger.path()))?;
     run(&hook, due, directory.as_deref(), config)?;
     entry.step = Step::Gone;
     Ok(entry)
-}
-
-/// Refuses a directory that holds what is nowhere else, as far as git knows about it.
-fn refuse_loss(path: &Path) -> Result<(), Problem> {
-    if !path.ancestors().any(|ancestor| ancestor.join(".git").exists()) {
-        return Ok(());
-    }
-    worktree::refuse_changed(path, false)?;
-    if git::top_level(path)? != path {
-        return Ok(());
-    }
-    worktree::refuse_unfinished(path)?;
-    let repository = git::common_dir(path)?;
-    let listed = git::worktrees(path)?.into_iter().find(|listed| listed.path == path);
-    let (commit, branch) = listed.map_or((None, None), |listed| (listed.commit, listed.branch));
-    // A repository that lies in the directory goes with it, its branches too.
-    let whole = repository.starts_with(path);
-    let count = match &commit {
-        _ if whole => git::unpushed(path, commit.as_deref())?,
-        Some(commit) => git::unreached(path, commit, branch.as_deref())?,
-        None => 0,
-    };
-    if count == 0 {
-        return Ok(());
-    }
-    Err(Problem::Unreached {
-        path: path.into(),
-        count: worktree::commits(count),
-        elsewhere: if whole {
-            "no remote-tracking ref"
-        } else {
-            "no other branch and no remote-tracking ref"
-        },
-        keeps: " to lose them".to_owned(),
-    })
 }
 
 fn run(
@@ -158,6 +124,9 @@ fn run(
     let time_max = Duration::from_secs(hook.timeout_s);
     config.hooks.fetch_add(1, Ordering::SeqCst);
     let output = Input::claim(config, &workspace.id, &record, time_max).and_then(|input| {
+        if config.is_stopping() {
+            return Err(Problem::Stopped);
+        }
         let stdin = input.file.try_clone().map_err(Problem::io(input.path()))?;
         child::run_until(&mut command, stdin.into(), time_max, &|| config.may_go_on())
             .map_err(|error| failed(format!("can't be run: {error}")))
@@ -263,6 +232,7 @@ mod tests {
         match teardown::end(due, &[], &repository.config) {
             TeardownOutcome::Gone | TeardownOutcome::Done(_) => Ok(()),
             TeardownOutcome::Failed(reason) => Err(reason),
+            TeardownOutcome::PutOff => unreachable!("nobody is asked"),
         }
     }
 
@@ -423,7 +393,7 @@ mod tests {
             }
             let seen = teardown::survey::look(&workspace, &repository.config);
             repository.config.stop();
-            assert_eq!(seen, Some(GitState::Clean));
+            assert_eq!(seen.map(|seen| seen.state), Some(GitState::Clean));
         });
     }
 

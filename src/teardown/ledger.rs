@@ -1,12 +1,12 @@
 //! Owns the daemon's own record of what was torn down: `teardowns.jsonl` in the data folder.
 //!
-//! Must not decide anything. Invariant: what was begun is on the disk before anything is removed,
-//! so that a start after a crash knows what is half gone and to which repository it belonged.
+//! Must not decide anything. Invariants: each step is on the disk, file and folder, before the next
+//! one; the lines of an attempt that is still open are never dropped.
 
 use std::{
-    fs::{self, OpenOptions},
-    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    collections::BTreeSet,
+    fs,
+    io::{self, Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
@@ -14,7 +14,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    clock,
+    clock, files,
     replica::{effect::TeardownDue, ids::WorkspaceId, record::TeardownAction},
 };
 
@@ -27,10 +27,20 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
-    /// It is about to be removed.
+    /// It was judged, and is about to be moved to the trash, or to be ended by a hook.
     Begun,
-    /// Nothing is left of it.
+    /// Its repositories keep what only it reached.
+    Pinned,
+    /// Its folder lies in the trash.
+    Moved,
+    /// What its repositories knew of it lies in the trash.
+    Unregistered,
+    /// The agent that made it has forgotten it.
+    Forgotten,
+    /// Nothing is left of it where it was.
     Gone,
+    /// It was deleted from the trash for good.
+    Expired,
     /// It is still there.
     Failed,
 }
@@ -62,6 +72,12 @@ pub struct Entry {
     pub commit: Option<String>,
     /// Why it failed.
     pub reason: Option<String>,
+    /// Its entry in the trash; none was made for what a version without a trash began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entry: Option<String>,
+    /// What was done, for a person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub done: Option<String>,
 }
 
 impl Entry {
@@ -80,6 +96,8 @@ impl Entry {
             branch: None,
             commit: None,
             reason: None,
+            entry: None,
+            done: None,
         }
     }
 }
@@ -106,29 +124,36 @@ impl Ledger {
     pub fn add(&self, entry: &Entry) -> io::Result<()> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         self.shorten()?;
-        let mut file =
-            OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&self.path)?;
         let mut line = serde_json::to_vec(entry)?;
         line.push(b'\n');
-        if !ends_with_line(&mut file)? {
+        if !ends_with_line(&self.path)? {
             // A crash has cut the last line off; it must not spoil this one.
             line.insert(0, b'\n');
         }
-        file.write_all(&line)?;
-        file.sync_data()
+        files::append(&self.path, &line)
     }
 
-    /// Returns what was begun with a workspace, whatever attempt it was, and has not ended well.
-    pub fn begun(&self, workspace: &WorkspaceId) -> io::Result<Option<Entry>> {
+    /// Returns what a version without a trash began to remove of a workspace and did not finish:
+    /// parts of it may be missing.
+    pub fn half_removed(&self, workspace: &WorkspaceId) -> io::Result<Option<Entry>> {
         let mut found = None;
         for entry in self.entries()?.into_iter().filter(|entry| entry.workspace == *workspace) {
             match entry.step {
-                Step::Begun => found = Some(entry),
+                Step::Begun if entry.entry.is_none() => found = Some(entry),
                 Step::Gone => found = None,
-                Step::Failed => {}
+                _ => {}
             }
         }
         Ok(found)
+    }
+
+    /// Returns how an attempt ended, if it ended well.
+    pub fn ended(&self, workspace: &WorkspaceId, incarnation: u32) -> io::Result<Option<Entry>> {
+        let mut entries = self.entries()?.into_iter();
+        Ok(entries.rfind(|entry| {
+            let is_attempt = entry.workspace == *workspace && entry.incarnation == incarnation;
+            is_attempt && entry.step == Step::Gone
+        }))
     }
 
     /// Returns all lines that can be read, the oldest first.
@@ -142,25 +167,39 @@ impl Ledger {
         Ok(lines.filter_map(|line| serde_json::from_slice(line).ok()).collect())
     }
 
-    /// Drops the older half of a file that has become too long.
+    /// Drops the older half of a file that has become too long, but for what is still open.
     fn shorten(&self) -> io::Result<()> {
         if fs::metadata(&self.path).map_or(0, |found| found.len()) < FILE_BYTES_MAX {
             return Ok(());
         }
         let entries = self.entries()?;
-        let new = self.path.with_extension("jsonl.new");
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        for entry in &entries[entries.len() / 2..] {
-            serde_json::to_writer(&mut file, entry)?;
-            file.write_all(b"\n")?;
+        let mut ended = BTreeSet::new();
+        let mut kept = Vec::new();
+        for (at, entry) in entries.iter().enumerate().rev() {
+            if entry.step == Step::Gone {
+                ended.insert(&entry.workspace);
+            }
+            // A failure tells nothing that the next attempt needs.
+            let is_open = entry.step != Step::Failed && !ended.contains(&entry.workspace);
+            if at >= entries.len() / 2 || is_open {
+                kept.push(entry);
+            }
         }
-        file.sync_data()?;
-        fs::rename(new, &self.path)
+        let mut bytes = Vec::new();
+        for entry in kept.into_iter().rev() {
+            serde_json::to_writer(&mut bytes, entry)?;
+            bytes.push(b'\n');
+        }
+        files::replace(&self.path, &bytes)
     }
 }
 
-fn ends_with_line(file: &mut fs::File) -> io::Result<bool> {
+fn ends_with_line(path: &Path) -> io::Result<bool> {
+    let mut file = match fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+        Err(error) => return Err(error),
+    };
     if file.metadata()?.len() == 0 {
         return Ok(true);
     }
@@ -183,19 +222,40 @@ mod tests {
     }
 
     #[test]
-    fn what_was_begun_is_known_until_it_is_gone() {
+    fn what_a_version_without_a_trash_began_is_known_until_it_is_gone() {
         let folder = tempfile::tempdir().unwrap();
         let ledger = Ledger::new(folder.path());
         let id = entry(Step::Begun, 1).workspace;
-        assert_eq!(ledger.begun(&id).unwrap(), None);
+        assert_eq!(ledger.half_removed(&id).unwrap(), None);
+        let named = Some("wrk_1.1".to_owned());
+        ledger.add(&Entry { entry: named, ..entry(Step::Begun, 1) }).unwrap();
+        assert_eq!(ledger.half_removed(&id).unwrap(), None, "that one moved, or did not");
         ledger.add(&entry(Step::Begun, 1)).unwrap();
         ledger.add(&entry(Step::Failed, 1)).unwrap();
-        assert_eq!(ledger.begun(&id).unwrap().unwrap().incarnation, 1);
-        assert_eq!(ledger.begun(&"wrk_other".parse().unwrap()).unwrap(), None);
+        assert_eq!(ledger.half_removed(&id).unwrap().unwrap().incarnation, 1);
+        assert_eq!(ledger.half_removed(&"wrk_other".parse().unwrap()).unwrap(), None);
+        assert_eq!(ledger.ended(&id, 2).unwrap(), None);
         ledger.add(&entry(Step::Gone, 2)).unwrap();
-        assert_eq!(ledger.begun(&id).unwrap(), None);
+        assert_eq!(ledger.half_removed(&id).unwrap(), None);
+        assert_eq!(ledger.ended(&id, 1).unwrap(), None);
+        assert_eq!(ledger.ended(&id, 2).unwrap().unwrap().step, Step::Gone);
         let mode = fs::metadata(ledger.path()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn what_is_open_outlasts_the_shortening_of_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = Ledger::new(folder.path());
+        ledger.add(&entry(Step::Begun, 1)).unwrap();
+        let other = || Entry { workspace: "wrk_2".parse().unwrap(), ..entry(Step::Failed, 9) };
+        let reason = Some("x".repeat(100_000));
+        for _ in 0..30 {
+            ledger.add(&Entry { reason: reason.clone(), ..other() }).unwrap();
+        }
+        assert!(fs::metadata(ledger.path()).unwrap().len() < 2 * FILE_BYTES_MAX);
+        let id = entry(Step::Begun, 1).workspace;
+        assert_eq!(ledger.half_removed(&id).unwrap().unwrap().incarnation, 1);
     }
 
     #[test]
@@ -204,8 +264,7 @@ mod tests {
         let ledger = Ledger::new(folder.path());
         let (first, second) = (entry(Step::Begun, 1), entry(Step::Failed, 2));
         ledger.add(&first).unwrap();
-        let mut file = OpenOptions::new().append(true).open(ledger.path()).unwrap();
-        file.write_all(b"{\"at\":1,\"works").unwrap();
+        files::append(ledger.path(), b"{\"at\":1,\"works").unwrap();
         ledger.add(&second).unwrap();
         assert_eq!(ledger.entries().unwrap(), [first, second]);
     }

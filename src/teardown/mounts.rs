@@ -20,7 +20,7 @@ const OWN: &str = "/proc/self/mountinfo";
 
 /// One mount, as Linux lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Mount {
+pub struct Mount {
     /// The file system: its device numbers, as text.
     pub device: String,
     /// Which folder of the file system is mounted.
@@ -61,8 +61,22 @@ pub fn refuse_mounts(path: &Path) -> Result<(), Problem> {
     }
 }
 
+/// Returns the mounts that this process sees; none where there is no such list.
+pub fn own() -> Vec<Mount> {
+    fs::read(OWN).map(|text| read(&text)).unwrap_or_default()
+}
+
+/// Returns the file system that a canonical path lies on, and where on it.
+pub fn place_on_device(mounts: &[Mount], path: &Path) -> Option<(String, PathBuf)> {
+    // Of mounts at one place the last one listed covers the others.
+    let around = mounts.iter().filter(|mount| path.starts_with(&mount.point));
+    let mount = around.max_by_key(|mount| mount.point.components().count())?;
+    let rest = path.strip_prefix(&mount.point).ok()?;
+    Some((mount.device.clone(), mount.root.join(rest)))
+}
+
 /// Reads a list of mounts; lines that make no sense are left out.
-fn read(text: &[u8]) -> Vec<Mount> {
+pub fn read(text: &[u8]) -> Vec<Mount> {
     let line = |line: &[u8]| {
         let mut fields = line.split(|byte| *byte == b' ').skip(2);
         let device = String::from_utf8(fields.next()?.to_vec()).ok()?;
@@ -133,6 +147,15 @@ mod tests {
         assert_eq!(read.len(), 3);
         assert_eq!(read[1].point, Path::new("/w/a b"));
         assert_eq!((read[1].device.as_str(), read[1].root.as_path()), ("8:2", Path::new("/srv/x")));
+    }
+
+    #[test]
+    fn a_path_is_placed_by_the_innermost_mount_around_it() {
+        let mounts = read(LISTED);
+        let place = |path| place_on_device(&mounts, Path::new(path)).unwrap();
+        assert_eq!(place("/w/a b/c"), ("8:2".to_owned(), "/srv/x/c".into()));
+        assert_eq!(place("/w/a b/in/d"), ("0:25".to_owned(), "/d".into()));
+        assert_eq!(place("/w/abc"), ("8:1".to_owned(), "/w/abc".into()));
     }
 
     #[test]

@@ -4,11 +4,12 @@
 //! root, and removing it takes neither the home folder nor the daemon's data along.
 
 use std::{
-    fs, io,
+    io::ErrorKind::{NotADirectory, NotFound},
+    os::unix::fs::MetadataExt as _,
     path::{Component, Path, PathBuf},
 };
 
-use super::{Config, Occupant, problem::Problem};
+use super::{Config, Occupant, problem::Problem, users};
 
 /// Most processes that a reason names.
 const PROCESSES_NAMED_MAX: usize = 3;
@@ -47,7 +48,8 @@ pub fn approve(directory: &str, config: &Config) -> Result<Option<PathBuf>, Prob
     let named = judge_directory(directory)?;
     let path = match named.canonicalize() {
         Ok(path) => path,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        // Where a parent has become a file there is no directory either.
+        Err(error) if [NotFound, NotADirectory].contains(&error.kind()) => return Ok(None),
         Err(source) => return Err(Problem::io(named)(source)),
     };
     if !path.is_dir() {
@@ -76,15 +78,13 @@ pub fn approve(directory: &str, config: &Config) -> Result<Option<PathBuf>, Prob
     Ok(Some(path))
 }
 
-/// Refuses a directory in which a process, a session or another workspace is.
+/// Refuses a canonical directory in which a process, a session or another workspace is.
 pub fn refuse_used(path: &Path, occupants: &[Occupant]) -> Result<(), Problem> {
-    let in_it = |occupant: &&Occupant| {
-        Path::new(&occupant.directory).canonicalize().is_ok_and(|other| other.starts_with(path))
-    };
+    let in_it = |occupant: &&Occupant| is_in(Path::new(&occupant.directory), path);
     if let Some(occupant) = occupants.iter().find(in_it) {
         return Err(Problem::InUse { path: path.into(), by: occupant.what.clone() });
     }
-    let running = processes_in(path);
+    let running = users::processes_in(path);
     if running.is_empty() {
         return Ok(());
     }
@@ -95,36 +95,37 @@ pub fn refuse_used(path: &Path, occupants: &[Occupant]) -> Result<(), Problem> {
     Err(Problem::InUse { path: path.into(), by })
 }
 
-/// Returns the processes whose working directory, root, program or an open file lies in a
-/// directory, as far as this user may see them. Only where there is `/proc`: elsewhere none are
-/// found.
-fn processes_in(path: &Path) -> Vec<String> {
-    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
-    let own = std::process::id();
-    let mut found = Vec::new();
-    for process in processes.flatten() {
-        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok())
-        else {
-            continue;
-        };
-        let leads_here = |link: &&str| {
-            fs::read_link(process.path().join(link)).is_ok_and(|to| to.starts_with(path))
-        };
-        let holds_open = || {
-            let open = fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten();
-            open.map(|file| fs::read_link(file.path()))
-                .any(|to| to.is_ok_and(|to| to.starts_with(path)))
-        };
-        if pid != own && (["cwd", "root", "exe"].iter().any(leads_here) || holds_open()) {
-            let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            found.push(format!("process {pid} ({})", name.trim().escape_debug()));
-        }
+/// Tells whether a directory, however it is spelled and whether or not it is there, lies in another
+/// one: by its names, by where it really is, and by device and inode, because a file system may take
+/// no notice of case, and a folder may be mounted twice.
+fn is_in(directory: &Path, path: &Path) -> bool {
+    if !directory.is_absolute() {
+        return false;
     }
-    found
+    let climbs = directory.components().any(|component| component == Component::ParentDir);
+    let is_named = directory.starts_with(path) && !climbs;
+    let directory = real(directory);
+    if is_named || directory.starts_with(path) {
+        return true;
+    }
+    let identity = |path: &Path| path.metadata().ok().map(|found| (found.dev(), found.ino()));
+    let Some(wanted) = identity(path) else { return false };
+    directory.ancestors().any(|ancestor| identity(ancestor) == Some(wanted))
+}
+
+/// Returns where a directory really is, or would be.
+fn real(path: &Path) -> PathBuf {
+    let found = path.ancestors().find_map(|ancestor| {
+        let rest = path.strip_prefix(ancestor).ok()?;
+        Some(ancestor.canonicalize().ok()?.join(rest))
+    });
+    found.unwrap_or_else(|| path.to_owned())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn config(folder: &Path, roots: &[&str]) -> Config {
@@ -199,6 +200,33 @@ mod tests {
         let problem = refuse_used(&path, &[occupant(path.join("sub"))]).unwrap_err();
         assert!(problem.to_string().contains("in use by session ses_1"), "{problem}");
         assert!(refuse_used(&path, &[occupant("/".into()), occupant("gone".into())]).is_ok());
+    }
+
+    #[test]
+    fn a_session_is_in_a_directory_however_it_spells_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let top = folder.path().canonicalize().unwrap();
+        fs::create_dir_all(top.join("w/sub")).unwrap();
+        fs::create_dir_all(top.join("other")).unwrap();
+        std::os::unix::fs::symlink(top.join("w"), top.join("link")).unwrap();
+        std::os::unix::fs::symlink(top.join("w/sub"), top.join("other/inner")).unwrap();
+        let path = top.join("w");
+        for name in ["w/", "link", "link/sub/", "other/inner", "link/gone/deeper", "w/gone"] {
+            assert!(is_in(&top.join(name), &path), "{name}");
+        }
+        for name in ["other", "wx", "", "link/../other"] {
+            assert!(!is_in(&top.join(name), &path), "{name}");
+        }
+        // Another name of the same folder, as a second mount or a spelling in other case is.
+        assert!(is_in(&path, &top.join("link")));
+    }
+
+    #[test]
+    fn a_directory_below_what_has_become_a_file_is_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path(), &[]);
+        fs::write(folder.path().join("parent"), "").unwrap();
+        assert_eq!(approved(&config, &folder.path().join("parent/w")), Ok(None));
     }
 
     #[cfg(target_os = "linux")]

@@ -14,6 +14,9 @@ pub const REASON_CHARS_MAX: usize = 2_048;
 /// Why a workspace is not ended.
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
+    /// A session came into the workspace before the first step; nobody is told, it is tried again.
+    #[error("a session has come into the workspace")]
+    Occupied,
     /// A name that must not become an argument, or a path.
     #[error("the {what} `{}` {why}, so nothing is done with it", value.escape_debug())]
     Name {
@@ -67,10 +70,29 @@ pub enum Problem {
         /// What it is instead, where that is known.
         why: String,
     },
+    /// A repository below it that others need.
+    #[error(
+        "{} is {what}; remove it with `git worktree remove`, or move it, and retry, or force",
+        path.display()
+    )]
+    Nested {
+        /// The repository or worktree.
+        path: PathBuf,
+        /// What it is.
+        what: String,
+    },
+    /// It is not ended, and if it were, ignored files would go, too.
+    #[error("{problem}; its ignored files would go along: {ignored}")]
+    WithIgnored {
+        /// Why it is not ended.
+        problem: Box<Problem>,
+        /// How much is ignored, and where.
+        ignored: String,
+    },
     /// Work in it is in no commit.
     #[error(
         "{} holds {what} that are in no commit; commit, move or discard them and retry, or force to \
-         lose them",
+         move them to the trash",
         path.display()
     )]
     Uncommitted {
@@ -81,7 +103,8 @@ pub enum Problem {
     },
     /// An unfinished rebase, merge or the like.
     #[error(
-        "{} is in the middle of a {what}; finish or abort it and retry, or force to lose it",
+        "{} is in the middle of a {what}; finish or abort it and retry, or force to move it to the \
+         trash",
         path.display()
     )]
     Unfinished {
@@ -178,6 +201,42 @@ pub enum Problem {
         /// How it ended and what it said.
         why: String,
     },
+    /// It can't be kept anywhere on its own file system.
+    #[error(
+        "no folder on the file system of {} can hold it{why}; nothing is copied to another one, so \
+         make a private folder above it or move it by hand, and retry",
+        path.display()
+    )]
+    NoPlace {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with the last place that was looked at.
+        why: String,
+    },
+    /// What is there is not what was to be ended.
+    #[error(
+        "{} is not the worktree that this workspace was made with ({why}), so it is left as it is; \
+         force to forget the workspace",
+        path.display()
+    )]
+    Another {
+        /// The directory.
+        path: PathBuf,
+        /// What it is instead.
+        why: String,
+    },
+    /// Neither the folder nor a repository that knows it was found.
+    #[error(
+        "{} is not there and {why}, so nothing was found that could be ended; put it back and retry, \
+         or force to forget the workspace",
+        path.display()
+    )]
+    Missing {
+        /// The directory.
+        path: PathBuf,
+        /// What is known of its repository.
+        why: String,
+    },
     /// Whoever else was to remove it did not.
     #[error("{0}; see to that and retry")]
     Remover(String),
@@ -223,7 +282,9 @@ mod tests {
         let path = PathBuf::from(format!("/{}", "long/".repeat(2_000)));
         let reason = Problem::Uncommitted { path, what: "3 files".to_owned() }.reason();
         assert_eq!(reason.chars().count(), REASON_CHARS_MAX - 1);
-        assert!(reason.starts_with("/long/") && reason.ends_with("or force to lose them"));
+        assert!(
+            reason.starts_with("/long/") && reason.ends_with("or force to move them to the trash")
+        );
     }
 
     #[test]

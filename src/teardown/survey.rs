@@ -3,43 +3,54 @@
 //! Must not change anything, nor take a lock in the repository. Invariant: what can't be looked at
 //! is not called clean.
 
-use super::{Config, git, place, problem::Problem};
+use super::{Config, git, inspect, inspect::Found, known, place, problem::Problem};
 use crate::replica::record::{GitState, Workspace};
+
+/// What was seen of a worktree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// What would be lost.
+    pub state: GitState,
+    /// How much is ignored, and where, in a few words; nothing if nothing is.
+    pub ignored: Option<String>,
+}
 
 /// Looks at a workspace's worktree; `None` for other kinds, where there is no directory, and while
 /// it is judged whether any workspace may be ended.
-pub fn look(workspace: &Workspace, config: &Config) -> Option<GitState> {
+pub fn look(workspace: &Workspace, config: &Config) -> Option<Seen> {
     if workspace.kind != super::KIND_WORKTREE {
         return None;
     }
     let _alone = config.looking.try_write().ok()?;
-    let seen = of(workspace.directory.as_deref()?);
+    known::remember(config, workspace);
+    let seen = of(workspace.directory.as_deref()?, config);
     Some(seen.unwrap_or_else(|problem| {
         tracing::debug!(workspace = %workspace.id, %problem, "can't look at the worktree");
-        GitState::Unknown
+        Seen { state: GitState::Unknown, ignored: None }
     }))
 }
 
-fn of(directory: &str) -> Result<GitState, Problem> {
+fn of(directory: &str, config: &Config) -> Result<Seen, Problem> {
     let path = place::judge_directory(directory)?;
     let path = path.canonicalize().map_err(Problem::io(path))?;
-    let changed = !git::changed(&path)?.is_empty() || git::unfinished(&path)?.is_some();
-    let listed = git::worktrees(&path)?;
-    let this = listed.into_iter().find(|listed| {
+    let repository = git::common_dir(&path)?;
+    let is_this = |listed: &git::Listed| {
         listed.path == path || listed.path.canonicalize().is_ok_and(|listed| listed == path)
-    });
-    let unreached = match this {
-        Some(git::Listed { commit: Some(commit), branch, .. }) => {
-            git::unreached(&path, &commit, branch.as_deref())? > 0
-        }
-        _ => false,
     };
-    Ok(match (changed, unreached) {
+    let Some(listed) = git::worktrees(&repository)?.into_iter().find(is_this) else {
+        return Err(Problem::NotWorktree { path, why: String::new() });
+    };
+    let seen = inspect::survey(&Found { path, repository, listed }, config)?;
+    let held = &seen.held;
+    let changed = seen.unfinished || held.uncommitted > 0 || held.untracked > 0;
+    let state = match (changed, held.unreached > 0) {
+        (false, false) if seen.refusal.is_some() => GitState::Uncommitted,
         (false, false) => GitState::Clean,
         (true, false) => GitState::Uncommitted,
         (false, true) => GitState::Unreached,
         (true, true) => GitState::UncommittedAndUnreached,
-    })
+    };
+    Ok(Seen { state, ignored: seen.ignored_in_words() })
 }
 
 #[cfg(test)]
@@ -61,8 +72,8 @@ mod tests {
     #[test]
     fn a_worktree_is_clean_until_it_holds_what_is_nowhere_else() {
         let repository = Repository::new();
-        let look =
-            || look(&repository.due("w", TeardownAction::Retry).workspace, &repository.config);
+        let workspace = repository.due("w", TeardownAction::Retry).workspace;
+        let look = || look(&workspace, &repository.config).map(|seen| seen.state);
         assert_eq!(look(), Some(GitState::Clean));
         repository.write("w/ignored", "x");
         assert_eq!(look(), Some(GitState::Clean));
@@ -82,7 +93,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let here = folder.path().to_str();
         let look = |kind, directory| {
-            look(&due(kind, directory, TeardownAction::Retry).workspace, &repository.config)
+            let workspace = due(kind, directory, TeardownAction::Retry).workspace;
+            look(&workspace, &repository.config).map(|seen| seen.state)
         };
         assert_eq!(look("worktree", here), Some(GitState::Unknown));
         assert_eq!(look("directory", here), None);
@@ -96,7 +108,8 @@ mod tests {
         let judging = repository.config.judging();
         assert_eq!(look(&workspace, &repository.config), None);
         drop(judging);
-        assert_eq!(look(&workspace, &repository.config), Some(GitState::Clean));
+        let seen = look(&workspace, &repository.config).map(|seen| seen.state);
+        assert_eq!(seen, Some(GitState::Clean));
     }
 
     /// A removal that began while the host's own git looked at the worktree failed for it.

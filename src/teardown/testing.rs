@@ -53,6 +53,11 @@ pub struct Repository {
 
 impl Repository {
     pub fn new() -> Self {
+        Self::init(&[])
+    }
+
+    /// Makes one with these arguments of `git init`.
+    pub fn init(arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         for name in ["repo", "data", "home"] {
             std::fs::create_dir(folder.path().join(name)).unwrap();
@@ -60,13 +65,26 @@ impl Repository {
         let mut config = config(folder.path().join("data"));
         config.home = Some(folder.path().join("home"));
         let repository = Self { folder, config };
-        repository.git("repo", &["init", "-q", "-b", "main"]);
+        repository.git("repo", &[&["init", "-q", "-b", "main"], arguments].concat());
         repository.write("repo/file", "first");
         repository.write("repo/.gitignore", "ignored\n");
         repository.git("repo", &["add", "."]);
         repository.commit("repo");
         repository.git("repo", &["worktree", "add", "-q", "-b", "feature", "../w"]);
         repository
+    }
+
+    /// Opens what is on the disk again, as the next start of the daemon does.
+    pub fn reopen(&mut self) {
+        let home = self.config.home.take();
+        self.config = config(self.path("data"));
+        self.config.home = home;
+    }
+
+    /// Forgets what was ended, so that the same attempt is one again.
+    pub fn reset(&self) {
+        let _ = std::fs::remove_file(self.path("data/teardowns.jsonl"));
+        let _ = self.config.trash.empty("wrk_1");
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

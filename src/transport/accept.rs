@@ -1,52 +1,35 @@
 //! Owns the answering of dials.
 //!
-//! Must not know who is a member. Invariant: what strangers can make this node do at once is
-//! bounded, over all of them and per address.
+//! Must not know who a member is, beyond a list of keys. Invariant: what strangers can make this
+//! node do at once is bounded, over all of them and per address; and no member is turned away for
+//! them.
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-    sync::{Arc, Mutex},
-};
+use std::{sync::Arc, time::Duration};
 
-use quinn::Incoming;
+use quinn::{Incoming, VarInt};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     open::{self, OpenError},
+    places::{Limits, Place},
     shared::Shared,
 };
-use crate::identity::tls;
+use crate::{identity::tls, wire::CloseCode};
 
-/// Most handshakes at once: one takes a millisecond, unless the other side dawdles.
-const HANDSHAKES_MAX: usize = 128;
+/// How many handshakes there may be at once: one takes a millisecond, unless the other side dawdles
+/// for so long that it may be in the way of another. Whose key it is shows only at the end.
+pub(super) const HANDSHAKES: Limits =
+    Limits { all: 128, per_address: 32, kept_for: Duration::from_millis(500) };
 /// How many of them make a dialler prove its address first, at the price of a round trip.
 const HANDSHAKES_EASY: usize = 16;
-/// Most handshakes at once from one address, so that one machine can't take all places.
-const HANDSHAKES_PER_ADDRESS_MAX: usize = 32;
-/// Most links: several times the fleets that a full mesh is meant for.
-const LINKS_MAX: usize = 1_024;
-
-/// Counts the handshakes on the way, by address.
-#[derive(Debug, Default)]
-struct Handshakes(Mutex<BTreeMap<IpAddr, usize>>);
-
-/// Is one handshake on the way.
-struct Place {
-    handshakes: Arc<Handshakes>,
-    address: IpAddr,
-}
-
-/// What becomes of a dial.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Admission {
-    Welcome,
-    ProveAddress,
-    Refuse,
-}
+/// How many keys that are no member's may have a connection at once: each is about to redeem a
+/// ticket, which takes a few round trips.
+pub(super) const STRANGERS: Limits = Limits { all: 64, per_address: 16, kept_for: Duration::ZERO };
+/// Most links: several times the fleets that a full mesh is meant for, and the strangers.
+const LINKS_MAX: usize = 1_024 + STRANGERS.all;
 
 /// Answers dials until the endpoint is closed.
 pub(super) async fn run(shared: Arc<Shared>) {
-    let handshakes = Arc::new(Handshakes::default());
     loop {
         let incoming = tokio::select! {
             biased;
@@ -55,30 +38,48 @@ pub(super) async fn run(shared: Arc<Shared>) {
         };
         let Some(incoming) = incoming else { return };
         let address = incoming.remote_address().ip();
-        let crowded = shared.count() >= LINKS_MAX;
-        match handshakes.admit(address, incoming.may_retry(), crowded) {
-            Admission::Welcome => {
-                let place = Handshakes::enter(&handshakes, address);
-                let shared = shared.clone();
-                shared.tasks.clone().spawn(async move {
-                    answer(&shared, incoming).await;
-                    drop(place);
-                });
-            }
+        if shared.handshakes.count() >= HANDSHAKES_EASY && incoming.may_retry() {
             // Fails only where `may_retry` is false.
-            Admission::ProveAddress => drop(incoming.retry()),
-            Admission::Refuse => {
-                tracing::debug!(%address, "refused a dial: too many at once");
-                incoming.refuse();
-            }
+            drop(incoming.retry());
+            continue;
         }
+        let evicted = CancellationToken::new();
+        let evict = evicted.clone();
+        let place = (shared.count() < LINKS_MAX)
+            .then(|| shared.handshakes.enter(address, move || evict.cancel()));
+        let Some(place) = place.flatten() else {
+            tracing::debug!(%address, "refused a dial: too many at once");
+            incoming.refuse();
+            continue;
+        };
+        let shared = shared.clone();
+        shared.tasks.clone().spawn(async move {
+            tokio::select! {
+                biased;
+                () = shared.closing.cancelled() => {}
+                () = answer(&shared, incoming, place, evicted) => {}
+            }
+        });
     }
 }
 
-async fn answer(shared: &Arc<Shared>, incoming: Incoming) {
+async fn answer(
+    shared: &Arc<Shared>,
+    incoming: Incoming,
+    handshake: Place,
+    evicted: CancellationToken,
+) {
     let address = incoming.remote_address();
     // The handshake of a stranger that dawdles ends with the patience, like what comes after.
-    let connection = match tokio::time::timeout(shared.open_max, incoming).await {
+    let connection = tokio::select! {
+        biased;
+        () = evicted.cancelled() => {
+            tracing::debug!(%address, "gave up a handshake: others wait");
+            return;
+        }
+        connection = tokio::time::timeout(shared.open_max, incoming) => connection,
+    };
+    let connection = match connection {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => {
             tracing::debug!(%address, %error, "a dial came to nothing");
@@ -86,17 +87,28 @@ async fn answer(shared: &Arc<Shared>, incoming: Incoming) {
         }
         Err(_) => return,
     };
+    drop(handshake);
     let peer = tls::peer_node_id(&connection);
+    if !tls::is_of_this_version(&connection) {
+        let reason = open::other_version();
+        tracing::warn!(%address, ?peer, reason, "refused a link");
+        let code = VarInt::from_u32(CloseCode::Protocol.as_u32());
+        connection.close(code, reason.as_bytes());
+        return;
+    }
+    let mut place = None;
+    if peer.is_none_or(|peer| !shared.is_member(peer)) {
+        let evict = connection.clone();
+        place = shared.strangers.enter(address.ip(), move || {
+            let code = VarInt::from_u32(CloseCode::Timeout.as_u32());
+            evict.close(code, b"too many wait here that are no members; try again");
+        });
+    }
     let this = (shared.node(), shared.start);
-    let opened = tokio::select! {
-        biased;
-        () = shared.closing.cancelled() => return,
-        opened = open::open(connection, false, |peer| shared.is_arbiter(peer), this, shared.open_max)
-            => opened,
-    };
-    match opened {
+    let is_arbiter = |peer| shared.is_arbiter(peer);
+    match open::open(connection, false, is_arbiter, this, shared.open_max).await {
         Ok(opened) => {
-            shared.adopt(opened);
+            shared.adopt(opened, place);
         }
         Err(OpenError::Refused { code, reason }) => {
             tracing::warn!(%address, ?peer, %code, reason, "refused a link");
@@ -104,81 +116,5 @@ async fn answer(shared: &Arc<Shared>, incoming: Incoming) {
         Err(OpenError::Closed { reason, .. }) => {
             tracing::debug!(%address, ?peer, reason, "a link came to nothing");
         }
-    }
-}
-
-impl Handshakes {
-    fn admit(&self, address: IpAddr, may_retry: bool, crowded: bool) -> Admission {
-        let by_address = self.0.lock().expect("nothing panics while it holds this lock");
-        let all: usize = by_address.values().sum();
-        let here = by_address.get(&address).copied().unwrap_or(0);
-        if all >= HANDSHAKES_EASY && may_retry {
-            Admission::ProveAddress
-        } else if crowded || all >= HANDSHAKES_MAX || here >= HANDSHAKES_PER_ADDRESS_MAX {
-            Admission::Refuse
-        } else {
-            Admission::Welcome
-        }
-    }
-
-    fn enter(handshakes: &Arc<Self>, address: IpAddr) -> Place {
-        let mut by_address = handshakes.0.lock().expect("nothing panics while it holds this lock");
-        *by_address.entry(address).or_default() += 1;
-        Place { handshakes: handshakes.clone(), address }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let Ok(mut by_address) = self.handshakes.0.lock() else { return };
-        if let Some(count) = by_address.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                by_address.remove(&self.address);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn address(last: u8) -> IpAddr {
-        IpAddr::from([10, 0, 0, last])
-    }
-
-    #[test]
-    fn a_crowd_has_to_prove_its_addresses_and_a_greater_one_is_refused() {
-        let handshakes = Arc::new(Handshakes::default());
-        let mut places = Vec::new();
-        for n in 0..HANDSHAKES_MAX {
-            let from = address(n as u8);
-            let easy = n < HANDSHAKES_EASY;
-            let expected = if easy { Admission::Welcome } else { Admission::ProveAddress };
-            assert_eq!(handshakes.admit(from, true, false), expected, "{n}");
-            assert_eq!(handshakes.admit(from, false, false), Admission::Welcome, "{n}");
-            places.push(Handshakes::enter(&handshakes, from));
-        }
-        assert_eq!(handshakes.admit(address(200), false, false), Admission::Refuse);
-        places.clear();
-        assert_eq!(handshakes.admit(address(200), false, false), Admission::Welcome);
-        assert!(handshakes.0.lock().unwrap().is_empty(), "no address is remembered");
-    }
-
-    #[test]
-    fn one_address_cannot_take_all_places() {
-        let handshakes = Arc::new(Handshakes::default());
-        let _places: Vec<Place> = (0..HANDSHAKES_PER_ADDRESS_MAX)
-            .map(|_| Handshakes::enter(&handshakes, address(1)))
-            .collect();
-        assert_eq!(handshakes.admit(address(1), false, false), Admission::Refuse);
-        assert_eq!(handshakes.admit(address(2), false, false), Admission::Welcome);
-    }
-
-    #[test]
-    fn a_node_with_too_many_links_takes_no_more() {
-        let handshakes = Handshakes::default();
-        assert_eq!(handshakes.admit(address(1), false, true), Admission::Refuse);
     }
 }

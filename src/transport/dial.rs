@@ -1,7 +1,8 @@
 //! Owns the dialling of nodes that have no link.
 //!
 //! Must not know why a node is to be dialled. Invariant: a target without a link is being dialled
-//! or waits for its next turn; each round that fails is told once.
+//! or waits for its next turn; each round that fails is told once; and where nobody has answered as
+//! the peer, no more is dialled than the [budget](Budget) allows.
 
 use std::{
     collections::BTreeSet,
@@ -19,6 +20,7 @@ use tokio::{
 
 use super::{
     backoff::Backoff,
+    budget::Budget,
     event::Event,
     link,
     open::{self, OpenError},
@@ -37,6 +39,13 @@ pub(super) struct Dialer {
     pub task: tokio::task::AbortHandle,
 }
 
+/// Whom to dial, and how.
+struct Place {
+    peer: NodeId,
+    budget: Arc<Mutex<Budget>>,
+    attempt_max: Duration,
+}
+
 /// How a round ended.
 enum Round {
     /// There is a link, dialled or accepted, or there will be.
@@ -53,13 +62,13 @@ impl Dialer {
         shared: &Arc<Shared>,
         rng: &Arc<Mutex<fastrand::Rng>>,
         peer: NodeId,
-        addresses: BTreeSet<String>,
+        (addresses, budget): (BTreeSet<String>, Arc<Mutex<Budget>>),
         attempt_max: Duration,
     ) -> Self {
         let (sender, receiver) = watch::channel(addresses);
         let at_once = Arc::new(Notify::new());
-        let dial =
-            keep_dialing(shared.clone(), rng.clone(), peer, receiver, at_once.clone(), attempt_max);
+        let place = Place { peer, budget, attempt_max };
+        let dial = keep_dialing(shared.clone(), rng.clone(), place, receiver, at_once.clone());
         let closing = shared.closing.clone();
         let task = shared.tasks.spawn(async move {
             tokio::select! {
@@ -81,15 +90,15 @@ impl Drop for Dialer {
 async fn keep_dialing(
     shared: Arc<Shared>,
     rng: Arc<Mutex<fastrand::Rng>>,
-    peer: NodeId,
+    place: Place,
     mut addresses: watch::Receiver<BTreeSet<String>>,
     at_once: Arc<Notify>,
-    attempt_max: Duration,
 ) {
+    let peer = place.peer;
     let mut backoff = Backoff::default();
     loop {
         let told = addresses.borrow_and_update().clone();
-        match round(&shared, peer, &told, attempt_max).await {
+        match round(&shared, &place, &told).await {
             Round::Linked => {
                 let since = Instant::now();
                 shared.until(peer, false).await;
@@ -115,7 +124,7 @@ async fn wait(
     addresses: &mut watch::Receiver<BTreeSet<String>>,
     at_once: &Notify,
 ) {
-    let pause = backoff.next(&mut rng.lock().expect("nothing panics while it holds this lock"));
+    let pause = backoff.next(&mut lock(rng));
     tokio::select! {
         biased;
         () = at_once.notified() => {}
@@ -126,13 +135,11 @@ async fn wait(
     }
 }
 
-/// Dials all addresses, one shortly after the other; the first that answers as `peer` is taken.
-async fn round(
-    shared: &Arc<Shared>,
-    peer: NodeId,
-    addresses: &BTreeSet<String>,
-    attempt_max: Duration,
-) -> Round {
+/// Dials all addresses that the budget allows, one shortly after the other; the first that answers as
+/// the peer is taken.
+async fn round(shared: &Arc<Shared>, place: &Place, addresses: &BTreeSet<String>) -> Round {
+    let Place { peer, budget, attempt_max } = place;
+    let (peer, attempt_max) = (*peer, *attempt_max);
     if shared.is_up(peer) {
         return Round::Linked;
     }
@@ -141,8 +148,9 @@ async fn round(
     }
     let mut config = quinn::ClientConfig::new(Arc::new(tls::client(&shared.key, peer)));
     config.transport_config(shared.transport.clone());
-    let mut attempts: FuturesUnordered<_> = addresses
-        .iter()
+    let (allowed, mut failures) = allowed(&mut lock(budget), addresses);
+    let mut attempts: FuturesUnordered<_> = allowed
+        .into_iter()
         .zip(0_u32..)
         .map(|(address, turn)| {
             let config = config.clone();
@@ -155,7 +163,6 @@ async fn round(
             }
         })
         .collect();
-    let mut failures = Vec::new();
     let connection = loop {
         let answer = tokio::select! {
             biased;
@@ -173,11 +180,12 @@ async fn round(
     };
     drop(attempts);
     let address = connection.remote_address();
+    lock(budget).answered(address);
     let this = (shared.node(), shared.start);
     // Not given up when another link comes up meanwhile: the peer may have chosen this one.
     match open::open(connection, true, |_| false, this, shared.open_max).await {
         Ok(opened) => {
-            shared.adopt(opened);
+            shared.adopt(opened, None);
             Round::Linked
         }
         Err(OpenError::Closed { code: Some(CloseCode::Duplicate), .. }) => Round::Duplicate,
@@ -185,21 +193,54 @@ async fn round(
     }
 }
 
+/// Returns where to dial, in order, and why not at the other addresses.
+fn allowed(budget: &mut Budget, addresses: &BTreeSet<String>) -> (Vec<SocketAddr>, Vec<String>) {
+    let mut parsed = BTreeSet::new();
+    let mut failures = Vec::new();
+    for address in addresses {
+        match address.parse() {
+            Ok(address) => drop(parsed.insert(address)),
+            Err(_) => failures.push(format!("{address}: not an IP address and a port")),
+        }
+    }
+    let mut allowed = budget.order(parsed.into_iter().collect());
+    allowed.retain(|address| {
+        let may = budget.spend(address);
+        if !may {
+            failures.push(format!("{address}: dialled in vain too often, put off"));
+        }
+        may
+    });
+    (allowed, failures)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().expect("nothing panics while it holds this lock")
+}
+
 async fn connect(
     shared: &Shared,
     config: quinn::ClientConfig,
-    address: &str,
+    address: SocketAddr,
 ) -> Result<Connection, String> {
-    let address: SocketAddr = address.parse().map_err(|_| "not an IP address and a port")?;
-    let connecting = shared
-        .endpoint
-        .connect_with(config, address, tls::SERVER_NAME)
-        .map_err(|error| error.to_string())?;
+    let connecting = shared.endpoint.connect_with(config, address, tls::SERVER_NAME).map_err(
+        |error| match error {
+            quinn::ConnectError::InvalidRemoteAddress(_) if address.is_ipv6() => {
+                "this node speaks IPv4 only; start it with --listen [::]:PORT to speak both".into()
+            }
+            other => other.to_string(),
+        },
+    )?;
     connecting.await.map_err(|error| match &error {
         ConnectionError::TransportError(alert)
             if alert.code == TransportErrorCode::crypto(tls::WRONG_KEY_ALERT) =>
         {
             "another node answers there".into()
+        }
+        ConnectionError::ConnectionClosed(close)
+            if close.error_code == TransportErrorCode::crypto(tls::WRONG_PROTOCOL_ALERT) =>
+        {
+            open::other_version()
         }
         other => link::describe(other),
     })

@@ -4,7 +4,7 @@
 //! which waits for a bounded time.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::SocketAddr,
     sync::{Arc, Mutex},
@@ -16,9 +16,10 @@ use quinn::{AsyncUdpSocket, EndpointConfig, Runtime as _, ServerConfig, TokioRun
 
 use super::{
     accept,
+    budget::Budget,
     dial::Dialer,
     event::{self, Events, Shown},
-    link::{Ending, FLUSH_MAX},
+    link::{Ending, FLUSH_MAX, LINK_WINDOW, SNAPSHOT_STREAMS_MAX, STRANGER_WINDOW, STREAM_WINDOW},
     shared::{Foundation, Shared, Traffic},
     wake,
 };
@@ -31,12 +32,6 @@ use crate::{
     wire::{self, CloseCode, EncodeError, Frame},
 };
 
-/// Most bytes of one stream that wait to be read: what a fast link carries in a round trip.
-const STREAM_WINDOW: u32 = 2 << 20;
-/// Most snapshot streams that a peer may have open.
-const SNAPSHOT_STREAMS_MAX: u32 = 4;
-/// Most bytes of one link that wait to be read: snapshots that wait never keep pushes out.
-const LINK_WINDOW: u32 = STREAM_WINDOW * (SNAPSHOT_STREAMS_MAX + 1);
 /// Most bytes of one link that are on their way and not acknowledged.
 const SEND_WINDOW: u64 = 4 << 20;
 /// The round trip that is assumed before it is measured: a first packet that is lost is sent anew
@@ -129,13 +124,18 @@ pub struct LinkStatus {
 /// Holds this node's endpoint and its links. Dropping it cuts them off; see
 /// [`shutdown`](Self::shutdown).
 ///
-/// - For the loop: [`send`](Self::send), [`close`](Self::close),
-///   [`set_targets`](Self::set_targets), [`redial`](Self::redial).
-/// - For status: [`links`](Self::links), [`rtt`](Self::rtt), [`traffic`](Self::traffic),
+/// - For the loop: [`send`](Self::send), [`accept`](Self::accept), [`close`](Self::close),
+///   [`set_members`](Self::set_members), [`set_targets`](Self::set_targets),
+///   [`redial`](Self::redial).
+/// - For status: [`links`](Self::links), [`rtt`](Self::rtt), [`are_two`](Self::are_two),
+///   [`traffic`](Self::traffic),
 ///   [`local_addr`](Self::local_addr), [`connections`](Self::connections).
 pub struct Transport {
     shared: Arc<Shared>,
     dialers: Arc<Mutex<BTreeMap<NodeId, Dialer>>>,
+    /// How often each may be dialled; those of former targets are kept until they are full again, so
+    /// that nothing is gained by being no target for a moment.
+    budgets: Mutex<BTreeMap<NodeId, Arc<Mutex<Budget>>>>,
     rng: Arc<Mutex<fastrand::Rng>>,
     dial_max: Duration,
 }
@@ -172,7 +172,11 @@ impl Transport {
         let Config { key, start, seed, wall_ms, timing, .. } = config;
         let transport = Arc::new(transport_config(&timing));
         let mut server = ServerConfig::with_crypto(Arc::new(tls::server(&key)));
-        server.transport_config(transport.clone()).migration(true);
+        let mut strangers = transport_config(&timing);
+        strangers
+            .receive_window(VarInt::from_u32(STRANGER_WINDOW))
+            .max_concurrent_uni_streams(VarInt::from_u32(0));
+        server.transport_config(Arc::new(strangers)).migration(true);
         let endpoint = quinn::Endpoint::new_with_abstract_socket(
             endpoint,
             Some(server),
@@ -195,6 +199,7 @@ impl Transport {
         let transport = Self {
             shared,
             dialers: Arc::default(),
+            budgets: Mutex::default(),
             rng: Arc::new(Mutex::new(fastrand::Rng::with_seed(seed))),
             dial_max: timing.dial_max,
         };
@@ -226,6 +231,19 @@ impl Transport {
         Ok(())
     }
 
+    /// Says whose keys are members': none of them is ever turned away for others that dial.
+    pub fn set_members(&self, members: BTreeSet<NodeId>) {
+        self.shared.set_members(members);
+    }
+
+    /// Lets a peer say all that a link is for. Until then nothing but its first frame is read, and it
+    /// can make this node hold no more than a little.
+    pub fn accept(&self, peer: NodeId) {
+        if let Some(link) = self.shared.shown.get(peer) {
+            link.accept();
+        }
+    }
+
     /// Closes the shown link to a peer, after what was queued for it before; `Lost` follows.
     pub fn close(&self, peer: NodeId, code: CloseCode, reason: &str) {
         if let Some(link) = self.shared.shown.get(peer) {
@@ -252,9 +270,13 @@ impl Transport {
             });
             true
         });
+        let mut budgets = lock(&self.budgets);
+        budgets.retain(|peer, budget| dialers.contains_key(peer) || !lock(budget).is_full());
         for (peer, addresses) in wanted {
-            let dialer = Dialer::start(&self.shared, &self.rng, peer, addresses, self.dial_max);
-            dialers.insert(peer, dialer);
+            let new = || Arc::new(Mutex::new(Budget::new()));
+            let budget = budgets.entry(peer).or_insert_with(new).clone();
+            let how = (addresses, budget);
+            dialers.insert(peer, Dialer::start(&self.shared, &self.rng, peer, how, self.dial_max));
         }
     }
 
@@ -268,6 +290,11 @@ impl Transport {
     /// Returns the round trip of a peer's link.
     pub fn rtt(&self, peer: NodeId) -> Option<Duration> {
         self.shared.shown.get(peer).map(|link| link.connection.rtt())
+    }
+
+    /// Tells whether two daemons that run with a member's key were seen in the last minutes.
+    pub fn are_two(&self, peer: NodeId) -> bool {
+        self.shared.are_two(peer)
     }
 
     /// Returns how much went over links since the start.

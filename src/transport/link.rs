@@ -24,6 +24,7 @@ use super::{
     event::{Event, Teller},
     open::{self, Opened},
     outbox::Outbox,
+    places::Place,
     read::{ReadEnd, Reader},
 };
 use crate::{
@@ -39,6 +40,15 @@ const FAREWELL_MAX: Duration = Duration::from_secs(2);
 /// How many snapshots are on their way to a peer at once: to wait until one has arrived takes a round
 /// trip, and up to 25 ms by which its acknowledgement may be put off (RFC 9000, `max_ack_delay`).
 const SNAPSHOTS_ON_WAY_MAX: usize = 4;
+/// Most bytes of a link that wait to be read, until it is accepted: a greeting, or what redeems a
+/// ticket, is far shorter, and whoever has dialled may be a stranger.
+pub(super) const STRANGER_WINDOW: u32 = 64 << 10;
+/// Most bytes of one stream that wait to be read: what a fast link carries in a round trip.
+pub(super) const STREAM_WINDOW: u32 = 2 << 20;
+/// Most snapshot streams that a peer may have open.
+pub(super) const SNAPSHOT_STREAMS_MAX: u32 = 4;
+/// Most bytes of one link that wait to be read: snapshots that wait never keep pushes out.
+pub(super) const LINK_WINDOW: u32 = STREAM_WINDOW * (SNAPSHOT_STREAMS_MAX + 1);
 /// Longest reason that is taken from a peer, in characters.
 const REASON_CHARS_MAX: usize = 256;
 
@@ -58,6 +68,10 @@ pub(super) struct Link {
     pub opened: Instant,
     pub connection: Connection,
     pub outbox: Outbox,
+    /// Cancelled once the peer is known to be who may say more than a greeting.
+    accepted: CancellationToken,
+    /// Taken until the link is accepted, or has ended.
+    place: Mutex<Option<Place>>,
     ending: Mutex<Option<Ending>>,
     ended: CancellationToken,
 }
@@ -87,7 +101,7 @@ pub(super) struct Lost {
 
 impl Link {
     /// Makes a link of an opened connection.
-    pub(super) fn new(opened: Opened) -> (Arc<Self>, Streams) {
+    pub(super) fn new(opened: Opened, place: Option<Place>) -> (Arc<Self>, Streams) {
         let Opened { connection, peer, start, dialed, send, reader, owes_open } = opened;
         let link = Self {
             peer,
@@ -95,10 +109,33 @@ impl Link {
             opened: Instant::now(),
             connection,
             outbox: Outbox::new(),
+            accepted: CancellationToken::new(),
+            place: Mutex::new(place),
             ending: Mutex::new(None),
             ended: CancellationToken::new(),
         };
+        if dialed {
+            // It was chosen, and its windows are wide from the start.
+            link.accepted.cancel();
+        }
         (Arc::new(link), Streams { send, reader, owes_open })
+    }
+
+    /// Lets the peer say all that a link is for.
+    pub(super) fn accept(&self) {
+        if self.accepted.is_cancelled() {
+            return;
+        }
+        self.connection.set_receive_window(VarInt::from_u32(LINK_WINDOW));
+        self.connection.set_max_concurrent_uni_streams(VarInt::from_u32(SNAPSHOT_STREAMS_MAX));
+        self.accepted.cancel();
+        self.leave_place();
+    }
+
+    /// Gives back the place among the strangers, if it has one.
+    pub(super) fn leave_place(&self) {
+        let place = self.place.lock().expect("nothing panics while it holds this lock").take();
+        drop(place);
     }
 
     /// Ends the link, unless it is being ended already.
@@ -187,20 +224,15 @@ impl Link {
     }
 
     async fn read(&self, reader: &mut Reader, teller: &Teller) -> ReadEnd {
-        let greeted = CancellationToken::new();
         tokio::select! {
             biased;
-            Err(end) = self.read_link(reader, teller, &greeted) => end,
-            Err(end) = self.read_snapshots(teller, &greeted) => end,
+            Err(end) = self.read_link(reader, teller) => end,
+            Err(end) = self.read_snapshots(teller) => end,
         }
     }
 
-    async fn read_link(
-        &self,
-        reader: &mut Reader,
-        teller: &Teller,
-        greeted: &CancellationToken,
-    ) -> Result<Infallible, ReadEnd> {
+    async fn read_link(&self, reader: &mut Reader, teller: &Teller) -> Result<Infallible, ReadEnd> {
+        let mut waits = true;
         loop {
             let (frame, bytes) = reader.next().await?;
             match frame {
@@ -210,18 +242,21 @@ impl Link {
                 }
                 frame => self.tell_frame(frame, bytes, teller).await,
             }
-            reader.trust();
-            greeted.cancel();
+            // One frame is enough to be judged by. What is behind it waits until it was; a connection
+            // that is over by then brings no more than what has arrived.
+            if std::mem::take(&mut waits) {
+                tokio::select! {
+                    biased;
+                    () = self.accepted.cancelled() => reader.trust(),
+                    _ = self.connection.closed() => {}
+                }
+            }
         }
     }
 
     /// Reads snapshots, one after the other; flow control holds the others back.
-    async fn read_snapshots(
-        &self,
-        teller: &Teller,
-        greeted: &CancellationToken,
-    ) -> Result<Infallible, ReadEnd> {
-        greeted.cancelled().await;
+    async fn read_snapshots(&self, teller: &Teller) -> Result<Infallible, ReadEnd> {
+        self.accepted.cancelled().await;
         loop {
             let Ok(stream) = self.connection.accept_uni().await else {
                 // The link's own stream says why, after all that it still holds.

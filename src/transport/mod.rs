@@ -9,6 +9,7 @@
 mod accept;
 pub mod addresses;
 pub mod backoff;
+mod budget;
 pub mod conflict;
 mod dial;
 mod endpoint;
@@ -16,8 +17,10 @@ mod event;
 mod link;
 mod open;
 pub mod outbox;
+mod places;
 mod read;
 mod shared;
+mod twins;
 pub mod wake;
 
 pub use endpoint::{BindError, Config, LinkStatus, Timing, Transport};

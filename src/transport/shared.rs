@@ -4,7 +4,7 @@
 //! wait aside, unread, until it has ended.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     convert::Infallible,
     ops::Deref,
     pin::pin,
@@ -19,10 +19,13 @@ use tokio::sync::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    accept,
     conflict::{self, Adoption, Berths},
     event::{Event, Shown, Teller},
     link::{Ending, Link, Lost, Streams, Surroundings},
     open::Opened,
+    places::{Place, Places},
+    twins::{Starts, Verdict},
 };
 use crate::{
     identity::NodeKey,
@@ -50,6 +53,13 @@ pub(super) struct Shared {
     pub closing: CancellationToken,
     /// Cancelled when nobody takes events any more.
     pub deaf: CancellationToken,
+    /// Handshakes on the way.
+    pub handshakes: Arc<Places>,
+    /// Connections whose key is no member's.
+    pub strangers: Arc<Places>,
+    members: Mutex<BTreeSet<NodeId>>,
+    /// Of members, which starts their links have told.
+    starts: Mutex<BTreeMap<NodeId, Starts>>,
     peers: Mutex<BTreeMap<NodeId, Peer>>,
     /// What went over links that have ended; changed only while `peers` is locked.
     ended: Mutex<Traffic>,
@@ -132,6 +142,10 @@ impl Shared {
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
             deaf: CancellationToken::new(),
+            handshakes: Places::new(accept::HANDSHAKES),
+            strangers: Places::new(accept::STRANGERS),
+            members: Mutex::default(),
+            starts: Mutex::default(),
             peers: Mutex::default(),
             ended: Mutex::default(),
             changes: Notify::new(),
@@ -148,15 +162,36 @@ impl Shared {
         conflict::is_arbiter(self.node(), peer)
     }
 
-    /// Takes an opened connection for a link, or closes it if another is kept.
-    pub(super) fn adopt(self: &Arc<Self>, opened: Opened) -> Adopted {
-        let (link, streams) = Link::new(opened);
+    /// Says whose keys are members'.
+    pub(super) fn set_members(&self, members: BTreeSet<NodeId>) {
+        self.starts().retain(|peer, _| members.contains(peer));
+        *self.members.lock().expect("nothing panics while it holds this lock") = members;
+    }
+
+    /// Tells whether a key is a member's.
+    pub(super) fn is_member(&self, peer: NodeId) -> bool {
+        self.members.lock().expect("nothing panics while it holds this lock").contains(&peer)
+    }
+
+    /// Takes an opened connection for a link, or closes it if another is kept; `place` is the one
+    /// that it takes until it is accepted.
+    pub(super) fn adopt(self: &Arc<Self>, opened: Opened, place: Option<Place>) -> Adopted {
+        let (link, streams) = Link::new(opened, place);
         let mut peers = self.peers();
         if self.closing.is_cancelled() {
             link.close(&ending(CloseCode::Shutdown, "the daemon is stopping"));
             return Adopted::Duplicate;
         }
         let peer = peers.entry(link.peer).or_default();
+        let has_link = peer
+            .berths
+            .running()
+            .is_some_and(|running| running.0.connection.close_reason().is_none());
+        if self.is_others_turn(&link, has_link) {
+            let reason = "another daemon with this key has a link; stop one of the two";
+            link.close(&ending(CloseCode::Duplicate, reason));
+            return Adopted::Duplicate;
+        }
         let arbiter = self.is_arbiter(link.peer);
         let adoption = peer.berths.adopt(arbiter, &Contending(link.clone()), streams);
         match adoption {
@@ -181,6 +216,36 @@ impl Shared {
                 Adopted::Duplicate
             }
         }
+    }
+
+    /// Tells whether another daemon with the same key has a link that is to stay for now.
+    fn is_others_turn(&self, link: &Link, has_link: bool) -> bool {
+        if !self.is_member(link.peer) {
+            return false;
+        }
+        let mut all = self.starts();
+        let start = link.claim.start;
+        let starts = all.entry(link.peer).or_insert_with(|| Starts::new(start));
+        let were_two = starts.are_two();
+        let verdict = starts.told(start, has_link);
+        if starts.are_two() && !were_two {
+            tracing::warn!(
+                peer = %link.peer.short(),
+                address = %link.connection.remote_address(),
+                "two daemons run with this key, from a copied data folder or a resumed machine; stop one \
+                 of them and give it a data folder of its own"
+            );
+        }
+        verdict == Verdict::NotNow
+    }
+
+    /// Tells whether two daemons with a member's key were seen lately.
+    pub(super) fn are_two(&self, peer: NodeId) -> bool {
+        self.starts().get(&peer).is_some_and(Starts::are_two)
+    }
+
+    fn starts(&self) -> MutexGuard<'_, BTreeMap<NodeId, Starts>> {
+        self.starts.lock().expect("nothing panics while it holds this lock")
     }
 
     /// Runs a link as the one to its peer.
@@ -216,6 +281,7 @@ impl Shared {
 
     /// Takes a link that has ended out of its place, and lets one that waits have it.
     fn stop_link(self: &Arc<Self>, link: &Arc<Link>) {
+        link.leave_place();
         let mut peers = self.peers();
         self.ended().add(link);
         let Some(peer) = peers.get_mut(&link.peer) else { return };

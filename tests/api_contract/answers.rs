@@ -166,7 +166,7 @@ async fn every_refusal_is_a_problem_with_its_own_code_a_hint_and_a_fitting_statu
 #[tokio::test]
 async fn what_is_malformed_is_refused_by_name_and_never_reaches_the_loop() {
     let world = World::new(vec![], vec![]);
-    let rows: [(&str, &str, &str, u16, &str, &str); 25] = [
+    let rows: [(&str, &str, &str, u16, &str, &str); 24] = [
         ("GET", "/nothing", "", 404, "route_not_found", "/nothing"),
         ("GET", "/v1/sessions/", "", 404, "route_not_found", "/v1/sessions/"),
         ("PUT", "/v1/sessions", "", 405, "method_not_allowed", "PUT"),
@@ -191,7 +191,6 @@ async fn what_is_malformed_is_refused_by_name_and_never_reaches_the_loop() {
         ("GET", "/v1/receipts/a%20b", "", 422, "invalid_id", "`a b`"),
         ("GET", "/v1/receipts/r?wait=5", "", 400, "invalid_query", "`wait`"),
         ("GET", "/v1/receipts/r?wait=61s", "", 400, "invalid_query", "60 s"),
-        ("GET", "/v1/events?before=x", "", 400, "invalid_query", "`before`"),
     ];
     for (method, uri, body, status, code, named) in rows {
         let mut request = proper(method, uri);

@@ -91,11 +91,14 @@ async fn a_stream_goes_on_exactly_after_the_cursor_that_it_is_given() {
     let world = World::new(vec![], vec![]);
     (1..=4).for_each(|n| create(&world, &format!("ses_{n}")));
     let at = |sequence| cursor(sequence).to_string();
-    let rows: [(String, Option<String>, &str); 6] = [
+    let rows: [(String, Option<String>, &str); 9] = [
         (format!("/v1/events?after={}", at(2)), None, "diff 3, diff 4"),
         ("/v1/events".to_owned(), Some(at(1)), "diff 2, diff 3, diff 4"),
         (format!("/v1/events?after={}", at(0)), Some(at(3)), "diff 4"),
         ("/v1/events?after=nonsense".to_owned(), None, "snapshot 4"),
+        (format!("/v1/events?lastEventId={}", at(2)), None, "diff 3, diff 4"),
+        (format!("/v1/events?after={}&lastEventId={}&_=17", at(0), at(3)), None, "diff 4"),
+        (format!("/v1/events?lastEventId={}&lastEventId={}", at(1), at(3)), None, "diff 4"),
         ("/v1/events".to_owned(), Some("0808080808080808-2".to_owned()), "snapshot 4"),
         (format!("/v1/events?after={}", at(9)), None, "snapshot 4"),
     ];

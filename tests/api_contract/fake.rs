@@ -16,7 +16,7 @@ use sessionmesh::{
     daemon::{
         handle::{self, DocumentStatus, Handle, Peer, Status},
         hub::{Hub, Published},
-        machine,
+        machine, trash,
     },
     identity::Token,
     replica::{
@@ -33,6 +33,7 @@ use sessionmesh::{
             Deletion, DeletionReason, Extra, GitState, Role, Session, SessionState, StoredSession,
             Teardown, TeardownAction, TeardownState, Workspace, WorkspaceState,
         },
+        trash::{Held, TrashEntry, TrashKind, TrashState, TrashStored},
     },
 };
 use tokio::sync::mpsc;
@@ -97,9 +98,19 @@ pub fn workspace(id: &str) -> Workspace {
 
 pub fn failed_workspace(id: &str) -> Workspace {
     let error = Some("uncommitted files".to_owned());
-    let teardown =
-        Some(Teardown { state: TeardownState::Failed, incarnation: 2, at: 5_000, error });
+    let teardown = Some(Teardown {
+        state: TeardownState::Failed,
+        incarnation: 2,
+        at: 5_000,
+        error,
+        kept_until: None,
+    });
     Workspace { state: WorkspaceState::Failed, teardown, session_count: 0, ..workspace(id) }
+}
+
+pub fn sealed_teardown() -> Teardown {
+    let (state, kept_until) = (TeardownState::Sealed, Some(1_209_605_000));
+    Teardown { state, incarnation: 1, at: 5_000, error: None, kept_until }
 }
 
 pub fn status() -> Status {
@@ -127,6 +138,7 @@ pub fn status() -> Status {
         kept_off: 1,
         recovering: false,
         agents_awaited: [("http://127.0.0.1:4096/".to_owned(), 2)].into(),
+        holding: Some(handle::HoldingStatus { sessions: 2, workspaces: 1, until: 3_600_000 }),
         agents: vec![handle::AgentStatus {
             url: "http://127.0.0.1:4096/".to_owned(),
             state: handle::AgentState::Failed,
@@ -139,6 +151,14 @@ pub fn status() -> Status {
             version: Some("git version 2.47.3".to_owned()),
         }),
         hooks_left_running: vec!["wrk_1".parse().unwrap()],
+        trash: trash::TrashStatus {
+            entries: 2,
+            bytes: 300,
+            irreplaceable_bytes: 200,
+            stuck: 1,
+            keep_removed_s: 86_400,
+            max_bytes: 1 << 30,
+        },
     }
 }
 
@@ -265,6 +285,7 @@ pub fn explanation() -> Explanation {
             action: Some(TeardownAction::Force),
             done: Some("removed the worktree".to_owned()),
             error: Some("uncommitted files".to_owned()),
+            kept_until: Some(1_209_605_000),
         }],
         changes: vec![ExplainedChange {
             change: hash,
@@ -387,6 +408,31 @@ pub fn proper(method: &str, uri: &str) -> Request<Body> {
         .unwrap()
 }
 
+/// What is told of a workspace that is kept, of which a restore is asked for.
+pub fn trash_stored(id: &str) -> TrashStored {
+    let entry = TrashEntry {
+        id: id.to_owned(),
+        kind: TrashKind::Workspace,
+        name: "login".to_owned(),
+        directory: Some("/work/login".to_owned()),
+        branch: Some("login".to_owned()),
+        commit: Some("0123456789abcdef0123456789abcdef01234567".to_owned()),
+        host: DESK,
+        ended_at: 5_000,
+        expires_at: 1_209_605_000,
+        bytes: 4_096,
+        held: Some(Held { uncommitted: 1, ..Held::default() }),
+        place: Some(format!("/data/trash/{id}.1")),
+        state: TrashState::Kept,
+        reason: Some("last_session".to_owned()),
+        problem: None,
+        restored_as: None,
+    };
+    let id = id.parse().expect("an id");
+    let requests = [("op_asked".parse().expect("an id"), LAP)].into();
+    TrashStored { host: DESK, id, summary: entry.summary(), requests }
+}
+
 fn publish(hub: &Hub, events: Vec<Event>) {
     let diff = diff(hub.cursor().sequence + 1, events);
     let body = serde_json::to_string(&diff).unwrap().into();
@@ -409,6 +455,9 @@ async fn answer(
             }
             handle::Request::Status(reply) => ("Status".to_owned(), reply.send(status()).is_ok()),
             handle::Request::Peers(reply) => ("Peers".to_owned(), reply.send(vec![peer()]).is_ok()),
+            handle::Request::Trash(reply) => {
+                ("Trash".to_owned(), reply.send(vec![trash_stored("wrk_gone")]).is_ok())
+            }
             handle::Request::AgentDue(servers, reply) => {
                 (format!("{servers:?}"), reply.send(vec![]).is_ok())
             }
@@ -453,6 +502,11 @@ fn carry_out(hub: &Hub, command: Command) -> Reply {
         Command::Pause(_) | Command::Resume(_) | Command::Revoke(_) => Reply::Peer(LAP),
         Command::AgentGone { .. } | Command::ForgetAgent(_) | Command::Rewrite => Reply::Done,
         Command::AgentHas { .. } => Reply::AgentPurged(vec![]),
+        Command::ReportTrash { .. } => Reply::TrashReported { left: 0 },
+        Command::RestoreTrashed(target) => {
+            let listed = trash_stored(target.id.as_str()).read().expect("it is whole");
+            Reply::Trash(Box::new(listed))
+        }
         Command::Receipt(_) => Reply::Receipt(Box::new(receipt())),
     }
 }

@@ -12,19 +12,23 @@ use sessionmesh::{
         fleet::{InFleet, Invited, PeerChanged},
         problem::Error,
         routes::{OPEN, ROUTES},
+        trash::{RestoreBody, TrashAhead, TrashList, TrashRestored, WithTrash},
     },
     replica::{
         command::{
-            Import, Imported, ImportedSession, ImportedWorkspace, NewSession, NewWorkspace, Refusal,
+            Import, Imported, ImportedSession, ImportedWorkspace, NewSession, NewWorkspace,
+            Refusal, WorkspaceDeleted,
         },
         diff::{DeletedReason, Event, RemovedReason},
         record::{Extra, Role, Session, TeardownAction, Workspace},
+        trash::{TrashKind, TrashListed},
     },
 };
 
 use crate::fake::{
     DESK, FLEET, World, deleted_session, diff, explanation, failed_workspace, peer, proper,
-    receipt, restored, session, session_deleted, status, workspace, workspace_deleted,
+    receipt, restored, sealed_teardown, session, session_deleted, status, trash_stored, workspace,
+    workspace_deleted,
 };
 
 fn openapi() -> Value {
@@ -167,9 +171,10 @@ fn samples() -> Vec<(&'static str, Vec<Value>)> {
         ("Workspace", values(workspaces())),
         ("View", vec![view]),
         ("Deletion", values(vec![deleted_session("s").deleted.unwrap()])),
-        ("Teardown", values(vec![failed_workspace("w").teardown.unwrap()])),
-        ("SessionDeleted", values(vec![session_deleted(false), session_deleted(true)])),
-        ("WorkspaceDeleted", vec![full_workspace_deleted(), json!(workspace_deleted(true))]),
+        ("Teardown", values(vec![failed_workspace("w").teardown.unwrap(), sealed_teardown()])),
+        ("SessionDeleted", with_trash(vec![session_deleted(false), session_deleted(true)])),
+        ("WorkspaceDeleted", with_trash(vec![full_workspace_deleted(), workspace_deleted(true)])),
+        ("TrashAhead", values(vec![ahead()])),
         ("Restored", values(vec![restored()])),
         ("Receipt", values(vec![receipt()])),
         ("ReceiptMember", values(receipt().members)),
@@ -179,6 +184,7 @@ fn samples() -> Vec<(&'static str, Vec<Value>)> {
         ("ExplainedChange", values(explanation().changes)),
         ("ExplainedWrite", values(explanation().changes.remove(0).writes)),
         ("Imported", values(vec![imported])),
+        ("HoldingStatus", values(status().holding.into_iter().collect())),
         ("AgentStatus", values(status().agents)),
         ("Status", values(vec![status()])),
         ("DocumentStatus", values(status().documents)),
@@ -191,6 +197,13 @@ fn samples() -> Vec<(&'static str, Vec<Value>)> {
         ("NewWorkspace", values(vec![new_workspace()])),
         ("SessionChanges", values(vec![session_changes()])),
         ("WorkspaceChanges", values(vec![workspace_changes()])),
+        ("TrashHeld", values(vec![kept().entry.held.unwrap()])),
+        ("TrashEntry", values(vec![kept().entry])),
+        ("TrashListed", values(vec![kept()])),
+        ("TrashList", values(vec![TrashList { entries: vec![kept()] }])),
+        ("TrashRestoreBody", values(vec![RestoreBody { directory: Some("/w".to_owned()) }])),
+        ("TrashRestored", values(vec![given_back()])),
+        ("TrashStatus", values(vec![status().trash])),
         ("TeardownBody", values(vec![TeardownBody { action: TeardownAction::Retry }])),
         ("InviteBody", values(vec![invite_body()])),
         ("JoinBody", values(vec![JoinBody { ticket: "tkt".to_owned() }])),
@@ -198,6 +211,19 @@ fn samples() -> Vec<(&'static str, Vec<Value>)> {
         ("ImportedSession", values(import().sessions)),
         ("ImportedWorkspace", values(import().workspaces)),
     ]
+}
+
+fn kept() -> TrashListed {
+    let mut listed = trash_stored("wrk_gone").read().unwrap();
+    listed.entry.held.as_mut().unwrap().nested = vec!["vendor/lib".to_owned()];
+    listed.entry.problem = Some("/work/login is in the way".to_owned());
+    listed.entry.restored_as = Some("/work/login".to_owned());
+    listed
+}
+
+fn given_back() -> TrashRestored {
+    let notes = vec!["the branch is checked out elsewhere".to_owned()];
+    TrashRestored { entry: kept(), restored_as: Some("/work/login".to_owned()), notes }
 }
 
 fn child(id: &str) -> Session {
@@ -209,10 +235,20 @@ fn located(id: &str) -> Workspace {
     Workspace { directory: Some("/src".to_owned()), extra, ..workspace(id) }
 }
 
-fn full_workspace_deleted() -> Value {
+fn full_workspace_deleted() -> WorkspaceDeleted {
     let mut deleted = workspace_deleted(false);
     deleted.receipt = Some("rcp_1".parse().unwrap());
-    json!(deleted)
+    deleted
+}
+
+fn ahead() -> TrashAhead {
+    let (id, kind) = ("wrk_1".to_owned(), TrashKind::Workspace);
+    TrashAhead { id, kind, host: DESK, keep_removed_s: Some(86_400) }
+}
+
+fn with_trash<T: Serialize>(deleted: Vec<T>) -> Vec<Value> {
+    let with = |deleted| json!(WithTrash { deleted, trash: vec![ahead()] });
+    deleted.into_iter().map(with).collect()
 }
 
 fn new_session() -> NewSession {
@@ -352,6 +388,8 @@ async fn what_the_reading_routes_answer_fits_the_schema_that_the_contract_names(
         ("/v1/workspaces/{id}", "/v1/workspaces/wrk_2"),
         ("/v1/explain/{id}", "/v1/explain/ses_9"),
         ("/v1/receipts/{receipt}", "/v1/receipts/rcp_1?wait=5s"),
+        ("/v1/trash", "/v1/trash?host=desk"),
+        ("/v1/trash/{id}", "/v1/trash/wrk_gone@desk"),
         ("/v1/peers", "/v1/peers"),
     ];
     for (path, uri) in rows {

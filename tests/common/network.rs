@@ -145,8 +145,9 @@ impl World {
             .wires
             .iter()
             .filter(|((a, b), wire)| {
-                let dials =
-                    |from: usize, to: usize| self.nodes[from].dials.contains(&self.nodes[to].id);
+                let dials = |from: usize, to: usize| {
+                    self.nodes[from].dials.contains_key(&self.nodes[to].id)
+                };
                 let wanted = *a < self.nodes.len() && (dials(*a, *b) || dials(*b, *a));
                 wire.plugged && !wire.up && wire.redial_at <= self.now && wanted
             })

@@ -118,6 +118,17 @@ impl Watch {
         assert_eq!(entry.record.session_count, 0, "nobody is in what is torn down");
     }
 
+    /// Checks that a teardown may take its first step: its host sees nobody in the workspace.
+    pub fn teardown_begins(&self, replica: &Replica, due: &TeardownDue) {
+        let entry = replica.view().workspace(&due.workspace.key()).expect("it is not gone");
+        assert_eq!(entry.record.session_count, 0, "nobody is in what is torn down");
+        let teardown = entry.stored.teardown.as_ref().expect("sealed");
+        assert_eq!(
+            (teardown.state, teardown.incarnation),
+            (TeardownState::Sealed, due.incarnation)
+        );
+    }
+
     fn diff(&mut self, diff: &Diff) {
         assert!(!diff.events.is_empty(), "a diff tells something");
         assert_ne!(
@@ -249,7 +260,7 @@ impl Watch {
         }
     }
 
-    /// Checks that the seal is on the disk, and nobody in the workspace, when a teardown starts.
+    /// Checks that the seal is on the disk before a teardown starts.
     pub fn teardown_started(&self, stored: Stored, due: &TeardownDue) {
         let startup = Startup {
             node: self.node,
@@ -257,6 +268,8 @@ impl Watch {
             start: StartId([0xff; 8]),
             seed: 0,
             undo_window: std::time::Duration::MAX,
+            keep_removed: std::time::Duration::ZERO,
+            start_grace: std::time::Duration::ZERO,
             keyring: super::keys::key_of(self.node),
         };
         let now = sessionmesh::replica::effect::Now { monotonic: Default::default(), wall_ms: 0 };

@@ -14,7 +14,7 @@ use sessionmesh::{
         command::{Command, Refusal, Reply},
         effect::{Effects, Input, Now, Outgoing, RequestId, Startup, TeardownDue, TeardownOutcome},
         ids::{NodeId, StartId},
-        machine::{Done, ReadBulk, Replica, bulk_bytes},
+        machine::{Done, ReadBulk, Replica, TeardownStands, bulk_bytes},
         record::{Role, Session, SessionKey, Workspace, WorkspaceKey},
     },
     wire::{self, CloseCode, Frame},
@@ -35,6 +35,10 @@ const WALL_MS: i64 = 1_795_000_000_000;
 
 /// How long a delete can be undone in this world.
 pub const UNDO_WINDOW: Duration = Duration::from_secs(10);
+/// How long hosts of this world keep what they remove.
+pub const KEEP_REMOVED: Duration = Duration::from_secs(14 * 86_400);
+/// How long they wait after a start for a peer that may know better.
+pub const START_GRACE: Duration = Duration::from_secs(3_600);
 /// The agent's server that every node of this world bridges.
 pub const SERVER: &str = "http://agent.test/";
 
@@ -65,12 +69,14 @@ pub struct Node {
     pub disk: Disk,
     /// Teardowns that were asked for and not yet answered.
     pub teardowns: Vec<TeardownDue>,
+    /// Whether it was told that restores of what it keeps may be asked for, and has not looked.
+    pub restores_asked: bool,
     /// Added to the wall clock.
     pub skew_ms: i64,
     waiting: VecDeque<Batch>,
     /// What was read or written beside the replica, and comes back some time.
     pub(super) aside: VecDeque<Aside>,
-    pub(super) dials: BTreeSet<NodeId>,
+    pub dials: BTreeMap<NodeId, BTreeSet<String>>,
     born: Duration,
     starts: u8,
 }
@@ -182,10 +188,11 @@ impl World {
             watch,
             disk,
             teardowns: Vec::new(),
+            restores_asked: false,
             skew_ms: 0,
             waiting: VecDeque::new(),
             aside: VecDeque::new(),
-            dials: BTreeSet::new(),
+            dials: BTreeMap::new(),
             born,
             starts,
         });
@@ -309,11 +316,16 @@ impl World {
             replies,
             teardowns,
             receipts: _,
+            trash,
             work,
             evidence: _,
+            accepted: _,
+            members: _,
         } = fx;
+        self.nodes[node].restores_asked |= trash;
         if let Some(dials) = dials {
-            self.nodes[node].dials = dials.into_iter().map(|target| target.node).collect();
+            self.nodes[node].dials =
+                dials.into_iter().map(|target| (target.node, target.addresses)).collect();
         }
         frames.into_iter().for_each(|outgoing| self.send(node, outgoing));
         for (peer, code, reason) in closes {
@@ -352,14 +364,25 @@ impl World {
                 let stored = self.nodes[node].disk.document(document);
                 self.handle(node, Input::DocumentReloaded(stored));
             }
-            for due in teardowns {
-                if self.teardowns == Mode::Prompt {
-                    self.end_teardown(node, due, TeardownOutcome::Gone);
-                } else {
-                    self.nodes[node].teardowns.push(due);
-                }
-            }
+            teardowns.into_iter().for_each(|due| self.begin_teardown(node, due));
         }
+    }
+
+    /// Has a teardown begin whose seal is durable, as the daemon's engine does.
+    fn begin_teardown(&mut self, node: usize, due: TeardownDue) {
+        let Node { replica, watch, teardowns, .. } = &mut self.nodes[node];
+        let outcome = match replica.teardown_stands(&due) {
+            TeardownStands::Awaited => {
+                watch.teardown_begins(replica, &due);
+                if self.teardowns == Mode::Held {
+                    return teardowns.push(due);
+                }
+                TeardownOutcome::Gone
+            }
+            TeardownStands::Occupied => TeardownOutcome::PutOff,
+            TeardownStands::Over => TeardownOutcome::Gone,
+        };
+        self.end_teardown(node, due, outcome);
     }
 
     /// Returns how many batches wait for a node's disk.
@@ -386,6 +409,7 @@ impl World {
         self.nodes[node].waiting.clear();
         self.nodes[node].aside.clear();
         self.nodes[node].teardowns.clear();
+        self.nodes[node].restores_asked = false;
         self.nodes[node].dials.clear();
         self.nodes[node].starts += 1;
         self.nodes[node].born = self.now - Duration::from_secs(self.random.u64(..900));
@@ -403,6 +427,12 @@ impl World {
             wire.plugged = true;
             wire.redial_at = redial_at;
         }
+    }
+
+    /// Puts an old copy of a node's disk in its place, and starts it again.
+    pub fn put_back(&mut self, node: usize, disk: Disk) {
+        self.nodes[node].disk = disk;
+        self.crash(node, 0);
     }
 
     fn opened(&mut self, node: usize, fx: Effects) {
@@ -541,6 +571,8 @@ fn startup(number: usize, node: NodeId, start: u8) -> Startup {
         start: StartId(bytes),
         seed: u64::from_le_bytes(bytes),
         undo_window: UNDO_WINDOW,
+        keep_removed: KEEP_REMOVED,
+        start_grace: START_GRACE,
         keyring: key_of(node),
     }
 }

@@ -22,7 +22,7 @@ use crate::{
         disk::Disk,
         keys::key_of,
         watch::Watch,
-        world::{Mode, UNDO_WINDOW, World as Linked},
+        world::{Mode, START_GRACE, UNDO_WINDOW, World as Linked},
     },
     model::{Change, Event, Model},
 };
@@ -232,6 +232,8 @@ impl World {
             start: StartId(start),
             seed: u64::from_le_bytes(start),
             undo_window: UNDO_WINDOW,
+            keep_removed: Duration::ZERO,
+            start_grace: START_GRACE,
             keyring: key_of(peers[at]),
         };
         let now = Now { monotonic: node.now, wall_ms: WALL_MS };

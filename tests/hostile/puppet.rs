@@ -67,6 +67,8 @@ pub async fn record(
         start: StartId([9; 8]),
         seed: 9,
         undo_window: Duration::from_millis(1),
+        keep_removed: Duration::ZERO,
+        start_grace: Duration::ZERO,
         keyring: rogue.key.clone(),
     };
     let now = Now { monotonic: Duration::ZERO, wall_ms: 1_795_379_110_867 };

@@ -23,7 +23,7 @@ use sessionmesh::{
             Effects, Input, Now, Outgoing, RequestId, Startup, TeardownDue, TeardownOutcome, Write,
         },
         ids::{DocumentId, StartId},
-        machine::Replica,
+        machine::{Replica, TeardownStands},
     },
     transport::{Config, Event, Events, Timing, Transport},
 };
@@ -124,6 +124,8 @@ impl Daemon {
             start,
             seed,
             undo_window: UNDO_WINDOW,
+            keep_removed: Duration::ZERO,
+            start_grace: Duration::ZERO,
             keyring: self.key.clone(),
         };
         let born = Instant::now();
@@ -222,7 +224,9 @@ impl Daemon {
                 self.durable(batch);
             } else if running.teardowns.keys().next().is_some_and(|due| *due <= at) {
                 let (_, due) = running.teardowns.pop_first().expect("it was just there");
+                let awaited = running.replica.teardown_stands(&due) == TeardownStands::Awaited;
                 let outcome = match self.rng.u32(0..100) {
+                    _ if !awaited => TeardownOutcome::PutOff,
                     0..TEARDOWNS_FAILED => TeardownOutcome::Failed("it holds files".to_owned()),
                     _ => TeardownOutcome::Gone,
                 };
@@ -249,6 +253,10 @@ impl Daemon {
         fx.diffs.iter().for_each(|publication| self.trace.update(publication.body.as_bytes()));
         for Outgoing { to, frame } in fx.frames {
             running.transport.send(&to, &frame).expect("a replica keeps the limits");
+        }
+        fx.accepted.iter().for_each(|peer| running.transport.accept(*peer));
+        if let Some(members) = fx.members {
+            running.transport.set_members(members);
         }
         for (peer, code, reason) in fx.closes {
             running.transport.close(peer, code, &reason);

@@ -2,54 +2,25 @@
 
 use std::{sync::Arc, time::Duration};
 
-use quinn::{ConnectionError, VarInt};
+use quinn::VarInt;
 use sessionmesh::{
     identity::{NodeKey, tls},
-    replica::ids::{DocumentId, FleetId, NodeId, StartId},
+    replica::{
+        effect::DialTarget,
+        ids::{DocumentId, FleetId},
+    },
     transport::{BindError, Event, Transport},
     wire::{self, CloseCode, Frame},
 };
 use tokio::time::timeout;
 
-use crate::node::{DEADLINE, Node, config, numbered, ordered_keys, pair, settle};
+use crate::{
+    node::{DEADLINE, Node, config, numbered, ordered_keys, pair, settle},
+    raw::{Raw, open},
+};
 
 fn document() -> DocumentId {
     DocumentId::Fleet(FleetId([9; 16]))
-}
-
-/// A client that speaks QUIC and proves a key, and keeps no other rule.
-struct Raw {
-    id: NodeId,
-    _endpoint: quinn::Endpoint,
-    connection: quinn::Connection,
-}
-
-impl Raw {
-    async fn dial(node: &Node) -> Self {
-        Self::dial_as(&NodeKey::generate(), node).await.unwrap()
-    }
-
-    async fn dial_as(key: &NodeKey, node: &Node) -> Result<Self, ConnectionError> {
-        let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-        let config = quinn::ClientConfig::new(Arc::new(tls::client(key, node.id)));
-        let address = node.transport.local_addr().unwrap();
-        let connection = endpoint.connect_with(config, address, "x").unwrap().await?;
-        Ok(Self { id: key.node(), _endpoint: endpoint, connection })
-    }
-
-    /// The code and the reason with which the other side closes the connection.
-    async fn closed(&self) -> (Option<CloseCode>, String) {
-        let error = timeout(DEADLINE, self.connection.closed()).await.expect("it is closed");
-        let ConnectionError::ApplicationClosed(close) = error else {
-            panic!("closed without a code: {error}");
-        };
-        let code = u32::try_from(close.error_code.into_inner()).unwrap();
-        (CloseCode::from_u32(code), String::from_utf8(close.reason.to_vec()).unwrap())
-    }
-}
-
-fn open() -> Vec<u8> {
-    wire::encode(&Frame::Open { start: StartId([5; 8]) }).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -386,25 +357,29 @@ async fn a_node_does_not_talk_to_a_copy_of_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_crowd_of_strangers_is_refused_and_disturbs_no_link() {
-    let (mut a, b) = pair().await;
-    let mut strangers = Vec::new();
-    let refused = loop {
-        match Raw::dial_as(&NodeKey::generate(), &a).await {
-            Ok(stranger) => strangers.push(stranger),
-            Err(error) => break error,
+async fn a_node_of_the_version_before_is_refused_by_name_whoever_dials() {
+    let a = Node::new();
+    let key = NodeKey::generate();
+    let raw = Raw::dial_naming(tls::ALPN_BEFORE, "127.0.0.1", &key, a.place()).await.unwrap();
+    let (code, reason) = raw.closed().await;
+    assert_eq!(code, Some(CloseCode::Protocol));
+    assert!(reason.contains("another version of the protocol than 2"), "{reason}");
+
+    // One that answers dials and knows nothing but its own version.
+    let old = tls::server_naming(&key, &[tls::ALPN_BEFORE]);
+    let config = quinn::ServerConfig::with_crypto(Arc::new(old));
+    let old = quinn::Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
+    let addresses = [old.local_addr().unwrap().to_string()].into();
+    let answering = tokio::spawn(async move {
+        while let Some(incoming) = old.accept().await {
+            let _ = incoming.await;
         }
-        assert!(strangers.len() < 100, "a hundred strangers may dawdle at once");
-    };
-    assert!(matches!(refused, ConnectionError::ConnectionClosed(_)), "{refused}");
-    assert!(strangers.len() > 16, "{} strangers fit", strangers.len());
-    b.transport.send(&[a.id], &numbered(1)).unwrap();
-    assert_eq!(a.frame(b.id).await, numbered(1));
-    // Once they are gone there is room again.
-    drop(strangers);
-    let friend = Node::new();
-    friend.transport.set_targets(vec![a.target()]);
-    a.connected(friend.id).await;
+    });
+    let mut a = a;
+    a.transport.set_targets(vec![DialTarget { node: key.node(), addresses }]);
+    let reason = a.dial_failed().await;
+    assert!(reason.contains("another version of the protocol than 2"), "{reason}");
+    answering.abort();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

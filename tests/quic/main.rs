@@ -9,4 +9,6 @@ mod lives;
 mod loopback;
 mod network;
 mod node;
+mod raw;
+mod strangers;
 mod virtual_time;

@@ -1,6 +1,6 @@
 //! Owns a node that is nothing but its transport, and checks the order of all that it is told.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use sessionmesh::{
     identity::NodeKey,
@@ -22,6 +22,8 @@ pub struct Node {
     events: Events,
     /// Peers with a link, and how many frames it has brought.
     pub up: BTreeMap<NodeId, usize>,
+    /// Whether whoever says something is accepted.
+    pub accepts: bool,
 }
 
 pub fn config(key: Arc<NodeKey>, start: u8) -> Config {
@@ -47,7 +49,12 @@ impl Node {
     }
 
     pub fn of(id: NodeId, (transport, events): (Transport, Events)) -> Self {
-        Self { id, transport, events, up: BTreeMap::new() }
+        Self { id, transport, events, up: BTreeMap::new(), accepts: true }
+    }
+
+    /// Who it is and where.
+    pub fn place(&self) -> (NodeId, SocketAddr) {
+        (self.id, self.transport.local_addr().unwrap())
     }
 
     pub fn target(&self) -> DialTarget {
@@ -71,7 +78,11 @@ impl Node {
                 assert!(self.up.remove(peer).is_some(), "a link was lost that was not shown");
             }
             Event::Frame { peer, .. } => {
-                *self.up.get_mut(peer).expect("a frame came on a link that is not shown") += 1;
+                let frames = self.up.get_mut(peer).expect("a frame came on a link not shown");
+                *frames += 1;
+                if *frames == 1 && self.accepts {
+                    self.transport.accept(*peer);
+                }
             }
             Event::Drained { peer } => {
                 assert!(self.up.contains_key(peer), "a link drained that is not shown");

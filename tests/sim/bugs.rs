@@ -5,6 +5,7 @@
 
 mod agent;
 mod aside;
+mod backups;
 mod chaos;
 #[path = "../common/mod.rs"]
 #[expect(dead_code, reason = "each test uses its own part of the world")]
@@ -23,6 +24,7 @@ mod link;
 mod links;
 mod node;
 mod power;
+mod teardowns;
 mod world;
 
 use std::{sync::Mutex, thread};

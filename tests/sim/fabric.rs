@@ -43,6 +43,8 @@ pub enum Event {
     Shown { node: usize, boot: u64, read: Box<ReadBulk> },
     /// Something that a node has asked for was done beside the loop.
     Work { node: usize, boot: u64, work: Box<Work> },
+    /// A teardown that has waited for its turn takes its first step.
+    TeardownBegins { node: usize, boot: u64, due: Box<TeardownDue> },
     /// A teardown has come to its end.
     TeardownEnds { node: usize, boot: u64, due: Box<TeardownDue> },
     /// The replica has something to do, as far as was known.

@@ -12,6 +12,7 @@
 
 mod agent;
 mod aside;
+mod backups;
 mod chaos;
 #[path = "../common/mod.rs"]
 #[expect(dead_code, reason = "each test uses its own part of the world")]
@@ -29,6 +30,7 @@ mod links;
 mod node;
 mod past;
 mod power;
+mod teardowns;
 mod world;
 
 use std::{

@@ -32,6 +32,7 @@ use sessionmesh::{
 
 use super::{
     agent::Agent,
+    backups::Alive,
     common::watch::{Acknowledged, Watch},
     count::Seen,
     disk::Disk,
@@ -146,6 +147,7 @@ pub struct Out {
     published: usize,
     pub saving: bool,
     pub tearing_down: BTreeSet<String>,
+    pub alive: Alive,
 }
 
 /// One machine.
@@ -165,6 +167,8 @@ pub struct Node {
     pub followers: Vec<Follower>,
     pub agent: Agent,
     pub backup: Option<Rc<Vec<u8>>>,
+    /// What it hosts that is alive, while it may not know.
+    pub alive: Alive,
     pub revoked: bool,
     pub stalled_until: Duration,
     pub disk_slow: bool,
@@ -216,6 +220,7 @@ impl Out {
             published: 0,
             saving: false,
             tearing_down: BTreeSet::new(),
+            alive: Alive::default(),
         }
     }
 
@@ -302,6 +307,7 @@ impl Hands for Ports<'_> {
     fn publish(&mut self, publication: Publication) {
         self.fabric.note(publication.body.as_bytes());
         self.out.watch.published(&publication);
+        self.out.alive.told(&publication.diff);
         count_events(self.fabric, &publication);
         self.out.published += 1;
         self.out.hub.publish(&publication.diff, publication.body);
@@ -421,11 +427,10 @@ impl Hands for Ports<'_> {
         self.out.watch.teardown_started(stored, &due);
         let (node, boot) = (self.out.number, self.out.boot);
         self.out.tearing_down.insert(due.workspace.id.to_string());
-        if std::mem::take(&mut self.fabric.crash_in_teardown) {
-            self.fabric.after(Duration::from_millis(1), Event::Crash { node });
-        }
-        let time = self.fabric.between(Duration::from_millis(10), Duration::from_secs(4));
-        self.fabric.after(time, Event::TeardownEnds { node, boot, due: Box::new(due) });
+        // Others are under way, and what it works on may be locked.
+        let most = if self.fabric.aside.bool() { 4_000 } else { 1 };
+        let time = Duration::from_millis(self.fabric.aside.u64(..most));
+        self.fabric.after(time, Event::TeardownBegins { node, boot, due: Box::new(due) });
     }
 }
 

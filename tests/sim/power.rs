@@ -25,7 +25,9 @@ use super::{
     disk::Fault,
     fabric::Event,
     node::{Out, Ports, Up, address},
-    world::{Asked, BRIDGE_EVERY, HUB, LOG, UNDO_WINDOW, World, name_of},
+    world::{
+        Asked, BRIDGE_EVERY, HUB, KEEP_REMOVED, LOG, START_GRACE, UNDO_WINDOW, World, name_of,
+    },
 };
 
 impl World {
@@ -52,6 +54,8 @@ impl World {
             start,
             seed: u64::from_le_bytes(start.0),
             undo_window: UNDO_WINDOW,
+            keep_removed: KEEP_REMOVED,
+            start_grace: START_GRACE,
             keyring: key_of(node.id),
         };
         let age = self.fabric.between(Duration::ZERO, Duration::from_secs(900));
@@ -71,6 +75,7 @@ impl World {
         watch.restarted(engine.replica(), &diffs);
         let hub = Stream::new(engine.published(), journal, HUB);
         let mut out = Out::new((number, boot, start), Rc::new(store), hub, watch, born);
+        out.alive = std::mem::take(&mut node.alive);
         engine.carry_out(effects, &mut Ports { fabric: &mut self.fabric, out: &mut out });
         node.up = Some(Up { engine, out });
         self.settle(number);
@@ -145,6 +150,7 @@ impl World {
         self.nodes[node].boot += 1;
         if let Some(Up { out, engine }) = self.nodes[node].up.take() {
             self.nodes[node].watch = Some(out.watch);
+            self.nodes[node].alive = out.alive;
             drop((engine, out.store));
         }
         self.asked.retain(|_, (of, _)| *of != node);

@@ -17,7 +17,7 @@ use sessionmesh::{
         command::{Command, Reply},
         digest::Digest,
         document::Copied,
-        effect::{Input, Now, TeardownDue, TeardownOutcome},
+        effect::{Input, Now},
         ids::{ChangeHash, DocumentId, NodeId, OperationId},
         machine::{Done, bulk_bytes, goes_together},
         record::SessionKey,
@@ -30,6 +30,7 @@ use sessionmesh::{
 use super::{
     agent::{Agent, servers},
     aside::load,
+    backups::Alive,
     count::Seen,
     disk::{Disk, Fault},
     fabric::{Event, Fabric, Weather},
@@ -39,6 +40,10 @@ use super::{
 
 /// How long a delete can be undone in this world.
 pub const UNDO_WINDOW: Duration = Duration::from_secs(10);
+/// How long hosts of this world keep what they remove.
+pub const KEEP_REMOVED: Duration = Duration::from_secs(14 * 86_400);
+/// How long they wait after a start for a peer that may know better: longer than any life.
+pub const START_GRACE: Duration = Duration::from_secs(3_600);
 /// Midnight of some day, in milliseconds since the epoch.
 const WALL_MS: i64 = 1_795_000_000_000;
 /// How many diffs are kept for subscribers here: slow ones fall behind.
@@ -122,6 +127,7 @@ impl World {
             followers: Vec::new(),
             agent: Agent::default(),
             backup: None,
+            alive: Alive::default(),
             revoked: false,
             stalled_until: Duration::ZERO,
             disk_slow: false,
@@ -449,21 +455,6 @@ impl World {
         }
     }
 
-    fn teardown_ends(&mut self, node: usize, due: &TeardownDue) {
-        let fails = !self.healed && self.fabric.chance(0.5);
-        let Some(up) = &mut self.nodes[node].up else { return };
-        up.out.tearing_down.remove(due.workspace.id.as_str());
-        let outcome = if fails {
-            self.fabric.counts.add(Seen::TeardownFailed);
-            TeardownOutcome::Failed("it holds uncommitted files".to_owned())
-        } else {
-            TeardownOutcome::Gone
-        };
-        let (workspace, incarnation) = (due.workspace.key(), due.incarnation);
-        up.out.inputs.push_back(Input::TeardownEnded { workspace, incarnation, outcome });
-        self.wake_loop(node);
-    }
-
     fn save(&mut self, node: usize, plan: Plan, copy: &Copied) {
         let garbled = std::mem::take(&mut self.garble);
         let random = self.fabric.random.u64(..);
@@ -500,6 +491,7 @@ impl World {
             | Event::Shown { node, .. }
             | Event::Work { node, .. }
             | Event::Requests { node, .. }
+            | Event::TeardownBegins { node, .. }
             | Event::TeardownEnds { node, .. }
             | Event::Due { node, .. }
             | Event::Bridge { node, .. }
@@ -523,6 +515,9 @@ impl World {
             Event::Shown { node, boot, read } if of(self, node, boot) => self.show(node, *read),
             Event::Work { node, boot, work } if of(self, node, boot) => {
                 self.work(node, *work);
+            }
+            Event::TeardownBegins { node, boot, due } if of(self, node, boot) => {
+                self.teardown_begins(node, due);
             }
             Event::TeardownEnds { node, boot, due } if of(self, node, boot) => {
                 self.teardown_ends(node, &due);

@@ -1,7 +1,8 @@
 //! What a change may do, whoever signed it.
 
 use automerge::{
-    ActorId, AutoCommit, ObjId, ObjType, ROOT, ReadDoc as _, transaction::Transactable as _,
+    ActorId, AutoCommit, ObjId, ObjType, ROOT, ReadDoc as _,
+    transaction::{CommitOptions, Transactable as _},
 };
 use sessionmesh::{
     replica::{
@@ -9,6 +10,7 @@ use sessionmesh::{
         document::Document,
         ids::NodeId,
         record::{Member, Role},
+        trash::TrashEntry,
         trust::Trust,
     },
     wire::CloseCode,
@@ -122,6 +124,81 @@ fn what_only_a_host_may_write_is_refused_from_others() {
         refused(&mut scene(), reason, |world, rogue| {
             let document = host_document(world, 0);
             let change = rogue.write(world, &document, write);
+            rogue.send(world, 0, document, &[&change]);
+        });
+    }
+}
+
+/// What a host keeps is its own to tell, and to answer; others only ask, each in its own name.
+#[test]
+fn what_a_host_keeps_others_only_ask_for() {
+    type Write = fn(&mut AutoCommit);
+    const ENTRY: &[&str] = &["workspaces", ".trash", "kept"];
+    const REQUESTS: &[&str] = &["workspaces", ".trash", "kept", "requests"];
+    let writes: [(&str, Write); 9] = [
+        ("what a host keeps", |doc| {
+            let trash = at(doc, &ENTRY[..2]);
+            doc.put_object(&trash, "another", ObjType::Map).unwrap();
+        }),
+        ("what a host keeps", |doc| {
+            let trash = at(doc, &ENTRY[..2]);
+            doc.delete(&trash, "kept").unwrap();
+        }),
+        ("what a host keeps", |doc| {
+            let entry = at(doc, ENTRY);
+            doc.put(&entry, "summary", "{}").unwrap();
+        }),
+        ("what a host keeps", |doc| {
+            let entry = at(doc, ENTRY);
+            doc.put_object(&entry, "requests", ObjType::Map).unwrap();
+        }),
+        ("what a host keeps", |doc| {
+            let entry = at(doc, ENTRY);
+            doc.put(&entry, "what a newer version may add", 1).unwrap();
+        }),
+        ("a workspace of another host", |doc| {
+            let workspaces = at(doc, &["workspaces"]);
+            doc.delete(&workspaces, ".trash").unwrap();
+        }),
+        ("in another's name", |doc| {
+            let requests = at(doc, REQUESTS);
+            doc.put(&requests, "op_9", NodeId([3; 32]).to_string()).unwrap();
+        }),
+        ("in another's name", |doc| {
+            let requests = at(doc, REQUESTS);
+            doc.put(&requests, "no operation!", NodeId([2; 32]).to_string()).unwrap();
+        }),
+        ("takes one back", |doc| {
+            let requests = at(doc, REQUESTS);
+            doc.delete(&requests, "op_asked").unwrap();
+        }),
+    ];
+    for (reason, write) in writes {
+        let mut world = scene();
+        let host = world.nodes[0].id;
+        let summary = serde_json::json!({
+            "id": "kept", "kind": "workspace", "name": "w", "host": host, "ended_at": 1,
+            "expires_at": 2, "bytes": 3, "state": "kept",
+        });
+        let entry: TrashEntry = serde_json::from_value(summary).expect("an entry");
+        let (entries, answered) = (vec![entry], Default::default());
+        world.ask(0, Command::ReportTrash { entries, answered }).expect("it is its own");
+        world.agree();
+        // A request of its own is taken.
+        let (rogue, document) = (Rogue::new(&world, 1), host_document(&world, 0));
+        let asked = rogue.write(&world, &document, |doc| {
+            let requests = at(doc, REQUESTS);
+            doc.put(&requests, "op_asked", NodeId([2; 32]).to_string()).unwrap();
+        });
+        rogue.send(&mut world, 0, document, &[&asked]);
+        world.agree();
+        assert_eq!(world.nodes[2].replica.trash()[0].requests.len(), 1);
+        refused(&mut world, reason, |world, rogue| {
+            let mut doc = copy(world, 1, &document);
+            doc.set_actor(ActorId::from(actor_of(rogue.id, 0x78)));
+            write(&mut doc);
+            doc.commit_with(CommitOptions::default().with_time(0)).expect("something was written");
+            let change = doc.get_last_local_change().expect("it was just written");
             rogue.send(world, 0, document, &[&change]);
         });
     }

@@ -162,6 +162,7 @@ mod tests {
                 incarnation: 1,
                 at: 8,
                 error: None,
+                kept_until: Some(9),
             }),
             extra: [("k".into(), "v".into())].into(),
         };

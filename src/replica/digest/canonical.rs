@@ -173,13 +173,19 @@ struct InOrderTeardown<'a> {
     at: Exact,
     error: Option<&'a str>,
     incarnation: u32,
+    kept_until: Option<Exact>,
     state: TeardownState,
 }
 
 impl<'a> From<&'a Teardown> for InOrderTeardown<'a> {
-    fn from(Teardown { state, incarnation, at, error }: &'a Teardown) -> Self {
-        let error = error.as_deref();
-        Self { at: Exact(*at), error, incarnation: *incarnation, state: *state }
+    fn from(Teardown { state, incarnation, at, error, kept_until }: &'a Teardown) -> Self {
+        Self {
+            at: Exact(*at),
+            error: error.as_deref(),
+            incarnation: *incarnation,
+            kept_until: kept_until.map(Exact),
+            state: *state,
+        }
     }
 }
 
@@ -269,7 +275,7 @@ mod tests {
 
     prop_compose! {
         fn any_workspace()(
-            (created_at, at) in (integer(), integer()),
+            (created_at, at, kept_until) in (integer(), integer(), option::of(integer())),
             session_count in prop_oneof![any::<u64>(), 0..3_u64],
             (name, branch, error) in (text(), option::of(text()), option::of(text())),
             ended in any::<bool>(),
@@ -289,7 +295,13 @@ mod tests {
                 created_at,
                 state: WorkspaceState::Failed,
                 session_count,
-                teardown: ended.then_some(Teardown { state, incarnation: 7, at, error }),
+                teardown: ended.then_some(Teardown {
+                    state,
+                    incarnation: 7,
+                    at,
+                    error,
+                    kept_until,
+                }),
                 extra,
             }
         }

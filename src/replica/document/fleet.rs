@@ -12,7 +12,7 @@ use automerge::{
 use super::{
     super::{
         ids::{self, ActorBytes, DocumentId, FleetId, NodeId},
-        record::{Member, Revocation, Role},
+        record::{ADDRESSES_MAX, Member, Revocation, Role},
         trust::{Attested, Extent},
     },
     Applied, Document, Places as AllPlaces,
@@ -70,8 +70,9 @@ impl Document {
         let record = records.last()?.clone();
         let text = |key| text_at(&self.automerge, &record, key);
         let addresses = map_at(&self.automerge, &record, "addresses");
-        let addresses: BTreeSet<String> =
-            addresses.map(|object| self.automerge.keys(&object).collect()).unwrap_or_default();
+        // A member may write any number of them, and all others read them.
+        let few = |object| self.automerge.keys(&object).take(ADDRESSES_MAX).collect();
+        let addresses: BTreeSet<String> = addresses.map(few).unwrap_or_default();
         // Two admins may have let the node in at once: either's revocation counts.
         let revoked = records.iter().find_map(|record| map_at(&self.automerge, record, "revoked"));
         let revoked = revoked.map(|object| Revocation {

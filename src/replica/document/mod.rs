@@ -29,7 +29,7 @@ use automerge::{
 pub use foreign::{Foreign, Judged};
 pub use history::{History, Outcome, Step as HistoryStep, Wrote};
 pub use host::{
-    Done as Written, Limits, Part, Records, Scope, SessionFields, Sketch, Vector,
+    Done as Written, Kept, Limits, Part, Records, Scope, SessionFields, Sketch, Vector,
     Writer as HostWriter,
 };
 pub use intake::{Coverage, LeftOut};
@@ -406,7 +406,8 @@ impl Document {
     /// Returns the names of the changes that a replica with these heads lacks.
     pub fn hashes_since(&self, heads: &[ChangeHash]) -> Vec<ChangeHash> {
         let heads: Vec<_> = heads.iter().map(hash_out).collect();
-        self.automerge.get_changes(&heads).iter().map(|change| hash_in(&change.hash())).collect()
+        // Reading the changes whole would take as long as the document is large.
+        self.automerge.get_changes_meta(&heads).iter().map(|change| hash_in(&change.hash)).collect()
     }
 
     /// Returns how many changes the document is made of.

@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use automerge::{Automerge, ExpandedChange, ObjId, legacy};
 
 use super::{
-    super::ids::{NodeId, SessionId, WorkspaceId},
+    super::ids::{NodeId, SessionId, TrashId, WorkspaceId},
     authority::path_of,
+    host::TRASH,
 };
 
 /// How many maps are remembered by where they are: most is written to one again and again.
@@ -22,6 +23,8 @@ pub enum Touched {
     Session(SessionId),
     /// A workspace of the host's.
     Workspace(WorkspaceId),
+    /// Something that the host keeps after it has ended it.
+    Trash(TrashId),
     /// A member of the fleet.
     Member(NodeId),
     /// What the document says of itself.
@@ -65,7 +68,10 @@ pub fn record_at(path: &[String], key: Option<&str>) -> Option<Touched> {
             let _bucket = steps.next()?;
             steps.next()?.parse().ok().map(Touched::Session)
         }
-        "workspaces" => steps.next()?.parse().ok().map(Touched::Workspace),
+        "workspaces" => match steps.next()? {
+            TRASH => steps.next()?.parse().ok().map(Touched::Trash),
+            id => id.parse().ok().map(Touched::Workspace),
+        },
         "meta" => Some(Touched::Meta),
         "members" => steps.next()?.parse().ok().map(Touched::Member),
         _ => None,

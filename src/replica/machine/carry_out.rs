@@ -2,8 +2,8 @@
 //!
 //! Must not tear anything down itself. Invariants: nothing is carried out before the undo window,
 //! counted by the monotonic clock from when the delete was seen, is over; a teardown is asked for
-//! only beside the seal that must be durable before it, and only while no alive session is in the
-//! workspace; whatever is due is found again after a restart.
+//! only beside the seal that must be durable before it, and begins only while no alive session is in
+//! the workspace; whatever is due is found again after a restart.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,15 +12,15 @@ use std::{
 };
 
 use super::super::{
-    effect::{Effects, Now, TeardownDue, TeardownOutcome},
+    effect::{Effects, Now, Startup, TeardownDue, TeardownOutcome},
     ids::{NodeId, SessionId, WorkspaceId},
     record::{
-        Ended, Session, SessionState, Teardown, TeardownAction, TeardownState, WorkspaceKey,
-        WorkspaceState,
+        Ended, KIND_WORKTREE, Session, SessionState, TIME_MS_MAX, Teardown, TeardownAction,
+        TeardownState, WorkspaceKey, WorkspaceState,
     },
     view::Change,
 };
-use super::{Replica, agents::Agents, batch, session_key, workspace_key};
+use super::{Replica, agents::Agents, batch, holding::Held, session_key, workspace_key};
 
 /// Most records carried out in one change: an undo window that ends for thousands at once is
 /// spread over several.
@@ -32,7 +32,7 @@ const REASON_CHARS_MAX: usize = 4_096;
 
 /// When each of some things was seen to be over, and so when it is due.
 #[derive(Debug, Clone)]
-struct Deadlines<K> {
+pub(super) struct Deadlines<K> {
     window: Duration,
     by_key: BTreeMap<K, Duration>,
     by_time: BTreeSet<(Duration, K)>,
@@ -46,10 +46,13 @@ impl<K: Ord + Clone> Deadlines<K> {
     /// Starts the window, unless it runs.
     fn start(&mut self, now: Duration, key: K) {
         if !self.by_key.contains_key(&key) {
-            let due = now.saturating_add(self.window);
-            self.by_time.insert((due, key.clone()));
-            self.by_key.insert(key, due);
+            self.put(self.after(now), key);
         }
+    }
+
+    /// Returns when a window that starts now is over.
+    fn after(&self, now: Duration) -> Duration {
+        now.saturating_add(self.window)
     }
 
     fn stop(&mut self, key: &K) {
@@ -66,6 +69,19 @@ impl<K: Ord + Clone> Deadlines<K> {
         }
     }
 
+    /// Takes all out, by when they are due.
+    pub(super) fn take_all(&mut self) -> BTreeMap<K, Duration> {
+        self.by_time.clear();
+        std::mem::take(&mut self.by_key)
+    }
+
+    /// Puts one back that was taken out.
+    pub(super) fn put(&mut self, due: Duration, key: K) {
+        self.stop(&key);
+        self.by_time.insert((due, key.clone()));
+        self.by_key.insert(key, due);
+    }
+
     fn due(&self) -> Option<Duration> {
         self.by_time.first().map(|(due, _)| *due)
     }
@@ -76,30 +92,52 @@ impl<K: Ord + Clone> Deadlines<K> {
     }
 }
 
+/// How it stands with a teardown that became due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TeardownStands {
+    /// It may begin.
+    Awaited,
+    /// An alive session is in the workspace: it is to be put off.
+    Occupied,
+    /// It has ended before a crash that the host does not know of; a peer did.
+    Over,
+}
+
 /// What this node, as a host, has yet to carry out.
 #[derive(Debug, Clone)]
 pub struct HostWork {
-    deleted: Deadlines<SessionId>,
+    pub(super) deleted: Deadlines<SessionId>,
     /// What holds a purge back when the window is over.
     pub(super) agents: Agents,
-    vacated: Deadlines<WorkspaceId>,
+    pub(super) vacated: Deadlines<WorkspaceId>,
+    /// What was pending before the start and waits for a peer.
+    pub(super) held: Option<Held>,
+    /// How long that waits at most.
+    pub(super) start_grace: Duration,
     /// Sealed or failed.
     ending: BTreeSet<WorkspaceId>,
     /// The teardowns under way, by incarnation.
     running: BTreeMap<WorkspaceId, u32>,
+    /// How long what is removed is kept, in milliseconds; `None` if it is not.
+    keep_removed: Option<i64>,
     /// Whether an ending workspace, or what is in it, has changed.
     ending_changed: bool,
 }
 
 impl HostWork {
     /// Starts with nothing to do.
-    pub fn new(undo_window: Duration) -> Self {
+    pub fn new(startup: &Startup) -> Self {
+        let undo_window = startup.undo_window;
+        let keep = Some(startup.keep_removed).filter(|keep| !keep.is_zero());
         Self {
             deleted: Deadlines::new(undo_window),
             agents: Agents::default(),
             vacated: Deadlines::new(undo_window),
+            held: None,
+            start_grace: startup.start_grace,
             ending: BTreeSet::new(),
             running: BTreeMap::new(),
+            keep_removed: keep.map(|keep| i64::try_from(keep.as_millis()).unwrap_or(i64::MAX)),
             ending_changed: false,
         }
     }
@@ -120,19 +158,21 @@ impl HostWork {
                             };
                             // Another delete than the one that was seen has a window of its own.
                             if before.as_ref().and_then(act) != act(after) {
-                                self.deleted.stop(&session.id);
-                                self.agents.awaiting.remove(&session.id);
-                                if let Some(workspace) = &session.workspace_id {
-                                    self.vacated.restart(now, workspace);
-                                }
+                                self.deleted_anew(now, session);
                             }
-                            if !self.agents.awaiting.contains(&session.id) {
+                            let is_held = |held: &Held| held.deleted.contains_key(&session.id);
+                            if !self.agents.awaiting.contains(&session.id)
+                                && !self.held.as_ref().is_some_and(is_held)
+                            {
                                 self.deleted.start(now, session.id.clone());
                             }
                         }
                         _ => {
                             self.deleted.stop(&session.id);
                             self.agents.forget(&session.id);
+                            if let Some(held) = &mut self.held {
+                                held.deleted.remove(&session.id);
+                            }
                         }
                     }
                 }
@@ -142,11 +182,19 @@ impl HostWork {
                         continue;
                     }
                     let state = after.as_ref().map(|after| after.state);
+                    let is_held = |held: &Held| held.vacated.contains_key(&workspace.id);
                     match state {
+                        Some(WorkspaceState::Vacated)
+                            if self.held.as_ref().is_some_and(is_held) => {}
                         Some(WorkspaceState::Vacated) => {
                             self.vacated.start(now, workspace.id.clone());
                         }
-                        _ => self.vacated.stop(&workspace.id),
+                        _ => {
+                            self.vacated.stop(&workspace.id);
+                            if let Some(held) = &mut self.held {
+                                held.vacated.remove(&workspace.id);
+                            }
+                        }
                     }
                     if matches!(state, Some(WorkspaceState::Sealed | WorkspaceState::Failed)) {
                         self.ending.insert(workspace.id.clone());
@@ -161,7 +209,26 @@ impl HostWork {
 
     /// Tells whether the delete of a session can still be undone.
     pub(super) fn is_undoable(&self, id: &SessionId) -> bool {
+        let held = self.held.as_ref();
         self.deleted.by_key.contains_key(id)
+            || held.is_some_and(|held| held.deleted.contains_key(id))
+    }
+
+    /// Gives a session that was deleted by another act than the one that was seen a window of its
+    /// own, and its workspace with it.
+    fn deleted_anew(&mut self, now: Duration, session: &Session) {
+        self.deleted.stop(&session.id);
+        self.agents.awaiting.remove(&session.id);
+        let workspace = session.workspace_id.as_ref();
+        if let Some(workspace) = workspace {
+            self.vacated.restart(now, workspace);
+        }
+        if let Some(held) = &mut self.held {
+            held.deleted.remove(&session.id);
+            if let Some(due) = workspace.and_then(|workspace| held.vacated.get_mut(workspace)) {
+                *due = self.vacated.after(now);
+            }
+        }
     }
 
     /// Notes that an ending workspace must be looked at again, though its record is unchanged.
@@ -171,7 +238,8 @@ impl HostWork {
 
     /// Returns when the next undo window is over.
     pub fn due(&self) -> Option<Duration> {
-        [self.deleted.due(), self.vacated.due()].into_iter().flatten().min()
+        let held = self.held.as_ref().map(Held::until);
+        [self.deleted.due(), self.vacated.due(), held].into_iter().flatten().min()
     }
 }
 
@@ -235,9 +303,21 @@ impl Replica {
         for id in &due {
             tracing::info!(workspace = %id, "sealing vacated workspace");
         }
-        let sealed =
-            Teardown { state: TeardownState::Sealed, incarnation: 1, at: now.wall_ms, error: None };
-        self.write_own(now, fx, |tx| due.iter().try_for_each(|id| tx.set_teardown(id, &sealed)));
+        let due: Vec<_> = due.into_iter().map(|id| (self.sealed(now, &id, 1), id)).collect();
+        self.write_own(now, fx, |tx| {
+            due.iter().try_for_each(|(sealed, id)| tx.set_teardown(id, sealed))
+        });
+    }
+
+    /// Returns the seal of an attempt to end a workspace that begins now.
+    fn sealed(&self, now: Now, id: &WorkspaceId, incarnation: u32) -> Teardown {
+        let entry = self.view.workspace(&workspace_key(self.node, id));
+        // Of other kinds the files belong to somebody else, who keeps them or does not.
+        let is_kept = entry.is_some_and(|entry| entry.record.kind == KIND_WORKTREE);
+        let keep = self.host_work.keep_removed.filter(|_| is_kept);
+        let at = now.wall_ms;
+        let kept_until = keep.map(|keep_ms| at.saturating_add(keep_ms).min(TIME_MS_MAX));
+        Teardown { state: TeardownState::Sealed, incarnation, at, error: None, kept_until }
     }
 
     /// Starts the teardowns that may start, and takes up what people asked for after failed ones.
@@ -247,6 +327,9 @@ impl Replica {
         for id in ending {
             let Some(entry) = self.view.workspace(&workspace_key(self.node, &id)) else { continue };
             let Some(teardown) = &entry.stored.teardown else { continue };
+            if self.host_work.is_ending_held(&id) {
+                continue;
+            }
             match teardown.state {
                 TeardownState::Failed if !entry.stored.requests.is_empty() => {
                     retried.push((id, teardown.incarnation.saturating_add(1)));
@@ -265,33 +348,38 @@ impl Replica {
                         workspace: (*entry.record).clone(),
                         incarnation: teardown.incarnation,
                         action,
-                        kept_until: None,
+                        kept_until: teardown.kept_until,
                     });
                 }
             }
         }
         if !retried.is_empty() {
-            let at = now.wall_ms;
+            let retried: Vec<_> = retried
+                .into_iter()
+                .map(|(id, incarnation)| (self.sealed(now, &id, incarnation), id))
+                .collect();
             self.write_own(now, fx, |tx| {
-                retried.iter().try_for_each(|(id, incarnation)| {
-                    let state = TeardownState::Sealed;
-                    let teardown = Teardown { state, incarnation: *incarnation, at, error: None };
-                    tx.set_teardown(id, &teardown)
-                })
+                retried.iter().try_for_each(|(sealed, id)| tx.set_teardown(id, sealed))
             });
             self.host_work.ending_changed = false;
             self.go_on_ending(now, fx);
         }
     }
 
-    /// Tells whether a teardown that became due is still to be done: what the host had told peers of
-    /// its end, and lost in a crash, may have come back meanwhile.
-    pub fn awaits_teardown(&self, due: &TeardownDue) -> bool {
-        let entry = self.view.workspace(&due.workspace.key());
-        let teardown = entry.and_then(|entry| entry.stored.teardown.as_ref());
-        teardown.is_some_and(|it| {
+    /// Tells how it stands with a teardown that became due: to be asked directly before its first
+    /// step, since a session may have come into the workspace while the seal became durable.
+    pub fn teardown_stands(&self, due: &TeardownDue) -> TeardownStands {
+        let Some(entry) = self.view.workspace(&due.workspace.key()) else {
+            return TeardownStands::Over;
+        };
+        let awaited = entry.stored.teardown.as_ref().is_some_and(|it| {
             it.state == TeardownState::Sealed && it.incarnation == due.incarnation
-        })
+        });
+        match (awaited, entry.record.session_count) {
+            (false, _) => TeardownStands::Over,
+            (true, 1..) if !planted!(SealNotLookedAt) => TeardownStands::Occupied,
+            (true, _) => TeardownStands::Awaited,
+        }
     }
 
     pub(super) fn teardown_ended(
@@ -306,6 +394,11 @@ impl Replica {
         if self.host_work.running.get(&id) == Some(&incarnation) {
             self.host_work.running.remove(&id);
         }
+        if outcome == TeardownOutcome::PutOff {
+            // It is asked for again as soon as nobody is in the workspace, perhaps by now.
+            tracing::info!(workspace = %id, incarnation, "put a teardown off: a session is in it");
+            return self.host_work.look_again();
+        }
         let entry = self.view.workspace(&workspace);
         let expected = entry
             .and_then(|entry| entry.stored.teardown.as_ref())
@@ -317,7 +410,11 @@ impl Replica {
         let forced = entry.is_some_and(|entry| {
             entry.stored.requests.values().any(|action| *action == TeardownAction::Force)
         });
+        let kept_until = entry
+            .and_then(|entry| entry.stored.teardown.as_ref())
+            .and_then(|teardown| teardown.kept_until);
         let gone = |done: String| Ended {
+            kept_until,
             incarnation,
             at: now.wall_ms,
             action: if forced { TeardownAction::Force } else { TeardownAction::Retry },
@@ -328,6 +425,7 @@ impl Replica {
                 self.workspace_gone(now, &id, &gone("nothing is left of it".to_owned()), fx);
             }
             TeardownOutcome::Done(done) => self.workspace_gone(now, &id, &gone(done), fx),
+            TeardownOutcome::PutOff => {}
             TeardownOutcome::Failed(reason) => {
                 tracing::warn!(workspace = %id, incarnation, %reason, "teardown failed");
                 let failed = Teardown {
@@ -335,6 +433,7 @@ impl Replica {
                     incarnation,
                     at: now.wall_ms,
                     error: Some(reason.chars().take(REASON_CHARS_MAX).collect()),
+                    kept_until: None,
                 };
                 self.write_own(now, fx, |tx| {
                     tx.set_teardown(&id, &failed)?;

@@ -22,7 +22,7 @@ use super::super::{
 use super::{
     Replica,
     later::Unanswered,
-    names::{check_directory, check_extra, check_present, check_time, check_title, check_word},
+    names::{check_absolute, check_extra, check_present, check_time, check_title, check_word},
 };
 
 impl Replica {
@@ -89,6 +89,10 @@ impl Replica {
             Command::AgentGone { servers, sessions } => {
                 self.agent_gone(now, &servers, &sessions, fx)
             }
+            Command::ReportTrash { entries, answered } => {
+                self.report_trash(now, entries, &answered, fx)
+            }
+            Command::RestoreTrashed(target) => self.request_restore(now, &target, fx),
             Command::AgentHas { servers, sessions } => self.agent_has(now, &servers, &sessions, fx),
             Command::ForgetAgent(target) => self.forget_agent(now, &target, fx),
             Command::Rewrite => {
@@ -118,7 +122,7 @@ impl Replica {
         self.may_write()?;
         check_title("title", new.title.as_deref())?;
         check_word("project_id", new.project_id.as_deref())?;
-        check_directory(new.directory.as_deref())?;
+        check_absolute(new.directory.as_deref())?;
         check_extra(new.extra.iter().map(|(k, v)| (k, Some(v))), new.extra.len())?;
         let host = new.host.as_deref().map(|host| self.find_node(host)).transpose()?;
         let workspace = match &new.workspace_id {
@@ -278,7 +282,7 @@ impl Replica {
         check_word("kind", Some(&new.kind))?;
         check_word("project_id", new.project_id.as_deref())?;
         check_word("branch", new.branch.as_deref())?;
-        check_directory(new.directory.as_deref())?;
+        check_absolute(new.directory.as_deref())?;
         check_extra(new.extra.iter().map(|(k, v)| (k, Some(v))), new.extra.len())?;
         let host = self.node;
         let id = match new.id {
@@ -432,6 +436,9 @@ impl Replica {
             return Err(Refusal::NotFailed(key.id));
         }
         let operation = self.new_operation(now.wall_ms);
+        if key.host == self.node {
+            self.host_work.ask_for_teardown(&key.id);
+        }
         self.write_host(now, key.host, fx, |tx| tx.request_teardown(&key.id, &operation, action))?;
         Ok(Reply::Workspace(self.workspace_record(&key)))
     }

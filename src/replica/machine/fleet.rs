@@ -11,10 +11,10 @@ use super::super::{
     effect::{Effects, Now, Outgoing, RequestId, Write},
     ids::{Cursor, DocumentId, FleetId, NodeId},
     invite::{StoredInvite, Ticket, secret_hash},
-    record::{Member, Revocation, Role},
+    record::{ADDRESSES_MAX, Member, Revocation, Role},
     voucher::Voucher,
 };
-use super::{Replica, names::check_title};
+use super::{Replica, names::check_title, reach::is_address};
 use crate::wire::{CloseCode, Frame, Join, PROTOCOL, PROTOCOL_MIN, ProtocolRange};
 
 /// How long a join may take: several dials at every address of the ticket.
@@ -23,10 +23,6 @@ const JOIN_WITHIN: Duration = Duration::from_secs(20);
 const INVITES_MAX: usize = 1_024;
 /// Longest an invite may be good for.
 const INVITE_WITHIN_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
-/// Longest address, in bytes: an IPv6 address with a zone and a port is shorter.
-const ADDRESS_BYTES_MAX: usize = 64;
-/// Most addresses that a node publishes.
-pub const ADDRESSES_MAX: usize = 32;
 
 /// A join that this node has asked for and that is not yet answered.
 #[derive(Debug, Clone)]
@@ -96,27 +92,11 @@ impl Replica {
     pub(super) fn read_members(&mut self) {
         let Some(document) = self.documents.get(&DocumentId::Fleet(self.fleet)) else { return };
         self.members = document.members().into_iter().map(|m| (m.node, m)).collect();
+        self.reach_changed = true;
         self.trust.learn(self.members.values(), document.attested());
         let readers = self.members.values().filter(|member| member.role == Role::Reader);
+        self.exchange.set_members(self.linkable());
         self.exchange.unshare(readers.map(|reader| reader.node).collect());
-    }
-
-    /// Lists the nodes to be dialled for as long as they are not connected, and where; copies
-    /// nothing, since it is compared at every input with what was told last.
-    pub(super) fn dialled(&self) -> impl Iterator<Item = (NodeId, &BTreeSet<String>)> {
-        let ticket = self.joining.as_ref().map(|joining| &joining.ticket);
-        self.members
-            .values()
-            .filter(move |member| {
-                member.node != self.node
-                    && member.is_current()
-                    && !self.paused.contains(&member.node)
-                    && !self.offences.is_kept_off(&member.node)
-                    && !member.addresses.is_empty()
-                    && ticket.is_none_or(|ticket| ticket.inviter != member.node)
-            })
-            .map(|member| (member.node, &member.addresses))
-            .chain(ticket.map(|ticket| (ticket.inviter, &ticket.addresses)))
     }
 
     fn put_member(&mut self, now: Now, member: &Member, fx: &mut Effects) {
@@ -202,6 +182,7 @@ impl Replica {
             return Err(Refusal::NotAlone);
         }
         let inviter = ticket.inviter;
+        self.reach_changed = true;
         self.joining = Some(Joining {
             ticket,
             request,
@@ -226,6 +207,7 @@ impl Replica {
             return false;
         }
         *asked = true;
+        fx.accepted.push(peer);
         let frame = Frame::Join(Join {
             protocol_min: PROTOCOL_MIN,
             protocol_max: PROTOCOL,
@@ -247,6 +229,7 @@ impl Replica {
         if self.joining.as_ref().is_some_and(|joining| joining.until <= now.monotonic)
             && let Some(Joining { request, problem, .. }) = self.joining.take()
         {
+            self.reach_changed = true;
             fx.replies.push((request, Err(Refusal::JoinUnreachable(problem))));
         }
     }
@@ -270,6 +253,7 @@ impl Replica {
         let refusal =
             Refusal::JoinRefused { code: code.name().to_owned(), reason: reason.to_owned() };
         if let Some(Joining { request, .. }) = self.joining.take() {
+            self.reach_changed = true;
             fx.replies.push((request, Err(refusal)));
         }
     }
@@ -359,6 +343,7 @@ impl Replica {
             return Err((CloseCode::Internal, "the fleet document is being reloaded".to_owned()));
         };
         tracing::info!(%peer, "let a new node in");
+        fx.accepted.push(peer);
         // Whatever was said on the link before, both greet from here on.
         self.exchange.connected(now.monotonic, peer);
         let vouchers = document.vouchers().copied().collect();
@@ -381,6 +366,7 @@ impl Replica {
             fx.closes.push((peer, CloseCode::Unexpected, reason));
             return;
         };
+        self.reach_changed = true;
         let id = DocumentId::Fleet(joining.ticket.fleet);
         let adopted =
             Document::adopt(id, self.actor.clone(), fleet_document, vouchers, &self.trust);
@@ -440,6 +426,7 @@ impl Replica {
         // Their ends are still to be told; until then nobody is to ask anything on them.
         self.exchange.disconnect_all();
         self.drop_what_others_host(fx);
+        self.reach_changed = true;
         for node in std::mem::take(&mut self.paused) {
             fx.writes.push(Write::Paused { node, paused: false });
         }
@@ -491,6 +478,7 @@ impl Replica {
     pub(super) fn pause(&mut self, name: &str, fx: &mut Effects) -> Result<Reply, Refusal> {
         let member = self.find_peer(name)?;
         if self.paused.insert(member.node) {
+            self.reach_changed = true;
             fx.writes.push(Write::Paused { node: member.node, paused: true });
         }
         if self.exchange.is_connected(&member.node) {
@@ -506,6 +494,7 @@ impl Replica {
             return Err(Refusal::Revoked(member.name));
         }
         if self.paused.remove(&member.node) {
+            self.reach_changed = true;
             fx.writes.push(Write::Paused { node: member.node, paused: false });
         }
         self.problems.remove(&member.node);
@@ -540,6 +529,7 @@ impl Replica {
     ) -> Result<Reply, Refusal> {
         self.name = name;
         self.addresses = addresses.into_iter().take(ADDRESSES_MAX).collect();
+        self.reach_changed = true;
         self.may_write()?;
         let Some(own) = self.members.get(&self.node).cloned() else { return Ok(Reply::Done) };
         if own.name != self.name || own.addresses != self.addresses {
@@ -548,11 +538,4 @@ impl Replica {
         }
         Ok(Reply::Done)
     }
-}
-
-/// Tells whether a text may be an `IP:PORT`; who dials it finds out whether it is.
-fn is_address(text: &str) -> bool {
-    text.len() <= ADDRESS_BYTES_MAX
-        && text.bytes().all(|byte| byte.is_ascii_graphic())
-        && text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
 }

@@ -132,6 +132,8 @@ impl Replica {
             }
             DocumentId::Host { host, .. } => {
                 let records = self.layers_changed(host, id, touched, fx);
+                let is_trash = |record: &Touched| matches!(record, Touched::Trash(_));
+                fx.trash |= host == self.node && records.iter().any(is_trash);
                 let touched = self.read_touched(host, &records);
                 self.publish(now, touched, origin, authors, fx)
             }

@@ -261,6 +261,7 @@ impl Replica {
         self.documents.insert(id, document);
         if host == self.node {
             self.epochs.begun(epoch);
+            fx.trash = true;
         }
         self.give_up_epochs(host, fx);
         self.relayer(host, None);

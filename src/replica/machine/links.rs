@@ -151,6 +151,7 @@ impl Replica {
             self.greet(peer, fx);
         }
         self.problems.remove(&peer);
+        fx.accepted.push(peer);
         tracing::info!(%peer, name = ?hello.name, version = ?hello.version, "peer greeted");
         self.frontier_told(peer, &hello.frontier, fx);
         let documents = &self.documents;
@@ -186,7 +187,7 @@ impl Replica {
             return;
         }
         match frame {
-            Frame::Links { nodes } => self.exchange.links_told(at, &peer, nodes),
+            Frame::Links(links) => self.exchange.links_told(at, &peer, links, &mut fx.frames),
             Frame::Heads { documents, answer } => {
                 let known = |document: &DocumentId| self.is_of_fleet(document);
                 let theirs: Vec<_> = documents.into_iter().filter(|d| known(&d.document)).collect();
@@ -385,6 +386,8 @@ mod tests {
             start: StartId([0; 8]),
             seed: 0,
             undo_window: WINDOW,
+            keep_removed: Duration::ZERO,
+            start_grace: Duration::ZERO,
             keyring: Arc::new(Trusting),
         };
         let (mut replica, fx) = Replica::open(startup, Stored::default(), at(0)).unwrap();
@@ -443,6 +446,8 @@ mod tests {
             start: StartId([1; 8]),
             seed: 1,
             undo_window: Duration::from_secs(10),
+            keep_removed: Duration::ZERO,
+            start_grace: Duration::ZERO,
             keyring: Arc::new(Trusting),
         };
         Replica::open(startup, Stored::default(), NOW).unwrap().0

@@ -16,6 +16,7 @@ mod epoch;
 mod execute;
 mod explain;
 mod fleet;
+mod holding;
 mod later;
 mod layers;
 mod links;
@@ -23,9 +24,12 @@ mod loaded;
 mod names;
 mod offence;
 mod peers;
+mod reach;
+mod readings;
 mod receipts;
 mod standing;
 mod together;
+mod trash;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -38,25 +42,22 @@ use automerge::ActorId;
 use super::{
     diff::{self, Cause, CauseKind, Diff},
     digest::Digest,
-    document::{
-        self, Applied, AppliedChange, ApplyError, Copied, Document, Part, Records, Touched,
-    },
-    effect::{
-        DialTarget, Effects, Input, Now, Publication, Startup, Stored, StoredDocument, Write,
-    },
-    ids::{ChangeHash, Cursor, DocumentId, Fingerprint, FleetId, NodeId, StartId},
+    document::{self, Applied, AppliedChange, ApplyError, Document, Part, Records, Touched},
+    effect::{Effects, Input, Now, Publication, Startup, Stored, StoredDocument, Write},
+    ids::{Cursor, DocumentId, Fingerprint, FleetId, NodeId, StartId},
     invite::StoredInvite,
     record::{Member, Role, Session, Workspace},
     sync::{Documents, Exchange},
     trust::Trust,
     view::{self, View},
-    voucher::Voucher,
 };
 pub use aside::{Done, Work};
 pub use bulk::{AT_ONCE_BYTES_MAX, AT_ONCE_CHANGES_MAX, Bulk, ReadBulk, bulk_bytes};
 use carry_out::HostWork;
+pub use carry_out::TeardownStands;
 use epoch::Epochs;
 use fleet::Joining;
+pub use holding::Holding;
 pub use later::Begun;
 use later::{Gained, Later};
 use layers::Layers;
@@ -113,7 +114,8 @@ pub struct Replica {
     together: Together,
     /// Documents that were thrown away and are awaited from the store; nothing is said of them.
     reloading: BTreeSet<DocumentId>,
-    dials: Vec<DialTarget>,
+    /// Whether whom to dial, or who is a member, may have changed since it was last told.
+    reach_changed: bool,
     offences: Offences,
     /// Why there is no link to a peer, where that is known.
     problems: BTreeMap<NodeId, String>,
@@ -171,7 +173,7 @@ impl Replica {
         now: Now,
     ) -> (Self, Effects) {
         assert!(stored.documents.is_empty(), "each document is read before");
-        let actor = actor_of(&startup);
+        let (actor, host_work) = (actor_of(&startup), HostWork::new(&startup));
         let cursor = stored.cursor.unwrap_or(Cursor { sequence: 0, start: startup.start });
         let mut replica = Self {
             node: startup.node,
@@ -189,7 +191,7 @@ impl Replica {
             invites: stored.invites.into_iter().collect(),
             cursor,
             exchange: Exchange::new(startup.node),
-            host_work: HostWork::new(startup.undo_window),
+            host_work,
             epochs: Epochs::new(),
             layers: BTreeMap::new(),
             parted: BTreeMap::new(),
@@ -198,7 +200,7 @@ impl Replica {
             later: Later::default(),
             together: Together::default(),
             reloading: BTreeSet::new(),
-            dials: Vec::new(),
+            reach_changed: true,
             offences: Offences::default(),
             problems: BTreeMap::new(),
             recovering: stored.recovering,
@@ -234,6 +236,8 @@ impl Replica {
         }
         replica.read_members();
         replica.attest(now, &mut fx);
+        replica.open_trash(&mut fx);
+        replica.hold(now);
         replica.settle(now, &mut fx);
         (replica, fx)
     }
@@ -278,6 +282,7 @@ impl Replica {
     fn settle(&mut self, now: Now, fx: &mut Effects) {
         self.recover(fx);
         if self.may_carry_out() {
+            self.stop_holding(now);
             self.carry_out(now, fx);
         }
         self.go_on_with_epochs(now, fx);
@@ -289,13 +294,9 @@ impl Replica {
             self.exchange.lost(now.monotonic, peer, &mut fx.frames);
         }
         self.exchange.time_passed(now.monotonic, &self.documents, &mut fx.frames);
-        let known = self.dials.iter().map(|target| (target.node, &target.addresses));
-        if !self.dialled().eq(known) {
-            let targets = self.dialled();
-            let targets =
-                targets.map(|(node, addresses)| DialTarget { node, addresses: addresses.clone() });
-            self.dials = targets.collect();
-            fx.dials = Some(self.dials.clone());
+        if std::mem::take(&mut self.reach_changed) {
+            fx.dials = Some(self.dialled());
+            fx.members = Some(self.linkable());
         }
     }
 
@@ -472,7 +473,7 @@ impl Replica {
                 Touched::Workspace(id) => {
                     read.workspaces.insert(workspace_key(host, id), document.workspace(id));
                 }
-                Touched::Member(_) | Touched::Meta => {}
+                Touched::Trash(_) | Touched::Member(_) | Touched::Meta => {}
             }
         }
         read
@@ -512,65 +513,6 @@ impl Replica {
     /// Returns what people call this machine.
     pub fn name(&self) -> &str {
         &self.name
-    }
-
-    /// Tells whether what a damaged store had lost is still to be had back from peers.
-    pub fn is_recovering(&self) -> bool {
-        self.recovering
-    }
-
-    /// Returns how many peers have greeted.
-    pub fn link_count(&self) -> u64 {
-        self.exchange.greeted().len() as u64
-    }
-
-    /// Returns what this node may do in its fleet.
-    pub fn role(&self) -> Role {
-        self.members.get(&self.node).map_or(Role::Reader, |member| member.role)
-    }
-
-    /// Returns how many admins the fleet has; with none, nobody can be let in or shut out any more.
-    pub fn admin_count(&self) -> u64 {
-        let admin = |member: &&Member| member.is_current() && member.role == Role::Admin;
-        self.members.values().filter(admin).count() as u64
-    }
-
-    /// Lists the documents with their heads and how many changes each is made of.
-    pub fn document_heads(&self) -> Vec<(DocumentId, Vec<ChangeHash>, u64)> {
-        self.documents
-            .iter()
-            .map(|(id, document)| (*id, document.heads(), document.change_count()))
-            .collect()
-    }
-
-    /// Returns SHA-256 over the sorted `(document, heads)` list of what all are to hold: equal on
-    /// replicas that hold the same.
-    pub fn frontier(&self) -> [u8; 32] {
-        self.exchange.frontier(&self.documents)
-    }
-
-    /// Returns a copy of a document to be saved, and verified, elsewhere than on the loop.
-    pub fn document_copy(&self, id: &DocumentId) -> Option<Copied> {
-        self.documents.get(id).map(Document::copy)
-    }
-
-    /// Returns the vouchers for the authors of a document.
-    pub fn document_vouchers(&self, id: &DocumentId) -> Vec<Voucher> {
-        self.documents.get(id).into_iter().flat_map(Document::vouchers).copied().collect()
-    }
-
-    /// Reads every record of every document anew: what the view must equal.
-    pub fn reread(&self) -> View {
-        let mut touched = view::Touched::default();
-        self.read_anew(&mut touched);
-        let mut view = View::new();
-        view.apply(touched);
-        view
-    }
-
-    /// Returns how often two replicas were found to differ with nothing on the way.
-    pub fn sync_repairs_total(&self) -> u64 {
-        self.exchange.repairs_total()
     }
 }
 

@@ -7,7 +7,7 @@ use super::super::{
     ids::{NodeId, OperationId, ReceiptId, SessionId, WorkspaceId},
     record::{
         DIRECTORY_CHARS_MAX, EXTRA_ENTRIES_MAX, EXTRA_KEY_CHARS_MAX, EXTRA_VALUE_CHARS_MAX, Member,
-        Role, SessionKey, TITLE_CHARS_MAX, WORD_CHARS_MAX, WorkspaceKey,
+        Role, SessionKey, TIME_MS_MAX, TITLE_CHARS_MAX, WORD_CHARS_MAX, WorkspaceKey,
     },
 };
 use super::Replica;
@@ -146,6 +146,16 @@ pub fn check_directory(directory: Option<&str>) -> Result<(), Refusal> {
     directory.map_or(Ok(()), |text| check_text("directory", text, DIRECTORY_CHARS_MAX))
 }
 
+/// Refuses a directory that is too long, or that says nothing to whoever is somewhere else.
+pub fn check_absolute(directory: Option<&str>) -> Result<(), Refusal> {
+    check_directory(directory)?;
+    if directory.is_some_and(|text| !text.starts_with('/')) {
+        let problem = "is not an absolute path".to_owned();
+        return Err(Refusal::InvalidField { field: "directory".to_owned(), problem });
+    }
+    Ok(())
+}
+
 /// Refuses a kind, project id or branch that is too long.
 pub fn check_word(field: &str, word: Option<&str>) -> Result<(), Refusal> {
     word.map_or(Ok(()), |word| check_text(field, word, WORD_CHARS_MAX))
@@ -184,7 +194,6 @@ pub fn check_extra<'a>(
 
 /// Refuses a time that JSON readers would not keep exact.
 pub fn check_time(field: &str, at: Option<i64>) -> Result<(), Refusal> {
-    const TIME_MS_MAX: i64 = 1 << 53;
     match at {
         Some(at) if !(0..=TIME_MS_MAX).contains(&at) => Err(Refusal::InvalidField {
             field: field.to_owned(),

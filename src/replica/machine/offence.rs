@@ -179,6 +179,7 @@ impl Replica {
             return;
         }
         let wait = self.offences.keep_off(now.monotonic, peer, shut_out).as_secs();
+        self.reach_changed = true;
         tracing::warn!(%peer, wait_s = wait, shut_out, "keeping off a peer");
         self.problems.insert(peer, format!("kept off for {wait} s: {reason}"));
     }
@@ -192,6 +193,7 @@ impl Replica {
     pub(super) fn forgive(&mut self, now: Now) {
         for peer in self.offences.time_passed(now.monotonic) {
             self.problems.remove(&peer);
+            self.reach_changed = true;
         }
     }
 

@@ -80,6 +80,9 @@ pub struct Registration {
     /// The administrative folder in the trash.
     #[serde(with = "lossless")]
     pub place: PathBuf,
+    /// Where the administrative folder was put back to, once that has begun.
+    #[serde(with = "lossless")]
+    pub back: PathBuf,
     /// The device and inode of the administrative folder.
     pub identity: (u64, u64),
     /// Where the worktree was, below the folder that was moved; empty if it is that folder.
@@ -135,6 +138,16 @@ pub struct Manifest {
 }
 
 impl Manifest {
+    /// Returns what was known of the folder itself, if it is a worktree.
+    pub fn own(&self) -> Option<&Registration> {
+        self.registrations.first().filter(|first| first.below == Path::new(""))
+    }
+
+    /// Tells whether the agent that made it, where there is one, still has to forget it.
+    pub fn is_remembered_by_agent(&self) -> bool {
+        self.stage == Stage::Unregistered && !self.forgotten
+    }
+
     /// Tells whether it is in the trash, or has been: an attempt that has not come so far is none.
     pub fn is_listed(&self) -> bool {
         self.stage >= Stage::Moved
@@ -142,7 +155,7 @@ impl Manifest {
 
     /// Returns what every node is told of it.
     pub fn listed(&self, host: NodeId, store: &Store) -> TrashEntry {
-        let own = self.registrations.first().filter(|first| first.below == Path::new(""));
+        let own = self.own();
         let place = match (&self.folder, own, &self.session) {
             (Some(folder), ..) => folder.place.clone(),
             (None, Some(own), _) => own.place.clone(),
@@ -231,6 +244,23 @@ impl Store {
         }
         all.get_or_insert_default().remove(entry);
         Ok(())
+    }
+
+    /// Removes the folders of entries whose first manifest a crash cut off: nothing was moved for
+    /// them yet. To be called before anything else.
+    pub fn sweep(&self) {
+        let Ok(entries) = fs::read_dir(&self.folder) else { return };
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let Ok(names) = fs::read_dir(&path) else { continue };
+            let names: Vec<_> = names.flatten().map(|name| name.file_name()).collect();
+            let begun = [format!("{FILE_NAME}.new"), SESSION_FILE_NAME.to_owned()];
+            let begun = [&begun[..], &[format!("{SESSION_FILE_NAME}.new")]].concat();
+            if names.iter().all(|name| begun.iter().any(|begun| name == begun.as_str())) {
+                // What can't be removed is in nobody's way.
+                let _ = names.iter().try_for_each(|name| fs::remove_file(path.join(name)));
+                let _ = fs::remove_dir(&path);
+            }
+        }
     }
 
     /// Returns every manifest, in the order of the entries' names.
@@ -346,6 +376,10 @@ mod tests {
         fs::write(store.path().join("a-file"), "").unwrap();
         let manifest = super::super::testing::manifest("wrk_1.1");
         store.write(&manifest).unwrap();
+        fs::write(store.folder("odd").join(SESSION_FILE_NAME), "{").unwrap();
+        store.sweep();
+        assert!(!store.folder("odd").exists() && !store.folder("empty").exists());
+        assert!(store.folder("cut").exists(), "nobody knows what it is");
         assert_eq!(Store::new(data.path()).manifests(), std::slice::from_ref(&manifest));
         store.remove("wrk_1.1").unwrap();
         store.remove("wrk_1.1").unwrap();

@@ -4,9 +4,19 @@
 //! time is over, when a person says so, or early if it held nothing that is nowhere else; a crash
 //! leaves a folder in its old place or in the trash, never between.
 
+mod delete;
 mod expire;
+mod heads;
+mod holding;
 mod manifest;
+mod mounted;
+mod moving;
+mod pin;
+mod plumbing;
+mod relink;
 mod restore;
+mod returning;
+mod scan;
 #[cfg(test)]
 mod testing;
 
@@ -19,9 +29,14 @@ use std::{
     time::Duration,
 };
 
-use manifest::{Manifest, SESSION_FILE_NAME, Stage, Store};
+pub(in crate::teardown) use heads::BranchKept;
+pub(in crate::teardown) use manifest::{Manifest, Stage};
+use manifest::{SESSION_FILE_NAME, Store};
+pub(in crate::teardown) use moving::{Leaving, Request, entry_name};
+pub(in crate::teardown) use scan::scan;
 use serde::{Deserialize, Serialize};
 
+use super::{ledger::Ledger, problem::Problem};
 use crate::{
     clock, files,
     replica::{
@@ -109,11 +124,11 @@ pub enum TrashError {
     #[error("the entry `{0}` is being put back or deleted at this moment; try again")]
     Busy(String),
     /// It can't be put back any more.
-    #[error("the entry `{id}` can't be put back: {why}")]
+    #[error("the entry `{id}` can't be {why}")]
     NotKept {
         /// The workspace's or session's id.
         id: String,
-        /// Why not.
+        /// What can't be done, and why not.
         why: &'static str,
     },
     /// Something is where it is to go.
@@ -155,21 +170,41 @@ pub enum TrashError {
 #[derive(Debug)]
 pub struct Trash {
     store: Store,
+    ledger: Arc<Ledger>,
     host: NodeId,
     settings: Settings,
     /// The entries that somebody puts back or deletes at this moment.
     busy: Mutex<BTreeSet<String>>,
+    /// Tells whether space is short where something lies; a test says so by itself.
+    is_full: fn(&Path) -> bool,
+    /// After how many steps a test lets it crash; below zero it does not.
+    #[cfg(test)]
+    pub(in crate::teardown) steps_left: std::sync::atomic::AtomicI64,
 }
 
 impl Trash {
     /// Opens the trash of a data folder on this host; nothing is read or made yet.
     pub fn new(data_dir: &Path, host: NodeId, settings: Settings) -> Self {
-        Self { store: Store::new(data_dir), host, settings, busy: Mutex::default() }
+        Self {
+            store: Store::new(data_dir),
+            ledger: Arc::new(Ledger::new(data_dir)),
+            host,
+            settings,
+            busy: Mutex::default(),
+            is_full: expire::is_full,
+            #[cfg(test)]
+            steps_left: std::sync::atomic::AtomicI64::new(-1),
+        }
     }
 
     /// Returns how long what was ended is kept.
     pub fn keep_removed(&self) -> Duration {
         self.settings.keep_removed
+    }
+
+    /// Returns the record of what was done to entries.
+    pub(in crate::teardown) fn ledger(&self) -> Arc<Ledger> {
+        self.ledger.clone()
     }
 
     /// Returns the folder that holds the entries' manifests.
@@ -183,6 +218,8 @@ impl Trash {
     ///
     /// It can't be written: the session must not be deleted at its agent then.
     pub fn keep_session(&self, session: &KeptSession, export: &[u8]) -> io::Result<()> {
+        // An earlier entry of the session may be being deleted.
+        let _claim = self.claim_entry(session.id.clone()).map_err(io::Error::other)?;
         let ended_at = clock::wall_ms();
         let folder = self.store.folder(&session.id);
         files::make_folder(&folder)?;
@@ -231,22 +268,41 @@ impl Trash {
 
     /// Finishes or undoes what a crash has cut off; to be called before anything else. Blocks.
     pub fn recover(&self) {
-        let _ = self.store.manifests();
+        self.store.sweep();
+        for manifest in self.store.manifests() {
+            match manifest.stage {
+                Stage::Begun | Stage::Pinned | Stage::Moved => self.settle(manifest),
+                Stage::Restoring => self.settle_restoring(manifest),
+                _ => {}
+            }
+        }
+    }
+
+    /// Ends the attempt here if a test says so, as a crash would.
+    fn checkpoint(&self) -> Result<(), Problem> {
+        #[cfg(test)]
+        if self.steps_left.fetch_sub(1, std::sync::atomic::Ordering::SeqCst) == 0 {
+            return Err(Problem::Stopped);
+        }
+        Ok(())
     }
 
     /// Takes an entry for one caller, who puts it back or deletes it.
     fn claim(&self, id: &str) -> Result<(Manifest, Claim<'_>), TrashError> {
         let unknown = || TrashError::Unknown(id.to_owned());
-        let entry = self.find(id).ok_or_else(unknown)?.entry;
-        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        if !busy.insert(entry.clone()) {
-            return Err(TrashError::Busy(id.to_owned()));
-        }
-        drop(busy);
-        let claim = Claim { trash: self, entry };
-        // Whoever had it before may have changed it.
+        let claim = self.claim_entry(self.find(id).ok_or_else(unknown)?.entry)?;
+        // The caller before may have changed it.
         let manifest = self.store.manifest(&claim.entry).ok_or_else(unknown)?;
         Ok((manifest, claim))
+    }
+
+    fn claim_entry(&self, entry: String) -> Result<Claim<'_>, TrashError> {
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        if !busy.insert(entry.clone()) {
+            return Err(TrashError::Busy(entry));
+        }
+        drop(busy);
+        Ok(Claim { trash: self, entry })
     }
 
     /// Returns the newest entry of a workspace or session, or the one with this very name.
@@ -267,7 +323,7 @@ impl Trash {
 }
 
 /// An entry in somebody's hands, until it is dropped.
-struct Claim<'a> {
+pub(in crate::teardown) struct Claim<'a> {
     trash: &'a Trash,
     entry: String,
 }
@@ -280,40 +336,4 @@ impl Drop for Claim<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn session(id: &str) -> KeptSession {
-        KeptSession {
-            id: id.to_owned(),
-            title: "Fix it".to_owned(),
-            directory: Some("/w".to_owned()),
-            agent: "opencode".to_owned(),
-            server: "http://127.0.0.1:4096/".to_owned(),
-            cut: false,
-            reason: Some("deleted".to_owned()),
-        }
-    }
-
-    #[test]
-    fn a_session_is_kept_once_and_is_there_after_a_restart() {
-        let data = tempfile::tempdir().unwrap();
-        let host = NodeId([7; 32]);
-        let trash = Trash::new(data.path(), host, Settings::default());
-        assert_eq!((trash.list(), trash.get("ses_1")), (Vec::new(), None));
-        trash.keep_session(&session("ses_1"), b"{}").unwrap();
-        trash.keep_session(&session("ses_1"), b"{\"info\":1}").unwrap();
-        trash.keep_session(&KeptSession { cut: true, ..session("ses_2") }, b"").unwrap();
-        for trash in [&trash, &Trash::new(data.path(), host, Settings::default())] {
-            let ids: BTreeSet<_> = trash.list().into_iter().map(|entry| entry.id).collect();
-            assert_eq!(ids, ["ses_1", "ses_2"].map(str::to_owned).into());
-            let entry = trash.get("ses_1").unwrap();
-            assert_eq!((entry.host, entry.bytes), (host, 10));
-            assert_eq!(entry.expires_at - entry.ended_at, 14 * 24 * 60 * 60 * 1_000);
-            let file = trash.session_file("ses_1").unwrap();
-            assert_eq!(std::fs::read(&file).unwrap(), b"{\"info\":1}");
-            assert_eq!(entry.place.as_deref(), file.to_str());
-            assert!(trash.get("ses_2").unwrap().problem.unwrap().contains("newest"));
-        }
-    }
-}
+mod tests;

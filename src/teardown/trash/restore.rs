@@ -28,7 +28,7 @@ impl Trash {
         match (manifest.stage, &manifest.session) {
             (Stage::Expiring, _) => Err(TrashError::NotKept {
                 id: manifest.id.clone(),
-                why: "its deletion has begun; what is left of it is named by `trash show`",
+                why: "put back: its deletion has begun; what is left of it is named by `trash show`",
             }),
             (Stage::Restored, _) if to.is_none() => {
                 let restored_as = manifest.restored_as.clone().unwrap_or_default();
@@ -39,10 +39,15 @@ impl Trash {
                 Some(to) => self.write_session(&manifest, to),
                 None => self.import_session(&manifest, session),
             },
-            (_, None) => Err(TrashError::NotKept {
+            (Stage::Restored, None) => Err(TrashError::NotKept {
                 id: manifest.id.clone(),
-                why: "it holds neither a folder nor a conversation",
+                why: "put back to another place: it was put back before; see `trash show`",
             }),
+            (Stage::Begun | Stage::Pinned | Stage::Moved, None) => Err(TrashError::NotKept {
+                id: manifest.id.clone(),
+                why: "put back: it is still being moved; try again",
+            }),
+            (_, None) => self.put_back(manifest, to),
         }
     }
 

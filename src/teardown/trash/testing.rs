@@ -2,8 +2,23 @@
 //!
 //! Must not know what is tested. Invariant: nothing outside a temporary folder is touched.
 
-use super::manifest::{Manifest, Stage};
-use crate::replica::trash::TrashKind;
+use std::path::Path;
+
+use super::manifest::{Folder, Manifest, Stage};
+use crate::{
+    replica::trash::TrashKind,
+    teardown::{
+        Config,
+        testing::{Repository, config},
+    },
+};
+
+/// Makes the configuration of a repository's host whose data folder lies elsewhere.
+pub fn config_in(repository: &Repository, data_dir: &Path) -> Config {
+    let mut config = config(data_dir.to_owned());
+    config.home = Some(repository.path("home"));
+    config
+}
 
 /// Makes a manifest of a workspace without a folder.
 pub fn manifest(entry: &str) -> Manifest {
@@ -27,4 +42,10 @@ pub fn manifest(entry: &str) -> Manifest {
         registrations: Vec::new(),
         session: None,
     }
+}
+
+/// Makes a folder that lies at a place.
+pub fn folder(place: &Path) -> Folder {
+    let from = Path::new("/w").to_owned();
+    Folder { to: from.clone(), from, place: place.to_owned(), identity: (1, 1), mode: 0o755 }
 }

@@ -23,6 +23,17 @@ fn end_with(
     match teardown::end(&repository.due(name, action), occupants, &repository.config) {
         TeardownOutcome::Gone | TeardownOutcome::Done(_) => Ok(()),
         TeardownOutcome::Failed(reason) => Err(reason),
+        TeardownOutcome::PutOff => unreachable!("nobody is asked"),
+    }
+}
+
+/// Ends it and returns what is said to have been done.
+fn said(repository: &Repository, name: &str, action: TeardownAction) -> Result<String, String> {
+    match teardown::end(&repository.due(name, action), &[], &repository.config) {
+        TeardownOutcome::Gone => Ok(String::new()),
+        TeardownOutcome::Done(done) => Ok(done),
+        TeardownOutcome::Failed(reason) => Err(reason),
+        TeardownOutcome::PutOff => unreachable!("nobody is asked"),
     }
 }
 
@@ -44,10 +55,20 @@ fn a_clean_worktree_goes_with_its_metadata_and_its_branch_stays() {
     assert!(repository.has_branch("feature"));
     let entries = repository.config.ledger.entries().unwrap();
     let steps: Vec<_> = entries.iter().map(|entry| entry.step).collect();
-    assert_eq!(steps, [Step::Begun, Step::Gone]);
+    assert_eq!(steps, [Step::Begun, Step::Pinned, Step::Moved, Step::Unregistered, Step::Gone]);
     let commit = repository.git("repo", &["rev-parse", "feature"]);
-    assert_eq!(entries[1].commit.as_deref(), Some(commit.trim()));
-    assert_eq!(entries[1].branch.as_deref(), Some("feature"));
+    assert_eq!(entries[4].commit.as_deref(), Some(commit.trim()));
+    assert_eq!(entries[4].branch.as_deref(), Some("feature"));
+    let done = entries[4].done.clone().unwrap();
+    let w = repository.path("w");
+    for part in [
+        format!("moved the worktree {} of", w.display()),
+        "to the trash (".to_owned(),
+        "kept until 20".to_owned(),
+        format!("branch feature stays, at {}", commit.trim()),
+    ] {
+        assert!(done.contains(&part), "{part} is not in {done}");
+    }
     assert_eq!(end(&repository, "w", TeardownAction::Retry), Ok(()), "again is the same");
 }
 
@@ -160,20 +181,31 @@ fn what_is_no_linked_worktree_stays_even_with_force() {
 }
 
 #[test]
-fn a_worktree_that_holds_another_stays_even_with_force() {
+fn a_worktree_that_holds_another_needs_force_and_takes_it_along() {
     let repository = Repository::new();
     repository.git("repo", &["worktree", "add", "-q", "-b", "inner", "../w/ignored"]);
-    let refused = end(&repository, "w", TeardownAction::Force).unwrap_err();
-    assert!(refused.contains("holds, the worktree"), "{refused}");
-    assert!(repository.path("w/ignored/file").exists());
+    only_force_ends(&repository, "w", "w/ignored");
+    assert!(!repository.lists("w/ignored"), "it would be pruned");
+}
 
+#[test]
+fn a_worktree_that_holds_a_repository_of_worktrees_elsewhere_stays_even_with_force() {
     let repository = Repository::new();
+    repository.git("repo", &["worktree", "add", "-q", "-b", "other", "../x"]);
     repository.git("repo", &["worktree", "move", "../w", "../outer"]);
     std::fs::rename(repository.path("repo"), repository.path("outer/ignored")).unwrap();
-    repository.git("outer/ignored", &["worktree", "repair", "../../outer"]);
+    repository.git("outer/ignored", &["worktree", "repair", "../../outer", "../../x"]);
     let refused = end(&repository, "outer", TeardownAction::Force).unwrap_err();
-    assert!(refused.contains("holds, the worktree"), "{refused}");
+    assert!(refused.contains("holds, the repository"), "{refused}");
     assert!(repository.path("outer/ignored/file").exists());
+
+    let repository = Repository::new();
+    repository.git("w", &["init", "-q", "ignored/own"]);
+    repository.commit("w/ignored/own");
+    repository.git("w/ignored/own", &["worktree", "add", "-q", "../../../far"]);
+    let refused = end(&repository, "w", TeardownAction::Force).unwrap_err();
+    assert!(refused.contains("the repository of the worktree"), "{refused}");
+    assert!(repository.path("w/ignored/own/.git").exists());
 }
 
 #[test]
@@ -188,13 +220,89 @@ fn what_lies_outside_the_allowed_roots_stays_even_with_force() {
 }
 
 #[test]
-fn the_metadata_of_a_worktree_whose_directory_is_gone_goes_too() {
+fn what_a_repository_knows_of_a_missing_worktree_goes_to_the_trash_too() {
     let repository = Repository::new();
     std::fs::remove_dir_all(repository.path("w")).unwrap();
     assert!(repository.lists("w"));
-    assert_eq!(end(&repository, "w", TeardownAction::Retry), Ok(()));
+    let done = said(&repository, "w", TeardownAction::Retry).unwrap();
+    assert!(done.contains("was not there; moved what its repository"), "{done}");
     assert!(!repository.lists("w") && repository.has_branch("feature"));
-    assert_eq!(end(&repository, "nowhere/at/all", TeardownAction::Retry), Ok(()));
+    let entry = repository.config.trash.get("wrk_1").unwrap();
+    assert!(Path::new(&entry.place.unwrap()).join("HEAD").exists());
+}
+
+#[test]
+fn a_missing_worktree_is_ended_only_where_its_repository_can_be_asked() {
+    let repository = Repository::new();
+    let refused = end(&repository, "nowhere/at/all", TeardownAction::Retry).unwrap_err();
+    assert!(refused.contains("is not there") && refused.contains("force"), "{refused}");
+    repository.write("a-file", "");
+    let refused = end(&repository, "a-file/below", TeardownAction::Retry).unwrap_err();
+    assert!(refused.contains("is not there"), "a parent that became a file: {refused}");
+    let done = said(&repository, "nowhere/at/all", TeardownAction::Force).unwrap();
+    assert!(done.contains("moved nothing and forgot it"), "{done}");
+
+    // Its repository is far away, and remembered; then it can't be read any more.
+    for is_there in [true, false] {
+        let repository = Repository::new();
+        std::fs::create_dir_all(repository.path("far/away")).unwrap();
+        repository.git("repo", &["worktree", "move", "../w", "../far/away/w"]);
+        let due = repository.due("far/away/w", TeardownAction::Retry);
+        teardown::known::remember(&repository.config, &due.workspace);
+        std::fs::remove_dir_all(repository.path("far/away/w")).unwrap();
+        if !is_there {
+            std::fs::rename(repository.path("repo"), repository.path("moved")).unwrap();
+        }
+        let ended = said(&repository, "far/away/w", TeardownAction::Retry);
+        if is_there {
+            assert!(ended.unwrap().contains("moved what its repository"));
+            assert!(!repository.lists("far/away/w"));
+        } else {
+            let refused = ended.unwrap_err();
+            assert!(refused.contains("can't be read"), "{refused}");
+        }
+    }
+}
+
+#[test]
+fn a_missing_worktree_that_its_repository_no_longer_knows_is_not_called_moved() {
+    let repository = Repository::new();
+    let due = repository.due("w", TeardownAction::Retry);
+    teardown::known::remember(&repository.config, &due.workspace);
+    repository.git("repo", &["worktree", "remove", "../w"]);
+    let done = said(&repository, "w", TeardownAction::Retry).unwrap();
+    assert!(done.contains("moved nothing") && done.contains("knows no worktree"), "{done}");
+    assert_eq!(repository.config.trash.list(), []);
+}
+
+#[test]
+fn what_is_staged_or_unfinished_in_a_missing_worktree_needs_force() {
+    for (make, why) in [
+        (
+            (|r: &Repository| {
+                r.write("w/new", "staged");
+                r.git("w", &["add", "new"]);
+            }) as fn(&Repository),
+            "(new)",
+        ),
+        (
+            |r| {
+                r.git("w", &["merge", "-q", "--no-commit", "-s", "ours", "main"]);
+            },
+            "in the middle of a merge",
+        ),
+    ] {
+        let repository = Repository::new();
+        repository.commit("repo");
+        make(&repository);
+        // As with `mv`: the folder is elsewhere, and git knows it where it was.
+        std::fs::rename(repository.path("w"), repository.path("elsewhere")).unwrap();
+        let refused = end(&repository, "w", TeardownAction::Retry).unwrap_err();
+        assert!(refused.contains(why) && refused.contains("force"), "{refused}");
+        assert!(repository.lists("w"));
+        assert_eq!(end(&repository, "w", TeardownAction::Force), Ok(()));
+        assert!(!repository.lists("w"));
+    }
 }
 
 #[test]
@@ -210,36 +318,55 @@ fn commits_of_a_detached_worktree_whose_directory_is_gone_need_force() {
 }
 
 #[test]
-fn a_removal_that_a_crash_cut_off_is_gone_on_with_wherever_it_was() {
-    for missing in [&["w/file"] as &[_], &["w/.git", "w/file"]] {
-        let repository = Repository::new();
-        let due = repository.due("w", TeardownAction::Retry);
-        let git_dir = Some(repository.path("repo/.git"));
-        let begun = Entry { repository: git_dir, ..Entry::new(&due, Step::Begun) };
-        repository.config.ledger.add(&begun).unwrap();
-        for name in missing {
-            std::fs::remove_file(repository.path(name)).unwrap();
-        }
-        assert_eq!(end(&repository, "w", TeardownAction::Retry), Ok(()), "{missing:?}");
-        assert!(!repository.path("w").exists() && !repository.lists("w"));
-    }
+fn another_worktree_at_the_place_of_a_workspace_is_left_and_force_forgets_the_workspace() {
+    let repository = Repository::new();
+    let due = repository.due("w", TeardownAction::Retry);
+    teardown::known::remember(&repository.config, &due.workspace);
+    repository.git("repo", &["worktree", "remove", "../w"]);
+    repository.git("repo", &["clone", "-q", ".", "../second"]);
+    repository.git("second", &["worktree", "add", "-q", "-b", "mine", "../w"]);
+    let refused = end(&repository, "w", TeardownAction::Retry).unwrap_err();
+    assert!(refused.contains("is not the worktree") && refused.contains("second"), "{refused}");
+    let done = said(&repository, "w", TeardownAction::Force).unwrap();
+    assert!(done.contains("moved nothing") && done.contains("another worktree"), "{done}");
+    assert!(repository.path("w/.git").exists());
 }
 
-#[test]
-fn a_removal_that_was_cut_off_takes_nothing_that_was_made_since() {
-    let repository = Repository::new();
+/// What a version without a trash had begun to remove when it was killed.
+fn begun_without_trash(repository: &Repository) {
     let due = repository.due("w", TeardownAction::Retry);
     let git_dir = Some(repository.path("repo/.git"));
     let begun = Entry { repository: git_dir, ..Entry::new(&due, Step::Begun) };
     repository.config.ledger.add(&begun).unwrap();
-    std::fs::remove_file(repository.path("w/file")).unwrap();
-    repository.write("w/new", "new");
-    let refused = end(&repository, "w", TeardownAction::Retry).unwrap_err();
-    assert!(refused.contains("1 untracked file (new)"), "{refused}");
-    assert!(repository.path("w/new").exists());
 }
 
-/// Does as opencode does: removes the worktree, and its branch with it.
+#[test]
+fn what_such_a_removal_left_goes_to_the_trash_whether_or_not_it_is_still_registered() {
+    for is_registered in [true, false] {
+        let repository = Repository::new();
+        begun_without_trash(&repository);
+        std::fs::remove_file(repository.path("w/.git")).unwrap();
+        repository.write("w/ignored", "left");
+        if !is_registered {
+            std::fs::remove_dir_all(repository.path("repo/.git/worktrees/w")).unwrap();
+        }
+        let done = said(&repository, "w", TeardownAction::Retry).unwrap();
+        assert!(done.contains("to the trash"), "{done}");
+        assert!(!repository.path("w").exists() && !repository.lists("w"));
+        let place = repository.config.trash.get("wrk_1").unwrap().place.unwrap();
+        assert_eq!(std::fs::read(Path::new(&place).join("ignored")).unwrap(), b"left");
+    }
+}
+
+#[test]
+fn that_a_removal_was_begun_is_no_reason_to_take_what_is_missing_for_ended() {
+    let repository = Repository::new();
+    begun_without_trash(&repository);
+    std::fs::remove_file(repository.path("w/file")).unwrap();
+    only_force_ends(&repository, "w", "1 changed file (file)");
+}
+
+/// Does as opencode does: forgets the worktree, and deletes its branch.
 #[derive(Debug, Default)]
 struct Agent {
     repository: PathBuf,
@@ -254,18 +381,12 @@ impl Remover for Agent {
 
     fn remove(&self, workspace: &Workspace) -> Result<(), String> {
         *self.asked.lock().unwrap() += 1;
-        if self.refuses {
-            return Err("the agent is not there".to_owned());
-        }
-        let directory = workspace.directory.as_deref().unwrap();
-        for arguments in
-            [&["worktree", "remove", "--force", directory] as &[_], &["branch", "-D", "feature"]]
-        {
-            let mut git = std::process::Command::new("git");
-            git.arg("-C").arg(&self.repository).args(arguments);
-            assert!(git.output().unwrap().status.success());
-        }
-        Ok(())
+        let directory = Path::new(workspace.directory.as_deref().unwrap());
+        assert!(!directory.exists(), "the folder is in the trash before the agent is asked");
+        let mut git = std::process::Command::new("git");
+        git.arg("-C").arg(&self.repository).args(["branch", "-D", "feature"]);
+        assert!(git.output().unwrap().status.success(), "the branch is free");
+        if self.refuses { Err("the agent is not there".to_owned()) } else { Ok(()) }
     }
 }
 
@@ -278,7 +399,7 @@ fn with_agent(refuses: bool) -> (Repository, Arc<Agent>) {
 }
 
 #[test]
-fn a_remover_that_claims_a_worktree_is_asked_only_once_nothing_would_be_lost() {
+fn a_remover_that_claims_a_worktree_is_asked_only_once_it_lies_in_the_trash() {
     let (repository, agent) = with_agent(false);
     repository.write("w/new", "new");
     end(&repository, "w", TeardownAction::Retry).unwrap_err();
@@ -286,22 +407,77 @@ fn a_remover_that_claims_a_worktree_is_asked_only_once_nothing_would_be_lost() {
     std::fs::remove_file(repository.path("w/new")).unwrap();
     assert_eq!(end(&repository, "w", TeardownAction::Retry), Ok(()));
     assert_eq!(*agent.asked.lock().unwrap(), 1);
-    assert!(!repository.lists("w") && !repository.has_branch("feature"));
+    assert!(!repository.lists("w"));
+    let steps = repository.config.ledger.entries().unwrap();
+    assert!(steps.iter().any(|entry| entry.step == Step::Forgotten));
 }
 
 #[test]
-fn a_remover_that_does_not_remove_fails_the_attempt() {
-    let (repository, _agent) = with_agent(true);
-    let refused = end(&repository, "w", TeardownAction::Force).unwrap_err();
-    assert!(refused.contains("the agent is not there"), "{refused}");
-    assert!(repository.path("w/file").exists() && repository.lists("w"));
+fn a_remover_that_does_not_forget_fails_the_attempt_and_is_asked_again() {
+    let (repository, agent) = with_agent(true);
+    repository.write("w/new", "kept");
+    for times in 1..=2 {
+        let refused = end(&repository, "w", TeardownAction::Force).unwrap_err();
+        assert!(refused.contains("the agent is not there"), "{refused}");
+        assert_eq!(*agent.asked.lock().unwrap(), times);
+        assert!(repository.has_branch("feature"), "it is put back all the same");
+        assert_eq!(repository.config.trash.list().len(), 1);
+    }
+    // An agent that never forgets keeps nobody's disk full.
+    let trash = &repository.config.trash;
+    trash.maintain(trash.list()[0].expires_at);
+    assert_eq!(trash.list(), []);
 }
 
 #[test]
-fn a_branch_that_a_remover_deleted_with_commits_that_are_nowhere_else_is_brought_back() {
-    let (repository, _agent) = with_agent(false);
-    repository.commit("w");
-    let commit = repository.git("w", &["rev-parse", "HEAD"]);
+fn a_remover_is_not_asked_while_something_new_stands_at_the_place() {
+    let (repository, agent) = with_agent(true);
+    end(&repository, "w", TeardownAction::Force).unwrap_err();
+    assert_eq!(*agent.asked.lock().unwrap(), 1);
+    std::fs::create_dir(repository.path("w")).unwrap();
+    let refused = end(&repository, "w", TeardownAction::Retry).unwrap_err();
+    assert!(refused.contains("was made there since") && refused.contains("force"), "{refused}");
     assert_eq!(end(&repository, "w", TeardownAction::Force), Ok(()));
-    assert_eq!(repository.git("repo", &["rev-parse", "feature"]), commit);
+    assert_eq!(*agent.asked.lock().unwrap(), 1);
+    assert!(repository.path("w").exists());
+    assert_eq!(repository.config.trash.list().len(), 1);
+}
+
+#[test]
+fn a_branch_that_a_remover_deleted_is_brought_back_even_where_others_reach_its_commits() {
+    for is_unreached in [true, false] {
+        let (repository, _agent) = with_agent(false);
+        if is_unreached {
+            repository.commit("w");
+        }
+        let commit = repository.git("w", &["rev-parse", "HEAD"]);
+        let done = said(&repository, "w", TeardownAction::Force).unwrap();
+        assert_eq!(repository.git("repo", &["rev-parse", "feature"]), commit);
+        assert!(done.contains("had deleted branch feature, which was put back"), "{done}");
+    }
+}
+
+#[test]
+fn worktrees_that_reach_each_others_commits_and_end_at_once_leave_every_commit_reached() {
+    let repository = Repository::new();
+    repository.commit("w");
+    repository.git("w", &["worktree", "add", "-q", "-b", "second", "../x"]);
+    repository.commit("x");
+    repository.git("x", &["checkout", "-q", "--detach"]);
+    repository.git("repo", &["branch", "-f", "second", "main"]);
+    let commits = ["w", "x"].map(|name| repository.git(name, &["rev-parse", "HEAD"]));
+    let ended = std::thread::scope(|scope| {
+        let end = |name: &'static str, id: &'static str| {
+            let mut due = repository.due(name, TeardownAction::Retry);
+            due.workspace.id = id.parse().unwrap();
+            let config = &repository.config;
+            scope.spawn(move || teardown::end(&due, &[], config))
+        };
+        [end("w", "wrk_1"), end("x", "wrk_2")].map(|thread| thread.join().unwrap())
+    });
+    // The detached head alone reached its own commit, so it stays; the branch keeps the other's.
+    assert!(matches!(ended[1], TeardownOutcome::Failed(_)), "{ended:?}");
+    let branches = repository.git("repo", &["rev-list", "--branches"]);
+    assert_eq!(repository.git("x", &["rev-parse", "HEAD"]), commits[1]);
+    assert!(branches.contains(commits[0].trim()));
 }

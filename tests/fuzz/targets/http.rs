@@ -65,6 +65,8 @@ impl Node {
             seed: 1,
             // Nothing becomes due while one who joins waits.
             undo_window: Duration::from_secs(86_400),
+            keep_removed: Duration::ZERO,
+            start_grace: Duration::ZERO,
             keyring: Arc::new(credulous::Credulous),
         };
         let now = Now { monotonic: Duration::from_secs(1), wall_ms: 1_795_379_110_867 };
@@ -170,6 +172,7 @@ impl Node {
             kept_off: 0,
             recovering: false,
             agents_awaited: Default::default(),
+            holding: None,
             agents: Vec::new(),
         }
     }
@@ -270,6 +273,7 @@ fn serve(node: &mut Node, request: handle::Request, trust: &Trust, hub: &Hub) {
         handle::Request::Explain(target, answer) => {
             drop(answer.send(node.replica.explainable(&target).map(Box::new)));
         }
+        handle::Request::Trash(answer) => drop(answer.send(node.replica.trash())),
         handle::Request::AgentDue(servers, answer) => {
             drop(answer.send(node.replica.agent_due(&servers)));
         }

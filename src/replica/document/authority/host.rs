@@ -2,7 +2,7 @@
 //!
 //! Must not know how records are read. Invariant: only the host purges, seals, ends and makes
 //! workspaces, and lays the document out; nobody brings back what it has ended, nor what was deleted,
-//! but by a restore. Where two wrote a field at once and a third writes what already stands, automerge
+//! but by a restore; of what a host keeps others only ask to have it restored, each in its own name. Where two wrote a field at once and a third writes what already stands, automerge
 //! deletes what does not: so who may write a field may delete it.
 
 use sha2::{Digest as _, Sha256};
@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     super::{
         super::ids::{NodeId, OperationId, SessionId},
-        host::{CARRIED, Places},
+        host::{CARRIED, Places, REQUESTS, TRASH},
     },
     Act, Action, Author, Overreach, refuse,
 };
@@ -34,6 +34,8 @@ pub(super) fn check(places: &Places, author: &Author<'_>, act: &Act<'_>) -> Resu
     }
     match path[..] {
         ["workspaces"] => refuse("makes, or removes, a workspace of another host"),
+        ["workspaces", TRASH, _, REQUESTS] => restore(author, act),
+        ["workspaces", TRASH, ..] => refuse("says what a host keeps"),
         ["sessions", bucket] => session_made(bucket, act),
         ["sessions", _, _] => session(act),
         ["sessions", _, _, "extra"] | ["workspaces", _, "extra"] => extra(act),
@@ -115,13 +117,20 @@ fn workspace(act: &Act<'_>) -> Result<(), Overreach> {
 
 /// A keep is its author's own; anyone may let go.
 fn keeper(author: &Author<'_>, act: &Act<'_>) -> Result<(), Overreach> {
-    let by_author = act
-        .action
-        .text()
-        .and_then(|node| node.parse::<NodeId>().ok())
-        .is_some_and(|node| node.fingerprint() == author.fingerprint);
+    let by_author = names_author(author, act);
     let fits = matches!(act.action, Action::Delete) || by_author && is_operation(act);
     if fits { Ok(()) } else { refuse("keeps a workspace in another's name") }
+}
+
+/// A request is its author's own, and only the host takes it away: it says by that what came of it.
+fn restore(author: &Author<'_>, act: &Act<'_>) -> Result<(), Overreach> {
+    let fits = names_author(author, act) && is_operation(act) && !act.overwrites();
+    if fits { Ok(()) } else { refuse("asks for a restore in another's name, or takes one back") }
+}
+
+fn names_author(author: &Author<'_>, act: &Act<'_>) -> bool {
+    let named = act.action.text().and_then(|node| node.parse::<NodeId>().ok());
+    named.is_some_and(|node| node.fingerprint() == author.fingerprint)
 }
 
 fn dismissal(act: &Act<'_>) -> Result<(), Overreach> {

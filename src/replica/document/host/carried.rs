@@ -199,6 +199,7 @@ impl Document {
         let sessions = earlier.session_ids().into_iter();
         let mut touched: BTreeSet<Touched> = sessions.map(Touched::Session).collect();
         touched.extend(earlier.workspace_ids().into_iter().map(Touched::Workspace));
+        touched.extend(earlier.kept_ids(usize::MAX).into_iter().map(Touched::Trash));
         // An id that is spent there may be known by its hash alone.
         let sessions = self.session_ids().into_iter().filter(|id| earlier.is_session_spent(id));
         touched.extend(sessions.map(Touched::Session));

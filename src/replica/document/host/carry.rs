@@ -18,6 +18,7 @@ use super::{
     carried::{self, Epoch},
     map_at,
     rewrite::{ORIGINS, Origins, marks, origins, origins_node, parts},
+    trash,
     tree::{self, DELETED, Node, REASON, TEARDOWN, Tree, are_agents},
 };
 use crate::replica::document::Touched;
@@ -113,6 +114,9 @@ impl Document {
             Touched::Workspace(id) => {
                 (places.workspace(automerge, id), &places.workspaces, id.as_str())
             }
+            Touched::Trash(id) => {
+                return Stand { record: Some(self.requests_tree(id)), ..Stand::default() };
+            }
             Touched::Member(_) | Touched::Meta => return Stand::default(),
         };
         match standing {
@@ -136,6 +140,13 @@ impl Step<'_> {
         let (standing, map, id) = match self.touched {
             Touched::Session(id) => (places.session(tx, id), places.bucket(id), id.as_str()),
             Touched::Workspace(id) => (places.workspace(tx, id), &places.workspaces, id.as_str()),
+            Touched::Trash(id) => {
+                // What is kept, its host knows and has written here; what it was asked for it may not.
+                let (Some(was), Some(is)) = (&self.was.record, &self.is.record) else {
+                    return Ok(());
+                };
+                return trash::carry_requests(tx, places, id, (was, is));
+            }
             Touched::Member(_) | Touched::Meta => return Ok(()),
         };
         if self.was.grave.is_some() || matches!(standing, Standing::Grave) {

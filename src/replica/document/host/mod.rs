@@ -10,6 +10,7 @@ mod graves;
 mod read;
 mod rewrite;
 mod sketch;
+mod trash;
 mod tree;
 mod write;
 
@@ -26,6 +27,7 @@ pub use self::{
     carried::{CARRIED, Part, Vector},
     read::Records,
     sketch::Sketch,
+    trash::{Kept, REQUESTS, TRASH},
     write::{Limits, Scope, SessionFields, Writer},
 };
 use super::{
@@ -264,6 +266,7 @@ impl Document {
         let standing = match record {
             Touched::Session(id) => self.host_places().session(&self.automerge, id),
             Touched::Workspace(id) => self.host_places().workspace(&self.automerge, id),
+            Touched::Trash(id) => return self.keeps(id),
             Touched::Member(_) | Touched::Meta => return false,
         };
         matches!(standing, Standing::Records(_))

@@ -15,15 +15,12 @@ use super::{
         guard::{self, Value},
         ids::{NodeId, OperationId, SessionId, WorkspaceId},
         record::{
-            Deletion, DeletionReason, Extra, StoredSession, StoredWorkspace, Teardown,
+            Deletion, DeletionReason, Extra, StoredSession, StoredWorkspace, TIME_MS_MAX, Teardown,
             TeardownAction, TeardownState,
         },
     },
     Document, Standing, int_at, maps_at, text_at,
 };
-
-/// Largest time that JSON readers keep exact; what a peer writes beyond it is brought back.
-const TIME_MS_MAX: i64 = 1 << 53;
 
 /// Most operations of a document that is read in one walk, far more than most have: automerge notes
 /// each map that it comes by, and what a document may cost is counted without that.
@@ -421,6 +418,7 @@ fn read_teardown(automerge: &Automerge, object: &ObjId) -> Teardown {
         incarnation: u32::try_from(incarnation).unwrap_or(1),
         at: int_at(automerge, object, "at").map_or(0, in_range),
         error: text_at(automerge, object, "error"),
+        kept_until: int_at(automerge, object, "kept_until").map(in_range),
     }
 }
 
@@ -455,7 +453,7 @@ pub(super) fn note<T>(
     Some((key.parse().ok()?, read(value)?))
 }
 
-fn value_in<'a>(value: &'a ValueRef<'_>) -> Value<'a> {
+pub(super) fn value_in<'a>(value: &'a ValueRef<'_>) -> Value<'a> {
     match value {
         ValueRef::Object(ObjType::Map) => Value::Map,
         ValueRef::Scalar(ScalarValueRef::Str(text)) => Value::Text(text),

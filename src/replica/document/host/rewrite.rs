@@ -13,13 +13,13 @@ use automerge::{
 
 use super::{
     super::{
-        super::ids::{DocumentId, SessionId, WorkspaceId},
+        super::ids::{DocumentId, SessionId, TrashId, WorkspaceId},
         Vouchers,
     },
     AllGraves, Applied, Document, Done, GRAVES, Standing,
     carried::{self, Epoch},
     graves::{self, Row},
-    map_at,
+    map_at, trash,
     tree::{self, DELETED, Node, Tree},
 };
 
@@ -35,6 +35,7 @@ enum Step<'a> {
     Beside(Option<&'static str>, String, Node),
     Session(SessionId, Tree),
     Workspace(WorkspaceId, Tree),
+    Trash(TrashId, String, Tree),
     Grave(&'static str, Row<'a>),
     Carried(u32, &'a Epoch),
 }
@@ -46,6 +47,10 @@ impl Step<'_> {
             | Self::Session(_, tree)
             | Self::Workspace(_, tree) => tree::weight(tree),
             Self::Beside(..) => (1, 0),
+            Self::Trash(_, summary, requests) => {
+                let (ops, bytes) = tree::weight(requests);
+                (ops + 3, bytes + summary.len())
+            }
             Self::Grave(_, row) => (2, row.bytes()),
             Self::Carried(_, epoch) => {
                 /// An actor or a head, in hexadecimal.
@@ -69,6 +74,9 @@ impl Step<'_> {
             Self::Workspace(id, record) => {
                 let object = tx.put_object(&places.workspaces, id.as_str(), ObjType::Map)?;
                 tree::write(tx, &object, record)
+            }
+            Self::Trash(id, summary, requests) => {
+                trash::write_new(tx, places, id, summary, requests)
             }
             Self::Grave(kind, row) => {
                 let graves = match map_at(tx, meta, GRAVES) {
@@ -148,6 +156,12 @@ impl Document {
                 && let Some(record) = tree::read_record(automerge, &copies)
             {
                 steps.push(Step::Workspace(id, record));
+            }
+        }
+        for id in self.kept_ids(usize::MAX) {
+            if let Some(kept) = self.kept(&id) {
+                let requests = self.requests_tree(&id);
+                steps.push(Step::Trash(id, kept.summary, requests));
             }
         }
         for id in self.session_ids() {

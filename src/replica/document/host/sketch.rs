@@ -264,7 +264,7 @@ mod tests {
         let operation = format!("op{}", random.u8(..3)).parse().unwrap();
         let text = format!("text {}", random.u8(..));
         let number = random.i64(..);
-        let kind = random.u8(..17);
+        let kind = random.u8(..20);
         document.commit_change(0, |tx| match kind {
             // Fields of every type, at keys that are known and at others.
             0..=3 => {
@@ -307,7 +307,13 @@ mod tests {
             5 => tx.put(bucket, "not an id", number),
             _ => {
                 let mut writer = super::super::Writer::new(tx, &places, None);
-                let teardown = |state| Teardown { state, incarnation: 1, at: number, error: None };
+                let teardown = |state| Teardown {
+                    state,
+                    incarnation: 1,
+                    at: number,
+                    error: None,
+                    kept_until: (number % 2 == 0).then_some(number),
+                };
                 match kind {
                     6 | 7 => writer.delete_session(
                         &session,
@@ -325,6 +331,12 @@ mod tests {
                     12 => writer.set_teardown(&workspace, &teardown(TeardownState::Failed)),
                     13 => writer.request_teardown(&workspace, &operation, TeardownAction::Retry),
                     14 => writer.use_workspace(&workspace),
+                    17 => writer.keep_in_trash(&workspace.as_str().parse().unwrap(), &text),
+                    18 => writer.drop_from_trash(&workspace.as_str().parse().unwrap()),
+                    19 => {
+                        let id = workspace.as_str().parse().unwrap();
+                        writer.request_restore(&id, &operation, HOST)
+                    }
                     _ => writer.remove_workspace(
                         &workspace,
                         &Ended {
@@ -332,6 +344,7 @@ mod tests {
                             at: 0,
                             action: TeardownAction::Retry,
                             done: String::new(),
+                            kept_until: None,
                         },
                     ),
                 }

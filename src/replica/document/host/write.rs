@@ -61,11 +61,11 @@ pub struct Limits<'a> {
 
 /// One change to a host document, as it is being written.
 pub struct Writer<'tx, 'doc> {
-    tx: &'tx mut Transaction<'doc>,
-    places: &'tx Places,
+    pub(super) tx: &'tx mut Transaction<'doc>,
+    pub(super) places: &'tx Places,
     limits: Option<&'tx Limits<'tx>>,
     /// The records that were written to, or may have been.
-    touched: BTreeSet<Touched>,
+    pub(super) touched: BTreeSet<Touched>,
 }
 
 impl<'tx, 'doc> Writer<'tx, 'doc> {
@@ -83,7 +83,7 @@ impl<'tx, 'doc> Writer<'tx, 'doc> {
         self.touched
     }
 
-    fn may(&self, record: Touched, scope: Scope) -> bool {
+    pub(super) fn may(&self, record: Touched, scope: Scope) -> bool {
         self.limits.is_none_or(|limits| (limits.scope)(&record) >= scope)
     }
 
@@ -318,6 +318,9 @@ impl<'tx, 'doc> Writer<'tx, 'doc> {
             self.tx.put(&object, "incarnation", i64::from(teardown.incarnation))?;
             self.tx.put(&object, "at", teardown.at)?;
             put_text(self.tx, &object, "error", teardown.error.as_deref())?;
+            if let Some(kept_until) = teardown.kept_until {
+                self.tx.put(&object, "kept_until", kept_until)?;
+            }
         }
         Ok(())
     }

@@ -202,6 +202,7 @@ mod tests {
             incarnation: 1,
             at: 0,
             error: None,
+            kept_until: None,
         });
         StoredWorkspace {
             name: "w".to_owned(),
