@@ -9,6 +9,7 @@ use std::{collections::BTreeMap, io, path::Path, path::PathBuf, sync::Arc, time:
 
 use tokio::{runtime::Handle, sync::Notify};
 
+use super::trash::HostTrash;
 use crate::{
     agent::{
         bridge::{Keeper, Kept},
@@ -17,7 +18,7 @@ use crate::{
     replica::record::{EXTRA_SERVER, Workspace},
     teardown::{
         Remover,
-        trash::{KeptSession, SessionImporter, Trash},
+        trash::{KeptSession, SessionImporter},
     },
 };
 
@@ -65,11 +66,11 @@ impl Remover for ByOpencode {
 
 /// Keeps conversations in the trash.
 #[derive(Debug)]
-pub struct InTrash(pub Arc<Trash>);
+pub struct InTrash(pub HostTrash);
 
 impl Keeper for InTrash {
     fn keeps(&self) -> bool {
-        !self.0.keep_removed().is_zero()
+        self.0.keeps()
     }
 
     fn keep(&self, session: &Kept, export: &[u8]) -> io::Result<()> {

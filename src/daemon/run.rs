@@ -216,7 +216,7 @@ pub async fn run(
     let servers: Vec<(opencode::Client, Arc<Notify>)> =
         settings.opencode.iter().map(|client| (client.clone(), Arc::default())).collect();
     let (trash, host_trash) = open_trash(&settings, node, &servers, &handle);
-    let mut teardown = teardown::Config::new(settings.data_dir.clone(), trash.clone());
+    let mut teardown = teardown::Config::new(settings.data_dir.clone(), trash);
     teardown.roots.clone_from(&settings.teardown_roots);
     teardown.removers = settings
         .opencode
@@ -270,7 +270,7 @@ pub async fn run(
     };
     let shared = bridge::Shared {
         anchors: Arc::new(bridge::Anchors::new(&settings.data_dir)),
-        keeper: Arc::new(InTrash(trash)),
+        keeper: Arc::new(InTrash(machine.trash().clone())),
         bridged: servers.iter().map(|(client, _)| client.address().to_string()).collect(),
         roots: settings.teardown_roots.clone(),
         timing: settings.bridge_timing,

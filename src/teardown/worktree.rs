@@ -128,6 +128,9 @@ fn judge(
     match inspect::inspect(found, occupants, &[], config) {
         Ok(inspection) => match inspection.refusal {
             Some(refusal) if !forced => Err(refusal),
+            // Something stood in the way that no number tells, such as an unfinished merge. It must
+            // not be taken for nothing, or it would be deleted early.
+            Some(_) if inspection.held.is_replaceable() => Ok(None),
             _ => Ok(Some(inspection.held)),
         },
         Err(problem) if forced => {
