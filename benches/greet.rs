@@ -11,7 +11,6 @@
 mod common;
 
 use std::{
-    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -51,7 +50,6 @@ fn main() {
             undo_window: Duration::from_secs(3_600),
             keep_removed: Duration::ZERO,
             start_grace: Duration::ZERO,
-            servers: BTreeSet::new(),
             keyring: keys[n].clone(),
         };
         let stored: Stored = fleet.stored(&[]);
@@ -162,7 +160,7 @@ impl Pair {
             self.frames(n, fx)
         });
         while waiting.iter().any(|frames| !frames.is_empty()) {
-            let counts = |frame: &wire::Frame| !matches!(frame, wire::Frame::Links { .. });
+            let counts = |frame: &wire::Frame| !matches!(frame, wire::Frame::Links(_));
             met.rounds += usize::from(waiting.iter().flatten().any(counts));
             let [from_a, from_b] = waiting;
             waiting = [Vec::new(), Vec::new()];

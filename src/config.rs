@@ -62,7 +62,7 @@ pub enum Error {
     )]
     Name(String),
     /// A length of time can't be read.
-    #[error("`{}` is not a length of time: write it as 500ms, 10s, 5m or 1h", .0.escape_debug())]
+    #[error("`{}` is not a length of time: write it as 500ms, 10s, 5m, 1h or 14d", .0.escape_debug())]
     Duration(String),
     /// A size can't be read.
     #[error("`{}` is not a size: write it as 500M, 20G or 1T (or 20GiB, 20GB)", .0.escape_debug())]

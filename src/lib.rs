@@ -41,6 +41,8 @@ pub mod files;
 #[cfg(feature = "daemon")]
 pub mod identity;
 #[cfg(feature = "daemon")]
+pub mod sse;
+#[cfg(feature = "daemon")]
 pub mod store;
 #[cfg(feature = "daemon")]
 pub mod teardown;

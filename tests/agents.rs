@@ -3,25 +3,25 @@
 #[expect(dead_code, reason = "each test uses its own part of the world")]
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use common::world::{SERVER, UNDO_WINDOW, World};
 use sessionmesh::replica::{
-    command::{Command, Import, ImportedSession, Target},
+    command::{Command, Import, ImportedSession, Reply, SessionPatch, Target},
     ids::SessionId,
-    record::SessionState,
+    record::{DeletionReason, EXTRA_SERVER, SessionState},
 };
 
 const HOST: usize = 1;
 const OTHER: usize = 0;
+const ELSEWHERE: &str = "http://elsewhere.test/";
 
 fn id(name: &str) -> SessionId {
     name.parse().unwrap()
 }
 
-/// Has the host take sessions in, each with its parent, as listed by a server.
-fn take_in(world: &mut World, server: &str, sessions: &[(&str, Option<&str>)]) {
-    let sessions = sessions.iter().map(|(name, parent)| ImportedSession {
+fn imported(name: &str, server: &str, parent: Option<&str>) -> ImportedSession {
+    ImportedSession {
         id: id(name),
         workspace_id: None,
         parent_id: parent.map(id),
@@ -34,7 +34,12 @@ fn take_in(world: &mut World, server: &str, sessions: &[(&str, Option<&str>)]) {
         agent: None,
         agent_server: Some(server.to_owned()),
         extra: BTreeMap::new(),
-    });
+    }
+}
+
+/// Has the host take sessions in, each with its parent, as listed by a server.
+fn take_in(world: &mut World, server: &str, sessions: &[(&str, Option<&str>)]) {
+    let sessions = sessions.iter().map(|(name, parent)| imported(name, server, *parent));
     let import = Import { workspaces: Vec::new(), sessions: sessions.collect() };
     world.ask(HOST, Command::Import(import)).unwrap();
     world.agree();
@@ -47,13 +52,29 @@ fn delete(world: &mut World, name: &str) {
 }
 
 fn due(world: &World) -> Vec<SessionId> {
-    world.nodes[HOST].replica.agent_due(SERVER)
+    world.nodes[HOST].replica.agent_due(&BTreeSet::from([SERVER.to_owned()]))
+}
+
+/// Has a server say that it has these no more.
+fn said(world: &mut World, server: &str, names: &[&str]) {
+    let sessions = names.iter().map(|name| id(name)).collect();
+    let servers = BTreeSet::from([server.to_owned()]);
+    world.ask(HOST, Command::AgentGone { servers, sessions }).unwrap();
+    world.agree();
 }
 
 fn confirm(world: &mut World, names: &[&str]) {
-    let gone = names.iter().map(|name| id(name)).collect();
-    world.ask(HOST, Command::AgentGone(gone)).unwrap();
+    said(world, SERVER, names);
+}
+
+/// Has the server list these; returns what it is to delete.
+fn listed(world: &mut World, names: &[&str]) -> Vec<SessionId> {
+    let sessions = names.iter().map(|name| id(name)).collect();
+    let servers = BTreeSet::from([SERVER.to_owned()]);
+    let told = world.ask(HOST, Command::AgentHas { servers, sessions }).unwrap();
     world.agree();
+    let Reply::AgentPurged(purged) = told else { panic!("{told:?}") };
+    purged
 }
 
 fn state(world: &World, name: &str) -> Option<SessionState> {
@@ -92,57 +113,140 @@ fn children_are_asked_for_before_their_parents_and_hold_them_back() {
 }
 
 #[test]
-fn a_session_of_a_server_that_is_not_bridged_is_not_held_back() {
+fn a_session_waits_for_its_own_server_also_while_that_is_not_bridged() {
     let mut world = World::fleet(2, 3);
-    take_in(&mut world, "http://elsewhere.test/", &[("s", None)]);
+    take_in(&mut world, ELSEWHERE, &[("s", None)]);
     delete(&mut world, "s");
-    world.pass(UNDO_WINDOW);
-    world.agree();
+    world.pass(UNDO_WINDOW * 100);
+    confirm(&mut world, &["s"]);
+    assert_eq!(state(&world, "s"), Some(SessionState::Deleted), "another server's word");
+    assert_eq!(due(&world), []);
+    let awaited = world.nodes[HOST].replica.agents_awaited();
+    assert_eq!(awaited, BTreeMap::from([(ELSEWHERE.to_owned(), 1)]));
+    said(&mut world, ELSEWHERE, &["s"]);
     assert_eq!(state(&world, "s"), None);
 }
 
 #[test]
-fn what_was_confirmed_within_the_undo_window_is_purged_when_it_is_over() {
+fn what_the_free_fields_say_of_a_server_takes_nothing_from_what_its_host_says() {
+    let mut world = World::fleet(2, 8);
+    take_in(&mut world, SERVER, &[("s", None)]);
+    for server in [None, Some(ELSEWHERE.to_owned())] {
+        let extra = BTreeMap::from([(EXTRA_SERVER.to_owned(), server)]);
+        let patch = SessionPatch { extra, ..SessionPatch::default() };
+        world.ask(OTHER, Command::UpdateSession(Target::new(id("s")), patch)).unwrap();
+        world.agree();
+    }
+    delete(&mut world, "s");
+    world.pass(UNDO_WINDOW * 100);
+    assert_eq!(state(&world, "s"), Some(SessionState::Deleted));
+    assert_eq!(due(&world), [id("s")]);
+}
+
+/// Before hosts said it in a field of their own, the server was only noted in the free fields.
+#[test]
+fn a_record_of_an_earlier_version_waits_for_the_server_that_its_free_fields_name() {
+    let mut world = World::fleet(2, 9);
+    let extra = BTreeMap::from([(EXTRA_SERVER.to_owned(), SERVER.to_owned())]);
+    let old = ImportedSession { agent_server: None, extra, ..imported("s", SERVER, None) };
+    let import = Import { workspaces: Vec::new(), sessions: vec![old] };
+    world.ask(HOST, Command::Import(import)).unwrap();
+    world.agree();
+    delete(&mut world, "s");
+    world.pass(UNDO_WINDOW * 100);
+    assert_eq!(due(&world), [id("s")]);
+    confirm(&mut world, &["s"]);
+    assert_eq!(state(&world, "s"), None);
+}
+
+#[test]
+fn a_word_within_the_undo_window_is_none_on_what_is_at_its_end() {
     let mut world = World::fleet(2, 4);
     take_in(&mut world, SERVER, &[("s", None)]);
     delete(&mut world, "s");
     confirm(&mut world, &["s"]);
     assert_eq!(state(&world, "s"), Some(SessionState::Deleted), "it can still be undone");
     world.pass(UNDO_WINDOW);
-    world.agree();
+    assert_eq!(due(&world), [id("s")], "the server is asked again");
+    confirm(&mut world, &["s"]);
     assert_eq!(state(&world, "s"), None);
 }
 
 #[test]
-fn a_restore_takes_back_what_the_server_was_to_delete_and_what_it_has_confirmed() {
+fn a_restore_takes_back_what_the_server_was_to_delete() {
     let mut world = World::fleet(2, 5);
-    take_in(&mut world, SERVER, &[("s", None)]);
+    take_in(&mut world, SERVER, &[("p", None), ("s", Some("p"))]);
     for confirmed in [false, true] {
-        delete(&mut world, "s");
-        let deleted = world.session(OTHER, HOST, "s").unwrap().deleted.unwrap();
+        delete(&mut world, "p");
+        let deleted = world.session(OTHER, HOST, "p").unwrap().deleted.unwrap();
+        world.pass(UNDO_WINDOW);
         if confirmed {
             confirm(&mut world, &["s"]);
-        } else {
-            world.pass(UNDO_WINDOW);
         }
         world.ask(OTHER, Command::Restore(deleted.operation)).unwrap();
         world.agree();
         assert_eq!(state(&world, "s"), Some(SessionState::Live));
         assert_eq!(due(&world), []);
     }
-    delete(&mut world, "s");
+    delete(&mut world, "p");
     world.pass(UNDO_WINDOW);
-    assert_eq!(due(&world), [id("s")], "a confirmation from before the restore counts no more");
+    let all = [id("s"), id("p")];
+    assert_eq!(due(&world), all, "a word from before the restore counts no more");
 }
 
 #[test]
-fn a_confirmation_of_what_is_not_deleted_means_nothing() {
+fn what_a_server_has_no_more_is_deleted_in_its_name_and_comes_back_in_its_name() {
     let mut world = World::fleet(2, 6);
-    take_in(&mut world, SERVER, &[("s", None)]);
-    confirm(&mut world, &["s", "unknown"]);
+    take_in(&mut world, SERVER, &[("p", None), ("c", Some("p")), ("s", None)]);
+    confirm(&mut world, &["p", "c", "unknown"]);
+    let deleted = world.session(OTHER, HOST, "p").unwrap().deleted.unwrap();
+    assert_eq!(deleted.reason, Some(DeletionReason::Agent));
+    assert_eq!(world.session(OTHER, HOST, "c").unwrap().deleted, None, "it goes along");
+    assert_eq!(state(&world, "c"), Some(SessionState::Deleted));
+    // A person's delete stays, also one on top of the agent's.
     delete(&mut world, "s");
+    listed(&mut world, &["s", "p"]);
+    assert_eq!(state(&world, "p"), Some(SessionState::Live));
+    assert_eq!(state(&world, "c"), Some(SessionState::Live));
+    assert_eq!(state(&world, "s"), Some(SessionState::Deleted));
+    confirm(&mut world, &["p", "c"]);
+    delete(&mut world, "p");
+    assert_eq!(world.session(OTHER, HOST, "p").unwrap().deleted.unwrap().reason, None);
+    listed(&mut world, &["p"]);
+    assert_eq!(state(&world, "p"), Some(SessionState::Deleted));
+}
+
+#[test]
+fn a_server_that_is_gone_for_good_is_waited_for_until_a_person_says_so_on_the_host() {
+    let mut world = World::fleet(2, 10);
+    take_in(&mut world, ELSEWHERE, &[("p", None), ("c", Some("p")), ("s", None)]);
+    let forget = |name: &str| Command::ForgetAgent(Target::new(id(name)));
+    assert!(world.ask(HOST, forget("p")).is_err(), "it is alive");
+    delete(&mut world, "p");
+    delete(&mut world, "s");
+    world.pass(UNDO_WINDOW * 100);
+    assert!(world.ask(OTHER, forget("p")).is_err(), "that is for the host to say");
+    assert_eq!(state(&world, "p"), Some(SessionState::Deleted));
+    world.ask(HOST, forget("p")).unwrap();
+    world.agree();
+    for (name, expected) in [("p", None), ("c", None), ("s", Some(SessionState::Deleted))] {
+        assert_eq!(state(&world, name), expected, "{name}");
+    }
+}
+
+#[test]
+fn what_was_purged_without_the_servers_word_is_to_be_deleted_there_once_it_is_listed() {
+    let mut world = World::fleet(2, 11);
+    take_in(&mut world, SERVER, &[("confirmed", None), ("forgotten", None)]);
+    delete(&mut world, "confirmed");
+    delete(&mut world, "forgotten");
     world.pass(UNDO_WINDOW);
-    assert_eq!(due(&world), [id("s")]);
+    confirm(&mut world, &["confirmed"]);
+    world.ask(HOST, Command::ForgetAgent(Target::new(id("forgotten")))).unwrap();
+    world.agree();
+    assert_eq!(state(&world, "forgotten"), None);
+    let names = ["confirmed", "forgotten", "unknown"];
+    assert_eq!(listed(&mut world, &names), [id("forgotten")]);
 }
 
 #[test]

@@ -45,6 +45,7 @@ fn go_on(scene: &mut Scene, at: usize, action: TeardownAction) {
 fn a_teardown_that_a_crash_cut_off_runs_again_with_the_same_incarnation() {
     let (mut scene, due) = sealed();
     scene.world.crash(LEFT, 0);
+    scene.world.agree();
     let again = scene.world.nodes[LEFT].teardowns.pop().expect("a teardown");
     assert_eq!((again.incarnation, due.incarnation), (1, 1));
     scene.world.end_teardown(LEFT, again, TeardownOutcome::Gone);

@@ -18,7 +18,7 @@ use axum::{
 };
 use real::Real;
 use serde_json::{Value, json};
-use sessionmesh::agent::opencode::{Client, Error, Listing};
+use sessionmesh::agent::opencode::{Client, Error, Listing, Places};
 
 mod harness;
 
@@ -179,8 +179,8 @@ async fn everything_that_a_real_server_has_is_listed_and_mapped() {
 
     let client = Client::new(&real.base, None).unwrap();
     let listing = Listing::read(&client, |_, _| {}).await.unwrap();
-    let mapped = listing.map();
-    assert_eq!(mapped.invalid, 0);
+    let mapped = listing.map(&Places::default());
+    assert!(mapped.left_out.is_empty());
     assert_eq!(mapped.import.sessions.len(), 107);
     let find = |id: &str| {
         let mut sessions = mapped.import.sessions.iter();
@@ -201,7 +201,7 @@ async fn everything_that_a_real_server_has_is_listed_and_mapped() {
     // Used again, it is mapped the same, so that a second import changes nothing.
     let gone = real.create(&format!("{here}&workspace={workspace_id}"), json!({})).await;
     real.send(reqwest::Method::DELETE, &format!("/session/{gone}?{here}"), Value::Null).await;
-    let again = Listing::read(&client, |_, _| {}).await.unwrap().map();
+    let again = Listing::read(&client, |_, _| {}).await.unwrap().map(&Places::default());
     assert_eq!(again, mapped);
 
     // Removing it takes its session along, and removing it again changes nothing.

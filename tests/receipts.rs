@@ -52,6 +52,12 @@ fn take_in(world: &mut World, server: &str, name: &str) {
     world.agree();
 }
 
+/// Says that the server has these no more.
+fn gone(names: &[&str]) -> Command {
+    let sessions = names.iter().map(|name| id(name)).collect();
+    Command::AgentGone { servers: [SERVER.to_owned()].into(), sessions }
+}
+
 fn delete(world: &mut World, name: &str) -> ReceiptId {
     let command = Command::DeleteSession { session: Target::new(id(name)), dry_run: false };
     match world.ask(ASKED, command) {
@@ -142,7 +148,7 @@ fn an_agent_is_pending_until_the_host_has_purged_what_it_confirmed() {
     assert_eq!(states(&waiting), [Applied, Applied, Applied]);
     assert_eq!(waiting.sessions[0].agent, Some(CarryingOut::Pending));
     assert!(!waiting.complete);
-    world.ask(HOST, Command::AgentGone(vec![id("s")])).unwrap();
+    world.ask(HOST, gone(&["s"])).unwrap();
     world.agree();
     let done = told(&mut world, &receipt);
     assert_eq!(done.sessions[0].state, Ending::Purged);

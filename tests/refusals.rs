@@ -305,6 +305,20 @@ async fn what_is_not_there_or_on_another_host_is_refused() {
     assert_eq!(post(a, "/v1/sessions", put).await["host"], stage.b().node());
 }
 
+/// Makes a clean git worktree.
+fn make_worktree(folder: &std::path::Path, name: &str) {
+    let git = |at: &str, arguments: &[&str]| {
+        let mut git = std::process::Command::new("git");
+        git.args(["-c", "user.name=test", "-c", "user.email=test@localhost"]);
+        git.args(["-c", "commit.gpgsign=false", "-C"]).arg(folder.join(at)).args(arguments);
+        let said = git.output().expect("git is installed");
+        assert!(said.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&said.stderr));
+    };
+    git(".", &["init", "-q", "repository"]);
+    git("repository", &["commit", "-q", "--allow-empty", "-m", "a change"]);
+    git("repository", &["worktree", "add", "-q", &format!("../{name}")]);
+}
+
 #[tokio::test]
 async fn a_workspace_that_could_not_be_ended_takes_nothing_in_until_someone_decides() {
     let files = tempfile::tempdir().unwrap();
@@ -362,6 +376,7 @@ async fn a_workspace_that_could_not_be_ended_takes_nothing_in_until_someone_deci
     })
     .await;
     std::fs::remove_dir(files.path().join("retried")).unwrap();
+    make_worktree(files.path(), "retried");
     post(a, &teardown("retried"), json!({ "action": "retry" })).await;
     post(a, &teardown("forced"), json!({ "action": "force" })).await;
     for daemon in [stage.a(), stage.b()] {

@@ -1,11 +1,7 @@
 //! A host's document is written anew by itself: the daemon's own engine, with a store, is driven as
 //! the daemon drives it, and nobody asks for it.
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use sessionmesh::{
     daemon::{
@@ -195,7 +191,6 @@ fn open(key: &Arc<NodeKey>, store: &Store, start: u8) -> (House, Engine<()>) {
         undo_window: Duration::from_secs(3_600),
         keep_removed: Duration::ZERO,
         start_grace: Duration::ZERO,
-        servers: BTreeSet::new(),
         keyring: key.clone(),
     };
     let mut house = House::default();

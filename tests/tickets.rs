@@ -4,10 +4,7 @@
 #[path = "common/keys.rs"]
 mod keys;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use sessionmesh::{
     replica::{
@@ -41,7 +38,6 @@ fn admin() -> Replica {
         undo_window: Duration::from_secs(10),
         keep_removed: Duration::ZERO,
         start_grace: Duration::ZERO,
-        servers: BTreeSet::new(),
         keyring: keys::key_of(NodeId([1; 32])),
     };
     Replica::open(startup, Stored::default(), at(0)).unwrap().0

@@ -67,7 +67,10 @@ impl World {
         let path = format!("/v1/workspaces/{id}");
         let found = |view: &Value| view["workspaces"].as_array().unwrap().len() == 1;
         self.alice.until("/v1/view", "the workspace is seen", found).await;
-        self.alice.ok("DELETE", &path, None).await;
+        let deleted = self.alice.ok("DELETE", &path, None).await;
+        // What only Bob knows is not said: for how long it will be kept.
+        let ahead = json!({ "id": id, "kind": "workspace", "host": self.bob.node(), "keep_removed_s": null });
+        assert_eq!(deleted["trash"], json!([ahead]));
         let failed = |workspace: &Value| workspace["state"] == "failed";
         self.alice.until(&path, "it holds what is nowhere else", failed).await;
         assert!(self.path("w/notes.txt").exists());

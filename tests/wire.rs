@@ -12,10 +12,13 @@ use sessionmesh::{
         voucher::Voucher,
     },
     wire::{
-        CloseCode, DecodeError, Decoded, DocumentHeads, Frame, HEADER_BYTES, Hello, Join, decode,
-        encode, frame_length, limits,
+        CloseCode, DecodeError, Decoded, DocumentHeads, EncodeError, Frame, HEADER_BYTES, Hello,
+        Join, Links, LinksBase, decode, encode, frame_length, limits,
     },
 };
+
+#[path = "wire/mirror.rs"]
+mod mirror;
 
 /// One vector of `proto/golden.json`.
 #[derive(serde::Deserialize)]
@@ -64,8 +67,8 @@ fn frames() -> Vec<(&'static str, Frame)> {
         (
             "hello",
             Frame::Hello(Hello {
-                protocol_min: 1,
-                protocol_max: 1,
+                protocol_min: 2,
+                protocol_max: 2,
                 fleet: FleetId(run(0xf0)),
                 name: "laptop".into(),
                 version: "0.1.0".into(),
@@ -88,7 +91,7 @@ fn frames() -> Vec<(&'static str, Frame)> {
         (
             "join",
             Frame::Join(Join {
-                protocol_min: 1,
+                protocol_min: 2,
                 protocol_max: 65_535,
                 fleet: FleetId(run(0xf0)),
                 secret: run(0x40),
@@ -100,8 +103,37 @@ fn frames() -> Vec<(&'static str, Frame)> {
             "joined",
             Frame::Joined { fleet_document: run::<300>(0).to_vec(), vouchers: vec![voucher(1)] },
         ),
-        ("links", Frame::Links { nodes: vec![NodeId(run(0x20)), NodeId(run(0x60))] }),
-        ("links_none", Frame::Links { nodes: vec![] }),
+        (
+            "links",
+            Frame::Links(Links {
+                base: LinksBase::Nothing,
+                linked: vec![NodeId(run(0x20)), NodeId(run(0x60))],
+                unlinked: vec![],
+                tells: false,
+                again: false,
+            }),
+        ),
+        (
+            "links_members",
+            Frame::Links(Links {
+                base: LinksBase::Members { digest: run(0xc0), bits: vec![0xfd, 0x01] },
+                linked: vec![NodeId(run(0x40))],
+                unlinked: vec![],
+                tells: true,
+                again: false,
+            }),
+        ),
+        (
+            "links_told",
+            Frame::Links(Links {
+                base: LinksBase::Told,
+                linked: vec![NodeId(run(0x50))],
+                unlinked: vec![NodeId(run(0x20))],
+                tells: false,
+                again: false,
+            }),
+        ),
+        ("links_again", Frame::Links(Links { again: true, ..Links::default() })),
         (
             "heads",
             Frame::Heads {
@@ -142,145 +174,6 @@ fn frames() -> Vec<(&'static str, Frame)> {
         ),
         ("check", Frame::Check { frontier: run(0x80) }),
     ]
-}
-
-/// The frames once more, laid out by the derives of bincode and wincode instead of by hand.
-mod mirror {
-    #![allow(clippy::mem_forget, reason = "the code that wincode derives forgets its drop guards")]
-
-    use bincode::{Decode, Encode};
-    use wincode::{SchemaRead, SchemaWrite};
-
-    use super::*;
-
-    #[derive(Debug, Clone, PartialEq, Encode, Decode, SchemaRead, SchemaWrite)]
-    pub enum Document {
-        Fleet([u8; 16]),
-        Host { host: [u8; 32], epoch: u32 },
-    }
-
-    #[derive(Debug, Clone, PartialEq, Encode, Decode, SchemaRead, SchemaWrite)]
-    pub struct Heads {
-        document: Document,
-        heads: Vec<[u8; 32]>,
-    }
-
-    #[derive(Debug, Clone, PartialEq, Encode, Decode, SchemaRead, SchemaWrite)]
-    pub struct Greeting {
-        protocol_min: u16,
-        protocol_max: u16,
-        fleet: [u8; 16],
-        name: String,
-        version: String,
-        features: u64,
-        frontier: [u8; 32],
-    }
-
-    #[derive(Debug, Clone, PartialEq, Encode, Decode, SchemaRead, SchemaWrite)]
-    pub struct Request {
-        protocol_min: u16,
-        protocol_max: u16,
-        fleet: [u8; 16],
-        secret: [u8; 32],
-        name: String,
-        addresses: Vec<String>,
-    }
-
-    #[derive(Debug, Clone, PartialEq, Encode, Decode, SchemaRead, SchemaWrite)]
-    pub enum Mirror {
-        Open { start: [u8; 8] },
-        Hello(Greeting),
-        Join(Request),
-        Joined { fleet_document: Vec<u8>, vouchers: Vec<Word> },
-        Links { nodes: Vec<[u8; 32]> },
-        Heads { documents: Vec<Heads>, answer: bool },
-        Want(Heads),
-        Changes { document: Document, changes: Vec<Vec<u8>>, vouchers: Vec<Word> },
-        Snapshot { document: Document, bytes: Vec<u8>, vouchers: Vec<Word> },
-        Sync { document: Document, message: Vec<u8>, vouchers: Vec<Word> },
-        Check { frontier: [u8; 32] },
-    }
-
-    #[derive(Debug, Clone, PartialEq, Encode, Decode, SchemaRead, SchemaWrite)]
-    pub struct Word {
-        actor: [u8; 20],
-        seq: u64,
-        hash: [u8; 32],
-        signature: [u8; 64],
-    }
-
-    fn to_words(vouchers: Vec<Voucher>) -> Vec<Word> {
-        let word = |Voucher { actor, seq, hash, signature }: Voucher| Word {
-            actor,
-            seq,
-            hash: hash.0,
-            signature,
-        };
-        vouchers.into_iter().map(word).collect()
-    }
-
-    fn to_document(id: DocumentId) -> Document {
-        match id {
-            DocumentId::Fleet(fleet) => Document::Fleet(fleet.0),
-            DocumentId::Host { host, epoch } => Document::Host { host: host.0, epoch },
-        }
-    }
-
-    fn to_heads(of: DocumentHeads) -> Heads {
-        Heads {
-            document: to_document(of.document),
-            heads: of.heads.into_iter().map(|head| head.0).collect(),
-        }
-    }
-
-    impl From<Frame> for Mirror {
-        fn from(frame: Frame) -> Self {
-            match frame {
-                Frame::Open { start } => Self::Open { start: start.0 },
-                Frame::Hello(hello) => Self::Hello(Greeting {
-                    protocol_min: hello.protocol_min,
-                    protocol_max: hello.protocol_max,
-                    fleet: hello.fleet.0,
-                    name: hello.name,
-                    version: hello.version,
-                    features: hello.features,
-                    frontier: hello.frontier,
-                }),
-                Frame::Join(join) => Self::Join(Request {
-                    protocol_min: join.protocol_min,
-                    protocol_max: join.protocol_max,
-                    fleet: join.fleet.0,
-                    secret: join.secret,
-                    name: join.name,
-                    addresses: join.addresses,
-                }),
-                Frame::Joined { fleet_document, vouchers } => {
-                    Self::Joined { fleet_document, vouchers: to_words(vouchers) }
-                }
-                Frame::Links { nodes } => {
-                    Self::Links { nodes: nodes.into_iter().map(|node| node.0).collect() }
-                }
-                Frame::Heads { documents, answer } => {
-                    Self::Heads { documents: documents.into_iter().map(to_heads).collect(), answer }
-                }
-                Frame::Want(of) => Self::Want(to_heads(of)),
-                Frame::Changes { document: of, changes, vouchers } => Self::Changes {
-                    document: to_document(of),
-                    changes,
-                    vouchers: to_words(vouchers),
-                },
-                Frame::Snapshot { document: of, bytes, vouchers } => Self::Snapshot {
-                    document: to_document(of),
-                    bytes,
-                    vouchers: to_words(vouchers),
-                },
-                Frame::Sync { document: of, message, vouchers } => {
-                    Self::Sync { document: to_document(of), message, vouchers: to_words(vouchers) }
-                }
-                Frame::Check { frontier } => Self::Check { frontier },
-            }
-        }
-    }
 }
 
 #[test]
@@ -380,7 +273,9 @@ fn a_count_over_its_limit_is_refused_by_the_fields_name() {
         (2, [&[1, 1][..], &[0; 48], &[0]].concat(), "join.addresses", limits::ADDRESSES_MAX),
         (3, vec![], "joined.fleet_document", limits::FRAME_BYTES_MAX),
         (3, vec![0], "joined.vouchers", limits::VOUCHERS_MAX),
-        (4, vec![], "links.nodes", limits::LINKS_MAX),
+        (4, vec![0], "links.linked", limits::LINKS_MAX),
+        (4, vec![1, 0], "links.unlinked", limits::LINKS_MAX),
+        (4, [&[2][..], &[0; 8]].concat(), "links.bits", limits::LINKS_BITS_MAX),
         (5, vec![], "heads.documents", limits::DOCUMENTS_MAX),
         (6, document.clone(), "want", limits::HEADS_MAX),
         (7, document.clone(), "changes.changes", limits::CHANGES_MAX),
@@ -393,6 +288,40 @@ fn a_count_over_its_limit_is_refused_by_the_fields_name() {
         let mut payload = [&[kind][..], &before, &[252]].concat();
         payload.extend((limit as u32).to_le_bytes());
         assert_eq!(decode(&payload), Err(DecodeError::Truncated { field }));
+    }
+}
+
+/// What is there twice would be looked up twice, and a frame holds a quarter of a million.
+#[test]
+fn lists_that_are_not_sorted_or_hold_an_item_twice_are_refused() {
+    let heads = |heads: &[u8]| DocumentHeads {
+        document: fleet(),
+        heads: heads.iter().map(|byte| ChangeHash([*byte; 32])).collect(),
+    };
+    let nodes = |nodes: &[u8]| nodes.iter().map(|byte| NodeId([*byte; 32])).collect();
+    let links = |linked: &[u8], unlinked: &[u8]| {
+        Frame::Links(Links { linked: nodes(linked), unlinked: nodes(unlinked), ..Links::default() })
+    };
+    let told = |documents| Frame::Heads { documents, answer: false };
+    for (frame, field) in [
+        (Frame::Want(heads(&[2, 1])), "want"),
+        (Frame::Want(heads(&[1, 1])), "want"),
+        (told(vec![heads(&[1, 2, 2])]), "heads.documents"),
+        (told(vec![heads(&[1]), heads(&[1])]), "heads.documents"),
+        (links(&[2, 1], &[]), "links.linked"),
+        (links(&[1], &[3, 3]), "links.unlinked"),
+    ] {
+        assert_eq!(encode(&frame), Err(EncodeError::Invalid { field }), "it is not sent");
+    }
+    // The same by hand, as a peer may that keeps no rule.
+    let want = |heads: &[u8]| {
+        let hashes = heads.iter().flat_map(|byte| [*byte; 32]);
+        [&[6, 0][..], &[0; 16], &[heads.len() as u8]].concat().into_iter().chain(hashes).collect()
+    };
+    let sorted: Vec<u8> = want(&[1, 2]);
+    assert!(matches!(decode(&sorted), Ok(Decoded::Known(Frame::Want(_)))));
+    for bad in [want(&[2, 1]), want(&[1, 1])] {
+        assert_eq!(decode(&bad), Err(DecodeError::Invalid { field: "want" }));
     }
 }
 
@@ -482,6 +411,7 @@ fn the_contract_states_every_limit() {
         limits::ADDRESSES_MAX,
         limits::ADDRESS_BYTES_MAX,
         limits::LINKS_MAX,
+        limits::LINKS_BITS_MAX,
         limits::DOCUMENTS_MAX,
         limits::HEADS_MAX,
         limits::CHANGES_MAX,

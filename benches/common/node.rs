@@ -47,6 +47,7 @@ impl Node {
             trash_max: 0,
             start_grace: Duration::ZERO,
             opencode: Vec::new(),
+            bridge_timing: Default::default(),
             teardown_roots: Vec::new(),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread()

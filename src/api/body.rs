@@ -113,6 +113,16 @@ pub struct DeleteQuery {
     pub dry_run: bool,
 }
 
+/// The query of a session's `DELETE`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SessionDeleteQuery {
+    /// Only answer, change nothing.
+    pub dry_run: bool,
+    /// Do not wait for the word of the agent's server.
+    pub forget_agent: bool,
+}
+
 /// A record that a path names as `ID` or `ID@HOST`.
 #[derive(Debug, Clone)]
 pub struct Named<Id>(pub Target<Id>);

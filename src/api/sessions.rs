@@ -14,10 +14,13 @@ use serde::Serialize;
 
 use super::{
     Shared,
-    body::{self, BODY_BYTES_MAX, DeleteQuery, IMPORT_BYTES_MAX, Named, Segment, SessionChanges},
+    body::{
+        self, BODY_BYTES_MAX, IMPORT_BYTES_MAX, Named, Segment, SessionChanges, SessionDeleteQuery,
+    },
     list::{Filter, SessionsQuery},
     names,
     problem::Error,
+    trash::{WithTrash, with_trash},
 };
 use crate::replica::{
     command::{Command, Imported, NewSession, Refusal, Reply, Restored, SessionDeleted},
@@ -78,12 +81,20 @@ pub(super) async fn delete(
     State(shared): State<Shared>,
     Named(session): Named<SessionId>,
     uri: Uri,
-) -> Result<Json<SessionDeleted>, Error> {
-    let DeleteQuery { dry_run } = body::query(&uri)?;
-    match shared.handle.command(Command::DeleteSession { session, dry_run }).await? {
-        Reply::SessionDeleted(deleted) => Ok(Json(*deleted)),
-        _ => Err(Error::ForeignReply),
+) -> Result<Json<WithTrash<SessionDeleted>>, Error> {
+    let SessionDeleteQuery { dry_run, forget_agent } = body::query(&uri)?;
+    let delete = Command::DeleteSession { session: session.clone(), dry_run };
+    let Reply::SessionDeleted(deleted) = shared.handle.command(delete).await? else {
+        return Err(Error::ForeignReply);
+    };
+    if forget_agent && !dry_run {
+        shared.handle.command(Command::ForgetAgent(session)).await?;
     }
+    Ok(with_trash(&shared, *deleted, |it| {
+        // What an agent is not asked for is not kept either.
+        let kept = if forget_agent { &[][..] } else { &it.sessions_deleted };
+        (it.workspace.as_ref(), kept)
+    }))
 }
 
 pub(super) async fn restore(

@@ -19,7 +19,8 @@ use crate::{
     replica::{
         command::{Command, Refusal, Reply, Target},
         ids::{NodeId, TrashId},
-        trash::{TrashEntry, TrashListed, TrashState},
+        record::{KIND_WORKTREE, Session, Workspace},
+        trash::{TrashEntry, TrashKind, TrashListed, TrashState},
     },
 };
 
@@ -55,6 +56,52 @@ pub struct TrashRestored {
     pub restored_as: Option<String>,
     /// What is not as it was, and what is left to do, a line each.
     pub notes: Vec<String>,
+}
+
+/// What will lie in a trash once a delete is carried out, and can be restored from there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrashAhead {
+    /// The id that the entry will have.
+    pub id: String,
+    /// What it is.
+    pub kind: TrashKind,
+    /// The node that will keep it.
+    pub host: NodeId,
+    /// For how long, in seconds; `None` where only another node knows that.
+    pub keep_removed_s: Option<u64>,
+}
+
+/// The answer of a delete, with what can be had back later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WithTrash<T> {
+    /// What the loop answered.
+    #[serde(flatten)]
+    pub deleted: T,
+    /// What will lie in a trash, unless the delete is undone before.
+    pub trash: Vec<TrashAhead>,
+}
+
+/// Adds to the answer of a delete what will lie in a trash: the worktree of a workspace, and the
+/// conversations of sessions that an agent can export.
+pub(super) fn with_trash<T>(
+    shared: &Shared,
+    deleted: T,
+    look: impl FnOnce(&T) -> (Option<&Workspace>, &[Session]),
+) -> Json<WithTrash<T>> {
+    let (workspace, sessions) = look(&deleted);
+    let worktree = workspace.filter(|it| it.kind == KIND_WORKTREE && it.directory.is_some());
+    let worktree = worktree.map(|it| (it.id.to_string(), TrashKind::Workspace, it.host));
+    let sessions = sessions.iter().filter(|session| session.agent.is_some());
+    let sessions = sessions.map(|it| (it.id.to_string(), TrashKind::Session, it.host));
+    let own = shared.handle.host_trash().map(|trash| trash.status().keep_removed_s);
+    let ahead = worktree.into_iter().chain(sessions).map(|(id, kind, host)| TrashAhead {
+        id,
+        kind,
+        host,
+        keep_removed_s: own.filter(|_| host == shared.node),
+    });
+    let trash = ahead.filter(|ahead| ahead.keep_removed_s != Some(0)).collect();
+    Json(WithTrash { deleted, trash })
 }
 
 pub(super) async fn list(State(shared): State<Shared>, uri: Uri) -> Result<Json<TrashList>, Error> {

@@ -18,6 +18,7 @@ use super::{
     list::{Filter, WorkspacesQuery},
     names,
     problem::Error,
+    trash::{WithTrash, with_trash},
 };
 use crate::replica::{
     command::{Command, NewWorkspace, Refusal, Reply, WorkspaceDeleted},
@@ -74,10 +75,12 @@ pub(super) async fn delete(
     State(shared): State<Shared>,
     Named(workspace): Named<WorkspaceId>,
     uri: Uri,
-) -> Result<Json<WorkspaceDeleted>, Error> {
+) -> Result<Json<WithTrash<WorkspaceDeleted>>, Error> {
     let DeleteQuery { dry_run } = body::query(&uri)?;
     match shared.handle.command(Command::DeleteWorkspace { workspace, dry_run }).await? {
-        Reply::WorkspaceDeleted(deleted) => Ok(Json(*deleted)),
+        Reply::WorkspaceDeleted(deleted) => {
+            Ok(with_trash(&shared, *deleted, |it| (Some(&it.workspace), &it.sessions_deleted)))
+        }
         _ => Err(Error::ForeignReply),
     }
 }

@@ -293,6 +293,7 @@ fn opencode_hint(error: &opencode::Error) -> Option<String> {
     let hint = match error {
         Error::Address(_) => "give it as http://HOST:PORT",
         Error::Unreachable { .. } => "start it with `opencode serve --port PORT`",
+        Error::AnotherUser { .. } => return None,
         Error::Password { given: false, .. } => "set OPENCODE_SERVER_PASSWORD to the server's",
         Error::Password { given: true, .. } => "OPENCODE_SERVER_PASSWORD must be the server's",
         Error::Foreign { .. } => "give the address that `opencode serve` prints",

@@ -6,7 +6,7 @@ use clap::Subcommand;
 
 use super::{Context, args::Json, failure::Failure, printable::count, progress::Progress};
 use crate::{
-    agent::opencode::{self, Listing},
+    agent::opencode::{self, Listing, Places},
     replica::command::Imported,
 };
 
@@ -47,9 +47,9 @@ pub async fn run(verb: Verb, context: Context) -> Result<(), Failure> {
         progress.say(format!("reading opencode's project {done} of {of}"));
     })
     .await?;
-    let mapped = listing.map();
+    let mapped = listing.map(&Places::default());
     let batches = mapped.batches(BATCH_RECORDS);
-    let mut total = Imported { skipped: mapped.invalid, ..Imported::default() };
+    let mut total = Imported { skipped: mapped.left_out.len() as u64, ..Imported::default() };
     for (done, batch) in batches.iter().enumerate() {
         progress.say(format!("taking in part {} of {}", done + 1, batches.len()));
         let imported: Imported = client.post(&["v1", "import"], Some(batch)).await?.read()?;
@@ -61,6 +61,9 @@ pub async fn run(verb: Verb, context: Context) -> Result<(), Failure> {
     drop(progress);
     if args.json.json {
         return out.json(&total);
+    }
+    if let Some(left_out) = mapped.left_out.told() {
+        out.line(&super::printable::printable(&left_out))?;
     }
     let Imported { created, updated, unchanged, skipped } = total;
     out.line(&format!(

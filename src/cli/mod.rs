@@ -23,7 +23,6 @@ mod repair;
 mod resolve;
 mod serve;
 mod session;
-pub mod sse;
 mod status;
 pub mod table;
 mod trash;

@@ -82,15 +82,16 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
-/// Returns how long something lasts, in its two largest units.
+/// Returns how long something lasts, in its two largest units; without the second where it is none.
 pub fn lasting(ms: u64) -> String {
     let s = ms / 1_000;
-    match s {
-        0..60 => format!("{s}s"),
-        60..3_600 => format!("{}m {}s", s / 60, s % 60),
-        3_600..86_400 => format!("{}h {}m", s / 3_600, s % 3_600 / 60),
-        86_400.. => format!("{}d {}h", s / 86_400, s % 86_400 / 3_600),
-    }
+    let (first, second, unit) = match s {
+        0..60 => return format!("{s}s"),
+        60..3_600 => (format!("{}m", s / 60), s % 60, 's'),
+        3_600..86_400 => (format!("{}h", s / 3_600), s % 3_600 / 60, 'm'),
+        86_400.. => (format!("{}d", s / 86_400), s % 86_400 / 3_600, 'h'),
+    };
+    if second == 0 { first } else { format!("{first} {second}{unit}") }
 }
 
 /// Returns a count with its noun.
@@ -193,6 +194,9 @@ mod tests {
         }
         assert_eq!((until(0, 90_000_000).as_str(), until(5, 0).as_str()), ("in 1d", "in 0s"));
         assert_eq!(until(5_000, 0), "over");
+        for (s, text) in [(59, "59s"), (60, "1m"), (3_661, "1h 1m"), (14 * 86_400, "14d")] {
+            assert_eq!(lasting(s * 1_000), text);
+        }
     }
 
     #[test]

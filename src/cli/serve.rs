@@ -91,6 +91,7 @@ pub async fn run(args: Args, data_dir: PathBuf, out: Output) -> Result<(), Failu
         trash_max: args.trash_max,
         start_grace: args.start_grace,
         opencode: servers,
+        bridge_timing: Default::default(),
         teardown_roots: args.teardown_roots,
     };
     let format = args.log_format;

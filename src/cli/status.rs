@@ -6,10 +6,10 @@ use super::{
     Context,
     args::Json,
     failure::Failure,
-    printable::{count, lasting, size},
+    printable::{count, lasting, size, utc},
 };
 use crate::daemon::{
-    handle::{AgentState, AgentStatus, Status},
+    handle::{AgentState, AgentStatus, HoldingStatus, Status},
     trash::TrashStatus,
 };
 
@@ -59,12 +59,28 @@ pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
         let what = "what a damaged store had lost is not back yet; nothing is purged or ended here";
         facts.push(("recovery", what.to_owned()));
     }
+    if let Some(holding) = &status.holding {
+        facts.push(("waiting", waiting(holding)));
+    }
     facts.push(("trash", trash(&status.trash)));
     facts.extend(agents);
     facts.extend(status.hooks_left_running.iter().map(|workspace| {
         ("hook", format!("one from before the last start still ends {workspace}"))
     }));
     out.facts(&facts)
+}
+
+/// Says what waits for another machine after a start.
+fn waiting(holding: &HoldingStatus) -> String {
+    let HoldingStatus { sessions, workspaces, until } = holding;
+    let of = |number: u64, what| count(usize::try_from(number).unwrap_or(usize::MAX), what);
+    format!(
+        "{} and {} that were deleted before the start, for another machine of the fleet that may \
+         know of a restore, until {}",
+        of(*sessions, "session"),
+        of(*workspaces, "workspace"),
+        utc(*until)
+    )
 }
 
 fn trash(trash: &TrashStatus) -> String {

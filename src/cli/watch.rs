@@ -15,13 +15,15 @@ use super::{
     failure::Failure,
     output::{self, Output, remark},
     printable::{Names, count, printable, utc},
-    sse::{self, Parser},
 };
-use crate::replica::{
-    diff::{Diff, Event},
-    fold::{Fold, FoldError, Snapshot},
-    ids::NodeId,
-    record::{SessionState, WorkspaceState},
+use crate::{
+    replica::{
+        diff::{Diff, Event},
+        fold::{Fold, FoldError, Snapshot},
+        ids::NodeId,
+        record::{SessionState, WorkspaceState},
+    },
+    sse,
 };
 
 /// How long the stream may be silent: the daemon says every 10 s that it is there.
@@ -100,7 +102,7 @@ impl Watch {
         client: &Client,
         mut response: reqwest::Response,
     ) -> Result<String, Failure> {
-        let mut parser = Parser::default();
+        let mut parser = sse::Parser::new(sse::SNAPSHOT_BYTES_MAX);
         loop {
             let chunk = match tokio::time::timeout(SILENCE_MAX, response.chunk()).await {
                 Err(_) => return Ok("the daemon is silent".to_owned()),

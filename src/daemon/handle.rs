@@ -47,8 +47,8 @@ pub enum Request {
     Explain(Target<SessionId>, oneshot::Sender<Result<Box<Explainable>, Refusal>>),
     /// Asks what hosts keep of what they have ended.
     Trash(oneshot::Sender<Vec<TrashStored>>),
-    /// Asks what an agent's server is to delete now.
-    AgentDue(String, oneshot::Sender<Vec<SessionId>>),
+    /// Asks what agents' servers on one database are to delete now.
+    AgentDue(BTreeSet<String>, oneshot::Sender<Vec<SessionId>>),
 }
 
 /// Why a request has no answer.
@@ -99,6 +99,21 @@ pub struct AgentStatus {
     pub problem: Option<String>,
     /// When its list was last read whole, milliseconds since the epoch.
     pub last_read_at: Option<i64>,
+    /// What is left out or waits, one thing each.
+    #[serde(default)]
+    pub notes: Vec<String>,
+}
+
+/// What was pending before the start and waits, lest an old copy of the store was put in place, for a
+/// peer that may know better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldingStatus {
+    /// How many deleted sessions are not purged yet.
+    pub sessions: u64,
+    /// How many workspaces are not ended yet.
+    pub workspaces: u64,
+    /// Until when at most, milliseconds since the epoch.
+    pub until: i64,
 }
 
 /// How the daemon stands.
@@ -144,6 +159,12 @@ pub struct Status {
     /// is purged and no workspace ended here.
     #[serde(default)]
     pub recovering: bool,
+    /// How many deleted sessions wait for the word of which agent's server, bridged or not.
+    #[serde(default)]
+    pub agents_awaited: BTreeMap<String, u64>,
+    /// What was pending before the start and waits for a peer; `null` if nothing does.
+    #[serde(default)]
+    pub holding: Option<HoldingStatus>,
     /// The agents' servers that are bridged, by address.
     #[serde(default)]
     pub agents: Vec<AgentStatus>,
@@ -179,7 +200,7 @@ pub struct Peer {
     pub rtt_ms: Option<f64>,
     /// Whether it has been shut out.
     pub revoked: bool,
-    /// Why there is no link, where that is known.
+    /// Why there is no link, where that is known, or what is wrong although there is one.
     pub problem: Option<String>,
 }
 
@@ -270,10 +291,20 @@ impl Handle {
     /// Takes note of how the bridge to a server stands, and whether its list was just read.
     pub fn agent_stands(&self, url: &str, state: AgentState, problem: Option<String>, read: bool) {
         let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = agents.get(url).and_then(|status| status.last_read_at);
-        let last_read_at = if read { Some(clock::wall_ms()) } else { before };
-        let status = AgentStatus { url: url.to_owned(), state, problem, last_read_at };
+        let before = agents.remove(url);
+        let last_read_at = before.as_ref().and_then(|status| status.last_read_at);
+        let last_read_at = if read { Some(clock::wall_ms()) } else { last_read_at };
+        let notes = before.map(|status| status.notes).unwrap_or_default();
+        let status = AgentStatus { url: url.to_owned(), state, problem, last_read_at, notes };
         agents.insert(url.to_owned(), status);
+    }
+
+    /// Takes note of what the bridge to a server leaves out or waits for.
+    pub fn agent_notes(&self, url: &str, notes: Vec<String>) {
+        let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(status) = agents.get_mut(url) {
+            status.notes = notes;
+        }
     }
 
     /// Finds what a session or workspace can be explained from, also one that is purged or gone.
@@ -295,10 +326,13 @@ impl Handle {
         Ok(stored.iter().filter_map(TrashStored::read).collect())
     }
 
-    /// Lists sessions that an agent's server is to delete now, children first.
-    pub async fn agent_due(&self, server: &str) -> Result<Vec<SessionId>, RequestError> {
+    /// Lists sessions that agents' servers on one database are to delete now, children first.
+    pub async fn agent_due(
+        &self,
+        servers: BTreeSet<String>,
+    ) -> Result<Vec<SessionId>, RequestError> {
         let (sender, receiver) = oneshot::channel();
-        self.send(Request::AgentDue(server.to_owned(), sender))?;
+        self.send(Request::AgentDue(servers, sender))?;
         receiver.await.map_err(|_| RequestError::Stopping)
     }
 

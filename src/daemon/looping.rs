@@ -22,7 +22,7 @@ use super::{
     ending::Ending,
     engine::{self, Engine, Hands, TURN_MAX},
     evidence,
-    handle::{Answer, DocumentStatus, Peer, Request, Status},
+    handle::{Answer, DocumentStatus, HoldingStatus, Peer, Request, Status},
     hub::{Hub, Published},
     loading::Loading,
     pace::{Pace, timed},
@@ -35,7 +35,9 @@ use crate::{
         document::Copied,
         effect::{DialTarget, Effects, Evidence, Input, Outgoing, Publication, TeardownDue},
         ids::NodeId,
-        machine::{Done, ReadBulk, TOGETHER_MAX, TeardownStands, Work, bulk_bytes, goes_together},
+        machine::{
+            Done, Holding, ReadBulk, TOGETHER_MAX, TeardownStands, Work, bulk_bytes, goes_together,
+        },
         record::WorkspaceKey,
     },
     store::{self, Store},
@@ -436,8 +438,8 @@ impl Loop {
                 drop(answer.send(self.engine.replica().explainable(&target).map(Box::new)));
             }
             Request::Trash(answer) => drop(answer.send(self.engine.replica().trash())),
-            Request::AgentDue(server, answer) => {
-                drop(answer.send(self.engine.replica().agent_due(&server)));
+            Request::AgentDue(servers, answer) => {
+                drop(answer.send(self.engine.replica().agent_due(&servers)));
             }
         }
     }
@@ -462,6 +464,7 @@ impl Loop {
         let replica = self.engine.replica();
         let documents = replica.document_heads().into_iter();
         let traffic = self.hands.shells.transport.traffic();
+        let now = self.clock.now();
         Status {
             node: replica.node(),
             name: replica.name().to_owned(),
@@ -469,7 +472,7 @@ impl Loop {
             role: replica.role(),
             admins: replica.admin_count(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            uptime_ms: u64::try_from(self.clock.now().monotonic.as_millis()).unwrap_or(u64::MAX),
+            uptime_ms: u64::try_from(now.monotonic.as_millis()).unwrap_or(u64::MAX),
             documents: documents
                 .map(|(document, heads, changes)| DocumentStatus { document, heads, changes })
                 .collect(),
@@ -486,7 +489,13 @@ impl Loop {
                 .collect(),
             kept_off: replica.kept_off_count(),
             recovering: replica.is_recovering(),
+            holding: replica.holding(now).map(|Holding { sessions, workspaces, left }| {
+                let left_ms = i64::try_from(left.as_millis()).unwrap_or(i64::MAX);
+                let until = now.wall_ms.saturating_add(left_ms);
+                HoldingStatus { sessions, workspaces, until }
+            }),
             // The handle knows the rest.
+            agents_awaited: self.engine.replica().agents_awaited(),
             agents: Vec::new(),
             git: None,
             hooks_left_running: Vec::new(),
@@ -496,8 +505,14 @@ impl Loop {
 
     fn peers(&self) -> Vec<Peer> {
         let peers = self.engine.replica().peers().into_iter();
+        let twins = "two daemons run with its key; stop one and give it a data folder of its own";
+        let are_two = |peer| self.hands.shells.transport.are_two(peer);
         peers
             .map(|peer| Peer {
+                problem: match are_two(peer.member.node) {
+                    true => Some(twins.to_owned()),
+                    false => peer.problem.filter(|_| !peer.connected),
+                },
                 rtt_ms: self
                     .hands
                     .shells
@@ -513,7 +528,6 @@ impl Loop {
                 in_sync: peer.in_sync,
                 addresses: peer.member.addresses,
                 revoked: peer.member.revoked.is_some(),
-                problem: peer.problem.filter(|_| !peer.connected),
             })
             .collect()
     }

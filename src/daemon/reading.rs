@@ -56,7 +56,6 @@ mod tests {
             undo_window: Duration::ZERO,
             keep_removed: Duration::ZERO,
             start_grace: Duration::ZERO,
-            servers: BTreeSet::new(),
             keyring: Arc::new(Trusting),
         };
         let stored = |n: u8| {

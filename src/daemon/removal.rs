@@ -1,20 +1,33 @@
-//! Owns having an agent's workspaces removed by the agent that made them.
+//! Owns what the teardown and the trash ask of opencode: to forget its workspaces, to keep its
+//! conversations, and to take one back.
 //!
-//! Must not decide whether one may be removed: the teardown has looked before it asks. Invariant:
-//! only the server that a workspace is marked with is asked.
+//! Must not decide whether anything may be ended: the teardown has looked before it asks. Invariant:
+//! only the server that a workspace or a session is marked with is asked, or, to take one back, one
+//! that stands on the same database.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, io, path::Path, path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::Notify};
 
+use super::trash::HostTrash;
 use crate::{
-    agent::opencode::Client,
+    agent::{
+        bridge::{Keeper, Kept},
+        opencode::{Client, Standing, import},
+    },
     replica::record::{EXTRA_SERVER, Workspace},
-    teardown::Remover,
+    teardown::{
+        Remover,
+        trash::{KeptSession, SessionImporter},
+    },
 };
 
-/// How long a server may take to remove a workspace, files and all.
+/// How long a server may take to forget a workspace.
 const REMOVE_WITHIN: Duration = Duration::from_secs(60);
+/// The name of the agent.
+const AGENT: &str = "opencode";
+/// Where what is given back lies for the moment, in the data folder.
+const SCRATCH: &str = "importing";
 
 /// An opencode server that is asked to remove its own workspaces.
 #[derive(Debug)]
@@ -48,5 +61,71 @@ impl Remover for ByOpencode {
                 }
             }
         })
+    }
+}
+
+/// Keeps conversations in the trash.
+#[derive(Debug)]
+pub struct InTrash(pub HostTrash);
+
+impl Keeper for InTrash {
+    fn keeps(&self) -> bool {
+        self.0.keeps()
+    }
+
+    fn keep(&self, session: &Kept, export: &[u8]) -> io::Result<()> {
+        let Kept { id, title, directory, agent, server, is_cut } = session.clone();
+        let reason = Some("deleted".to_owned());
+        let kept = KeptSession { id, title, directory, agent, server, cut: is_cut, reason };
+        self.0.keep_session(&kept, export)
+    }
+}
+
+/// Gives conversations back to the opencode servers beside this node.
+#[derive(Debug)]
+pub struct ToOpencode {
+    /// The servers, and what has each listed again.
+    servers: BTreeMap<String, (Client, Arc<Notify>)>,
+    scratch: PathBuf,
+    runtime: Handle,
+}
+
+impl ToOpencode {
+    /// Makes it of the servers; must be called within the runtime that is to do the asking.
+    pub fn new(servers: &[(Client, Arc<Notify>)], data_dir: &Path) -> Self {
+        let servers = servers.iter().map(|it| (it.0.address().to_string(), it.clone()));
+        let scratch = data_dir.join(SCRATCH);
+        Self { servers: servers.collect(), scratch, runtime: Handle::current() }
+    }
+}
+
+impl SessionImporter for ToOpencode {
+    fn claims(&self, agent: &str, _server: &str) -> bool {
+        agent == AGENT
+    }
+
+    fn import(&self, session: &KeptSession, export: &Path) -> Result<String, String> {
+        crate::files::make_folder(&self.scratch)
+            .map_err(|error| format!("{}: {error}", self.scratch.display()))?;
+        // The server may have another address by now, and the only one is the one that is meant.
+        let only = self.servers.values().next().filter(|_| self.servers.len() == 1);
+        let server = self.servers.get(&session.server).or(only);
+        let process = server.and_then(|(client, _)| self.runtime.block_on(client.process()));
+        let directory = session.directory.as_deref();
+        let id = import::run(export, directory, &self.scratch, process.as_ref())?;
+        let Some((client, relist)) = server else { return Ok(id) };
+        match self.runtime.block_on(client.session(&id)) {
+            Ok(Standing::There(_)) => {
+                relist.notify_one();
+                Ok(id)
+            }
+            Ok(Standing::Gone) => Err(format!(
+                "opencode's command has taken it as {id}, and the server at {} does not have it: its \
+                 database is another one than the command's",
+                client.address()
+            )),
+            // It is listed once the server is back.
+            Err(_) => Ok(id),
+        }
     }
 }

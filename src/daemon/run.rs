@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -21,7 +22,7 @@ use super::{
     keeper,
     looping::{LastLook, Loop, Shells},
     machine, reading,
-    removal::ByOpencode,
+    removal::{ByOpencode, InTrash, ToOpencode},
     survey,
     trash::HostTrash,
 };
@@ -74,6 +75,8 @@ pub struct Settings {
     pub start_grace: Duration,
     /// The opencode servers beside this node.
     pub opencode: Vec<opencode::Client>,
+    /// How long the bridges to them wait for what.
+    pub bridge_timing: bridge::Timing,
     /// The folders below which alone workspaces are removed; below any if there are none.
     pub teardown_roots: Vec<PathBuf>,
 }
@@ -179,7 +182,6 @@ pub async fn run(
         undo_window: settings.undo_window,
         keep_removed: settings.keep_removed,
         start_grace: settings.start_grace,
-        servers: settings.opencode.iter().map(|client| client.address().to_string()).collect(),
         keyring: key.clone(),
     };
     let opened = Engine::open_with(
@@ -211,7 +213,9 @@ pub async fn run(
     let committer = Committer::start(store.clone(), transport.clone(), told_sender);
     let quic = transport.local_addr().unwrap_or(settings.listen);
     let (handle, requests) = Handle::new(hub.clone());
-    let (trash, host_trash) = open_trash(&settings, node, &handle);
+    let servers: Vec<(opencode::Client, Arc<Notify>)> =
+        settings.opencode.iter().map(|client| (client.clone(), Arc::default())).collect();
+    let (trash, host_trash) = open_trash(&settings, node, &servers, &handle);
     let mut teardown = teardown::Config::new(settings.data_dir.clone(), trash);
     teardown.roots.clone_from(&settings.teardown_roots);
     teardown.removers = settings
@@ -264,14 +268,18 @@ pub async fn run(
         let stop = no_more_requests.clone();
         tokio::spawn(async move { api.serve(listeners, stop).await })
     };
-    let anchors = Arc::new(bridge::Anchors::new(&settings.data_dir));
-    let bridges: Vec<tokio::task::JoinHandle<()>> = settings
-        .opencode
-        .iter()
-        .map(|client| {
-            let stop = no_more_requests.clone();
-            let (client, handle, anchors) = (client.clone(), handle.clone(), anchors.clone());
-            tokio::spawn(bridge::run(client, handle, node, anchors, stop))
+    let shared = bridge::Shared {
+        anchors: Arc::new(bridge::Anchors::new(&settings.data_dir)),
+        keeper: Arc::new(InTrash(machine.trash().clone())),
+        bridged: servers.iter().map(|(client, _)| client.address().to_string()).collect(),
+        roots: settings.teardown_roots.clone(),
+        timing: settings.bridge_timing,
+    };
+    let bridges: Vec<tokio::task::JoinHandle<()>> = servers
+        .into_iter()
+        .map(|(client, relist)| {
+            let (stop, handle) = (no_more_requests.clone(), handle.clone());
+            tokio::spawn(bridge::run(client, handle, node, shared.clone(), relist, stop))
         })
         .collect();
     let keeping =
@@ -317,9 +325,15 @@ pub async fn run(
 }
 
 /// Opens the trash of this host, and makes the shells' way to it.
-fn open_trash(settings: &Settings, node: NodeId, handle: &Handle) -> (Arc<Trash>, HostTrash) {
+fn open_trash(
+    settings: &Settings,
+    node: NodeId,
+    servers: &[(opencode::Client, Arc<Notify>)],
+    handle: &Handle,
+) -> (Arc<Trash>, HostTrash) {
     let &Settings { keep_removed, trash_max, .. } = settings;
-    let kept = trash::Settings { keep_removed, trash_max, ..trash::Settings::default() };
+    let importer = Arc::new(ToOpencode::new(servers, &settings.data_dir));
+    let kept = trash::Settings { keep_removed, trash_max, importers: vec![importer] };
     let trash = Arc::new(Trash::new(&settings.data_dir, node, kept));
     let host_trash = HostTrash::new(trash.clone(), trash_max, handle.restores().clone());
     (trash, host_trash)

@@ -6,6 +6,7 @@
 
 use std::{
     collections::BTreeMap,
+    io,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -16,7 +17,7 @@ use tokio::sync::watch;
 use crate::{
     clock,
     replica::trash::{TrashEntry, TrashState},
-    teardown::trash::{Restored, Trash, TrashError},
+    teardown::trash::{KeptSession, Restored, Trash, TrashError},
 };
 
 /// How the trash of a host stands.
@@ -85,6 +86,22 @@ impl HostTrash {
         }
         seen.entries.clone_from(&entries);
         entries
+    }
+
+    /// Tells whether anything is kept at all.
+    pub fn keeps(&self) -> bool {
+        !self.trash.keep_removed().is_zero()
+    }
+
+    /// Keeps what an agent exported of a session; blocks.
+    ///
+    /// # Errors
+    ///
+    /// As [`Trash::keep_session`].
+    pub fn keep_session(&self, session: &KeptSession, export: &[u8]) -> io::Result<()> {
+        self.trash.keep_session(session, export)?;
+        self.changed.send_replace(());
+        Ok(())
     }
 
     /// Puts an entry back, to where it was or to another place.

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
     client::{
@@ -27,15 +27,25 @@ use rustls_pki_types::{
 use super::key::{self, NodeKey};
 use crate::replica::ids::NodeId;
 
-/// What both sides must name to be connected.
-pub const ALPN: &[u8] = b"sessionmesh/1";
+/// What both sides name: the version of the protocol.
+pub const ALPN: &[u8] = b"sessionmesh/2";
+/// What a node of the version before names; it is let in so far that it can be told why no further.
+pub const ALPN_BEFORE: &[u8] = b"sessionmesh/1";
 /// The name that a dial carries; it is never looked at, as keys are the names.
 pub const SERVER_NAME: &str = "sessionmesh";
+/// The TLS alert with which a dial ends if the other side knows nothing that this one names:
+/// `no_application_protocol` (RFC 7301).
+pub const WRONG_PROTOCOL_ALERT: u8 = 120;
 /// The TLS alert with which a dial ends if another node answers: `access_denied` (RFC 8446, B.2).
 pub const WRONG_KEY_ALERT: u8 = 49;
 
 /// Returns what answers a dial with this key.
 pub fn server(key: &NodeKey) -> QuicServerConfig {
+    server_naming(key, &[ALPN, ALPN_BEFORE])
+}
+
+/// Returns what answers dials as [`server`] does and knows other versions of the protocol.
+pub fn server_naming(key: &NodeKey, alpn: &[&[u8]]) -> QuicServerConfig {
     let provider = provider();
     let verifier = Arc::new(RawKey::new(&provider, None));
     let resolver = Arc::new(AlwaysResolvesServerRawPublicKeys::new(certified(key, &provider)));
@@ -44,7 +54,7 @@ pub fn server(key: &NodeKey) -> QuicServerConfig {
         .expect("the provider has suites of TLS 1.3")
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(resolver);
-    config.alpn_protocols = vec![ALPN.into()];
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     // A whole handshake takes a millisecond and proves both keys afresh.
     config.send_tls13_tickets = 0;
     QuicServerConfig::try_from(config).expect("the provider has QUIC's initial suite")
@@ -52,6 +62,11 @@ pub fn server(key: &NodeKey) -> QuicServerConfig {
 
 /// Returns what dials with this key and takes nobody but `expected` for an answer.
 pub fn client(key: &NodeKey, expected: NodeId) -> QuicClientConfig {
+    client_naming(key, expected, ALPN)
+}
+
+/// Returns what dials as [`client`] does and names another version of the protocol.
+pub fn client_naming(key: &NodeKey, expected: NodeId, alpn: &[u8]) -> QuicClientConfig {
     let provider = provider();
     let verifier = Arc::new(RawKey::new(&provider, Some(expected)));
     let resolver = Arc::new(AlwaysResolvesClientRawPublicKeys::new(certified(key, &provider)));
@@ -61,7 +76,7 @@ pub fn client(key: &NodeKey, expected: NodeId) -> QuicClientConfig {
         .dangerous()
         .with_custom_certificate_verifier(verifier)
         .with_client_cert_resolver(resolver);
-    config.alpn_protocols = vec![ALPN.into()];
+    config.alpn_protocols = vec![alpn.into()];
     config.resumption = Resumption::disabled();
     QuicClientConfig::try_from(config).expect("the provider has QUIC's initial suite")
 }
@@ -71,6 +86,13 @@ pub fn peer_node_id(connection: &quinn::Connection) -> Option<NodeId> {
     let identity = connection.peer_identity()?;
     let keys = identity.downcast::<Vec<CertificateDer<'static>>>().ok()?;
     key::node_of_spki(keys.first()?)
+}
+
+/// Tells whether both sides of an established connection have named this version of the protocol.
+pub fn is_of_this_version(connection: &quinn::Connection) -> bool {
+    let data = connection.handshake_data();
+    let data = data.and_then(|data| data.downcast::<HandshakeData>().ok());
+    data.is_some_and(|data| data.protocol.as_deref() == Some(ALPN))
 }
 
 fn provider() -> Arc<CryptoProvider> {

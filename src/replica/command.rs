@@ -3,6 +3,8 @@
 //! Must not know who asks (HTTP, a bridge, a timer) or how an answer is shown: a [`Refusal`] names
 //! the thing and carries a stable code; hints belong to `api` and `cli`.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -220,9 +222,25 @@ pub enum Command {
     Teardown(Target<WorkspaceId>, TeardownAction),
     /// Takes an agent's list into this node's document.
     Import(Import),
-    /// Tells that an agent has these sessions of this host no more; said of a session that is not
-    /// deleted here, it means nothing.
-    AgentGone(Vec<SessionId>),
+    /// Tells that an agent's server has these sessions of this host no more: it was asked for each
+    /// of them just now. What is alive here is deleted in its name.
+    AgentGone {
+        /// Its address, and those of others that stand on the same database.
+        servers: BTreeSet<String>,
+        /// What it was asked for.
+        sessions: Vec<SessionId>,
+    },
+    /// Tells that an agent's server has these sessions: what was deleted in its name comes back.
+    /// Answered with those that were purged here without its word.
+    AgentHas {
+        /// Its address, and those of others that stand on the same database.
+        servers: BTreeSet<String>,
+        /// What it has.
+        sessions: Vec<SessionId>,
+    },
+    /// Lets a deleted session of this host be purged although its agent's server, which may be gone
+    /// for good, has not said that it has it no more.
+    ForgetAgent(Target<SessionId>),
     /// Tells what this node keeps of what it has ended, all of it, so that every node can list it.
     /// What differs from what was told before is written, a part at a time.
     ReportTrash {
@@ -230,7 +248,7 @@ pub enum Command {
         entries: Vec<TrashEntry>,
         /// The requests for a restore that these entries answer: each was carried out, or says in
         /// its `problem` why not.
-        answered: std::collections::BTreeSet<OperationId>,
+        answered: BTreeSet<OperationId>,
     },
     /// Asks the host that keeps something to put it back where it was.
     RestoreTrashed(Target<TrashId>),
@@ -263,7 +281,7 @@ pub enum Command {
         /// What people call this machine.
         name: String,
         /// `IP:PORT` each.
-        addresses: std::collections::BTreeSet<String>,
+        addresses: BTreeSet<String>,
     },
 }
 
@@ -351,6 +369,8 @@ pub enum Reply {
     Joined(super::ids::FleetId),
     /// The member is now paused, resumed or revoked.
     Peer(NodeId),
+    /// These sessions were purged here without the word of the server that has them.
+    AgentPurged(Vec<SessionId>),
     /// Done, with nothing to say.
     Done,
 }

@@ -403,7 +403,6 @@ pub struct Startup {
     pub start_grace: Duration,
     /// The agents' servers that are bridged, as their sessions are marked: what is deleted of them
     /// is purged only once they have confirmed it.
-    pub servers: BTreeSet<String>,
     /// This node's key, and the checking of others'.
     pub keyring: Arc<dyn Keyring>,
 }

@@ -14,6 +14,8 @@ use super::ids::{NodeId, OperationId, SessionId, WorkspaceId};
 pub const TIME_MS_MAX: i64 = 1 << 53;
 /// Longest title or name, in characters.
 pub const TITLE_CHARS_MAX: usize = 1_024;
+/// Longest kind, project id, branch or name of an agent, in characters.
+pub const WORD_CHARS_MAX: usize = 256;
 /// Longest directory, in characters (Linux's `PATH_MAX`).
 pub const DIRECTORY_CHARS_MAX: usize = 4_096;
 /// Most entries in `extra`.

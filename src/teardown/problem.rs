@@ -58,17 +58,6 @@ pub enum Problem {
         /// The outermost mount.
         point: PathBuf,
     },
-    /// It holds another worktree, whose repository would lose it, or the repository of one.
-    #[error(
-        "{} holds {what}; move that out of it and retry, or force to move both to the trash",
-        path.display()
-    )]
-    Inside {
-        /// The directory.
-        path: PathBuf,
-        /// What lies in it.
-        what: String,
-    },
     /// It is not what git made.
     #[error(
         "{} is not a linked git worktree{why} and is never removed as one; remove or move it by hand \
@@ -80,6 +69,17 @@ pub enum Problem {
         path: PathBuf,
         /// What it is instead, where that is known.
         why: String,
+    },
+    /// A repository below it that others need.
+    #[error(
+        "{} is {what}; remove it with `git worktree remove`, or move it, and retry, or force",
+        path.display()
+    )]
+    Nested {
+        /// The repository or worktree.
+        path: PathBuf,
+        /// What it is.
+        what: String,
     },
     /// It is not ended, and if it were, ignored files would go, too.
     #[error("{problem}; its ignored files would go along: {ignored}")]

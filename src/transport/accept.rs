@@ -89,6 +89,13 @@ async fn answer(
     };
     drop(handshake);
     let peer = tls::peer_node_id(&connection);
+    if !tls::is_of_this_version(&connection) {
+        let reason = open::other_version();
+        tracing::warn!(%address, ?peer, reason, "refused a link");
+        let code = VarInt::from_u32(CloseCode::Protocol.as_u32());
+        connection.close(code, reason.as_bytes());
+        return;
+    }
     let mut place = None;
     if peer.is_none_or(|peer| !shared.is_member(peer)) {
         let evict = connection.clone();

@@ -237,6 +237,11 @@ async fn connect(
         {
             "another node answers there".into()
         }
+        ConnectionError::ConnectionClosed(close)
+            if close.error_code == TransportErrorCode::crypto(tls::WRONG_PROTOCOL_ALERT) =>
+        {
+            open::other_version()
+        }
         other => link::describe(other),
     })
 }

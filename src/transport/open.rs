@@ -14,7 +14,7 @@ use super::{
 use crate::{
     identity::tls,
     replica::ids::{NodeId, StartId},
-    wire::{self, CloseCode, Frame, Lane},
+    wire::{self, CloseCode, Frame, Lane, PROTOCOL},
 };
 
 /// Where ordinary frames stand among streams: before snapshots, which have 0.
@@ -117,6 +117,14 @@ pub(super) async fn say_open(send: &mut SendStream, start: StartId) -> Result<()
         Err(quinn::WriteError::ConnectionLost(error)) => Err(ReadEnd::Lost(error)),
         Err(_) => Err(ReadEnd::Unexpected("the peer stopped the stream")),
     }
+}
+
+/// Says for people why nothing can be said to a node of another version.
+pub(super) fn other_version() -> String {
+    format!(
+        "one of the two nodes speaks another version of the protocol than {PROTOCOL}; run the same \
+         sessionmesh on both"
+    )
 }
 
 fn closed(error: &ConnectionError) -> OpenError {

@@ -4,11 +4,12 @@
 //! given, and no bytes make it panic.
 
 use super::{
-    DocumentHeads, Frame, Hello, Join,
+    DocumentHeads, Frame, Hello, Join, Links, LinksBase,
     bytes::{Sink, Source},
     limits::{
         ADDRESS_BYTES_MAX, ADDRESSES_MAX, CHANGES_MAX, DOCUMENTS_MAX, FRAME_BYTES_MAX, HEADS_MAX,
-        LINKS_MAX, NAME_BYTES_MAX, SNAPSHOT_BYTES_MAX, VERSION_BYTES_MAX, VOUCHERS_MAX,
+        LINKS_BITS_MAX, LINKS_MAX, NAME_BYTES_MAX, SNAPSHOT_BYTES_MAX, VERSION_BYTES_MAX,
+        VOUCHERS_MAX,
     },
     split::{HEADER_BYTES, Lane},
 };
@@ -210,16 +211,13 @@ fn write(frame: &Frame, sink: &mut Sink) -> Result<(), EncodeError> {
             sink.blob(fleet_document, FRAME_BYTES_MAX, "joined.fleet_document")?;
             write_vouchers(vouchers, sink, "joined.vouchers")?;
         }
-        Frame::Links { nodes } => {
-            sink.u32(kind::LINKS, "kind")?;
-            sink.count(nodes.len(), LINKS_MAX, "links.nodes")?;
-            for node in nodes {
-                sink.array(&node.0);
-            }
-        }
+        Frame::Links(links) => write_links(links, sink)?,
         Frame::Heads { documents, answer } => {
             sink.u32(kind::HEADS, "kind")?;
             sink.count(documents.len(), DOCUMENTS_MAX, "heads.documents")?;
+            if !is_sorted(documents, |it| &it.document) {
+                return Err(EncodeError::Invalid { field: "heads.documents" });
+            }
             for document in documents {
                 write_heads(document, sink, "heads.documents")?;
             }
@@ -287,18 +285,21 @@ fn read(kind: u32, source: &mut Source<'_>) -> Result<Option<Frame>, DecodeError
             fleet_document: source.blob(FRAME_BYTES_MAX, "joined.fleet_document")?.to_vec(),
             vouchers: read_vouchers(source, "joined.vouchers")?,
         },
-        kind::LINKS => {
-            let count = source.count(LINKS_MAX, 32, "links.nodes")?;
-            let nodes = (0..count).map(|_| source.array("links.nodes").map(NodeId));
-            Frame::Links { nodes: nodes.collect::<Result<_, _>>()? }
-        }
+        kind::LINKS => Frame::Links(Links {
+            base: read_base(source)?,
+            linked: read_nodes(source, "links.linked")?,
+            unlinked: read_nodes(source, "links.unlinked")?,
+            tells: source.bool("links.tells")?,
+            again: source.bool("links.again")?,
+        }),
         kind::HEADS => {
             let count = source.count(DOCUMENTS_MAX, HEADS_BYTES_MIN, "heads.documents")?;
             let documents = (0..count).map(|_| read_heads(source, "heads.documents"));
-            Frame::Heads {
-                documents: documents.collect::<Result<_, _>>()?,
-                answer: source.bool("heads.answer")?,
+            let documents: Vec<_> = documents.collect::<Result<_, _>>()?;
+            if !is_sorted(&documents, |it| &it.document) {
+                return Err(DecodeError::Invalid { field: "heads.documents" });
             }
+            Frame::Heads { documents, answer: source.bool("heads.answer")? }
         }
         kind::WANT => Frame::Want(read_heads(source, "want")?),
         kind::CHANGES => {
@@ -336,6 +337,9 @@ fn write_heads(
 ) -> Result<(), EncodeError> {
     write_document(&heads.document, sink, field)?;
     sink.count(heads.heads.len(), HEADS_MAX, field)?;
+    if !is_sorted(&heads.heads, |head| head) {
+        return Err(EncodeError::Invalid { field });
+    }
     for head in &heads.heads {
         sink.array(&head.0);
     }
@@ -346,7 +350,60 @@ fn read_heads(source: &mut Source<'_>, field: &'static str) -> Result<DocumentHe
     let document = read_document(source, field)?;
     let count = source.count(HEADS_MAX, 32, field)?;
     let heads = (0..count).map(|_| source.array(field).map(ChangeHash));
-    Ok(DocumentHeads { document, heads: heads.collect::<Result<_, _>>()? })
+    let heads: Vec<_> = heads.collect::<Result<_, _>>()?;
+    if !is_sorted(&heads, |head| head) {
+        return Err(DecodeError::Invalid { field });
+    }
+    Ok(DocumentHeads { document, heads })
+}
+
+/// Tells whether each item is greater than the one before it: then none is there twice.
+fn is_sorted<T, K: Ord>(items: &[T], key: impl Fn(&T) -> &K) -> bool {
+    items.windows(2).all(|pair| key(&pair[0]) < key(&pair[1]))
+}
+
+fn write_links(links: &Links, sink: &mut Sink) -> Result<(), EncodeError> {
+    sink.u32(kind::LINKS, "kind")?;
+    match &links.base {
+        LinksBase::Told => sink.u32(0, "links.base")?,
+        LinksBase::Nothing => sink.u32(1, "links.base")?,
+        LinksBase::Members { digest, bits } => {
+            sink.u32(2, "links.base")?;
+            sink.array(digest);
+            sink.blob(bits, LINKS_BITS_MAX, "links.bits")?;
+        }
+    }
+    for (nodes, field) in [(&links.linked, "links.linked"), (&links.unlinked, "links.unlinked")] {
+        sink.count(nodes.len(), LINKS_MAX, field)?;
+        if !is_sorted(nodes, |node| node) {
+            return Err(EncodeError::Invalid { field });
+        }
+        nodes.iter().for_each(|node| sink.array(&node.0));
+    }
+    sink.bool(links.tells, "links.tells")?;
+    sink.bool(links.again, "links.again")
+}
+
+fn read_base(source: &mut Source<'_>) -> Result<LinksBase, DecodeError> {
+    match source.u32("links.base")? {
+        0 => Ok(LinksBase::Told),
+        1 => Ok(LinksBase::Nothing),
+        2 => Ok(LinksBase::Members {
+            digest: source.array("links.base")?,
+            bits: source.blob(LINKS_BITS_MAX, "links.bits")?.to_vec(),
+        }),
+        _ => Err(DecodeError::Invalid { field: "links.base" }),
+    }
+}
+
+fn read_nodes(source: &mut Source<'_>, field: &'static str) -> Result<Vec<NodeId>, DecodeError> {
+    let count = source.count(LINKS_MAX, 32, field)?;
+    let nodes = (0..count).map(|_| source.array(field).map(NodeId));
+    let nodes: Vec<_> = nodes.collect::<Result<_, _>>()?;
+    if !is_sorted(&nodes, |node| node) {
+        return Err(DecodeError::Invalid { field });
+    }
+    Ok(nodes)
 }
 
 /// Fewest and most bytes of a voucher: its number takes 1 to 9.

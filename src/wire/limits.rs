@@ -26,6 +26,9 @@ pub const ADDRESS_BYTES_MAX: usize = 64;
 /// Most nodes with which a node tells that it has links: more than a full mesh ever has.
 pub const LINKS_MAX: usize = 4096;
 
+/// Most bytes in which a node tells of each member whether it has a link to it.
+pub const LINKS_BITS_MAX: usize = LINKS_MAX / 8;
+
 /// Most documents of a fleet: one a host and epoch still held, and the fleet's own.
 pub const DOCUMENTS_MAX: usize = 8192;
 

@@ -59,6 +59,40 @@ pub struct Join {
     pub addresses: Vec<String>,
 }
 
+/// What the nodes of a [`Links`] are added to, and taken from.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum LinksBase {
+    /// What the sender has told before on this link.
+    #[default]
+    Told,
+    /// Nothing.
+    Nothing,
+    /// Some of the members, for a receiver that knows the same ones.
+    Members {
+        /// The first bytes of SHA-256 over the sorted ids of all members, one after the other.
+        digest: [u8; 8],
+        /// A bit for each of them in order, the lowest of a byte first: whether the sender has a link to
+        /// it.
+        bits: Vec<u8>,
+    },
+}
+
+/// With whom the sender has links.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Links {
+    /// Where it begins.
+    pub base: LinksBase,
+    /// With whom beside those; sorted.
+    pub linked: Vec<NodeId>,
+    /// With whom of those not; sorted.
+    pub unlinked: Vec<NodeId>,
+    /// Whether the sender tells those with whom it has links of the link to the receiver, who then need
+    /// not tell them.
+    pub tells: bool,
+    /// Whether the sender lacks what the receiver's last words were based on, and is to be told all.
+    pub again: bool,
+}
+
 /// A document and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DocumentHeads {
@@ -89,10 +123,7 @@ pub enum Frame {
         vouchers: Vec<Voucher>,
     },
     /// Tells with whom the sender has links, so that nobody relays what they get anyway.
-    Links {
-        /// Sorted.
-        nodes: Vec<NodeId>,
-    },
+    Links(Links),
     /// Tells where all of the sender's documents stand.
     Heads {
         /// Sorted by document.
@@ -144,7 +175,7 @@ impl Frame {
             Self::Hello(_) => "hello",
             Self::Join(_) => "join",
             Self::Joined { .. } => "joined",
-            Self::Links { .. } => "links",
+            Self::Links(_) => "links",
             Self::Heads { .. } => "heads",
             Self::Want(_) => "want",
             Self::Changes { .. } => "changes",

@@ -5,9 +5,9 @@
 use std::fmt;
 
 /// The newest protocol that this version speaks.
-pub const PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = 2;
 /// The oldest protocol that this version still speaks.
-pub const PROTOCOL_MIN: u16 = 1;
+pub const PROTOCOL_MIN: u16 = 2;
 
 /// The protocol versions that a node speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -137,11 +137,14 @@ pub fn status() -> Status {
         refusals: [("panicked".to_owned(), 1), ("checksum".to_owned(), 3)].into(),
         kept_off: 1,
         recovering: false,
+        agents_awaited: [("http://127.0.0.1:4096/".to_owned(), 2)].into(),
+        holding: Some(handle::HoldingStatus { sessions: 2, workspaces: 1, until: 3_600_000 }),
         agents: vec![handle::AgentStatus {
             url: "http://127.0.0.1:4096/".to_owned(),
             state: handle::AgentState::Failed,
             problem: Some("no opencode server answers".to_owned()),
             last_read_at: Some(7),
+            notes: vec!["left out, 1: session ses_1 has no time".to_owned()],
         }],
         git: Some(machine::Git {
             path: Some("/usr/bin/git".into()),
@@ -455,7 +458,9 @@ async fn answer(
             handle::Request::Trash(reply) => {
                 ("Trash".to_owned(), reply.send(vec![trash_stored("wrk_gone")]).is_ok())
             }
-            handle::Request::AgentDue(server, reply) => (server, reply.send(vec![]).is_ok()),
+            handle::Request::AgentDue(servers, reply) => {
+                (format!("{servers:?}"), reply.send(vec![]).is_ok())
+            }
             handle::Request::Explain(target, reply) => {
                 let answer = Ok(Box::new(explainable(target.id.as_str())));
                 (format!("Explain({target:?})"), reply.send(answer).is_ok())
@@ -495,7 +500,8 @@ fn carry_out(hub: &Hub, command: Command) -> Reply {
         Command::Join(_) => Reply::Joined(FLEET),
         Command::Leave | Command::Announce { .. } => Reply::Done,
         Command::Pause(_) | Command::Resume(_) | Command::Revoke(_) => Reply::Peer(LAP),
-        Command::AgentGone(_) | Command::Rewrite => Reply::Done,
+        Command::AgentGone { .. } | Command::ForgetAgent(_) | Command::Rewrite => Reply::Done,
+        Command::AgentHas { .. } => Reply::AgentPurged(vec![]),
         Command::ReportTrash { .. } => Reply::TrashReported { left: 0 },
         Command::RestoreTrashed(target) => {
             let listed = trash_stored(target.id.as_str()).read().expect("it is whole");

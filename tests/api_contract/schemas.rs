@@ -12,15 +12,16 @@ use sessionmesh::{
         fleet::{InFleet, Invited, PeerChanged},
         problem::Error,
         routes::{OPEN, ROUTES},
-        trash::{RestoreBody, TrashList, TrashRestored},
+        trash::{RestoreBody, TrashAhead, TrashList, TrashRestored, WithTrash},
     },
     replica::{
         command::{
-            Import, Imported, ImportedSession, ImportedWorkspace, NewSession, NewWorkspace, Refusal,
+            Import, Imported, ImportedSession, ImportedWorkspace, NewSession, NewWorkspace,
+            Refusal, WorkspaceDeleted,
         },
         diff::{DeletedReason, Event, RemovedReason},
         record::{Extra, Role, Session, TeardownAction, Workspace},
-        trash::TrashListed,
+        trash::{TrashKind, TrashListed},
     },
 };
 
@@ -171,8 +172,9 @@ fn samples() -> Vec<(&'static str, Vec<Value>)> {
         ("View", vec![view]),
         ("Deletion", values(vec![deleted_session("s").deleted.unwrap()])),
         ("Teardown", values(vec![failed_workspace("w").teardown.unwrap(), sealed_teardown()])),
-        ("SessionDeleted", values(vec![session_deleted(false), session_deleted(true)])),
-        ("WorkspaceDeleted", vec![full_workspace_deleted(), json!(workspace_deleted(true))]),
+        ("SessionDeleted", with_trash(vec![session_deleted(false), session_deleted(true)])),
+        ("WorkspaceDeleted", with_trash(vec![full_workspace_deleted(), workspace_deleted(true)])),
+        ("TrashAhead", values(vec![ahead()])),
         ("Restored", values(vec![restored()])),
         ("Receipt", values(vec![receipt()])),
         ("ReceiptMember", values(receipt().members)),
@@ -182,6 +184,7 @@ fn samples() -> Vec<(&'static str, Vec<Value>)> {
         ("ExplainedChange", values(explanation().changes)),
         ("ExplainedWrite", values(explanation().changes.remove(0).writes)),
         ("Imported", values(vec![imported])),
+        ("HoldingStatus", values(status().holding.into_iter().collect())),
         ("AgentStatus", values(status().agents)),
         ("Status", values(vec![status()])),
         ("DocumentStatus", values(status().documents)),
@@ -232,10 +235,20 @@ fn located(id: &str) -> Workspace {
     Workspace { directory: Some("/src".to_owned()), extra, ..workspace(id) }
 }
 
-fn full_workspace_deleted() -> Value {
+fn full_workspace_deleted() -> WorkspaceDeleted {
     let mut deleted = workspace_deleted(false);
     deleted.receipt = Some("rcp_1".parse().unwrap());
-    json!(deleted)
+    deleted
+}
+
+fn ahead() -> TrashAhead {
+    let (id, kind) = ("wrk_1".to_owned(), TrashKind::Workspace);
+    TrashAhead { id, kind, host: DESK, keep_removed_s: Some(86_400) }
+}
+
+fn with_trash<T: Serialize>(deleted: Vec<T>) -> Vec<Value> {
+    let with = |deleted| json!(WithTrash { deleted, trash: vec![ahead()] });
+    deleted.into_iter().map(with).collect()
 }
 
 fn new_session() -> NewSession {

@@ -1,7 +1,9 @@
 //! A server that answers as opencode 1.18.33 does, as far as a bridge asks, or fails on demand.
 
+#![allow(dead_code, reason = "the bridge's tests and the odd servers each use a part of it")]
+
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     convert::Infallible,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard},
@@ -11,7 +13,7 @@ use axum::{
     Router,
     body::Body,
     extract::{Request, State as Extract},
-    http::{Method, StatusCode},
+    http::{Method, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
 use serde_json::{Value, json};
@@ -30,20 +32,61 @@ pub enum Mode {
     Hangs,
     /// Fails at the last of its lists.
     BreaksHalfWay,
-    /// Its sessions are missing when they are listed the next time, and then there again.
-    EmptyOnce,
+    /// Fails at all lists of sessions.
+    ListsNothing,
+    /// Answers lists, and ends in the middle of them.
+    CutsOff,
 }
 
+/// How it answers a delete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deletes {
+    /// Deletes, children too.
+    Works,
+    /// Fails with 500.
+    Fails,
+    /// Says that it has deleted it, and keeps it.
+    Lies,
+    /// Answers 200 with a page, as a server in front of it may.
+    Page,
+    /// Says 404 as a page, and keeps it.
+    PageNotFound,
+}
+
+/// How it answers for a single session that it has not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    /// As opencode does.
+    Works,
+    /// 200 with a page.
+    Page,
+    /// 404 with a page.
+    PageNotFound,
+    /// 404 with some other JSON.
+    Other,
+    /// 500.
+    Fails,
+}
+
+/// A database, on which one or several servers stand.
 #[derive(Debug)]
-struct State {
-    mode: Mode,
-    sessions: BTreeMap<String, Value>,
+pub struct State {
+    pub mode: Mode,
+    pub sessions: BTreeMap<String, Value>,
     workspaces: BTreeMap<String, Value>,
-    deletes: Vec<String>,
-    fail_deletes: bool,
-    /// When its database first saw its project.
-    first_seen: i64,
+    /// What the lists lack although it is there.
+    pub hidden: BTreeSet<String>,
+    /// What was asked to be deleted, and was, in order.
+    pub deletes: Vec<String>,
+    pub on_delete: Deletes,
+    pub on_missing: Missing,
+    /// When its database first saw its project; `None` where it does not say.
+    pub first_seen: Option<i64>,
     refused: usize,
+    /// How often it has said that it has none of that id.
+    pub said_gone: BTreeMap<String, usize>,
+    /// The ids of which the messages were asked for.
+    pub exported: BTreeSet<String>,
     /// Replaced where the streams are to end.
     events: broadcast::Sender<String>,
 }
@@ -55,6 +98,13 @@ type Shared = Arc<Mutex<State>>;
 pub struct Fake {
     address: SocketAddr,
     state: Shared,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
 }
 
 impl Fake {
@@ -63,24 +113,37 @@ impl Fake {
             mode: Mode::Works,
             sessions: BTreeMap::new(),
             workspaces: BTreeMap::new(),
+            hidden: BTreeSet::new(),
             deletes: Vec::new(),
-            fail_deletes: false,
-            first_seen: 7,
+            on_delete: Deletes::Works,
+            on_missing: Missing::Works,
+            first_seen: Some(7),
             refused: 0,
+            said_gone: BTreeMap::new(),
+            exported: BTreeSet::new(),
             events: broadcast::channel(1_024).0,
         }));
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::serve("127.0.0.1:0".parse().unwrap(), state).await
+    }
+
+    async fn serve(at: SocketAddr, state: Shared) -> Self {
+        let listener = tokio::net::TcpListener::bind(at).await.unwrap();
         let address = listener.local_addr().unwrap();
         let router = Router::new().fallback(answer).with_state(state.clone());
-        tokio::spawn(async move { axum::serve(listener, router).await });
-        Self { address, state }
+        let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self { address, state, serving }
+    }
+
+    /// Starts another server on the same database.
+    pub async fn beside(&self) -> Self {
+        Self::serve("127.0.0.1:0".parse().unwrap(), self.state.clone()).await
     }
 
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
 
@@ -106,8 +169,9 @@ impl Fake {
     /// Deletes a session as a user of the server does, and tells.
     pub fn remove(&self, id: &str) {
         let mut state = self.state();
-        let session = state.sessions.remove(id).unwrap();
-        state.tell("session.deleted", &session);
+        for session in state.take_family(id) {
+            state.tell("session.deleted", &session);
+        }
     }
 
     /// Tells that a session was deleted, which is there.
@@ -117,11 +181,17 @@ impl Fake {
         state.tell("session.deleted", &session);
     }
 
+    /// Sends something on the streams of events, as it is.
+    pub fn tell_raw(&self, bytes: &str) {
+        // Nobody may be listening.
+        let _ = self.state().events.send(bytes.to_owned());
+    }
+
     pub fn put_workspace(&self, id: &str) {
         let workspace = json!({
             "id": id, "type": "worktree", "name": id, "branch": null,
-            "directory": format!("/no/such/folder/{id}"), "extra": null, "projectID": "p",
-            "timeUsed": 1
+            "directory": format!("/no/such/opencode/worktree/p/{id}"), "extra": null,
+            "projectID": "p", "timeUsed": 1
         });
         self.state().workspaces.insert(id.to_owned(), workspace);
     }
@@ -131,7 +201,7 @@ impl Fake {
     }
 
     /// Stands on another database from now on, with these sessions and first seen then.
-    pub fn move_to(&self, first_seen: i64, sessions: &[&str]) {
+    pub fn move_to(&self, first_seen: Option<i64>, sessions: &[&str]) {
         let mut state = self.state();
         let kept = std::mem::take(&mut state.sessions);
         state.sessions = sessions
@@ -142,8 +212,8 @@ impl Fake {
         state.events = broadcast::channel(1_024).0;
     }
 
-    pub fn fail_deletes(&self, fail: bool) {
-        self.state().fail_deletes = fail;
+    pub fn on_delete(&self, deletes: Deletes) {
+        self.state().on_delete = deletes;
     }
 
     /// The sessions that it was asked to delete, and has, in order.
@@ -161,7 +231,7 @@ impl Fake {
     }
 }
 
-fn session(id: &str) -> Value {
+pub fn session(id: &str) -> Value {
     json!({
         "id": id, "slug": "s", "projectID": "p", "directory": "/p", "title": id,
         "version": "1.18.33", "time": { "created": 1, "updated": 1 }
@@ -169,12 +239,31 @@ fn session(id: &str) -> Value {
 }
 
 impl State {
-    fn tell(&self, kind: &str, session: &Value) {
+    pub fn tell(&self, kind: &str, session: &Value) {
         let properties = json!({ "sessionID": session["id"], "info": session });
         let event = json!({ "directory": "/p", "payload": {
             "id": "evt_1", "type": kind, "properties": properties } });
         // Nobody may be listening.
         let _ = self.events.send(format!("data: {event}\n\n"));
+    }
+
+    /// Takes a session and its descendants away, children first.
+    pub fn take_family(&mut self, id: &str) -> Vec<Value> {
+        let children: Vec<String> = self.children(id);
+        let mut taken: Vec<Value> =
+            children.iter().flat_map(|child| self.take_family(child)).collect();
+        taken.extend(self.sessions.remove(id));
+        taken
+    }
+
+    fn children(&self, id: &str) -> Vec<String> {
+        let of = |(_, session): &(&String, &Value)| session["parentID"] == id;
+        self.sessions.iter().filter(of).map(|(id, _)| id.clone()).collect()
+    }
+
+    fn listed(&self) -> Value {
+        let shown = self.sessions.iter().filter(|(id, _)| !self.hidden.contains(*id));
+        shown.map(|(_, session)| session.clone()).collect()
     }
 }
 
@@ -183,61 +272,112 @@ async fn answer(Extract(shared): Extract<Shared>, request: Request) -> Response 
     match mode {
         Mode::Hangs => std::future::pending().await,
         Mode::Status(status) => StatusCode::from_u16(status).unwrap().into_response(),
-        Mode::Garbage => Body::from("<!doctype html><p>hello").into_response(),
-        Mode::Works | Mode::BreaksHalfWay | Mode::EmptyOnce => works(&shared, &request),
+        Mode::Garbage => page(StatusCode::OK),
+        Mode::Works | Mode::BreaksHalfWay | Mode::ListsNothing | Mode::CutsOff => {
+            works(&shared, &request)
+        }
     }
 }
 
 fn works(shared: &Shared, request: &Request) -> Response {
     let mut state = shared.lock().unwrap();
     let path = request.uri().path();
-    if let (&Method::DELETE, Some(id)) = (request.method(), path.strip_prefix("/session/")) {
-        return delete(&mut state, id);
+    if let Some(rest) = path.strip_prefix("/session/") {
+        let (id, what) = rest.split_once('/').unwrap_or((rest, ""));
+        return match (request.method(), what) {
+            (&Method::DELETE, "") => delete(&mut state, id),
+            (_, "") => one(&mut state, id),
+            (_, "children") => {
+                let children = state.children(id).into_iter();
+                json(&children.map(|child| state.sessions[&child].clone()).collect::<Value>())
+            }
+            (_, "message") => {
+                state.exported.insert(id.to_owned());
+                json(&json!([{ "info": { "id": format!("msg_{id}") }, "parts": [] }]))
+            }
+            _ => not_found(id),
+        };
     }
-    match path {
-        "/global/health" => json(&json!({ "healthy": true, "version": "1.18.33" })),
-        "/global/event" => {
+    let breaks = StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    match (path, state.mode) {
+        ("/global/health", _) => json(&json!({ "healthy": true, "version": "1.18.33" })),
+        ("/global/event", _) => {
             let connected = r#"data: {"payload":{"type":"server.connected","properties":{}}}"#;
             let first = tokio_stream::once(Ok(format!("{connected}\n\n")));
             let rest = BroadcastStream::new(state.events.subscribe());
             let stream = first.chain(rest).map(|event| event.unwrap_or_default());
             Body::from_stream(stream.map(Ok::<String, Infallible>)).into_response()
         }
-        "/project" => {
-            json(&json!([{ "id": "p", "worktree": "/p", "time": { "created": state.first_seen } }]))
+        ("/project", _) => json(
+            &json!([{ "id": "p", "worktree": "/p", "time": state.first_seen.map(|at| json!({ "created": at })) }]),
+        ),
+        ("/experimental/workspace", _) => json(&list(&state.workspaces)),
+        ("/session" | "/experimental/session", Mode::ListsNothing) => breaks,
+        ("/session" | "/experimental/session", Mode::CutsOff) => {
+            let whole = state.listed().to_string();
+            typed(StatusCode::OK, "application/json", whole[..whole.len() / 2].to_owned())
         }
-        "/experimental/workspace" => json(&list(&state.workspaces)),
-        "/session" => match state.mode {
-            Mode::EmptyOnce => json(&json!([])),
-            _ => json(&list(&state.sessions)),
-        },
-        "/experimental/session" => match state.mode {
-            Mode::BreaksHalfWay => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-            Mode::EmptyOnce => {
-                state.mode = Mode::Works;
-                json(&json!([]))
-            }
-            _ => json(&list(&state.sessions)),
-        },
+        ("/experimental/session", Mode::BreaksHalfWay) => breaks,
+        ("/session" | "/experimental/session", _) => json(&state.listed()),
         _ => StatusCode::NOT_FOUND.into_response(),
     }
 }
 
-fn delete(state: &mut State, id: &str) -> Response {
-    if state.fail_deletes {
-        state.refused += 1;
-        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+fn one(state: &mut State, id: &str) -> Response {
+    if let Some(session) = state.sessions.get(id) {
+        return json(session);
     }
-    let Some(session) = state.sessions.remove(id) else {
-        return StatusCode::NOT_FOUND.into_response();
-    };
-    state.deletes.push(id.to_owned());
-    state.tell("session.deleted", &session);
+    match state.on_missing {
+        Missing::Works => {
+            *state.said_gone.entry(id.to_owned()).or_default() += 1;
+            not_found(id)
+        }
+        Missing::Page => page(StatusCode::OK),
+        Missing::PageNotFound => page(StatusCode::NOT_FOUND),
+        Missing::Other => {
+            typed(StatusCode::NOT_FOUND, "application/json", r#"{"error":"no route"}"#.to_owned())
+        }
+        Missing::Fails => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+fn delete(state: &mut State, id: &str) -> Response {
+    match state.on_delete {
+        Deletes::Works => {}
+        Deletes::Lies => return json(&json!(true)),
+        Deletes::Page => return page(StatusCode::OK),
+        Deletes::PageNotFound => return page(StatusCode::NOT_FOUND),
+        Deletes::Fails => {
+            state.refused += 1;
+            return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        }
+    }
+    if !state.sessions.contains_key(id) {
+        return not_found(id);
+    }
+    for session in state.take_family(id) {
+        state.deletes.push(session["id"].as_str().unwrap().to_owned());
+        state.tell("session.deleted", &session);
+    }
     json(&json!(true))
 }
 
+fn not_found(id: &str) -> Response {
+    let message = format!("Session not found: {id}");
+    let body = json!({ "name": "NotFoundError", "data": { "message": message } });
+    typed(StatusCode::NOT_FOUND, "application/json", body.to_string())
+}
+
+fn page(status: StatusCode) -> Response {
+    typed(status, "text/html", "<!doctype html><p>hello".to_owned())
+}
+
 fn json(value: &Value) -> Response {
-    Body::from(value.to_string()).into_response()
+    typed(StatusCode::OK, "application/json", value.to_string())
+}
+
+fn typed(status: StatusCode, kind: &'static str, body: String) -> Response {
+    (status, [(header::CONTENT_TYPE, kind)], body).into_response()
 }
 
 fn list(records: &BTreeMap<String, Value>) -> Value {

@@ -270,7 +270,6 @@ impl Watch {
             undo_window: std::time::Duration::MAX,
             keep_removed: std::time::Duration::ZERO,
             start_grace: std::time::Duration::ZERO,
-            servers: BTreeSet::new(),
             keyring: super::keys::key_of(self.node),
         };
         let now = sessionmesh::replica::effect::Now { monotonic: Default::default(), wall_ms: 0 };

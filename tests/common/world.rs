@@ -429,6 +429,12 @@ impl World {
         }
     }
 
+    /// Puts an old copy of a node's disk in its place, and starts it again.
+    pub fn put_back(&mut self, node: usize, disk: Disk) {
+        self.nodes[node].disk = disk;
+        self.crash(node, 0);
+    }
+
     fn opened(&mut self, node: usize, fx: Effects) {
         self.take(node, fx);
         // A daemon makes what a start wrote durable before it talks to anyone.
@@ -567,7 +573,6 @@ fn startup(number: usize, node: NodeId, start: u8) -> Startup {
         undo_window: UNDO_WINDOW,
         keep_removed: KEEP_REMOVED,
         start_grace: START_GRACE,
-        servers: BTreeSet::from([SERVER.to_owned()]),
         keyring: key_of(node),
     }
 }

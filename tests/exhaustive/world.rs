@@ -22,7 +22,7 @@ use crate::{
         disk::Disk,
         keys::key_of,
         watch::Watch,
-        world::{Mode, UNDO_WINDOW, World as Linked},
+        world::{Mode, START_GRACE, UNDO_WINDOW, World as Linked},
     },
     model::{Change, Event, Model},
 };
@@ -233,8 +233,7 @@ impl World {
             seed: u64::from_le_bytes(start),
             undo_window: UNDO_WINDOW,
             keep_removed: Duration::ZERO,
-            start_grace: Duration::ZERO,
-            servers: std::collections::BTreeSet::new(),
+            start_grace: START_GRACE,
             keyring: key_of(peers[at]),
         };
         let now = Now { monotonic: node.now, wall_ms: WALL_MS };

@@ -13,7 +13,10 @@ use automerge::{
 };
 use sessionmesh::{
     replica::ids::{ChangeHash, DocumentId, FINGERPRINT_BYTES, FleetId, NodeId, StartId},
-    wire::{self, DocumentHeads, Frame, HEADER_BYTES, Hello, Join, Lane, limits::FRAME_BYTES_MAX},
+    wire::{
+        self, DocumentHeads, Frame, HEADER_BYTES, Hello, Join, Lane, Links, LinksBase,
+        limits::FRAME_BYTES_MAX,
+    },
 };
 
 use super::{
@@ -365,6 +368,16 @@ impl Arsenal {
             };
             (0..count).map(hash).collect()
         };
+        let links = |base| {
+            let linked = bogus(4_096).into_iter().map(|hash| NodeId(hash.0)).collect();
+            Frame::Links(Links {
+                base,
+                linked,
+                unlinked: vec![self.node],
+                tells: true,
+                again: true,
+            })
+        };
         let mut frames = vec![
             ("a second open", Frame::Open { start: StartId([0; 8]) }),
             ("no common protocol", hello(9, 9, [0; 16], "x")),
@@ -381,7 +394,12 @@ impl Arsenal {
                     addresses: vec!["x".repeat(64); 32],
                 }),
             ),
-            ("links with everyone", Frame::Links { nodes: vec![self.node; 4_096] }),
+            ("links with everyone", links(LinksBase::Nothing)),
+            (
+                "links with no such members",
+                links(LinksBase::Members { digest: [0xee; 8], bits: vec![0xff; 512] }),
+            ),
+            ("more and more links", links(LinksBase::Told)),
             ("a frontier of nothing", Frame::Check { frontier: [0; 32] }),
             ("changes of nowhere", self.seal.changes(nowhere, vec![vec![0; 100]])),
             ("changes of no epoch", self.seal.changes(epoch, vec![vec![0; 100]])),

@@ -5,7 +5,7 @@
 //! real daemon, which took it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     time::{Duration, Instant},
 };
 
@@ -69,7 +69,6 @@ pub async fn record(
         undo_window: Duration::from_millis(1),
         keep_removed: Duration::ZERO,
         start_grace: Duration::ZERO,
-        servers: BTreeSet::new(),
         keyring: rogue.key.clone(),
     };
     let now = Now { monotonic: Duration::ZERO, wall_ms: 1_795_379_110_867 };

@@ -126,7 +126,6 @@ impl Daemon {
             undo_window: UNDO_WINDOW,
             keep_removed: Duration::ZERO,
             start_grace: Duration::ZERO,
-            servers: Default::default(),
             keyring: self.key.clone(),
         };
         let born = Instant::now();

@@ -4,8 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use quinn::VarInt;
 use sessionmesh::{
-    identity::NodeKey,
-    replica::ids::{DocumentId, FleetId},
+    identity::{NodeKey, tls},
+    replica::{
+        effect::DialTarget,
+        ids::{DocumentId, FleetId},
+    },
     transport::{BindError, Event, Transport},
     wire::{self, CloseCode, Frame},
 };
@@ -351,6 +354,32 @@ async fn a_node_does_not_talk_to_a_copy_of_itself() {
     let friend = Node::new();
     friend.transport.set_targets(vec![a.target()]);
     assert!(matches!(a.expect().await, Event::Connected { peer, .. } if peer == friend.id));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_of_the_version_before_is_refused_by_name_whoever_dials() {
+    let a = Node::new();
+    let key = NodeKey::generate();
+    let raw = Raw::dial_naming(tls::ALPN_BEFORE, "127.0.0.1", &key, a.place()).await.unwrap();
+    let (code, reason) = raw.closed().await;
+    assert_eq!(code, Some(CloseCode::Protocol));
+    assert!(reason.contains("another version of the protocol than 2"), "{reason}");
+
+    // One that answers dials and knows nothing but its own version.
+    let old = tls::server_naming(&key, &[tls::ALPN_BEFORE]);
+    let config = quinn::ServerConfig::with_crypto(Arc::new(old));
+    let old = quinn::Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
+    let addresses = [old.local_addr().unwrap().to_string()].into();
+    let answering = tokio::spawn(async move {
+        while let Some(incoming) = old.accept().await {
+            let _ = incoming.await;
+        }
+    });
+    let mut a = a;
+    a.transport.set_targets(vec![DialTarget { node: key.node(), addresses }]);
+    let reason = a.dial_failed().await;
+    assert!(reason.contains("another version of the protocol than 2"), "{reason}");
+    answering.abort();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -33,11 +33,21 @@ impl Raw {
     pub async fn dial_from(
         ip: &str,
         key: &NodeKey,
+        place: (NodeId, SocketAddr),
+    ) -> Result<Self, ConnectionError> {
+        Self::dial_naming(tls::ALPN, ip, key, place).await
+    }
+
+    /// Dials a node and names a version of the protocol.
+    pub async fn dial_naming(
+        alpn: &[u8],
+        ip: &str,
+        key: &NodeKey,
         (node, address): (NodeId, SocketAddr),
     ) -> Result<Self, ConnectionError> {
         let local = SocketAddr::new(ip.parse().unwrap(), 0);
         let endpoint = quinn::Endpoint::client(local).unwrap();
-        let config = quinn::ClientConfig::new(Arc::new(tls::client(key, node)));
+        let config = quinn::ClientConfig::new(Arc::new(tls::client_naming(key, node, alpn)));
         let connection = endpoint.connect_with(config, address, "x").unwrap().await?;
         Ok(Self { id: key.node(), _endpoint: endpoint, connection, streams: None })
     }

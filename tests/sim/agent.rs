@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use sessionmesh::{
-    agent::bridge::compare::{Here, mark},
+    agent::bridge::compare::{Here, Speaker, mark},
     replica::{
-        command::{Command, Import, ImportedSession, Target},
+        command::{Command, Import, ImportedSession},
         ids::{NodeId, SessionId},
         machine::Replica,
     },
@@ -24,8 +24,6 @@ pub struct Agent {
     spent: BTreeSet<SessionId>,
     made: u32,
     pub away: bool,
-    /// Whether its list was seen to lack most, and is to be read again before that is believed.
-    pub doubted: bool,
 }
 
 impl Agent {
@@ -89,19 +87,26 @@ impl Agent {
         let sessions = replica.view().sessions_of(&node);
         let sessions = sessions.map(|session| (session.id.clone(), session.clone())).collect();
         let here = Here { sessions, ..Here::default() };
-        let plan = here.compare(&list, SERVER);
-        if here.is_suspicious(&list, &plan, SERVER) && !std::mem::replace(&mut self.doubted, true) {
-            return Vec::new();
+        let plan = here.compare(&list, &BTreeSet::new(), &Speaker::alone(SERVER));
+        let servers = servers();
+        let mut commands = Vec::new();
+        // What is not listed is not there: it is asked for, and this is the answer.
+        if !plan.missing.is_empty() {
+            let sessions = plan.missing.into_iter().collect();
+            commands.push(Command::AgentGone { servers: servers.clone(), sessions });
         }
-        self.doubted = false;
-        let missing = here.roots(&plan.missing).into_iter().map(|id| {
-            let session = Target { id, host: Some(node.to_string()) };
-            Command::DeleteSession { session, dry_run: false }
-        });
-        let mut commands: Vec<Command> = missing.collect();
         if !plan.import.sessions.is_empty() {
             commands.push(Command::Import(plan.import));
         }
+        if !plan.back.is_empty() {
+            let sessions = plan.back.into_iter().collect();
+            commands.push(Command::AgentHas { servers, sessions });
+        }
         commands
     }
+}
+
+/// The server as the loop is asked about it.
+pub fn servers() -> BTreeSet<String> {
+    BTreeSet::from([SERVER.to_owned()])
 }

@@ -1,6 +1,6 @@
 //! What a scenario is made of: what people ask, and what goes wrong, one thing after the other.
 
-use std::{collections::BTreeSet, rc::Rc, time::Duration};
+use std::{rc::Rc, time::Duration};
 
 use sessionmesh::{
     replica::{
@@ -356,6 +356,7 @@ impl World {
             Kind::Revoke => {
                 if !self.revoked && self.nodes.len() > 2 {
                     self.revoked = true;
+                    self.forget_alive();
                     self.fabric.counts.add(Seen::Revoked);
                     self.ask(node, Command::Revoke(name_of(other)), Asked::Person);
                 }
@@ -470,6 +471,7 @@ impl World {
             return;
         }
         self.fabric.counts.add(Seen::Joined);
+        self.forget_alive();
         let joiner = self.add(Vec::new(), 0);
         let mut secret = [joiner as u8; 32];
         secret[..8].copy_from_slice(&self.fabric.random.u64(..).to_le_bytes());
@@ -484,13 +486,19 @@ impl World {
         let Some(bytes) = self.nodes[node].backup.clone() else { return };
         self.fabric.counts.add(Seen::Restored);
         let was_up = self.nodes[node].up.is_some();
+        let alive = self.alive_on(node);
         self.down(node);
         self.nodes[node].disk.restore(&bytes);
+        self.note_backup(node, alive);
         self.heal_disk(node);
         self.nodes[node].watch = None;
         self.nodes[node].asleep = false;
-        let replicas: Vec<Replica> =
-            self.nodes.iter().filter(|node| !node.revoked).map(|n| on_disk(&n.disk)).collect();
+        let replicas: Vec<Replica> = self
+            .nodes
+            .iter()
+            .filter(|node| !node.revoked)
+            .map(|n| on_disk(n.disk.bytes()))
+            .collect();
         for known in &mut self.nodes {
             known.acknowledged.retain(|change| replicas.iter().any(|it| holds(it, change)));
         }
@@ -501,8 +509,8 @@ impl World {
 }
 
 /// Returns the replica that would start from what is on a disk.
-fn on_disk(disk: &Disk) -> Replica {
-    let copy = Disk::new(disk.bytes(), Fault::None, 0);
+pub fn on_disk(bytes: Vec<u8>) -> Replica {
+    let copy = Disk::new(bytes, Fault::None, 0);
     let store = Store::with_backend(copy.backend()).expect("it can be opened");
     replica_of(store.load().expect("it can be read"))
 }
@@ -516,7 +524,6 @@ fn replica_of(stored: Stored) -> Replica {
         undo_window: UNDO_WINDOW,
         keep_removed: Duration::ZERO,
         start_grace: Duration::ZERO,
-        servers: BTreeSet::new(),
         keyring: key_of(super::node::key(99)),
     };
     let now = Now { monotonic: Duration::ZERO, wall_ms: 0 };

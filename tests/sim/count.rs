@@ -71,6 +71,7 @@ kinds! {
         Stranded = "session stranded",
         Failed = "workspace failed",
         PutOff = "teardown put off",
+        Behind = "put back from a backup behind a restore",
         Gone = "workspace gone",
         Purged = "session purged",
         Restored2 = "session restored",

@@ -12,6 +12,7 @@
 
 mod agent;
 mod aside;
+mod backups;
 mod chaos;
 #[path = "../common/mod.rs"]
 #[expect(dead_code, reason = "each test uses its own part of the world")]

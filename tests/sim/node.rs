@@ -32,6 +32,7 @@ use sessionmesh::{
 
 use super::{
     agent::Agent,
+    backups::Alive,
     common::watch::{Acknowledged, Watch},
     count::Seen,
     disk::Disk,
@@ -146,6 +147,7 @@ pub struct Out {
     published: usize,
     pub saving: bool,
     pub tearing_down: BTreeSet<String>,
+    pub alive: Alive,
 }
 
 /// One machine.
@@ -165,6 +167,8 @@ pub struct Node {
     pub followers: Vec<Follower>,
     pub agent: Agent,
     pub backup: Option<Rc<Vec<u8>>>,
+    /// What it hosts that is alive, while it may not know.
+    pub alive: Alive,
     pub revoked: bool,
     pub stalled_until: Duration,
     pub disk_slow: bool,
@@ -216,6 +220,7 @@ impl Out {
             published: 0,
             saving: false,
             tearing_down: BTreeSet::new(),
+            alive: Alive::default(),
         }
     }
 
@@ -302,6 +307,7 @@ impl Hands for Ports<'_> {
     fn publish(&mut self, publication: Publication) {
         self.fabric.note(publication.body.as_bytes());
         self.out.watch.published(&publication);
+        self.out.alive.told(&publication.diff);
         count_events(self.fabric, &publication);
         self.out.published += 1;
         self.out.hub.publish(&publication.diff, publication.body);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{
     chaos::{Act, Kind},
+    count::Seen,
     life::{CALM, Scenario},
     play,
 };
@@ -123,4 +124,27 @@ fn a_workspace_that_is_entered_while_its_teardown_waits_is_left_until_nobody_is_
     let mut scenario = Scenario::draw(118, 24);
     scenario.only = vec![0, 1, 2, 3, 4, 5];
     play(&scenario);
+}
+
+/// A session was deleted, a backup was taken, the session was restored, and then the backup put in place: the
+/// host, which met nobody for as long as the undo window, purged what was alive everywhere else.
+#[test]
+fn what_was_restored_since_a_backup_is_not_purged_by_a_host_that_was_put_back() {
+    use Kind::{
+        CreateSession, CreateWorkspace, Cut, DeleteSession, Restore, RestoreBackup, TakeBackup,
+        WindowPasses,
+    };
+    let mut behind = 0;
+    // With these it is cut off for long enough.
+    for salt in [1, 3, 4, 6] {
+        let kinds = [CreateWorkspace, CreateSession, DeleteSession, TakeBackup, Restore];
+        let kinds = kinds.into_iter().chain([Cut, RestoreBackup, WindowPasses]);
+        let act = |kind| Act { after: Duration::from_millis(700), kind, node: Some(0), salt };
+        let acts: Vec<Act> = kinds.map(act).collect();
+        let only = (0..acts.len()).collect();
+        let (weather, calm, skews_ms) = (CALM, false, [0; 5]);
+        let lived = play(&Scenario { seed: salt, nodes: 2, acts, only, weather, calm, skews_ms });
+        behind += lived.counts.of(Seen::Behind);
+    }
+    assert!(behind > 0, "some hosts were put back behind a restore");
 }

@@ -1,6 +1,6 @@
 //! How nodes start, stop, crash, sleep and wake.
 
-use std::{collections::BTreeSet, rc::Rc, time::Duration};
+use std::{rc::Rc, time::Duration};
 
 use sessionmesh::{
     daemon::{
@@ -20,7 +20,6 @@ use sessionmesh::{
 };
 
 use super::{
-    agent::SERVER,
     common::{keys::key_of, watch::Watch},
     count::Seen,
     disk::Fault,
@@ -57,7 +56,6 @@ impl World {
             undo_window: UNDO_WINDOW,
             keep_removed: KEEP_REMOVED,
             start_grace: START_GRACE,
-            servers: BTreeSet::from([SERVER.to_owned()]),
             keyring: key_of(node.id),
         };
         let age = self.fabric.between(Duration::ZERO, Duration::from_secs(900));
@@ -77,6 +75,7 @@ impl World {
         watch.restarted(engine.replica(), &diffs);
         let hub = Stream::new(engine.published(), journal, HUB);
         let mut out = Out::new((number, boot, start), Rc::new(store), hub, watch, born);
+        out.alive = std::mem::take(&mut node.alive);
         engine.carry_out(effects, &mut Ports { fabric: &mut self.fabric, out: &mut out });
         node.up = Some(Up { engine, out });
         self.settle(number);
@@ -151,6 +150,7 @@ impl World {
         self.nodes[node].boot += 1;
         if let Some(Up { out, engine }) = self.nodes[node].up.take() {
             self.nodes[node].watch = Some(out.watch);
+            self.nodes[node].alive = out.alive;
             drop((engine, out.store));
         }
         self.asked.retain(|_, (of, _)| *of != node);

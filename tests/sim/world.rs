@@ -28,8 +28,9 @@ use sessionmesh::{
 };
 
 use super::{
-    agent::{Agent, SERVER},
+    agent::{Agent, servers},
     aside::load,
+    backups::Alive,
     count::Seen,
     disk::{Disk, Fault},
     fabric::{Event, Fabric, Weather},
@@ -126,6 +127,7 @@ impl World {
             followers: Vec::new(),
             agent: Agent::default(),
             backup: None,
+            alive: Alive::default(),
             revoked: false,
             stalled_until: Duration::ZERO,
             disk_slow: false,
@@ -440,11 +442,11 @@ impl World {
         if self.nodes[node].agent.away {
             return;
         }
-        let due = up.engine.replica().agent_due(SERVER);
+        let due = up.engine.replica().agent_due(&servers());
         if !due.is_empty() {
             self.fabric.counts.add(Seen::AgentDeleted);
             self.nodes[node].agent.delete(&due);
-            self.ask(node, Command::AgentGone(due), Asked::Bridge);
+            self.ask(node, Command::AgentGone { servers: servers(), sessions: due }, Asked::Bridge);
         }
         let Node { agent, up, id, .. } = &mut self.nodes[node];
         let Some(up) = up else { return };

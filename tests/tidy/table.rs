@@ -200,6 +200,7 @@ pub const ROOMS: &[Room] = &[
         why: "a leaf: it makes the `Now` that a replica is given",
     },
     Room { path: "files", may: &[], why: "a leaf: it writes bytes, whatever they mean" },
+    Room { path: "sse", may: &[], why: "a leaf: it cuts a stream into events, whoever sends them" },
     Room { path: "telemetry", may: &[], why: "a leaf: it counts and logs whatever it is told" },
     // The shells.
     Room {
@@ -228,6 +229,7 @@ pub const ROOMS: &[Room] = &[
             "replica::effect",
             "replica::ids",
             "replica::record",
+            "sse",
         ],
         why: "the bridge asks the loop as any client does; what it writes takes the same path",
     },
@@ -281,6 +283,7 @@ pub const ROOMS: &[Room] = &[
             "replica::receipt",
             "replica::record",
             "replica::trash",
+            "sse",
             "telemetry",
         ],
         why: "its verbs are clients of the API, and `serve` starts the daemon; none reaches past them",
@@ -344,6 +347,7 @@ pub const FENCES: &[Fence] = &[
     Fence { path: "bytes", rooms: Rooms::Shells, why: IO },
     Fence { path: "data_encoding", rooms: Rooms::Shells, why: IO },
     Fence { path: "futures_util", rooms: Rooms::Shells, why: IO },
+    Fence { path: "memchr", rooms: Rooms::Shells, why: IO },
     Fence { path: "rustix", rooms: Rooms::Shells, why: IO },
     Fence { path: "tokio", rooms: Rooms::Shells, why: IO },
     Fence { path: "tokio_stream", rooms: Rooms::Shells, why: IO },

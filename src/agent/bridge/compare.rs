@@ -1,7 +1,8 @@
 //! Owns what must be done so that this host's records say what a server's list says.
 //!
-//! Must not know HTTP or the loop. Invariants: only records that are marked as the server's are
-//! found missing; what is deleted here is left alone, whatever the list says.
+//! Must not know HTTP or the loop. Invariants: only records that are the server's are found missing,
+//! and are only missing; a record of a server on another database is left alone; what a person has
+//! deleted here is left alone, whatever the list says.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,11 +12,10 @@ use std::{
 use crate::replica::{
     command::{Import, ImportedSession, ImportedWorkspace},
     ids::{SessionId, WorkspaceId},
-    record::{EXTRA_SERVER, Extra, Session, SessionState, Workspace, WorkspaceState},
+    record::{
+        DeletionReason, EXTRA_SERVER, Extra, Session, SessionState, Workspace, WorkspaceState,
+    },
 };
-
-/// Fewest missing sessions that make a list suspicious although others are on it.
-const MISSING_MIN: usize = 4;
 
 /// This host's records.
 #[derive(Debug, Default)]
@@ -26,6 +26,17 @@ pub struct Here {
     pub workspaces: BTreeMap<WorkspaceId, Arc<Workspace>>,
 }
 
+/// A server, and whose records it may speak for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Speaker {
+    /// The server, as records are marked with it.
+    pub server: String,
+    /// The servers that stand on the same database, itself among them.
+    pub own: BTreeSet<String>,
+    /// Servers that stand, or may stand, on another one.
+    pub others: BTreeSet<String>,
+}
+
 /// What is to be done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
@@ -33,9 +44,13 @@ pub struct Plan {
     pub import: Import,
     /// Sessions of which only the time of the last change differs.
     pub ticked: Vec<SessionId>,
-    /// Sessions that the server has no more, in any order.
+    /// Sessions that the list lacks, in any order: the server is to be asked for each.
     pub missing: BTreeSet<SessionId>,
-    /// Empty workspaces that the server has no more.
+    /// Sessions that were deleted here in an agent's name, and are listed.
+    pub back: BTreeSet<SessionId>,
+    /// Sessions that are another server's, and listed here, too.
+    pub foreign: BTreeMap<SessionId, String>,
+    /// Empty workspaces that the list lacks.
     pub missing_workspaces: Vec<WorkspaceId>,
 }
 
@@ -49,17 +64,49 @@ pub fn mark(list: &mut Import, server: &str) {
     }
 }
 
+impl Speaker {
+    /// Makes one that speaks for itself alone.
+    pub fn alone(server: &str) -> Self {
+        let own = BTreeSet::from([server.to_owned()]);
+        Self { server: server.to_owned(), own, others: BTreeSet::new() }
+    }
+
+    fn owns(&self, server: Option<&str>) -> bool {
+        server.is_some_and(|server| self.own.contains(server))
+    }
+
+    fn is_foreign(&self, server: Option<&str>) -> bool {
+        server.is_some_and(|server| self.others.contains(server))
+    }
+}
+
 impl Here {
-    /// Finds what must be done about a list that is marked.
-    pub fn compare(&self, list: &Import, server: &str) -> Plan {
+    /// Finds what must be done about a list that is marked. `unlisted` are the workspaces in it that
+    /// were only made of what sessions say.
+    pub fn compare(
+        &self,
+        list: &Import,
+        unlisted: &BTreeSet<WorkspaceId>,
+        speaker: &Speaker,
+    ) -> Plan {
         let mut plan = Plan::default();
         for workspace in &list.workspaces {
             match self.workspaces.get(&workspace.id) {
                 None => plan.import.workspaces.push(workspace.clone()),
-                Some(known) if known.state == WorkspaceState::Live && differs(known, workspace) => {
-                    plan.import.workspaces.push(workspace.clone());
+                Some(known) => {
+                    let server = known.extra.get(EXTRA_SERVER).map(String::as_str);
+                    let is_open = known.state == WorkspaceState::Live
+                        && !unlisted.contains(&workspace.id)
+                        && !speaker.is_foreign(server);
+                    let mut workspace = workspace.clone();
+                    if speaker.owns(server) {
+                        // Two servers on one database would each write its own name for ever.
+                        workspace.extra.remove(EXTRA_SERVER);
+                    }
+                    if is_open && differs(known, &workspace) {
+                        plan.import.workspaces.push(workspace);
+                    }
                 }
-                Some(_) => {}
             }
         }
         for session in &list.sessions {
@@ -67,54 +114,46 @@ impl Here {
                 plan.import.sessions.push(session.clone());
                 continue;
             };
-            if known.state == SessionState::Deleted || is_equal(known, session, true) {
+            if let Some(server) = known.server().filter(|server| speaker.is_foreign(Some(server))) {
+                plan.foreign.insert(session.id.clone(), server.to_owned());
                 continue;
             }
-            if is_equal(known, session, false) {
+            let deleted = known.deleted.as_ref();
+            if deleted.is_some_and(|it| it.reason == Some(DeletionReason::Agent)) {
+                plan.back.insert(session.id.clone());
+            }
+            let mut session = session.clone();
+            if speaker.owns(known.agent_server.as_deref()) {
+                session.agent_server = None;
+            }
+            if known.state == SessionState::Deleted || is_equal(known, &session, true) {
+                continue;
+            }
+            if is_equal(known, &session, false) {
                 plan.ticked.push(session.id.clone());
             }
-            plan.import.sessions.push(session.clone());
+            plan.import.sessions.push(session);
         }
         let listed: BTreeSet<_> = list.sessions.iter().map(|session| &session.id).collect();
-        let missing = self.alive(server).filter(|session| !listed.contains(&session.id));
+        let missing = self.alive(speaker).filter(|session| !listed.contains(&session.id));
         plan.missing = missing.map(|session| session.id.clone()).collect();
         let listed: BTreeSet<_> = list.workspaces.iter().map(|workspace| &workspace.id).collect();
         let missing = self.workspaces.values().filter(|workspace| {
             workspace.state == WorkspaceState::Live
                 && workspace.session_count == 0
-                && is_marked(&workspace.extra, server)
+                && speaker.owns(workspace.extra.get(EXTRA_SERVER).map(String::as_str))
                 && !listed.contains(&workspace.id)
         });
         plan.missing_workspaces = missing.map(|workspace| workspace.id.clone()).collect();
         plan
     }
 
-    /// Returns those of the missing sessions whose parents aren't missing: the others go along.
-    pub fn roots(&self, missing: &BTreeSet<SessionId>) -> Vec<SessionId> {
-        let goes_along = |id: &&SessionId| {
-            let parent = self.sessions.get(*id).and_then(|session| session.parent_id.as_ref());
-            parent.is_some_and(|parent| missing.contains(parent))
-        };
-        missing.iter().filter(|id| !goes_along(id)).cloned().collect()
-    }
-
-    /// Tells whether so much is missing that the list needs a second look.
-    pub fn is_suspicious(&self, list: &Import, plan: &Plan, server: &str) -> bool {
-        let (missing, known) = (plan.missing.len(), self.alive(server).count());
-        let most = missing >= MISSING_MIN && missing * 2 > known;
-        missing > 0 && (list.sessions.is_empty() || most)
-    }
-
-    fn alive(&self, server: &str) -> impl Iterator<Item = &Arc<Session>> {
+    fn alive(&self, speaker: &Speaker) -> impl Iterator<Item = &Arc<Session>> {
         let sessions = self.sessions.values();
         sessions.filter(move |session| {
-            session.state != SessionState::Deleted && session.server() == Some(server)
+            session.state != SessionState::Deleted && speaker.owns(session.server())
         })
     }
-}
-
-fn is_marked(extra: &Extra, server: &str) -> bool {
-    extra.get(EXTRA_SERVER).is_some_and(|marked| marked == server)
 }
 
 fn differs(known: &Workspace, listed: &ImportedWorkspace) -> bool {
@@ -124,14 +163,16 @@ fn differs(known: &Workspace, listed: &ImportedWorkspace) -> bool {
 }
 
 fn is_equal(known: &Session, listed: &ImportedSession, with_tick: bool) -> bool {
+    let says =
+        |known: &Option<String>, listed: &Option<String>| listed.is_none() || known == listed;
     known.title == listed.title
         && known.workspace_id == listed.workspace_id
         && known.project_id == listed.project_id
         && known.directory == listed.directory
         && known.archived_at == listed.archived_at
         && contains(&known.extra, &listed.extra)
-        && (listed.agent.is_none() || known.agent == listed.agent)
-        && (listed.agent_server.is_none() || known.agent_server == listed.agent_server)
+        && says(&known.agent, &listed.agent)
+        && says(&known.agent_server, &listed.agent_server)
         && (!with_tick || known.updated_at == listed.updated_at)
 }
 
@@ -142,7 +183,7 @@ fn contains(known: &Extra, listed: &Extra) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replica::ids::NodeId;
+    use crate::replica::{ids::NodeId, record::Deletion};
 
     const SERVER: &str = "http://localhost:4096/";
 
@@ -211,7 +252,7 @@ mod tests {
         let mut list = list(&["same", "changed", "ticked", "deleted", "unmarked", "new"]);
         list.sessions[1].title = Some("another".to_owned());
         list.sessions[2].updated_at = 2;
-        let plan = here.compare(&list, SERVER);
+        let plan = here.compare(&list, &BTreeSet::new(), &Speaker::alone(SERVER));
         let taken_in: BTreeSet<_> = plan.import.sessions.iter().map(|s| s.id.clone()).collect();
         assert_eq!(taken_in, ids(&["changed", "ticked", "unmarked", "new"]));
         assert_eq!(plan.ticked, ["ticked".parse().unwrap()]);
@@ -226,32 +267,40 @@ mod tests {
             known("deleted", SERVER, SessionState::Deleted),
             known("other", "http://localhost:5000/", SessionState::Live),
         ]);
-        let plan = here.compare(&list(&["x"]), SERVER);
+        let plan = here.compare(&list(&["x"]), &BTreeSet::new(), &Speaker::alone(SERVER));
         assert_eq!(plan.missing, ids(&["mine", "stranded"]));
     }
 
     #[test]
-    fn an_empty_list_and_one_without_most_of_what_was_known_are_suspicious() {
-        let suspicious = |known_ids: &[&str], listed: &[&str]| {
-            let sessions = known_ids.iter().map(|id| known(id, SERVER, SessionState::Live));
-            let here = here(&sessions.collect::<Vec<_>>());
-            let list = list(listed);
-            here.is_suspicious(&list, &here.compare(&list, SERVER), SERVER)
+    fn what_was_deleted_in_an_agents_name_comes_back_and_what_a_person_deleted_does_not() {
+        let deleted = |id: &str, reason| {
+            let mut session = known(id, SERVER, SessionState::Deleted);
+            let (by, operation) = (NodeId([1; 32]), "op".parse().unwrap());
+            Arc::make_mut(&mut session).deleted = Some(Deletion { by, at: 1, operation, reason });
+            session
         };
-        assert!(suspicious(&["a"], &[]));
-        assert!(!suspicious(&[], &[]));
-        assert!(!suspicious(&["a", "b"], &["b"]));
-        assert!(!suspicious(&["a", "b", "c", "d", "e", "f", "g", "h"], &["a", "b", "c", "d"]));
-        assert!(suspicious(&["a", "b", "c", "d", "e", "f", "g"], &["a", "b", "c"]));
-        assert!(suspicious(&["a", "b", "c", "d"], &["x"]));
+        let here = here(&[deleted("agents", Some(DeletionReason::Agent)), deleted("mine", None)]);
+        let list = list(&["agents", "mine"]);
+        let plan = here.compare(&list, &BTreeSet::new(), &Speaker::alone(SERVER));
+        assert_eq!((plan.back, plan.import), (ids(&["agents"]), Import::default()));
     }
 
     #[test]
-    fn children_that_are_missing_with_their_parents_go_along() {
-        let mut child = known("child", SERVER, SessionState::Live);
-        Arc::make_mut(&mut child).parent_id = Some("parent".parse().unwrap());
-        let here = here(&[child, known("parent", SERVER, SessionState::Live)]);
-        assert_eq!(here.roots(&ids(&["child", "parent"])), ["parent".parse().unwrap()]);
-        assert_eq!(here.roots(&ids(&["child"])), ["child".parse().unwrap()]);
+    fn a_server_on_the_same_database_speaks_for_the_other_and_one_on_another_does_not() {
+        const OTHER: &str = "http://localhost:5000/";
+        let here = here(&[
+            known("theirs", OTHER, SessionState::Live),
+            known("missing", OTHER, SessionState::Live),
+        ]);
+        let list = list(&["theirs"]);
+        let mut speaker = Speaker::alone(SERVER);
+        speaker.own.insert(OTHER.to_owned());
+        let plan = here.compare(&list, &BTreeSet::new(), &speaker);
+        assert_eq!(plan, Plan { missing: ids(&["missing"]), ..Plan::default() });
+        let mut speaker = Speaker::alone(SERVER);
+        speaker.others.insert(OTHER.to_owned());
+        let plan = here.compare(&list, &BTreeSet::new(), &speaker);
+        let foreign = [("theirs".parse().unwrap(), OTHER.to_owned())].into();
+        assert_eq!(plan, Plan { foreign, ..Plan::default() });
     }
 }

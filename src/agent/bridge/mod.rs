@@ -1,15 +1,20 @@
 //! Owns keeping one opencode server and this host's records in step.
 //!
-//! Must not know documents: it asks the loop as any client does. Invariants: nothing is deleted
-//! here because a list could not be read whole; nothing is deleted there before its undo window is
-//! over; what is yet to be done is found again from the two lists, never from a queue.
+//! Must not know documents: it asks the loop as any client does. Invariants: nothing is deleted here
+//! but what the server, asked for it by its id, has no more; nothing is deleted there before its undo
+//! window is over; what is yet to be done is found again from the two lists, never from a queue;
+//! nothing that takes longer the more sessions there are is done on the loop's thread.
 
 pub mod anchor;
 pub mod compare;
+mod due;
+mod hints;
+mod step;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     convert::Infallible,
+    fmt::Debug,
     future::pending,
     io,
     path::PathBuf,
@@ -18,44 +23,85 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    task::JoinHandle,
+    time::{Instant, sleep, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 
-pub use self::anchor::Anchors;
-use self::compare::{Here, Plan, mark};
-use super::opencode::{self, Client, Listing, events::Event, listing::Mapped};
+pub use self::{
+    anchor::{Anchors, Identity},
+    due::{Keeper, Kept},
+};
+use self::{compare::Speaker, due::Due, hints::Hints};
+use super::opencode::{
+    self, Client, Listing, Places, events::Event, listener::Process, model::LeftOut,
+};
 use crate::{
     daemon::handle::{AgentState, Handle, RequestError},
-    replica::{
-        command::{Command, Target},
-        ids::{Cursor, NodeId, SessionId},
-    },
+    replica::ids::{Cursor, NodeId, SessionId},
 };
 
-/// Waits between attempts to reach a server: the first, and the longest. It is on this machine, so
-/// asking costs little, and what it has when it is back is to be seen everywhere within a second.
-const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_millis(750));
-/// How long events are gathered before they are acted upon.
-const GATHER: Duration = Duration::from_millis(100);
-/// How often the workspaces are listed: no event tells of them, and one that is made or removed is
-/// to be seen everywhere within a second.
-const WORKSPACES_EVERY: Duration = Duration::from_millis(500);
-/// How long the server is left alone for each question that listing them takes, one a project and
-/// one more. Such a question takes opencode 1.18.33 some milliseconds (measured), so that this costs
-/// it some hundredths of a core, however many projects it has.
-const REST_PER_QUESTION: Duration = Duration::from_millis(100);
-/// How often the loop is asked what is to be deleted there.
-const DUE_EVERY: Duration = Duration::from_millis(200);
-/// How long the server is left alone after it failed to delete something.
-const DELETE_RETRY: Duration = Duration::from_secs(2);
-/// How often the time of a session's last change is written while nothing else changes.
-const TICK_EVERY: Duration = Duration::from_secs(30);
-/// How long after a suspicious list the server is asked again.
-const CONFIRM_AFTER: Duration = Duration::from_secs(3);
-/// Most records in one import: it is one change in the document, and a quarter of a megabyte.
-const BATCH_RECORDS: usize = 500;
+/// How long what waits for what.
+#[derive(Debug, Clone, Copy)]
+pub struct Timing {
+    /// Waits between attempts to reach a server: the first, and the longest. It is on this machine,
+    /// so asking costs little, and what it has when it is back is to be seen everywhere within a
+    /// second.
+    pub retry: (Duration, Duration),
+    /// How long events are gathered before they are acted upon.
+    pub gather: Duration,
+    /// How often the workspaces are listed while nothing hints at a change: no event tells of them.
+    /// opencode 1.18.33 works some milliseconds for each project that is asked for.
+    pub look_every: Duration,
+    /// How soon, and how soon again, they are listed after something hinted at a change: the folder
+    /// of a worktree is there before the server knows of it.
+    pub look_soon: [Duration; 3],
+    /// How often it is seen whether this host's records have changed.
+    pub compare_every: Duration,
+    /// How often the loop is asked what is to be deleted there.
+    pub due_every: Duration,
+    /// How long a session is left alone after the server failed to delete it, the first time.
+    pub delete_retry: Duration,
+    /// How often the time of a session's last change is written while nothing else changes.
+    pub tick_every: Duration,
+    /// How long a session that was not listed, and is there, is not asked for again.
+    pub ask_again: Duration,
+}
 
-/// Why the bridge has to begin anew.
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            retry: (Duration::from_millis(250), Duration::from_millis(750)),
+            gather: Duration::from_millis(100),
+            look_every: Duration::from_secs(8),
+            look_soon: [50, 250, 800].map(Duration::from_millis),
+            compare_every: Duration::from_secs(1),
+            due_every: Duration::from_millis(250),
+            delete_retry: Duration::from_secs(2),
+            tick_every: Duration::from_secs(30),
+            ask_again: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What all bridges of a node share.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    /// What is remembered of the servers.
+    pub anchors: Arc<Anchors>,
+    /// Where conversations are kept before they are deleted.
+    pub keeper: Arc<dyn Keeper>,
+    /// The servers that are bridged.
+    pub bridged: BTreeSet<String>,
+    /// Folders that a person has named, below which workspaces may be removed.
+    pub roots: Vec<PathBuf>,
+    /// How long what waits.
+    pub timing: Timing,
+}
+
+/// Why the bridge has to begin again.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     /// The server can't be read.
@@ -73,6 +119,15 @@ enum Error {
         /// Where it is written down what database it stood on.
         path: PathBuf,
     },
+    /// It can't be told whether it is the same server.
+    #[error(
+        "the server at {0} does not say when it first saw its projects, so that nobody can tell \
+         whether it is the one that it was; nothing is taken over until it does"
+    )]
+    Untold(String),
+    /// Its stream ended while its list was read.
+    #[error("the server at {0} has ended its stream of events while it was read")]
+    Interrupted(String),
     /// What is remembered of the server can't be read or written.
     #[error("{}: {source}", path.display())]
     Anchors {
@@ -81,40 +136,51 @@ enum Error {
         /// Why not.
         source: io::Error,
     },
+    /// Something that was done beside the loop has panicked.
+    #[error("a part of the bridge has failed: {0}")]
+    Part(#[from] tokio::task::JoinError),
     /// The loop doesn't take what is told to it.
     #[error(transparent)]
     Here(#[from] RequestError),
 }
 
-/// Keeps a server and this host's records in step until it is told to stop.
+/// Keeps a server and this host's records in step until it is told to stop. A notification of
+/// `relist` has it list everything again.
 pub async fn run(
     client: Client,
     handle: Handle,
     node: NodeId,
-    anchors: Arc<Anchors>,
+    shared: Shared,
+    relist: Arc<Notify>,
     stop: CancellationToken,
 ) {
+    let timing = shared.timing;
     let server = client.address().to_string();
     let mut bridge = Bridge {
         client,
         handle,
         node,
-        anchors,
+        places: Places { roots: shared.roots.clone(), worktrees: None },
+        speaker: Speaker::alone(&server),
+        shared,
         server,
-        listing: Listing::default(),
+        listing: Arc::default(),
+        odd: LeftOut::default(),
         written: BTreeMap::new(),
         refused: BTreeSet::new(),
+        asked: BTreeMap::new(),
         seen: None,
-        lagging: false,
-        delete_at: Instant::now(),
-        retry: RETRY.0,
+        compare_at: None,
+        notes: Vec::new(),
+        retry: timing.retry.0,
         problem: None,
+        purged: mpsc::unbounded_channel().0,
     };
     loop {
         bridge.stands(AgentState::Connecting, bridge.problem.clone(), false);
         let failed = tokio::select! {
             () = stop.cancelled() => return,
-            Err(error) = bridge.follow() => error,
+            Err(error) = bridge.follow(&relist) => error,
         };
         if matches!(failed, Error::Here(RequestError::Stopping)) {
             return;
@@ -129,7 +195,7 @@ pub async fn run(
             () = stop.cancelled() => return,
             () = sleep(bridge.retry) => {}
         }
-        bridge.retry = (bridge.retry * 2).min(RETRY.1);
+        bridge.retry = (bridge.retry * 2).min(timing.retry.1);
     }
 }
 
@@ -140,23 +206,41 @@ struct Bridge {
     client: Client,
     handle: Handle,
     node: NodeId,
-    anchors: Arc<Anchors>,
+    shared: Shared,
+    places: Places,
     /// The address, with which the server's records are marked.
     server: String,
+    /// Whose records the server may speak for.
+    speaker: Speaker,
     /// What the server has, as far as it has told.
-    listing: Listing,
+    listing: Arc<Listing>,
+    /// What was told of sessions that can't be read.
+    odd: LeftOut,
     /// When each session was last written here.
     written: BTreeMap<SessionId, Instant>,
     /// What was told to the loop and not taken in, by id: it was purged here.
     refused: BTreeSet<String>,
+    /// The sessions that were asked for by their ids and are still there, or can't be told, and when.
+    asked: BTreeMap<SessionId, Instant>,
     /// The view that was last compared.
     seen: Option<Cursor>,
-    /// Whether something that is known was not written yet.
-    lagging: bool,
-    /// When the server may be asked to delete again.
-    delete_at: Instant,
+    /// When to compare again although nothing has changed.
+    compare_at: Option<Instant>,
+    /// What is left out or waits.
+    notes: Vec<String>,
     retry: Duration,
     problem: Option<String>,
+    /// Tells which sessions are to be deleted there although nothing is left of them here.
+    purged: mpsc::UnboundedSender<Vec<SessionId>>,
+}
+
+/// Ends a task that nobody waits for any more.
+struct Aborting(JoinHandle<Error>);
+
+impl Drop for Aborting {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Bridge {
@@ -164,56 +248,127 @@ impl Bridge {
         self.handle.agent_stands(&self.server, state, problem, read);
     }
 
+    fn timing(&self) -> Timing {
+        self.shared.timing
+    }
+
     /// Reads everything, then follows what happens, until something fails.
-    async fn follow(&mut self) -> Result<Infallible, Error> {
+    async fn follow(&mut self, relist: &Notify) -> Result<Infallible, Error> {
         self.client.version().await?;
+        let process = self.client.process().await;
+        let data = process.as_ref().and_then(Process::data_folder);
+        self.places.worktrees = data.map(|data| data.join("opencode/worktree"));
         // Opened before the list is read: what happens meanwhile is told afterwards.
         let mut events = self.client.events().await?;
-        self.listing = self.read().await?;
-        self.refused.clear();
+        self.read().await?;
+        if events.has_ended() {
+            return Err(Error::Interrupted(self.server.clone()));
+        }
+        let (speakers, speaker) = watch::channel(self.speaker.clone());
+        let (problems, mut problem) = watch::channel(None);
+        let mut due = self.delete_due(speaker, problems);
         self.reconcile().await?;
         tracing::info!(server = self.server, sessions = self.listing.sessions.len(), "bridged");
         self.stands(AgentState::Connected, None, true);
-        (self.problem, self.retry) = (None, RETRY.0);
+        self.tell_notes();
+        (self.problem, self.retry) = (None, self.timing().retry.0);
 
+        let mut hints = Hints::new();
+        hints.watch(self.folders());
         // Asked beside the events: a server that hangs is to be known by the end of their stream.
         let (mut look_at, mut looking) = (Instant::now(), None::<Looking>);
-        let mut due = interval(DUE_EVERY);
-        due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // How often to look soon, yet.
+        let mut soon = 0..0;
         let mut act_at: Option<Instant> = None;
-        // Whether what is asked is asked for what was told: it is acted upon in any case.
-        let mut acts = false;
+        let mut compare = tokio::time::interval(self.timing().compare_every);
+        compare.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 event = events.next() => {
                     if self.take(event?) {
-                        act_at.get_or_insert_with(|| Instant::now() + GATHER);
+                        act_at.get_or_insert_with(|| Instant::now() + self.timing().gather);
                     }
                 }
-                () = sleep_until(act_at.unwrap_or_else(Instant::now)), if act_at.is_some() && !acts => {
-                    // What was asked before would be older than what was told.
-                    (act_at, acts, looking) = (None, true, Some(self.look()));
+                () = sleep_until(act_at.unwrap_or_else(Instant::now)), if act_at.is_some() => {
+                    act_at = None;
+                    if self.names_unknown_workspace() {
+                        let found = Listing::read_workspaces(&self.client).await?;
+                        identify(&self.client, &self.shared.anchors, &found).await?;
+                        Arc::make_mut(&mut self.listing).take_workspaces(found);
+                        hints.watch(self.folders());
+                    }
+                    self.reconcile().await?;
+                }
+                () = hints.next() => {
+                    soon = 0..self.timing().look_soon.len();
+                    look_at = Instant::now() + self.timing().look_soon[0];
+                    // What was asked before may be older than what was noticed.
+                    looking = None;
                 }
                 () = sleep_until(look_at), if looking.is_none() => looking = Some(self.look()),
                 found = answer(&mut looking) => {
                     looking = None;
-                    let differ = self.listing.take_workspaces(found?);
-                    let moved = self.seen != Some(self.handle.hub().cursor());
-                    if std::mem::take(&mut acts) {
-                        if self.suspicion(&self.listing).is_some() {
-                            // What was told piece by piece is believed no sooner than a list.
-                            self.listing = self.read().await?;
-                        }
-                        self.reconcile().await?;
-                    } else if differ || moved || self.lagging {
+                    let found = found?;
+                    identify(&self.client, &self.shared.anchors, &found).await?;
+                    if Arc::make_mut(&mut self.listing).take_workspaces(found) {
                         self.refused.clear();
                         self.reconcile().await?;
                     }
-                    look_at = Instant::now() + workspaces_every(self.listing.projects);
+                    hints.watch(self.folders());
+                    soon.next();
+                    let wait = soon.clone().next().map(|at| self.timing().look_soon[at]);
+                    look_at = Instant::now() + wait.unwrap_or(self.timing().look_every);
                 }
-                _ = due.tick() => self.delete_due().await?,
+                _ = compare.tick() => {
+                    let moved = self.seen != Some(self.handle.hub().cursor());
+                    let is_time = self.compare_at.is_some_and(|at| at <= Instant::now());
+                    if moved || is_time {
+                        self.reconcile().await?;
+                        speakers.send_if_modified(|told| {
+                            let differs = *told != self.speaker;
+                            told.clone_from(&self.speaker);
+                            differs
+                        });
+                    }
+                }
+                () = relist.notified() => {
+                    self.read().await?;
+                    if events.has_ended() {
+                        return Err(Error::Interrupted(self.server.clone()));
+                    }
+                    self.reconcile().await?;
+                    self.stands(AgentState::Connected, self.problem.clone(), true);
+                }
+                Ok(()) = problem.changed() => {
+                    self.problem = problem.borrow_and_update().clone();
+                    self.stands(AgentState::Connected, self.problem.clone(), false);
+                }
+                ended = &mut due.0 => return Err(ended?),
             }
+            self.tell_notes();
         }
+    }
+
+    /// Deletes there, beside everything else, what is due.
+    fn delete_due(
+        &mut self,
+        speaker: watch::Receiver<Speaker>,
+        problem: watch::Sender<Option<String>>,
+    ) -> Aborting {
+        let (sender, purged) = mpsc::unbounded_channel();
+        self.purged = sender;
+        let due = Due {
+            client: self.client.clone(),
+            handle: self.handle.clone(),
+            node: self.node,
+            anchors: self.shared.anchors.clone(),
+            keeper: self.shared.keeper.clone(),
+            timing: self.timing(),
+            speaker,
+            purged,
+            problem,
+        };
+        Aborting(tokio::spawn(due.run()))
     }
 
     /// Asks which workspaces there are.
@@ -222,193 +377,92 @@ impl Bridge {
         Box::pin(async move { Listing::read_workspaces(&client).await })
     }
 
+    /// Returns the folders in which the server makes worktrees, as far as they are known.
+    fn folders(&self) -> BTreeSet<PathBuf> {
+        let known = self.listing.workspaces.values().filter_map(|one| one.directory.as_ref());
+        let known = known.filter_map(|directory| {
+            let folder = PathBuf::from(directory).parent()?.to_owned();
+            Some([folder.parent()?.to_owned(), folder])
+        });
+        let mut folders: BTreeSet<PathBuf> = known.flatten().collect();
+        if let Some(worktrees) = &self.places.worktrees {
+            folders.extend(self.listing.first_seen.keys().map(|project| worktrees.join(project)));
+            folders.extend(worktrees.parent().map(std::path::Path::to_owned));
+            folders.insert(worktrees.clone());
+        }
+        folders
+    }
+
+    /// Tells whether a session is in a workspace that was not listed.
+    fn names_unknown_workspace(&self) -> bool {
+        let mut sessions = self.listing.sessions.values();
+        sessions.any(|session| {
+            let named = session.workspace_id.as_ref();
+            named.is_some_and(|id| !self.listing.workspaces.contains_key(id))
+        })
+    }
+
     /// Takes an event into the list; tells whether to act upon it soon.
     fn take(&mut self, event: Event) -> bool {
+        let listing = Arc::make_mut(&mut self.listing);
         match event {
-            Event::Deleted(id) => self.listing.sessions.remove(&id).is_some(),
+            Event::Odd(odd) => {
+                self.odd.extend(odd);
+                false
+            }
+            Event::Deleted(id) => {
+                let listed = listing.sessions.remove(&id).is_some();
+                if let Ok(id) = id.parse::<SessionId>() {
+                    self.asked.remove(&id);
+                }
+                listed
+            }
             Event::Changed(session) => {
-                let before = self.listing.sessions.insert(session.id.clone(), session.clone());
+                let before = listing.sessions.insert(session.id.clone(), session.clone());
                 let Some(mut before) = before else { return true };
                 before.time.updated = session.time.updated;
-                self.lagging = true;
+                let at = Instant::now() + self.shared.timing.compare_every;
+                self.compare_at.get_or_insert(at);
                 before != session
             }
         }
     }
 
-    /// Reads the whole list; one that lacks most of what is known only if it still does when it
-    /// is read again.
-    async fn read(&self) -> Result<Listing, Error> {
-        let listing = self.read_once().await?;
-        let Some(lacks) = self.suspicion(&listing) else { return Ok(listing) };
-        tracing::warn!(server = self.server, "{lacks}; asking again before any of them is deleted");
-        self.stands(AgentState::Connecting, Some(format!("{lacks}; asking again")), false);
-        sleep(CONFIRM_AFTER).await;
-        let listing = self.read_once().await?;
-        if let Some(lacks) = self.suspicion(&listing) {
-            tracing::warn!(server = self.server, "{lacks}, twice; they are deleted here, too");
-        }
-        Ok(listing)
-    }
-
-    async fn read_once(&self) -> Result<Listing, Error> {
+    /// Reads the whole list of a server that is recognised by it.
+    async fn read(&mut self) -> Result<(), Error> {
         let listing = Listing::read(&self.client, |_, _| {}).await?;
-        self.recognise(&listing)?;
-        Ok(listing)
-    }
-
-    /// Refuses a server that stands on another database than before.
-    fn recognise(&self, listing: &Listing) -> Result<(), Error> {
-        let path = || self.anchors.path().to_owned();
-        match self.anchors.holds(&self.server, listing.projects, &listing.first_seen) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(Error::AnotherDatabase { server: self.server.clone(), path: path() }),
-            Err(source) => Err(Error::Anchors { path: path(), source }),
-        }
-    }
-
-    fn suspicion(&self, listing: &Listing) -> Option<String> {
-        let (here, list) = (self.here(), self.mapped(listing).import);
-        let plan = here.compare(&list, &self.server);
-        here.is_suspicious(&list, &plan, &self.server).then(|| {
-            let (missing, listed) = (plan.missing.len(), list.sessions.len());
-            format!("the server lists {listed} sessions and lacks {missing} that it had")
-        })
-    }
-
-    fn mapped(&self, listing: &Listing) -> Mapped {
-        let mut mapped = listing.map();
-        mark(&mut mapped.import, &self.server);
-        mapped
-    }
-
-    fn here(&self) -> Here {
-        let view = self.handle.hub().view();
-        let sessions = view.sessions().filter(|session| session.host == self.node);
-        let workspaces = view.workspaces().filter(|workspace| workspace.host == self.node);
-        Here {
-            sessions: sessions.map(|session| (session.id.clone(), session.clone())).collect(),
-            workspaces: workspaces.map(|w| (w.id.clone(), w.clone())).collect(),
-        }
-    }
-
-    /// Brings this host's records to what the server is known to have.
-    async fn reconcile(&mut self) -> Result<(), Error> {
-        let mut mapped = self.mapped(&self.listing);
-        let here = self.here();
-        let plan = here.compare(&mapped.import, &self.server);
-        self.delete_missing(&here, &plan).await?;
-        self.lagging = false;
-        let now = Instant::now();
-        let written = &self.written;
-        let recent = |id: &&SessionId| {
-            written.get(*id).is_some_and(|at| now.duration_since(*at) < TICK_EVERY)
-        };
-        let waiting: BTreeSet<SessionId> = plan.ticked.iter().filter(recent).cloned().collect();
-        self.lagging = !waiting.is_empty();
-        mapped.import = plan.import;
-        mapped.import.sessions.retain(|session| {
-            !waiting.contains(&session.id) && !self.refused.contains(session.id.as_str())
-        });
-        mapped.import.workspaces.retain(|w| !self.refused.contains(w.id.as_str()));
-        for batch in mapped.batches(BATCH_RECORDS) {
-            self.handle.command(Command::Import(batch)).await?;
-        }
-        let view = self.handle.hub().view();
-        for session in &mapped.import.sessions {
-            self.written.insert(session.id.clone(), now);
-            if !view.session(&session.id).any(|known| known.host == self.node) {
-                self.refused.insert(session.id.to_string());
-            }
-        }
-        for workspace in &mapped.import.workspaces {
-            if !view.workspace(&workspace.id).any(|known| known.host == self.node) {
-                self.refused.insert(workspace.id.to_string());
-            }
-        }
-        self.written.retain(|_, at| now.duration_since(*at) < TICK_EVERY);
-        self.seen = Some(view.cursor());
+        identify(&self.client, &self.shared.anchors, &listing).await?;
+        self.listing = Arc::new(listing);
+        self.odd = LeftOut::default();
+        self.refused.clear();
+        self.asked.clear();
         Ok(())
     }
 
-    /// Deletes here what the server has no more.
-    async fn delete_missing(&self, here: &Here, plan: &Plan) -> Result<(), Error> {
-        let host = Some(self.node.to_string());
-        for id in here.roots(&plan.missing) {
-            tracing::info!(session = %id, server = self.server, "deleted there");
-            let session = Target { id, host: host.clone() };
-            let delete = Command::DeleteSession { session, dry_run: false };
-            settled(self.handle.command(delete).await)?;
-        }
-        if !plan.missing.is_empty() {
-            let gone = plan.missing.iter().cloned().collect();
-            self.handle.command(Command::AgentGone(gone)).await?;
-        }
-        for id in &plan.missing_workspaces {
-            // A server that was started without workspaces lists none, and has removed none.
-            let directory = here.workspaces.get(id).and_then(|known| known.directory.as_ref());
-            if let Some(directory) = directory
-                && tokio::fs::try_exists(directory).await.unwrap_or(true)
-            {
-                tracing::debug!(workspace = %id, "not listed any more, but its folder is there");
-                continue;
-            }
-            tracing::info!(workspace = %id, server = self.server, "removed there");
-            let workspace = Target { id: id.clone(), host: host.clone() };
-            let delete = Command::DeleteWorkspace { workspace, dry_run: false };
-            settled(self.handle.command(delete).await)?;
-        }
-        Ok(())
+    /// Tells what is left out or waits, where that has changed.
+    fn tell_notes(&mut self) {
+        let mut notes: Vec<String> = self.odd.told().into_iter().collect();
+        notes.extend(self.notes.iter().cloned());
+        self.handle.agent_notes(&self.server, notes);
     }
+}
 
-    /// Deletes there what was deleted here and can't be undone any more.
-    async fn delete_due(&mut self) -> Result<(), Error> {
-        if Instant::now() < self.delete_at {
-            return Ok(());
-        }
-        let mut gone = Vec::new();
-        let mut unknown = false;
-        let mut failed = None;
-        for id in self.handle.agent_due(&self.server).await? {
-            match self.client.delete_session(id.as_str()).await {
-                Ok(was_there) => {
-                    tracing::info!(session = %id, server = self.server, was_there, "gone there, too");
-                    unknown |= !was_there;
-                    self.listing.sessions.remove(id.as_str());
-                    gone.push(id);
-                }
-                Err(error) => {
-                    let of_all = !matches!(error, opencode::Error::Status { .. });
-                    failed = Some(error);
-                    if of_all {
-                        break;
-                    }
-                }
-            }
-        }
-        if unknown {
-            // A server that was restarted on another database meanwhile has none of them.
-            self.recognise(&Listing::read_projects(&self.client).await?)?;
-        }
-        if !gone.is_empty() {
-            self.handle.command(Command::AgentGone(gone)).await?;
-        }
-        let problem = match failed {
-            None => None,
-            Some(error @ opencode::Error::Status { .. }) => {
-                self.delete_at = Instant::now() + DELETE_RETRY;
-                Some(format!("a session that was deleted here is not deleted there: {error}"))
-            }
-            Some(error) => return Err(error.into()),
-        };
-        if problem != self.problem {
-            if let Some(problem) = &problem {
-                tracing::warn!(server = self.server, "{problem}");
-            }
-            self.stands(AgentState::Connected, problem.clone(), false);
-            self.problem = problem;
-        }
-        Ok(())
+/// Refuses a server that stands on another database than before, by the projects that it lists now.
+async fn recognise(client: &Client, anchors: &Arc<Anchors>) -> Result<(), Error> {
+    let (listing, _) = Listing::read_projects(client).await?;
+    identify(client, anchors, &listing).await
+}
+
+async fn identify(client: &Client, anchors: &Arc<Anchors>, listing: &Listing) -> Result<(), Error> {
+    let server = client.address().to_string();
+    let (path, (name, projects)) = (anchors.path().to_owned(), (server.clone(), listing.projects));
+    let (anchors, first_seen) = (anchors.clone(), listing.first_seen.clone());
+    let found = move || anchors.recognise(&name, projects, &first_seen);
+    match tokio::task::spawn_blocking(found).await? {
+        Ok(Identity::Same) => Ok(()),
+        Ok(Identity::Another) => Err(Error::AnotherDatabase { server, path }),
+        Ok(Identity::Untold) => Err(Error::Untold(server)),
+        Err(source) => Err(Error::Anchors { path, source }),
     }
 }
 
@@ -417,23 +471,5 @@ async fn answer(looking: &mut Option<Looking>) -> Result<Listing, opencode::Erro
     match looking {
         Some(looking) => looking.await,
         None => pending().await,
-    }
-}
-
-/// Returns how often the workspaces of so many projects are listed.
-fn workspaces_every(projects: usize) -> Duration {
-    let questions = u32::try_from(projects).unwrap_or(u32::MAX).saturating_add(1);
-    WORKSPACES_EVERY.max(REST_PER_QUESTION.saturating_mul(questions))
-}
-
-/// Takes a refusal as done: what was to be deleted has gone, or can't go, for reasons of its own.
-fn settled<T>(answer: Result<T, RequestError>) -> Result<(), RequestError> {
-    match answer {
-        Ok(_) => Ok(()),
-        Err(RequestError::Refused(refusal)) => {
-            tracing::warn!(%refusal, "a delete that an agent has made is not taken over");
-            Ok(())
-        }
-        Err(error) => Err(error),
     }
 }

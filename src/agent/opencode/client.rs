@@ -3,12 +3,21 @@
 //! Must not know what is done with the answers. Invariant: an answer is either what opencode's API
 //! promises or an [`Error`] that names the address.
 
-use std::time::Duration;
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
+use bytes::Bytes;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, header, redirect};
-use serde::de::DeserializeOwned;
+use serde_json::Value;
 
-use super::{events::Events, model::Health};
+use super::{
+    events::Events,
+    listener::{self, Owner, Process},
+    model::{Health, mended},
+};
 
 /// The user that opencode expects beside its password.
 const USER: &str = "opencode";
@@ -19,12 +28,17 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the answer to the first question may take: opencode 1.18.33, while it starts up,
 /// sometimes accepts a connection on which it never answers (seen); on the next one it does.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the answer about one session may take.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a delete may take before it is given up for now.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often the first question is asked.
 const PROBES: usize = 8;
 /// How long the stream of events may take to open.
 const EVENTS_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long it is good for who was found to listen: looking it up takes longer the more sockets the
+/// machine has, and one look asks many questions.
+const OWNER_FOR: Duration = Duration::from_millis(500);
 /// What is said of a server that takes a connection and then says nothing.
 const SILENT: &str = "it does not answer in time";
 /// Largest answer, bytes: a session is half a kilobyte, so this is half a million of them.
@@ -64,6 +78,17 @@ pub enum Error {
         /// What it did instead.
         reason: String,
     },
+    /// Somebody else's process listens there.
+    #[error(
+        "user {user}, who is another one, listens at {url}: nothing is sent there; start the opencode \
+         server as the user of the daemon"
+    )]
+    AnotherUser {
+        /// Where it is.
+        url: Url,
+        /// The user's number.
+        user: u32,
+    },
     /// It is too old or too new.
     #[error("the opencode server at {url} has version {}, which is not supported", version.escape_debug())]
     Version {
@@ -92,12 +117,29 @@ pub enum Error {
     },
 }
 
+/// What a server says of one session.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Standing {
+    /// It has it; this is what it says of it.
+    There(Value),
+    /// It has none of that id.
+    Gone,
+}
+
 /// Reaches one opencode server.
 #[derive(Debug, Clone)]
 pub struct Client {
     http: reqwest::Client,
     base: Url,
     password: Option<String>,
+    seen: Arc<Mutex<Seen>>,
+}
+
+/// What was found out of who listens.
+#[derive(Debug, Default)]
+struct Seen {
+    owner: Option<(Instant, Owner)>,
+    process: Option<(u64, Process)>,
 }
 
 impl Client {
@@ -120,7 +162,7 @@ impl Client {
             .no_proxy()
             .build()
             .map_err(|error| unreachable(&base, &error))?;
-        Ok(Self { http, base, password })
+        Ok(Self { http, base, password, seen: Arc::default() })
     }
 
     /// Returns where the server is, without any password.
@@ -130,6 +172,8 @@ impl Client {
 
     /// Asks for the version; refuses one whose lists may mean something else.
     pub async fn version(&self) -> Result<String, Error> {
+        // Whoever asks for it has lost the server, whose port another may have taken.
+        self.seen().owner = None;
         let mut answered = self.probe().await;
         for _ in 1..PROBES {
             if !matches!(&answered, Err(Error::Unreachable { timed_out: true, .. })) {
@@ -151,27 +195,65 @@ impl Client {
         Ok(health.version)
     }
 
-    /// Deletes a session, and with it its children; one that is not there counts as deleted.
-    pub async fn delete_session(&self, id: &str) -> Result<bool, Error> {
+    /// Asks for one session by its id, in whichever project it is.
+    ///
+    /// Seen with opencode 1.18.33: the answer does not depend on a folder; of one that is not there it
+    /// is 404 with a `NotFoundError` as JSON, and of an id that is none of its own 500.
+    pub async fn session(&self, id: &str) -> Result<Standing, Error> {
+        let (url, request) = self.request(Method::GET, &format!("session/{id}"), &[]);
+        let request = request.timeout(SESSION_TIMEOUT).header(header::ACCEPT, "application/json");
+        let response = self.execute(&url, request).await?;
+        let (status, is_json) = (response.status(), is_json(&response));
+        match status {
+            StatusCode::OK | StatusCode::NOT_FOUND if is_json => {}
+            StatusCode::OK => {
+                return Err(Error::Foreign { url, reason: "it answers with no JSON".to_owned() });
+            }
+            status => return Err(self.refused(url, status)),
+        }
+        let body = read_body(&url, response, BODY_BYTES_MAX).await?;
+        let (url, value) = parse(url, body).await?;
+        if status == StatusCode::OK {
+            let foreign = "it answers with another session";
+            return match value.get("id").and_then(Value::as_str) {
+                Some(told) if told == id => Ok(Standing::There(value)),
+                _ => Err(Error::Foreign { url, reason: foreign.to_owned() }),
+            };
+        }
+        if is_not_found(&value) {
+            return Ok(Standing::Gone);
+        }
+        let reason = "its 404 is none of opencode's".to_owned();
+        Err(Error::Foreign { url, reason })
+    }
+
+    /// Deletes a session, and with it its children. That it is gone, only [`Client::session`] says.
+    pub async fn delete_session(&self, id: &str) -> Result<(), Error> {
         self.delete(&format!("session/{id}"), &[]).await
     }
 
-    /// Removes a workspace, its files and its sessions; one that is not there counts as removed.
+    /// Removes a workspace and its sessions; one that is not there counts as removed.
     ///
     /// `directory` is a folder of the workspace's project. opencode 1.18.33 removes a worktree
     /// whatever it holds, and its branch with it: whoever asks has looked before.
     pub async fn remove_workspace(&self, id: &str, directory: Option<&str>) -> Result<(), Error> {
         let folder = directory.map(|directory| ("directory", directory));
-        self.delete(&format!("experimental/workspace/{id}"), folder.as_slice()).await.map(drop)
+        self.delete(&format!("experimental/workspace/{id}"), folder.as_slice()).await
     }
 
-    /// Deletes something; tells whether it was there.
-    async fn delete(&self, path: &str, query: &[(&str, &str)]) -> Result<bool, Error> {
+    /// Deletes something; what was not there counts as deleted.
+    async fn delete(&self, path: &str, query: &[(&str, &str)]) -> Result<(), Error> {
         let (url, request) = self.request(Method::DELETE, path, query);
-        match self.send(&url, request.timeout(DELETE_TIMEOUT)).await {
-            Ok(_) => Ok(true),
-            Err(Error::Status { status: 404, .. }) => Ok(false),
-            Err(error) => Err(error),
+        let request = request.timeout(DELETE_TIMEOUT);
+        let response = self.execute(&url, request).await?;
+        let (status, is_json) = (response.status(), is_json(&response));
+        match status {
+            StatusCode::NO_CONTENT => Ok(()),
+            StatusCode::OK | StatusCode::NOT_FOUND if is_json => Ok(()),
+            StatusCode::OK | StatusCode::NOT_FOUND => {
+                Err(Error::Foreign { url, reason: "it answers a delete with no JSON".to_owned() })
+            }
+            status => Err(self.refused(url, status)),
         }
     }
 
@@ -185,67 +267,159 @@ impl Client {
         }
     }
 
-    fn request(&self, method: Method, path: &str, query: &[(&str, &str)]) -> (Url, RequestBuilder) {
+    pub(super) fn request(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> (Url, RequestBuilder) {
         let mut url = self.base.clone();
         let prefix = url.path().trim_end_matches('/').to_owned();
         url.set_path(&format!("{prefix}/{path}"));
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        let mut request = self.http.request(method, url.clone());
-        if let Some(password) = &self.password {
-            request = request.basic_auth(USER, Some(password));
-        }
+        let request = self.http.request(method, url.clone());
         (url, request)
     }
 
-    async fn send(&self, url: &Url, request: RequestBuilder) -> Result<Response, Error> {
-        let response = request.send().await.map_err(|error| unreachable(url, &error))?;
+    /// Returns the process behind the address, where that can be found out. Takes a moment.
+    pub async fn process(&self) -> Option<Process> {
+        let Owner::Own(inode) = self.owner().await else { return None };
+        let known = self.seen().process.clone();
+        if let Some((_, process)) = known.filter(|(of, _)| *of == inode) {
+            return Some(process);
+        }
+        let found = tokio::task::spawn_blocking(move || Process::find(inode)).await.ok()??;
+        self.seen().process = Some((inode, found.clone()));
+        Some(found)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Finds out who listens at the address; what was found is good for a moment.
+    async fn owner(&self) -> Owner {
+        let known = self.seen().owner;
+        if let Some((at, owner)) = known
+            && at.elapsed() < OWNER_FOR
+        {
+            return owner;
+        }
+        let host = self.base.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        let port = self.base.port_or_known_default().unwrap_or_default();
+        let Ok(found) = tokio::net::lookup_host((host, port)).await else { return Owner::Unknown };
+        let addresses: Vec<SocketAddr> = found.collect();
+        let looked = tokio::task::spawn_blocking(move || listener::owner(&addresses));
+        let owner = looked.await.unwrap_or(Owner::Unknown);
+        self.seen().owner = Some((Instant::now(), owner));
+        owner
+    }
+
+    /// Sends a request, with the password, only to a process of this user's: any other may have taken
+    /// the port of a server that has ended.
+    async fn execute(&self, url: &Url, request: RequestBuilder) -> Result<Response, Error> {
+        match self.owner().await {
+            Owner::Another(user) => {
+                return Err(Error::AnotherUser { url: self.base.clone(), user });
+            }
+            Owner::Nobody => {
+                let reason = "nothing listens there".to_owned();
+                return Err(Error::Unreachable { url: url.clone(), reason, timed_out: false });
+            }
+            Owner::Own(_) | Owner::Unknown => {}
+        }
+        let request = match &self.password {
+            Some(password) => request.basic_auth(USER, Some(password)),
+            None => request,
+        };
+        request.send().await.map_err(|error| unreachable(url, &error))
+    }
+
+    pub(super) async fn send(&self, url: &Url, request: RequestBuilder) -> Result<Response, Error> {
+        let response = self.execute(url, request).await?;
         match response.status() {
             StatusCode::OK => Ok(response),
-            StatusCode::UNAUTHORIZED => {
-                Err(Error::Password { url: url.clone(), given: self.password.is_some() })
-            }
-            status => Err(Error::Status { url: url.clone(), status: status.as_u16() }),
+            status => Err(self.refused(url.clone(), status)),
+        }
+    }
+
+    fn refused(&self, url: Url, status: StatusCode) -> Error {
+        match status {
+            StatusCode::UNAUTHORIZED => Error::Password { url, given: self.password.is_some() },
+            status => Error::Status { url, status: status.as_u16() },
         }
     }
 
     async fn probe(&self) -> Result<Health, Error> {
-        self.ask("global/health", &[], PROBE_TIMEOUT).await
+        let (url, health) = self.ask("global/health", &[], PROBE_TIMEOUT).await?;
+        serde_json::from_value(health)
+            .map_err(|error| Error::Foreign { url, reason: error.to_string() })
     }
 
-    /// Asks for something below the address and reads its JSON.
-    pub(super) async fn get<T: DeserializeOwned>(
+    /// Asks for a list below the address.
+    pub(super) async fn get_list(
         &self,
         path: &str,
         query: &[(&str, &str)],
-    ) -> Result<T, Error> {
-        self.ask(path, query, ANSWER_TIMEOUT).await
+    ) -> Result<Vec<Value>, Error> {
+        match self.ask(path, query, ANSWER_TIMEOUT).await? {
+            (_, Value::Array(list)) => Ok(list),
+            (url, _) => Err(Error::Foreign { url, reason: "it answers with no list".to_owned() }),
+        }
     }
 
-    async fn ask<T: DeserializeOwned>(
+    async fn ask(
         &self,
         path: &str,
         query: &[(&str, &str)],
         timeout: Duration,
-    ) -> Result<T, Error> {
+    ) -> Result<(Url, Value), Error> {
         let (url, request) = self.request(Method::GET, path, query);
         let request = request.timeout(timeout).header(header::ACCEPT, "application/json");
-        let mut response = self.send(&url, request).await?;
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(&url, &error))? {
-            if body.len() + chunk.len() > BODY_BYTES_MAX {
-                return Err(Error::TooLong { url, max: BODY_BYTES_MAX, unit: "bytes" });
-            }
-            body.extend_from_slice(&chunk);
-        }
-        serde_json::from_slice(&body).map_err(|error| {
-            let page = body.trim_ascii_start().starts_with(b"<");
-            let reason =
-                if page { "it answers with a web page".to_owned() } else { error.to_string() };
-            Error::Foreign { url, reason }
-        })
+        let response = self.send(&url, request).await?;
+        let body = read_body(&url, response, BODY_BYTES_MAX).await?;
+        parse(url, body).await
     }
+}
+
+/// Reads a body in the pieces in which it comes: putting them together takes as long as they are
+/// large, and is done beside the loop.
+pub(super) async fn read_body(
+    url: &Url,
+    mut response: Response,
+    max: usize,
+) -> Result<Vec<Bytes>, Error> {
+    let (mut body, mut length) = (Vec::new(), 0);
+    while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(url, &error))? {
+        length += chunk.len();
+        if length > max {
+            return Err(Error::TooLong { url: url.clone(), max, unit: "bytes" });
+        }
+        body.push(chunk);
+    }
+    Ok(body)
+}
+
+/// Reads JSON beside the loop.
+async fn parse(url: Url, body: Vec<Bytes>) -> Result<(Url, Value), Error> {
+    let read = tokio::task::spawn_blocking(move || read_json(&body.concat()));
+    match read.await {
+        Ok(Ok(value)) => Ok((url, value)),
+        Ok(Err(reason)) => Err(Error::Foreign { url, reason }),
+        Err(error) => Err(Error::Foreign { url, reason: error.to_string() }),
+    }
+}
+
+/// Reads JSON, also such as only JavaScript writes.
+pub(super) fn read_json(bytes: &[u8]) -> Result<Value, String> {
+    if bytes.trim_ascii_start().starts_with(b"<") {
+        return Err("it answers with a web page".to_owned());
+    }
+    serde_json::from_slice(bytes)
+        .or_else(|_| serde_json::from_str(&mended(bytes)))
+        .map_err(|error| error.to_string())
 }
 
 pub(super) fn unreachable(url: &Url, error: &reqwest::Error) -> Error {
@@ -268,6 +442,16 @@ fn root(error: &reqwest::Error) -> String {
         cause = inner;
     }
     cause.to_string()
+}
+
+pub(super) fn is_json(response: &Response) -> bool {
+    let kind = response.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    kind.is_some_and(|kind| kind.split(';').next().unwrap_or_default().trim() == "application/json")
+}
+
+/// Tells whether this is what opencode answers of something that it does not have.
+fn is_not_found(value: &Value) -> bool {
+    value.get("name").and_then(Value::as_str) == Some("NotFoundError")
 }
 
 fn is_supported(version: &str) -> bool {

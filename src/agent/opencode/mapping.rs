@@ -3,7 +3,10 @@
 //! Must not know HTTP. Invariant: what is mapped breaks none of our limits, and refers to nothing
 //! that is not mapped with it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Component, Path, PathBuf},
+};
 
 use super::{
     listing::{Listing, Mapped},
@@ -12,27 +15,78 @@ use super::{
 use crate::replica::{
     command::{Import, ImportedSession, ImportedWorkspace},
     ids::{SessionId, WorkspaceId},
-    record::{DIRECTORY_CHARS_MAX, EXTRA_VALUE_CHARS_MAX, Extra, TITLE_CHARS_MAX},
+    record::{
+        DIRECTORY_CHARS_MAX, EXTRA_VALUE_CHARS_MAX, Extra, KIND_WORKTREE, TITLE_CHARS_MAX,
+        WORD_CHARS_MAX,
+    },
 };
 
 /// The kind of a workspace that sessions name and the server does not list: its host removes
 /// nothing when it ends, since nobody has said what it is.
 const KIND_UNLISTED: &str = "directory";
+/// Where in its data folder opencode makes worktrees, by project.
+const WORKTREES: &str = "opencode/worktree";
 /// The name of the agent.
-const AGENT: &str = "opencode";
+pub(super) const AGENT: &str = "opencode";
+
+/// Where the worktrees lie that a server has made.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Places {
+    /// Folders that a person has named, below which workspaces may be removed.
+    pub roots: Vec<PathBuf>,
+    /// The server's own folder of worktrees, where that is known.
+    pub worktrees: Option<PathBuf>,
+}
+
+impl Places {
+    /// Tells whether a folder that a server calls a worktree of its own may be one: who says so may
+    /// only have taken the server's port.
+    ///
+    /// opencode 1.18.33 makes them at `opencode/worktree/PROJECT/NAME` in its data folder.
+    fn may_be_own(&self, project: Option<&str>, directory: Option<&str>) -> bool {
+        let (Some(project), Some(directory)) = (project, directory) else { return false };
+        let path = Path::new(directory);
+        let is_plain = path.is_absolute()
+            && path
+                .components()
+                .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+        if !is_plain {
+            return false;
+        }
+        let is_below = |root: &PathBuf| path.starts_with(root) && path != root;
+        if self.roots.iter().any(is_below) {
+            return true;
+        }
+        let above = path.parent().filter(|folder| folder.file_name() == Some(project.as_ref()));
+        let worktrees = above.and_then(Path::parent);
+        match &self.worktrees {
+            Some(known) => worktrees == Some(known),
+            None => worktrees.is_some_and(|folder| folder.ends_with(WORKTREES)),
+        }
+    }
+}
 
 impl Listing {
     /// Turns the listing into what this node takes in.
-    pub fn map(&self) -> Mapped {
-        let mut mapped = Mapped::default();
+    pub fn map(&self, places: &Places) -> Mapped {
+        let mut mapped = Mapped { left_out: self.left_out.clone(), ..Mapped::default() };
         let mut known = BTreeSet::new();
         for workspace in self.workspaces.values() {
+            let what = || format!("workspace {}", named(&workspace.id));
             match workspace.id.parse::<WorkspaceId>() {
-                Ok(id) => {
+                Ok(id) if workspace.kind.chars().count() <= WORD_CHARS_MAX => {
                     known.insert(id.clone());
-                    mapped.import.workspaces.push(map_workspace(id, workspace));
+                    let mut new = map_workspace(id, workspace);
+                    let (project, directory) = (&new.project_id, &new.directory);
+                    if new.kind == KIND_WORKTREE
+                        && !places.may_be_own(project.as_deref(), directory.as_deref())
+                    {
+                        new.kind = KIND_UNLISTED.to_owned();
+                    }
+                    mapped.import.workspaces.push(new);
                 }
-                Err(_) => mapped.invalid += 1,
+                Ok(_) => mapped.left_out.add(what(), "has a type that is too long".to_owned()),
+                Err(_) => mapped.left_out.add(what(), "has an id that is none here".to_owned()),
             }
         }
         let mut sessions = BTreeMap::new();
@@ -41,7 +95,10 @@ impl Listing {
                 Ok(id) => {
                     sessions.insert(id.clone(), map_session(id, session));
                 }
-                Err(_) => mapped.invalid += 1,
+                Err(_) => {
+                    let what = format!("session {}", named(&session.id));
+                    mapped.left_out.add(what, "has an id that is none here".to_owned());
+                }
             }
         }
         // To leave the workspace out would look like moving the session out of it, and a workspace
@@ -53,6 +110,7 @@ impl Listing {
             if let Some(id) = &session.workspace_id
                 && known.insert(id.clone())
             {
+                mapped.unlisted.insert(id.clone());
                 mapped.import.workspaces.push(unlisted(id.clone(), session));
             }
         }
@@ -84,12 +142,12 @@ fn map_session(id: SessionId, session: &Session) -> ImportedSession {
         id,
         workspace_id: session.workspace_id.as_ref().and_then(|id| id.parse().ok()),
         parent_id: session.parent_id.as_ref().and_then(|id| id.parse().ok()),
-        project_id: Some(session.project_id.clone()),
-        directory: directory(Some(&session.directory)),
-        title: Some(shortened(&session.title, TITLE_CHARS_MAX)),
+        project_id: word(session.project_id.as_ref()),
+        directory: directory(session.directory.as_ref()),
+        title: session.title.as_ref().map(|title| shortened(title, TITLE_CHARS_MAX)),
         created_at: session.time.created,
         updated_at: session.time.updated,
-        archived_at: session.time.archived.and_then(milliseconds),
+        archived_at: session.time.archived,
         agent: Some(AGENT.to_owned()),
         agent_server: None,
         extra,
@@ -98,18 +156,18 @@ fn map_session(id: SessionId, session: &Session) -> ImportedSession {
 
 fn map_workspace(id: WorkspaceId, workspace: &Workspace) -> ImportedWorkspace {
     let mut extra = extra();
-    if let Some(value) = workspace.extra.as_ref().filter(|value| !value.is_null()) {
+    if let Some(value) = &workspace.extra {
         let text = value.to_string();
         extra.insert("extra".to_owned(), shortened(&text, EXTRA_VALUE_CHARS_MAX));
     }
     ImportedWorkspace {
-        created_at: created_at(&workspace.id, workspace.time_used.as_f64()),
+        created_at: created_at(&workspace.id, workspace.used),
         id,
         name: shortened(&workspace.name, TITLE_CHARS_MAX),
         kind: workspace.kind.clone(),
-        project_id: Some(workspace.project_id.clone()),
+        project_id: word(workspace.project_id.as_ref()),
         directory: directory(workspace.directory.as_ref()),
-        branch: workspace.branch.as_deref().map(|text| shortened(text, TITLE_CHARS_MAX)),
+        branch: word(workspace.branch.as_ref()),
         extra,
     }
 }
@@ -124,7 +182,7 @@ fn unlisted(id: WorkspaceId, session: &ImportedSession) -> ImportedWorkspace {
         project_id: session.project_id.clone(),
         directory: session.directory.clone(),
         branch: None,
-        created_at: created_at(id.as_str(), Some(session.created_at as f64)),
+        created_at: created_at(id.as_str(), Some(session.created_at)),
         id,
         extra: extra(),
     }
@@ -166,9 +224,9 @@ fn parents_first(mut sessions: BTreeMap<SessionId, ImportedSession>) -> Vec<Impo
 /// the low 36 bits of the millisecond at which it was made (seen with 1.18.33): the last such
 /// moment that is not after its use is the right one for two years, and it never changes, as the
 /// time of use does.
-fn created_at(id: &str, used_ms: Option<f64>) -> i64 {
+fn created_at(id: &str, used_ms: Option<i64>) -> i64 {
     const LOW_BITS: i64 = 1 << 36;
-    let used = used_ms.and_then(milliseconds).unwrap_or(0);
+    let used = used_ms.unwrap_or(0);
     let digits = id.strip_prefix("wrk_").and_then(|rest| rest.get(..9));
     match digits.and_then(|digits| i64::from_str_radix(digits, 16).ok()) {
         Some(low) if used >= low => used - (used - low).rem_euclid(LOW_BITS),
@@ -176,45 +234,57 @@ fn created_at(id: &str, used_ms: Option<f64>) -> i64 {
     }
 }
 
-/// Takes a number of JSON as milliseconds since the epoch, if it can be that.
-fn milliseconds(number: f64) -> Option<i64> {
-    // Up to here a float counts every millisecond: the year 287396.
-    const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
-    (0.0..=EXACT_MAX).contains(&number).then_some(number as i64)
-}
-
 fn extra() -> Extra {
     Extra::from([("agent".to_owned(), AGENT.to_owned())])
 }
 
-/// Leaves out a directory that is too long: a shortened one would be another.
+/// Leaves out a directory that is too long, or is none: a shortened one would be another.
 fn directory(path: Option<&String>) -> Option<String> {
-    path.filter(|path| path.chars().count() <= DIRECTORY_CHARS_MAX).cloned()
+    let fits = |path: &&String| {
+        path.chars().count() <= DIRECTORY_CHARS_MAX && path.starts_with('/') && !path.contains('\0')
+    };
+    path.filter(fits).cloned()
 }
 
+/// Leaves out a word that is too long: a shortened one would be another.
+fn word(text: Option<&String>) -> Option<String> {
+    text.filter(|text| text.chars().count() <= WORD_CHARS_MAX && !text.contains('\0')).cloned()
+}
+
+/// Returns an id as a person may be shown it.
+fn named(id: &str) -> String {
+    shortened(&id.escape_debug().to_string(), WORD_CHARS_MAX)
+}
+
+/// Returns a text as it may be written down here, which is without NUL.
 fn shortened(text: &str, chars_max: usize) -> String {
+    let text = text.replace('\0', "\u{fffd}");
     if text.chars().count() <= chars_max {
-        return text.to_owned();
+        return text;
     }
     text.chars().take(chars_max - 1).chain(['…']).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use serde::Deserialize as _;
     use serde_json::{Value, json};
 
     use super::*;
 
     fn listing(sessions: &[Value], workspaces: &[Value]) -> Listing {
-        let sessions = sessions.iter().map(|v| Session::deserialize(v).unwrap());
-        let workspaces = workspaces.iter().map(|v| Workspace::deserialize(v).unwrap());
+        let sessions = sessions.iter().map(|v| Session::read(v).unwrap());
+        let workspaces = workspaces.iter().map(|v| Workspace::read(v).unwrap());
         Listing {
             projects: 1,
-            first_seen: BTreeMap::new(),
+            has_all_workspaces: true,
             sessions: sessions.map(|s: Session| (s.id.clone(), s)).collect(),
             workspaces: workspaces.map(|w: Workspace| (w.id.clone(), w)).collect(),
+            ..Listing::default()
         }
+    }
+
+    fn map(listing: &Listing) -> Mapped {
+        listing.map(&Places::default())
     }
 
     fn session(id: &str, parent: Option<&str>) -> Value {
@@ -226,7 +296,7 @@ mod tests {
     fn recorded_workspace() -> Value {
         json!({
             "id": "wrk_204f140fa001aEYBgWeOZILOpE", "type": "worktree", "name": "happy-panda",
-            "branch": null, "directory": "/data/worktree/941bac64/happy-panda", "extra": null,
+            "branch": null, "directory": "/data/opencode/worktree/941bac649176e9f08fd3d3d18648daff1a89d47b/happy-panda", "extra": null,
             "projectID": "941bac649176e9f08fd3d3d18648daff1a89d47b", "timeUsed": 1795379249406_i64
         })
     }
@@ -237,7 +307,7 @@ mod tests {
             "id": "ses_dfb0eb7efffe5Pxcfv7U8SB8sY", "slug": "mighty-moon",
             "projectID": "941bac649176e9f08fd3d3d18648daff1a89d47b",
             "workspaceID": "wrk_204f140fa001aEYBgWeOZILOpE",
-            "directory": "/data/worktree/941bac64/happy-panda", "path": "", "cost": 0,
+            "directory": "/data/opencode/worktree/941bac649176e9f08fd3d3d18648daff1a89d47b/happy-panda", "path": "", "cost": 0,
             "tokens": { "input": 0, "output": 0, "reasoning": 0, "cache": { "read": 0, "write": 0 } },
             "title": "in-ws", "version": "1.18.33",
             "time": { "created": 1795379251216_i64, "updated": 1795379251217_i64,
@@ -247,28 +317,28 @@ mod tests {
 
     #[test]
     fn a_session_and_its_workspace_keep_what_opencode_says_of_them() {
-        let mapped = listing(&[recorded_session()], &[recorded_workspace()]).map();
+        let mapped = map(&listing(&[recorded_session()], &[recorded_workspace()]));
         assert_eq!(
             serde_json::to_value(&mapped.import).unwrap(),
             json!({
                 "workspaces": [{
                     "id": "wrk_204f140fa001aEYBgWeOZILOpE", "name": "happy-panda",
                     "kind": "worktree", "project_id": "941bac649176e9f08fd3d3d18648daff1a89d47b",
-                    "directory": "/data/worktree/941bac64/happy-panda", "branch": null,
+                    "directory": "/data/opencode/worktree/941bac649176e9f08fd3d3d18648daff1a89d47b/happy-panda", "branch": null,
                     "created_at": 1795379249402_i64, "extra": { "agent": "opencode" }
                 }],
                 "sessions": [{
                     "id": "ses_dfb0eb7efffe5Pxcfv7U8SB8sY",
                     "workspace_id": "wrk_204f140fa001aEYBgWeOZILOpE", "parent_id": null,
                     "project_id": "941bac649176e9f08fd3d3d18648daff1a89d47b",
-                    "directory": "/data/worktree/941bac64/happy-panda", "title": "in-ws",
+                    "directory": "/data/opencode/worktree/941bac649176e9f08fd3d3d18648daff1a89d47b/happy-panda", "title": "in-ws",
                     "created_at": 1795379251216_i64, "updated_at": 1795379251217_i64,
                     "archived_at": 1790000000000_i64, "agent": "opencode", "agent_server": null,
                     "extra": { "slug": "mighty-moon", "version": "1.18.33" }
                 }]
             })
         );
-        assert_eq!(mapped.invalid, 0);
+        assert!(mapped.left_out.is_empty());
     }
 
     #[test]
@@ -276,12 +346,12 @@ mod tests {
         let mut later = recorded_workspace();
         later["timeUsed"] = json!(1795379252558_i64);
         let (first, again) = (listing(&[], &[recorded_workspace()]), listing(&[], &[later]));
-        assert_eq!(first.map(), again.map());
+        assert_eq!(map(&first), map(&again));
     }
 
     #[test]
     fn a_workspace_that_is_not_listed_is_made_of_what_its_sessions_say() {
-        let mapped = listing(&[recorded_session()], &[]).map();
+        let mapped = map(&listing(&[recorded_session()], &[]));
         let [workspace] = &mapped.import.workspaces[..] else { panic!("{mapped:?}") };
         assert_eq!(workspace.id.as_str(), "wrk_204f140fa001aEYBgWeOZILOpE");
         assert_eq!(
@@ -299,7 +369,7 @@ mod tests {
             session("ses_3", Some("ses_gone")),
             session("ses_9", None),
         ];
-        let batches = listing(&sessions, &[]).map().batches(1);
+        let batches = map(&listing(&sessions, &[])).batches(1);
         let order: Vec<_> = batches.iter().map(|batch| batch.sessions[0].id.to_string()).collect();
         let at = |id: &str| order.iter().position(|other| other == id).unwrap();
         assert!(at("ses_9") < at("ses_1") && at("ses_1") < at("ses_2"), "{order:?}");
@@ -314,7 +384,7 @@ mod tests {
             session("ses_c", Some("ses_b")),
             session("ses_d", Some("ses_d")),
         ];
-        let mapped = listing(&sessions, &[]).map();
+        let mapped = map(&listing(&sessions, &[]));
         let mut seen = BTreeSet::new();
         for session in &mapped.import.sessions {
             assert!(session.parent_id.as_ref().is_none_or(|parent| seen.contains(parent)));
@@ -327,20 +397,48 @@ mod tests {
     fn what_breaks_a_limit_is_shortened_and_what_has_no_valid_id_is_counted() {
         let mut long = session("ses_1", None);
         long["title"] = json!("t".repeat(TITLE_CHARS_MAX + 1));
-        long["directory"] = json!("d".repeat(DIRECTORY_CHARS_MAX + 1));
-        long["time"]["archived"] = json!(-1.0);
-        let mapped = listing(&[long, session("ses/1", None)], &[]).map();
+        long["directory"] = json!("/".repeat(DIRECTORY_CHARS_MAX + 1));
+        let mapped = map(&listing(&[long, session("ses/1", None)], &[]));
         let [mapped_session] = &mapped.import.sessions[..] else { panic!("{mapped:?}") };
         assert_eq!(mapped_session.title.as_ref().unwrap().chars().count(), TITLE_CHARS_MAX);
-        assert_eq!((&mapped_session.directory, mapped_session.archived_at), (&None, None));
-        assert_eq!(mapped.invalid, 1);
+        assert_eq!(mapped_session.directory, None);
+        let told = mapped.left_out.told().unwrap();
+        assert_eq!(told, "left out, 1: session ses/1 has an id that is none here");
+    }
+
+    #[test]
+    fn a_worktree_that_lies_where_no_server_keeps_its_own_is_taken_for_a_folder_of_somebodys() {
+        let kind = |places: &Places, directory: &str| {
+            let mut workspace = recorded_workspace();
+            workspace["directory"] = json!(directory);
+            let mapped = listing(&[], &[workspace]).map(places);
+            mapped.import.workspaces[0].kind.clone()
+        };
+        let project = "941bac649176e9f08fd3d3d18648daff1a89d47b";
+        let own = format!("/data/opencode/worktree/{project}/happy-panda");
+        let known = Places { worktrees: Some("/data/opencode/worktree".into()), roots: vec![] };
+        let rooted = Places { worktrees: None, roots: vec!["/home/me/trees".into()] };
+        for (places, directory, expected) in [
+            (&Places::default(), own.as_str(), "worktree"),
+            (&known, &own, "worktree"),
+            (&known, &own.replace("/data", "/other"), "directory"),
+            (&rooted, "/home/me/trees/mine", "worktree"),
+            (&rooted, "/home/me/trees", "directory"),
+            (&rooted, "/home/me/trees/../code", "directory"),
+            (&Places::default(), "/home/me/code", "directory"),
+            (&Places::default(), "/data/opencode/worktree/another/happy-panda", "directory"),
+            (&Places::default(), &format!("{own}/sub"), "directory"),
+            (&Places::default(), "relative", "directory"),
+        ] {
+            assert_eq!(kind(places, directory), expected, "{directory}");
+        }
     }
 
     #[test]
     fn a_time_of_use_that_is_no_number_is_no_time() {
         let mut workspace = recorded_workspace();
         workspace["timeUsed"] = json!("NaN");
-        let mapped = listing(&[], &[workspace]).map();
+        let mapped = map(&listing(&[], &[workspace]));
         assert_eq!(mapped.import.workspaces[0].created_at, 0);
     }
 }

@@ -6,9 +6,13 @@
 
 pub mod client;
 pub mod events;
+pub mod export;
+pub mod import;
+pub mod listener;
 pub mod listing;
 mod mapping;
 pub mod model;
 
-pub use client::{Client, Error};
+pub use client::{Client, Error, Standing};
 pub use listing::Listing;
+pub use mapping::Places;

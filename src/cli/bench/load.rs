@@ -24,9 +24,9 @@ use crate::{
     cli::{
         client::{Answer, Client},
         failure::{Failure, Refused},
-        sse::Parser,
     },
     replica::diff::{Diff, Event},
+    sse,
 };
 
 /// How many requests are under way at a node at a time.
@@ -267,7 +267,7 @@ impl Board {
         stop: CancellationToken,
     ) -> Result<Seen, Failure> {
         let mut response = client.events(None).await?;
-        let (mut parser, mut seen) = (Parser::default(), Seen::default());
+        let (mut parser, mut seen) = (sse::Parser::new(sse::SNAPSHOT_BYTES_MAX), Seen::default());
         let (mut begun, mut snapshots) = (Some(begun), 0);
         loop {
             let chunk = tokio::select! {

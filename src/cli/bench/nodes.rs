@@ -377,6 +377,7 @@ async fn start(
         trash_max: 0,
         start_grace: Duration::ZERO,
         opencode: Vec::new(),
+        bridge_timing: Default::default(),
         teardown_roots: Vec::new(),
     };
     let stop = CancellationToken::new();

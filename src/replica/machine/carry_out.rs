@@ -20,7 +20,7 @@ use super::super::{
     },
     view::Change,
 };
-use super::{Replica, agents::Agents, batch, session_key, workspace_key};
+use super::{Replica, agents::Agents, batch, holding::Held, session_key, workspace_key};
 
 /// Most records carried out in one change: an undo window that ends for thousands at once is
 /// spread over several.
@@ -32,7 +32,7 @@ const REASON_CHARS_MAX: usize = 4_096;
 
 /// When each of some things was seen to be over, and so when it is due.
 #[derive(Debug, Clone)]
-struct Deadlines<K> {
+pub(super) struct Deadlines<K> {
     window: Duration,
     by_key: BTreeMap<K, Duration>,
     by_time: BTreeSet<(Duration, K)>,
@@ -46,10 +46,13 @@ impl<K: Ord + Clone> Deadlines<K> {
     /// Starts the window, unless it runs.
     fn start(&mut self, now: Duration, key: K) {
         if !self.by_key.contains_key(&key) {
-            let due = now.saturating_add(self.window);
-            self.by_time.insert((due, key.clone()));
-            self.by_key.insert(key, due);
+            self.put(self.after(now), key);
         }
+    }
+
+    /// Returns when a window that starts now is over.
+    fn after(&self, now: Duration) -> Duration {
+        now.saturating_add(self.window)
     }
 
     fn stop(&mut self, key: &K) {
@@ -64,6 +67,19 @@ impl<K: Ord + Clone> Deadlines<K> {
             self.stop(key);
             self.start(now, key.clone());
         }
+    }
+
+    /// Takes all out, by when they are due.
+    pub(super) fn take_all(&mut self) -> BTreeMap<K, Duration> {
+        self.by_time.clear();
+        std::mem::take(&mut self.by_key)
+    }
+
+    /// Puts one back that was taken out.
+    pub(super) fn put(&mut self, due: Duration, key: K) {
+        self.stop(&key);
+        self.by_time.insert((due, key.clone()));
+        self.by_key.insert(key, due);
     }
 
     fn due(&self) -> Option<Duration> {
@@ -90,10 +106,14 @@ pub enum TeardownStands {
 /// What this node, as a host, has yet to carry out.
 #[derive(Debug, Clone)]
 pub struct HostWork {
-    deleted: Deadlines<SessionId>,
+    pub(super) deleted: Deadlines<SessionId>,
     /// What holds a purge back when the window is over.
     pub(super) agents: Agents,
-    vacated: Deadlines<WorkspaceId>,
+    pub(super) vacated: Deadlines<WorkspaceId>,
+    /// What was pending before the start and waits for a peer.
+    pub(super) held: Option<Held>,
+    /// How long that waits at most.
+    pub(super) start_grace: Duration,
     /// Sealed or failed.
     ending: BTreeSet<WorkspaceId>,
     /// The teardowns under way, by incarnation.
@@ -111,8 +131,10 @@ impl HostWork {
         let keep = Some(startup.keep_removed).filter(|keep| !keep.is_zero());
         Self {
             deleted: Deadlines::new(undo_window),
-            agents: Agents::new(startup.servers.clone()),
+            agents: Agents::default(),
             vacated: Deadlines::new(undo_window),
+            held: None,
+            start_grace: startup.start_grace,
             ending: BTreeSet::new(),
             running: BTreeMap::new(),
             keep_removed: keep.map(|keep| i64::try_from(keep.as_millis()).unwrap_or(i64::MAX)),
@@ -136,19 +158,21 @@ impl HostWork {
                             };
                             // Another delete than the one that was seen has a window of its own.
                             if before.as_ref().and_then(act) != act(after) {
-                                self.deleted.stop(&session.id);
-                                self.agents.awaiting.remove(&session.id);
-                                if let Some(workspace) = &session.workspace_id {
-                                    self.vacated.restart(now, workspace);
-                                }
+                                self.deleted_anew(now, session);
                             }
-                            if !self.agents.awaiting.contains(&session.id) {
+                            let is_held = |held: &Held| held.deleted.contains_key(&session.id);
+                            if !self.agents.awaiting.contains(&session.id)
+                                && !self.held.as_ref().is_some_and(is_held)
+                            {
                                 self.deleted.start(now, session.id.clone());
                             }
                         }
                         _ => {
                             self.deleted.stop(&session.id);
                             self.agents.forget(&session.id);
+                            if let Some(held) = &mut self.held {
+                                held.deleted.remove(&session.id);
+                            }
                         }
                     }
                 }
@@ -158,11 +182,19 @@ impl HostWork {
                         continue;
                     }
                     let state = after.as_ref().map(|after| after.state);
+                    let is_held = |held: &Held| held.vacated.contains_key(&workspace.id);
                     match state {
+                        Some(WorkspaceState::Vacated)
+                            if self.held.as_ref().is_some_and(is_held) => {}
                         Some(WorkspaceState::Vacated) => {
                             self.vacated.start(now, workspace.id.clone());
                         }
-                        _ => self.vacated.stop(&workspace.id),
+                        _ => {
+                            self.vacated.stop(&workspace.id);
+                            if let Some(held) = &mut self.held {
+                                held.vacated.remove(&workspace.id);
+                            }
+                        }
                     }
                     if matches!(state, Some(WorkspaceState::Sealed | WorkspaceState::Failed)) {
                         self.ending.insert(workspace.id.clone());
@@ -175,6 +207,30 @@ impl HostWork {
         }
     }
 
+    /// Tells whether the delete of a session can still be undone.
+    pub(super) fn is_undoable(&self, id: &SessionId) -> bool {
+        let held = self.held.as_ref();
+        self.deleted.by_key.contains_key(id)
+            || held.is_some_and(|held| held.deleted.contains_key(id))
+    }
+
+    /// Gives a session that was deleted by another act than the one that was seen a window of its
+    /// own, and its workspace with it.
+    fn deleted_anew(&mut self, now: Duration, session: &Session) {
+        self.deleted.stop(&session.id);
+        self.agents.awaiting.remove(&session.id);
+        let workspace = session.workspace_id.as_ref();
+        if let Some(workspace) = workspace {
+            self.vacated.restart(now, workspace);
+        }
+        if let Some(held) = &mut self.held {
+            held.deleted.remove(&session.id);
+            if let Some(due) = workspace.and_then(|workspace| held.vacated.get_mut(workspace)) {
+                *due = self.vacated.after(now);
+            }
+        }
+    }
+
     /// Notes that an ending workspace must be looked at again, though its record is unchanged.
     pub fn look_again(&mut self) {
         self.ending_changed |= !self.ending.is_empty();
@@ -182,7 +238,8 @@ impl HostWork {
 
     /// Returns when the next undo window is over.
     pub fn due(&self) -> Option<Duration> {
-        [self.deleted.due(), self.vacated.due()].into_iter().flatten().min()
+        let held = self.held.as_ref().map(Held::until);
+        [self.deleted.due(), self.vacated.due(), held].into_iter().flatten().min()
     }
 }
 
@@ -270,6 +327,9 @@ impl Replica {
         for id in ending {
             let Some(entry) = self.view.workspace(&workspace_key(self.node, &id)) else { continue };
             let Some(teardown) = &entry.stored.teardown else { continue };
+            if self.host_work.is_ending_held(&id) {
+                continue;
+            }
             match teardown.state {
                 TeardownState::Failed if !entry.stored.requests.is_empty() => {
                     retried.push((id, teardown.incarnation.saturating_add(1)));

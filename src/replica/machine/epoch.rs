@@ -137,6 +137,12 @@ impl Epochs {
         self.own
     }
 
+    /// Tells whether nothing that was written to an earlier epoch is still to be carried over, as far
+    /// as it has come in.
+    pub fn is_idle(&self) -> bool {
+        matches!(self.stage, Stage::Idle) && self.arrived.is_empty()
+    }
+
     /// Forgets what was said in a fleet that was left.
     pub fn forget_peers(&mut self) {
         self.arrived.clear();

@@ -86,14 +86,15 @@ impl Replica {
             Command::Receipt(receipt) => self.tell_receipt(now, &receipt, fx),
             Command::Teardown(target, action) => self.request_teardown(now, &target, action, fx),
             Command::Import(import) => self.import(now, import, fx),
-            Command::AgentGone(sessions) => {
-                self.agent_gone(sessions);
-                Ok(Reply::Done)
+            Command::AgentGone { servers, sessions } => {
+                self.agent_gone(now, &servers, &sessions, fx)
             }
             Command::ReportTrash { entries, answered } => {
                 self.report_trash(now, entries, &answered, fx)
             }
             Command::RestoreTrashed(target) => self.request_restore(now, &target, fx),
+            Command::AgentHas { servers, sessions } => self.agent_has(now, &servers, &sessions, fx),
+            Command::ForgetAgent(target) => self.forget_agent(now, &target, fx),
             Command::Rewrite => {
                 self.ask_for_rewrite();
                 Ok(Reply::Done)
@@ -435,6 +436,9 @@ impl Replica {
             return Err(Refusal::NotFailed(key.id));
         }
         let operation = self.new_operation(now.wall_ms);
+        if key.host == self.node {
+            self.host_work.ask_for_teardown(&key.id);
+        }
         self.write_host(now, key.host, fx, |tx| tx.request_teardown(&key.id, &operation, action))?;
         Ok(Reply::Workspace(self.workspace_record(&key)))
     }

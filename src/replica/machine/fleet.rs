@@ -95,6 +95,7 @@ impl Replica {
         self.reach_changed = true;
         self.trust.learn(self.members.values(), document.attested());
         let readers = self.members.values().filter(|member| member.role == Role::Reader);
+        self.exchange.set_members(self.linkable());
         self.exchange.unshare(readers.map(|reader| reader.node).collect());
     }
 

@@ -187,7 +187,7 @@ impl Replica {
             return;
         }
         match frame {
-            Frame::Links { nodes } => self.exchange.links_told(at, &peer, nodes),
+            Frame::Links(links) => self.exchange.links_told(at, &peer, links, &mut fx.frames),
             Frame::Heads { documents, answer } => {
                 let known = |document: &DocumentId| self.is_of_fleet(document);
                 let theirs: Vec<_> = documents.into_iter().filter(|d| known(&d.document)).collect();
@@ -388,7 +388,6 @@ mod tests {
             undo_window: WINDOW,
             keep_removed: Duration::ZERO,
             start_grace: Duration::ZERO,
-            servers: BTreeSet::new(),
             keyring: Arc::new(Trusting),
         };
         let (mut replica, fx) = Replica::open(startup, Stored::default(), at(0)).unwrap();
@@ -449,7 +448,6 @@ mod tests {
             undo_window: Duration::from_secs(10),
             keep_removed: Duration::ZERO,
             start_grace: Duration::ZERO,
-            servers: BTreeSet::new(),
             keyring: Arc::new(Trusting),
         };
         Replica::open(startup, Stored::default(), NOW).unwrap().0

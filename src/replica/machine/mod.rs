@@ -16,6 +16,7 @@ mod epoch;
 mod execute;
 mod explain;
 mod fleet;
+mod holding;
 mod later;
 mod layers;
 mod links;
@@ -56,6 +57,7 @@ use carry_out::HostWork;
 pub use carry_out::TeardownStands;
 use epoch::Epochs;
 use fleet::Joining;
+pub use holding::Holding;
 pub use later::Begun;
 use later::{Gained, Later};
 use layers::Layers;
@@ -235,6 +237,7 @@ impl Replica {
         replica.read_members();
         replica.attest(now, &mut fx);
         replica.open_trash(&mut fx);
+        replica.hold(now);
         replica.settle(now, &mut fx);
         (replica, fx)
     }
@@ -279,6 +282,7 @@ impl Replica {
     fn settle(&mut self, now: Now, fx: &mut Effects) {
         self.recover(fx);
         if self.may_carry_out() {
+            self.stop_holding(now);
             self.carry_out(now, fx);
         }
         self.go_on_with_epochs(now, fx);

@@ -7,14 +7,11 @@ use super::super::{
     ids::{NodeId, OperationId, ReceiptId, SessionId, WorkspaceId},
     record::{
         DIRECTORY_CHARS_MAX, EXTRA_ENTRIES_MAX, EXTRA_KEY_CHARS_MAX, EXTRA_VALUE_CHARS_MAX, Member,
-        Role, SessionKey, TIME_MS_MAX, TITLE_CHARS_MAX, WorkspaceKey,
+        Role, SessionKey, TIME_MS_MAX, TITLE_CHARS_MAX, WORD_CHARS_MAX, WorkspaceKey,
     },
 };
 use super::Replica;
 
-/// Longest kind, project id or branch, in characters (git's own limit on a ref is 244 bytes on
-/// most file systems).
-const WORD_CHARS_MAX: usize = 256;
 /// Shortest prefix of a node's key that may stand for it.
 const NODE_PREFIX_DIGITS_MIN: usize = 4;
 /// The digits and letters of made ids, in ASCII order, so that ids sort by time.

@@ -90,6 +90,10 @@ impl Exchange {
                 link.suspects.remove(&id);
             } else if !document.has_all(&heads) {
                 if greeting {
+                    if id.host() == Some(self.node) {
+                        let heads = heads.clone();
+                        link.greeted_ahead.push(DocumentHeads { document: id, heads });
+                    }
                     progress.wanted = Some((ours.clone(), now));
                     out.push(to(peer, Frame::Want(DocumentHeads { document: id, heads: ours })));
                 } else {
@@ -256,6 +260,7 @@ impl Exchange {
             self.fetch(now, out);
             return Ok(Applied::default());
         };
+        link.heard_at = Some(now);
         let applied = document.apply(changes, vouchers, trust)?;
         self.changes_taken(now, peer, documents, &id);
         Ok(applied)

@@ -5,6 +5,7 @@
 //! noticing what *it* lacks and asks for it; nothing stays different silently.
 
 mod catch_up;
+mod links;
 mod push;
 
 use std::{
@@ -14,6 +15,8 @@ use std::{
 
 use catch_up::Owed;
 pub use catch_up::{Answer, Parcel};
+pub use links::{COMING_UP_MAX, GAINED_WITHIN, TOGETHER_WITHIN};
+use links::{Telling, ToldLinks};
 use sha2::{Digest as _, Sha256};
 
 use super::{
@@ -56,6 +59,7 @@ pub struct Exchange {
     /// own document is not compared either, or its frontier would differ for ever.
     unshared: BTreeSet<NodeId>,
     owed: Owed,
+    telling: Telling,
     repairs_total: u64,
 }
 
@@ -71,13 +75,17 @@ struct Link {
     /// Whether the next heads are those of a greeting that found a difference.
     awaits_heads: bool,
     their_frontier: Option<[u8; 32]>,
-    their_links: BTreeSet<NodeId>,
+    told: ToldLinks,
+    /// When it last sent changes.
+    heard_at: Option<Duration>,
     documents: BTreeMap<DocumentId, Progress>,
     /// What the peer has of a document and we don't, and since when we know. Kept by itself: it is
     /// looked through at every input, and nearly always empty.
     suspects: BTreeMap<DocumentId, (Vec<ChangeHash>, Duration)>,
     /// Documents that the peer has and we don't.
     lacking: BTreeSet<DocumentId>,
+    /// Where our own documents stood at the peer when it greeted, as far as we lacked something.
+    greeted_ahead: Vec<DocumentHeads>,
     /// When something last went over the link that is not yet followed by a comparison.
     traffic_at: Option<Duration>,
     checked_at: Duration,
@@ -110,6 +118,7 @@ impl Exchange {
             fetching: BTreeMap::new(),
             unshared: BTreeSet::new(),
             owed: Owed::default(),
+            telling: Telling::default(),
             repairs_total: 0,
         }
     }
@@ -133,7 +142,10 @@ impl Exchange {
     pub fn connected(&mut self, now: Duration, peer: NodeId) {
         self.fetching.retain(|_, (of, _)| *of != peer);
         self.owed.lost(&peer);
-        self.links.insert(peer, Link { since: now, ..Link::default() });
+        let before = self.links.insert(peer, Link { since: now, ..Link::default() });
+        if let Some(before) = before.filter(|link| link.greeted) {
+            self.link_lost(now, &peer, &before);
+        }
     }
 
     /// Lists the peers that should have greeted by now.
@@ -148,8 +160,8 @@ impl Exchange {
         let link = self.links.remove(peer);
         self.owed.lost(peer);
         self.fetching.retain(|_, (of, _)| of != peer);
-        if link.is_some_and(|link| link.greeted) {
-            self.tell_links(out);
+        if let Some(link) = link.filter(|link| link.greeted) {
+            self.link_lost(now, peer, &link);
         }
         self.fetch(now, out);
     }
@@ -159,6 +171,7 @@ impl Exchange {
         self.links.keys().for_each(|peer| self.owed.lost(peer));
         self.links.clear();
         self.fetching.clear();
+        self.tell_nothing();
     }
 
     /// Tells whether a link is up.
@@ -179,11 +192,6 @@ impl Exchange {
     /// Tells whether the next heads of a peer are those of a greeting.
     pub fn is_greeting(&self, peer: &NodeId) -> bool {
         self.links.get(peer).is_some_and(|link| link.awaits_heads)
-    }
-
-    /// Tells whether a peer has said that it has a link to a node.
-    pub fn is_linked(&self, peer: &NodeId, node: &NodeId) -> bool {
-        self.links.get(peer).is_some_and(|link| link.their_links.contains(node))
     }
 
     /// Notes that something went over a link that a comparison of the frontiers is to follow.
@@ -217,6 +225,20 @@ impl Exchange {
         self.links
             .get(peer)
             .is_some_and(|link| link.greeted && link.their_frontier.as_ref() == Some(frontier))
+    }
+
+    /// Tells whether this node has all that a peer knew of its own documents when it greeted.
+    pub fn has_caught_up(&self, peer: &NodeId, documents: &Documents) -> bool {
+        let is_here = |told: &DocumentHeads| {
+            // What is not held any more was given up once all of it was held elsewhere.
+            documents.get(&told.document).is_none_or(|it| it.has_all(&told.heads))
+        };
+        self.links.get(peer).is_some_and(|link| {
+            link.greeted
+                && !link.awaits_heads
+                && link.greeted_ahead.iter().all(is_here)
+                && !link.lacking.iter().any(|id| id.host() == Some(self.node))
+        })
     }
 
     /// Returns how often two replicas were found to differ with nothing on the way.
@@ -254,27 +276,7 @@ impl Exchange {
                 Frame::Heads { documents: all_heads(documents, &self.unshared), answer: false },
             ));
         }
-        self.tell_links(out);
-    }
-
-    /// Takes in with whom a peer has links.
-    pub fn links_told(&mut self, now: Duration, peer: &NodeId, nodes: Vec<NodeId>) {
-        if let Some(link) = self.links.get_mut(peer) {
-            // What a lost link would have brought must now be relayed: compare soon.
-            if link.their_links.iter().any(|node| nodes.binary_search(node).is_err()) {
-                link.traffic_at = Some(now);
-            }
-            link.their_links = nodes.into_iter().collect();
-        }
-    }
-
-    fn tell_links(&self, out: &mut Out) {
-        let nodes = self.greeted();
-        if nodes.len() > 1 {
-            out.push(Outgoing { to: nodes.clone(), frame: Frame::Links { nodes } });
-        } else if let [only] = nodes[..] {
-            out.push(to(&only, Frame::Links { nodes }));
-        }
+        self.link_gained(now, peer);
     }
 
     /// Compares a peer's frontier with ours; if they differ, both tell where the documents stand.
@@ -311,14 +313,14 @@ impl Exchange {
             Frame::Heads { documents: all_heads(documents, &self.unshared), answer: true },
         ));
         // What was asked for may be among what was dropped, and so may the last word on our links.
-        let nodes = self.greeted();
-        out.push(to(peer, Frame::Links { nodes }));
+        self.tell_anew(peer);
         self.fetching.retain(|_, (of, _)| of != peer);
         self.fetch(now, out);
     }
 
     /// Does what has become due: compares frontiers, asks for what is still unknown.
     pub fn time_passed(&mut self, now: Duration, documents: &Documents, out: &mut Out) {
+        self.tell_links(now, out);
         let mut ours = None;
         for (peer, link) in self.links.iter_mut().filter(|(_, link)| link.greeted) {
             link.suspects.retain(|id, (heads, since)| {
@@ -363,7 +365,7 @@ impl Exchange {
             suspects.chain([link.check_due()])
         });
         let fetches = self.fetching.values().map(|(_, since)| *since + FETCH_WITHIN);
-        links.chain(fetches).chain(silent).min()
+        links.chain(fetches).chain(silent).chain(self.telling_due()).min()
     }
 }
 

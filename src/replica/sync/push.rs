@@ -55,7 +55,7 @@ impl Exchange {
             }
             let lacks = |author: &Fingerprint| {
                 let relayed = trust.node(author).filter(|author| *author != self.node);
-                !relayed.is_some_and(|author| author == *peer || link.their_links.contains(&author))
+                !relayed.is_some_and(|author| author == *peer || self.is_linked(peer, &author))
             };
             let lacking: BTreeSet<Fingerprint> = authors.iter().copied().filter(lacks).collect();
             if !lacking.is_empty() {

@@ -246,6 +246,23 @@ impl Store {
         Ok(())
     }
 
+    /// Removes the folders of entries whose first manifest a crash cut off: nothing was moved for
+    /// them yet. To be called before anything else.
+    pub fn sweep(&self) {
+        let Ok(entries) = fs::read_dir(&self.folder) else { return };
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let Ok(names) = fs::read_dir(&path) else { continue };
+            let names: Vec<_> = names.flatten().map(|name| name.file_name()).collect();
+            let begun = [format!("{FILE_NAME}.new"), SESSION_FILE_NAME.to_owned()];
+            let begun = [&begun[..], &[format!("{SESSION_FILE_NAME}.new")]].concat();
+            if names.iter().all(|name| begun.iter().any(|begun| name == begun.as_str())) {
+                // What can't be removed is in nobody's way.
+                let _ = names.iter().try_for_each(|name| fs::remove_file(path.join(name)));
+                let _ = fs::remove_dir(&path);
+            }
+        }
+    }
+
     /// Returns every manifest, in the order of the entries' names.
     pub fn manifests(&self) -> Vec<Manifest> {
         self.all().get_or_insert_default().values().cloned().collect()
@@ -359,6 +376,10 @@ mod tests {
         fs::write(store.path().join("a-file"), "").unwrap();
         let manifest = super::super::testing::manifest("wrk_1.1");
         store.write(&manifest).unwrap();
+        fs::write(store.folder("odd").join(SESSION_FILE_NAME), "{").unwrap();
+        store.sweep();
+        assert!(!store.folder("odd").exists() && !store.folder("empty").exists());
+        assert!(store.folder("cut").exists(), "nobody knows what it is");
         assert_eq!(Store::new(data.path()).manifests(), std::slice::from_ref(&manifest));
         store.remove("wrk_1.1").unwrap();
         store.remove("wrk_1.1").unwrap();

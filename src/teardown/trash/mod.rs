@@ -268,6 +268,7 @@ impl Trash {
 
     /// Finishes or undoes what a crash has cut off; to be called before anything else. Blocks.
     pub fn recover(&self) {
+        self.store.sweep();
         for manifest in self.store.manifests() {
             match manifest.stage {
                 Stage::Begun | Stage::Pinned | Stage::Moved => self.settle(manifest),

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::plumbing::Git;
-use crate::teardown::problem::Problem;
+use crate::{files, teardown::problem::Problem};
 
 /// Longest file of an administrative folder that is searched for ids, in bytes.
 const FILE_BYTES_MAX: u64 = 64 << 20;
@@ -67,6 +67,12 @@ pub fn pin(
         input.extend_from_slice(format!("update {name}\0{id}\0\0").as_bytes());
     }
     shared.run(&["update-ref", "--no-deref", "-z", "--stdin"], input)?;
+    // Git syncs the files of refs, but not the folders that they are in.
+    let folder = repository.join(pins);
+    let folders = folder.ancestors().take_while(|folder| *folder != repository);
+    for folder in folders.filter(|folder| folder.is_dir()) {
+        files::sync_folder(folder).map_err(Problem::io(folder))?;
+    }
     shared.sync()
 }
 

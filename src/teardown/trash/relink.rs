@@ -6,7 +6,10 @@
 use std::{
     ffi::OsStr,
     fs, io,
-    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _, fs::PermissionsExt as _},
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{MetadataExt as _, PermissionsExt as _, chown},
+    },
     path::{Path, PathBuf},
 };
 
@@ -74,9 +77,11 @@ fn mapped<'a>(path: &Path, moves: impl Iterator<Item = (&'a PathBuf, &'a PathBuf
 fn rewrite_link(file: &Path, base: &Path, label: &[u8], moves: &[Move]) -> io::Result<()> {
     let Some(link) = admin::read_path(file, label) else { return Ok(()) };
     let Some(says) = moved(base, &link, moves) else { return Ok(()) };
-    let mode = file.metadata()?.mode();
+    let before = file.metadata()?;
     files::replace(file, &[label, says.as_os_str().as_bytes(), b"\n"].concat())?;
-    fs::set_permissions(file, fs::Permissions::from_mode(mode))
+    // Git turns down what belongs to another user; the daemon's may not be the owner.
+    let _ = chown(file, Some(before.uid()), Some(before.gid()));
+    fs::set_permissions(file, fs::Permissions::from_mode(before.mode()))
 }
 
 /// Rewrites where a submodule's repository says that its files are.

@@ -67,7 +67,6 @@ impl Node {
             undo_window: Duration::from_secs(86_400),
             keep_removed: Duration::ZERO,
             start_grace: Duration::ZERO,
-            servers: BTreeSet::new(),
             keyring: Arc::new(credulous::Credulous),
         };
         let now = Now { monotonic: Duration::from_secs(1), wall_ms: 1_795_379_110_867 };
@@ -172,6 +171,8 @@ impl Node {
             refusals: Default::default(),
             kept_off: 0,
             recovering: false,
+            agents_awaited: Default::default(),
+            holding: None,
             agents: Vec::new(),
         }
     }
@@ -273,8 +274,8 @@ fn serve(node: &mut Node, request: handle::Request, trust: &Trust, hub: &Hub) {
             drop(answer.send(node.replica.explainable(&target).map(Box::new)));
         }
         handle::Request::Trash(answer) => drop(answer.send(node.replica.trash())),
-        handle::Request::AgentDue(server, answer) => {
-            drop(answer.send(node.replica.agent_due(&server)));
+        handle::Request::AgentDue(servers, answer) => {
+            drop(answer.send(node.replica.agent_due(&servers)));
         }
     }
 }

@@ -107,10 +107,7 @@ fn a_worktree_of_another_repository_below_is_named() {
     fixture.git("other", &["commit", "-q", "--allow-empty", "-m", "one"]);
     fixture.git("other", &["worktree", "add", "-q", "-b", "inner", "../w/ignored"]);
     let refusal = refused(&fixture);
-    assert!(
-        refusal.contains("holds the worktree") && refusal.contains("w/ignored of"),
-        "{refusal}"
-    );
+    assert!(refusal.contains("w/ignored is a worktree of"), "{refusal}");
     fs::remove_dir_all(fixture.path("other")).unwrap();
     let refusal = refused(&fixture);
     assert!(refusal.contains("leads to no repository"), "{refusal}");
@@ -124,7 +121,7 @@ fn a_repository_below_that_worktrees_elsewhere_need_is_named() {
     free(&fixture);
     fixture.git("w/ignored", &["worktree", "add", "-q", "--detach", "../../elsewhere"]);
     let refusal = refused(&fixture);
-    assert!(refusal.contains("holds the repository of the worktree"), "{refusal}");
+    assert!(refusal.contains("is the repository of the worktree"), "{refusal}");
 }
 
 #[test]

@@ -3,8 +3,8 @@
 //! Must not know what events mean. Invariant: the same bytes give the same events, however they
 //! are cut into chunks.
 
-/// Largest event, bytes: a snapshot of half a million sessions.
-const EVENT_BYTES_MAX: usize = 512 << 20;
+/// Largest event of our own stream, bytes: a snapshot of half a million sessions.
+pub const SNAPSHOT_BYTES_MAX: usize = 512 << 20;
 
 /// One event.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,12 +19,14 @@ pub struct Event {
 
 /// An event is longer than can be right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("an event is longer than {EVENT_BYTES_MAX} bytes")]
-pub struct TooLong;
+#[error("an event is longer than {0} bytes")]
+pub struct TooLong(pub usize);
 
 /// Reads a stream of events.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Parser {
+    /// Largest event, bytes.
+    bytes_max: usize,
     line: Vec<u8>,
     after_return: bool,
     begun: bool,
@@ -34,6 +36,19 @@ pub struct Parser {
 }
 
 impl Parser {
+    /// Begins with a stream whose events have at most so many bytes.
+    pub fn new(bytes_max: usize) -> Self {
+        Self {
+            bytes_max,
+            line: Vec::new(),
+            after_return: false,
+            begun: false,
+            kind: String::new(),
+            data: String::new(),
+            id: None,
+        }
+    }
+
     /// Takes the next bytes and returns the events that they complete.
     pub fn push(&mut self, mut bytes: &[u8]) -> Result<Vec<Event>, TooLong> {
         let mut events = Vec::new();
@@ -42,10 +57,10 @@ impl Parser {
                 bytes = &bytes[1..];
                 continue;
             }
-            let end = bytes.iter().position(|byte| matches!(byte, b'\r' | b'\n'));
+            let end = memchr::memchr2(b'\r', b'\n', bytes);
             let (part, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
-            if self.line.len() + self.data.len() + part.len() > EVENT_BYTES_MAX {
-                return Err(TooLong);
+            if self.line.len() + self.data.len() + part.len() > self.bytes_max {
+                return Err(TooLong(self.bytes_max));
             }
             self.line.extend_from_slice(part);
             bytes = rest;
@@ -103,7 +118,7 @@ mod tests {
     }
 
     fn parse(text: &str) -> Vec<Event> {
-        Parser::default().push(text.as_bytes()).unwrap()
+        Parser::new(1 << 10).push(text.as_bytes()).unwrap()
     }
 
     #[test]
@@ -120,7 +135,7 @@ mod tests {
             ]
         );
         for size in 1..text.len() {
-            let mut parser = Parser::default();
+            let mut parser = Parser::new(1 << 10);
             let chunks = text.as_bytes().chunks(size);
             let cut: Vec<_> = chunks.flat_map(|chunk| parser.push(chunk).unwrap()).collect();
             assert_eq!(cut, whole, "chunks of {size}");
@@ -139,7 +154,7 @@ mod tests {
 
     #[test]
     fn an_event_that_has_not_ended_is_not_told() {
-        let mut parser = Parser::default();
+        let mut parser = Parser::new(1 << 10);
         assert_eq!(parser.push(b"event: diff\ndata: x\n").unwrap(), []);
         assert_eq!(parser.push(b"\n").unwrap(), [event("diff", "x", None)]);
     }
@@ -151,8 +166,17 @@ mod tests {
     }
 
     #[test]
+    fn an_event_that_is_too_long_is_refused_however_it_comes() {
+        for piece in [vec![b'x'; 300], b"data: x\n".repeat(40)] {
+            let mut parser = Parser::new(1 << 10);
+            let refused = (0..100).find_map(|_| parser.push(&piece).err());
+            assert_eq!(refused, Some(TooLong(1 << 10)));
+        }
+    }
+
+    #[test]
     fn bytes_that_are_not_text_are_replaced_rather_than_fatal() {
-        let events = Parser::default().push(b"data: a\xffb\n\n").unwrap();
+        let events = Parser::new(1 << 10).push(b"data: a\xffb\n\n").unwrap();
         assert_eq!(events, [event("message", "a\u{fffd}b", None)]);
     }
 }

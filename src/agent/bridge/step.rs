@@ -1,0 +1,262 @@
+//! Owns one step of bringing this host's records to what a server is known to have.
+//!
+//! Must not follow events. Invariants: what is only missing from a list is asked for, one by one,
+//! before it is deleted here; records are compared beside the loop.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use futures_util::{StreamExt as _, stream};
+use tokio::time::Instant;
+
+use super::{
+    Bridge, Error,
+    anchor::spoken_for,
+    compare::{Here, Plan, Speaker, mark},
+    due::read_session,
+    recognise,
+};
+use crate::{
+    agent::opencode::{self, Standing, listing::Mapped},
+    daemon::handle::RequestError,
+    replica::{
+        command::{Command, Reply, Target},
+        ids::SessionId,
+    },
+};
+
+/// Most records in one import: it is one change in the document, and some tens of kilobytes.
+const BATCH_RECORDS: usize = 100;
+/// How many sessions are asked for at a time.
+const ASKED_AT_ONCE: usize = 8;
+/// How many are asked for in one step; the others wait for the next one.
+const ASKED_MAX: usize = 256;
+
+/// What came of asking for sessions one by one.
+#[derive(Debug, Default)]
+struct Answers {
+    gone: Vec<SessionId>,
+    there: Vec<SessionId>,
+    /// Those of which nothing can be told, and why not, of one.
+    unknown: usize,
+    why: Option<String>,
+    /// How many are left for the next step.
+    left: usize,
+}
+
+impl Bridge {
+    /// Brings this host's records to what the server is known to have.
+    pub(super) async fn reconcile(&mut self) -> Result<(), Error> {
+        self.speaker = self.find_speaker().await?;
+        let (mapped, here, plan) = self.compare().await?;
+        self.compare_at = None;
+        let mut notes: Vec<String> = mapped.left_out.told().into_iter().collect();
+        let missing = self.ask(&plan.missing).await?;
+        if !missing.gone.is_empty() {
+            tracing::info!(sessions = missing.gone.len(), server = self.server, "deleted there");
+            self.say(|servers| Command::AgentGone { servers, sessions: missing.gone }).await?;
+        }
+        if missing.unknown > 0 {
+            let why = missing.why.unwrap_or_default();
+            notes.push(format!(
+                "not known, {}: sessions that are not listed any more, and can't be asked for: {why}",
+                missing.unknown
+            ));
+        }
+        if missing.left > 0 || !missing.there.is_empty() {
+            // They are in the list from now on.
+            self.compare_at = Some(Instant::now());
+        }
+        self.remove_missing_workspaces(&here, &plan).await?;
+        self.take_in(mapped, &plan).await?;
+        let back = self.ask(&plan.back).await?;
+        if !back.there.is_empty() {
+            tracing::info!(sessions = back.there.len(), server = self.server, "there again");
+            self.say(|servers| Command::AgentHas { servers, sessions: back.there }).await?;
+        }
+        for id in &back.gone {
+            Arc::make_mut(&mut self.listing).sessions.remove(id.as_str());
+        }
+        if let Some((id, server)) = plan.foreign.first_key_value() {
+            notes.push(format!(
+                "left alone, {}: sessions that are also at another server, on another database: {id} \
+                 is that of {server}",
+                plan.foreign.len()
+            ));
+        }
+        if !self.refused.is_empty() {
+            notes.push(format!(
+                "left out, {}: records that were deleted here for good, and are listed there: {}",
+                self.refused.len(),
+                self.refused.first().map(String::as_str).unwrap_or_default()
+            ));
+        }
+        if notes != self.notes {
+            notes.iter().for_each(|note| tracing::warn!(server = self.server, "{note}"));
+            self.notes = notes;
+        }
+        Ok(())
+    }
+
+    async fn say(
+        &self,
+        command: impl FnOnce(BTreeSet<String>) -> Command,
+    ) -> Result<Option<Reply>, Error> {
+        match self.handle.command(command(self.speaker.own.clone())).await {
+            Ok(reply) => Ok(Some(reply)),
+            Err(RequestError::Refused(refusal)) => {
+                tracing::warn!(%refusal, "what an agent has done is not taken over");
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Finds out whose records the server may speak for.
+    async fn find_speaker(&self) -> Result<Speaker, Error> {
+        let (anchors, server) = (self.shared.anchors.clone(), self.server.clone());
+        let path = anchors.path().to_owned();
+        let found = tokio::task::spawn_blocking(move || anchors.relatives(&server)).await?;
+        let relatives = found.map_err(|source| Error::Anchors { path, source })?;
+        let own = spoken_for(&self.server, &relatives);
+        let others = relatives.keys().chain(&self.shared.bridged);
+        let others = others.filter(|server| !own.contains(*server)).cloned().collect();
+        Ok(Speaker { server: self.server.clone(), own, others })
+    }
+
+    /// Compares the list with this host's records, beside the loop.
+    async fn compare(&self) -> Result<(Mapped, Here, Plan), Error> {
+        let (listing, places) = (self.listing.clone(), self.places.clone());
+        let (view, node, speaker) = (self.handle.hub().view(), self.node, self.speaker.clone());
+        let compared = tokio::task::spawn_blocking(move || {
+            let mut mapped = listing.map(&places);
+            mark(&mut mapped.import, &speaker.server);
+            let sessions = view.sessions().filter(|session| session.host == node);
+            let workspaces = view.workspaces().filter(|workspace| workspace.host == node);
+            let here = Here {
+                sessions: sessions.map(|session| (session.id.clone(), session.clone())).collect(),
+                workspaces: workspaces.map(|w| (w.id.clone(), w.clone())).collect(),
+            };
+            let mut plan = here.compare(&mapped.import, &mapped.unlisted, &speaker);
+            if !listing.has_all_workspaces {
+                plan.missing_workspaces.clear();
+            }
+            (mapped, here, plan)
+        });
+        Ok(compared.await?)
+    }
+
+    /// Asks for sessions by their ids; what is there is in the list from then on.
+    async fn ask(&mut self, wanted: &BTreeSet<SessionId>) -> Result<Answers, Error> {
+        let (now, again) = (Instant::now(), self.shared.timing.ask_again);
+        self.asked.retain(|_, at| now.duration_since(*at) < again);
+        let open = wanted.iter().filter(|id| !self.asked.contains_key(*id));
+        let mut answers = Answers { left: open.clone().count(), ..Answers::default() };
+        let open: Vec<SessionId> = open.take(ASKED_MAX).cloned().collect();
+        answers.left -= open.len();
+        let client = &self.client;
+        let mut asked = stream::iter(open)
+            .map(|id| async move {
+                let standing = client.session(id.as_str()).await;
+                (id, standing)
+            })
+            .buffer_unordered(ASKED_AT_ONCE);
+        let mut there = Vec::new();
+        while let Some((id, standing)) = asked.next().await {
+            match standing {
+                Ok(Standing::Gone) => answers.gone.push(id),
+                Ok(Standing::There(value)) => there.push((id, value)),
+                Err(
+                    error @ (opencode::Error::Status { .. }
+                    | opencode::Error::Foreign { .. }
+                    | opencode::Error::TooLong { .. }),
+                ) => {
+                    self.asked.insert(id, now);
+                    answers.why = Some(error.to_string());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        drop(asked);
+        if !there.is_empty() || !answers.gone.is_empty() {
+            // A server that was restarted on another database meanwhile has none of them, or others.
+            recognise(&self.client, &self.shared.anchors).await?;
+        }
+        for (id, value) in there {
+            self.asked.insert(id.clone(), now);
+            if let Some(session) = read_session(&value) {
+                Arc::make_mut(&mut self.listing).sessions.insert(session.id.clone(), session);
+                answers.there.push(id);
+            }
+        }
+        answers.unknown = wanted.iter().filter(|id| self.asked.contains_key(*id)).count();
+        answers.unknown -= answers.there.len();
+        Ok(answers)
+    }
+
+    /// Takes in what is new or differs.
+    async fn take_in(&mut self, mut mapped: Mapped, plan: &Plan) -> Result<(), Error> {
+        let now = Instant::now();
+        let tick_every = self.shared.timing.tick_every;
+        self.written.retain(|_, at| now.duration_since(*at) < tick_every);
+        let mut waiting = BTreeSet::new();
+        for id in &plan.ticked {
+            if let Some(at) = self.written.get(id) {
+                waiting.insert(id.clone());
+                let at = *at + tick_every;
+                self.compare_at = Some(self.compare_at.map_or(at, |other| other.min(at)));
+            }
+        }
+        mapped.import = plan.import.clone();
+        mapped.import.sessions.retain(|session| {
+            !waiting.contains(&session.id) && !self.refused.contains(session.id.as_str())
+        });
+        mapped.import.workspaces.retain(|w| !self.refused.contains(w.id.as_str()));
+        for batch in mapped.batches(BATCH_RECORDS) {
+            self.handle.command(Command::Import(batch)).await?;
+        }
+        let view = self.handle.hub().view();
+        let mut spent = Vec::new();
+        for session in &mapped.import.sessions {
+            self.written.insert(session.id.clone(), now);
+            if !view.session(&session.id).any(|known| known.host == self.node) {
+                self.refused.insert(session.id.to_string());
+                spent.push(session.id.clone());
+            }
+        }
+        for workspace in &mapped.import.workspaces {
+            if !view.workspace(&workspace.id).any(|known| known.host == self.node) {
+                self.refused.insert(workspace.id.to_string());
+            }
+        }
+        self.seen = Some(view.cursor());
+        if spent.is_empty() {
+            return Ok(());
+        }
+        let told = self.say(|servers| Command::AgentHas { servers, sessions: spent }).await?;
+        if let Some(Reply::AgentPurged(purged)) = told
+            && !purged.is_empty()
+        {
+            // The task has ended where the server can't be reached: all is found again then.
+            let _ = self.purged.send(purged);
+        }
+        Ok(())
+    }
+
+    async fn remove_missing_workspaces(&self, here: &Here, plan: &Plan) -> Result<(), Error> {
+        let host = Some(self.node.to_string());
+        for id in &plan.missing_workspaces {
+            // A server that was started without workspaces lists none, and has removed none.
+            let directory = here.workspaces.get(id).and_then(|known| known.directory.as_ref());
+            if let Some(directory) = directory
+                && tokio::fs::try_exists(directory).await.unwrap_or(true)
+            {
+                tracing::debug!(workspace = %id, "not listed any more, but its folder is there");
+                continue;
+            }
+            tracing::info!(workspace = %id, server = self.server, "removed there");
+            let workspace = Target { id: id.clone(), host: host.clone() };
+            self.say(|_| Command::DeleteWorkspace { workspace, dry_run: false }).await?;
+        }
+        Ok(())
+    }
+}

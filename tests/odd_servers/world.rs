@@ -1,0 +1,109 @@
+//! A daemon in this process, and the servers beside it.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use sessionmesh::{
+    agent::{bridge::Timing, opencode::Client},
+    daemon::{
+        self, Settings,
+        handle::{Handle, RequestError},
+    },
+    replica::{
+        command::{Command, Reply, Target},
+        ids::{OperationId, SessionId},
+        record::Session,
+    },
+};
+use tokio::{sync::oneshot, task::JoinHandle};
+
+/// How long a delete can be undone.
+pub const UNDO_WINDOW: Duration = Duration::from_millis(60);
+
+/// What waits so short that a program takes less than a second.
+fn timing() -> Timing {
+    let ms = Duration::from_millis;
+    Timing {
+        retry: (ms(5), ms(20)),
+        gather: ms(5),
+        look_every: ms(200),
+        look_soon: [5, 20, 50].map(ms),
+        compare_every: ms(20),
+        due_every: ms(15),
+        delete_retry: ms(20),
+        tick_every: ms(100),
+        ask_again: ms(60),
+    }
+}
+
+/// A running daemon.
+pub struct Daemon {
+    handle: Handle,
+    stop: oneshot::Sender<()>,
+    running: JoinHandle<Result<(), daemon::Error>>,
+}
+
+impl Daemon {
+    /// Starts it on what its folder holds, bridged to these servers.
+    pub async fn start(data_dir: PathBuf, servers: &[String]) -> Self {
+        let settings = Settings {
+            data_dir,
+            listen: "127.0.0.1:0".parse().unwrap(),
+            advertise: Default::default(),
+            http: "127.0.0.1:0".parse().unwrap(),
+            name: "odd".to_owned(),
+            join: None,
+            undo_window: UNDO_WINDOW,
+            keep_removed: Duration::from_secs(3_600),
+            trash_max: 1 << 30,
+            start_grace: Duration::ZERO,
+            opencode: servers.iter().map(|url| Client::new(url, None).unwrap()).collect(),
+            bridge_timing: timing(),
+            teardown_roots: Vec::new(),
+        };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (told, ready) = oneshot::channel();
+        let running = tokio::spawn(async move {
+            let tell = |_: &daemon::Ready, handle: &Handle| {
+                let _ = told.send(handle.clone());
+            };
+            daemon::run(settings, tell, async {
+                let _ = stopped.await;
+            })
+            .await
+        });
+        let handle = ready.await.expect("it starts");
+        Self { handle, stop, running }
+    }
+
+    /// Stops it, as a signal does.
+    pub async fn stop(self) {
+        let _ = self.stop.send(());
+        self.running.await.unwrap().unwrap();
+    }
+
+    /// Returns what it shows.
+    pub fn sessions(&self) -> Vec<Arc<Session>> {
+        self.handle.hub().view().sessions().cloned().collect()
+    }
+
+    /// Deletes a session, as a person does; returns what undoes it.
+    pub async fn delete(&self, id: &str) -> Option<OperationId> {
+        let session = Target::<SessionId>::new(id.parse().unwrap());
+        match self.handle.command(Command::DeleteSession { session, dry_run: false }).await {
+            Ok(Reply::SessionDeleted(deleted)) => deleted.operation,
+            Err(RequestError::Refused(_)) => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Undoes a delete, if that is still possible; tells whether it was.
+    pub async fn restore(&self, operation: OperationId) -> bool {
+        self.handle.command(Command::Restore(operation)).await.is_ok()
+    }
+
+    /// Returns how the bridges stand, for a person.
+    pub async fn told(&self) -> String {
+        let status = self.handle.status().await.unwrap();
+        format!("{:?} {:?}", status.agents, status.agents_awaited)
+    }
+}
