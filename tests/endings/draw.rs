@@ -9,7 +9,7 @@ use crate::{
         self, Feature, Group,
         Loss::{self, Either},
     },
-    scene::{Agent, Scene},
+    scene::{self, Agent, Scene},
     template::Flavour,
 };
 
@@ -86,7 +86,8 @@ const MUTUAL: &str = "two worktrees of which each reaches the other's commits";
 
 /// Draws a case. The features take turns as the one that is surely in it.
 pub fn draw(seed: u64) -> Case {
-    draw_in(seed, &std::env::temp_dir())
+    // Some on a disk, where files get other numbers and times.
+    draw_in(seed, &if seed % 8 == 7 { std::env::temp_dir() } else { scene::quick() })
 }
 
 /// Draws a case on a filesystem.

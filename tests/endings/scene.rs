@@ -327,10 +327,24 @@ pub fn make_writable(folder: &Path) {
     }
 }
 
+/// Returns the folder in which most scenes are drawn: in memory, where there is room for them and
+/// programs can be run from it. A disk takes twice the time for that many files.
+pub fn quick() -> PathBuf {
+    let memory = Path::new("/dev/shm");
+    let fits = rustix::fs::statvfs(memory).is_ok_and(|found| {
+        found.f_bavail.saturating_mul(found.f_frsize) >= MEMORY_BYTES_MIN
+            && !found.f_flag.contains(rustix::fs::StatVfsMountFlags::NOEXEC)
+    });
+    if fits { memory.to_owned() } else { std::env::temp_dir() }
+}
+
 /// Tells whether this process may mount.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
+
+/// As much memory has to be free for scenes to be drawn there: far more than they take.
+const MEMORY_BYTES_MIN: u64 = 1 << 30;
 
 /// What an agent that is not there says.
 pub const NOT_THERE: &str = "the agent is not there";

@@ -4,7 +4,7 @@
 use std::{
     fs, io,
     os::unix::fs::{PermissionsExt as _, symlink},
-    path::Path,
+    path::{Path, PathBuf},
     sync::OnceLock,
 };
 
@@ -57,16 +57,29 @@ impl Flavour {
         copy(&self.template().join("nested").join(name), to).expect("a template can be copied");
     }
 
+    /// Returns where the template is. It is kept with what cargo builds, under a name that changes
+    /// with this file.
     fn template(self) -> &'static Path {
-        static TEMPLATES: [OnceLock<tempfile::TempDir>; 5] = [const { OnceLock::new() }; 5];
-        let made = TEMPLATES[self as usize].get_or_init(|| {
-            let folder = tempfile::Builder::new().prefix("endings-template").tempdir();
-            let folder = folder.expect("a folder");
-            build(self, folder.path());
-            folder
-        });
-        made.path()
+        static TEMPLATES: [OnceLock<PathBuf>; 5] = [const { OnceLock::new() }; 5];
+        TEMPLATES[self as usize].get_or_init(|| {
+            let kept = Path::new(env!("CARGO_TARGET_TMPDIR"));
+            let version: String = hex(&Sha256::digest(include_str!("template.rs"))[..8]);
+            let made = kept.join(format!("endings-{version}-{self:?}"));
+            if !made.exists() {
+                fs::create_dir_all(kept).expect("a folder");
+                let new = tempfile::tempdir_in(kept).expect("a folder");
+                build(self, new.path());
+                // Another run may have been faster; its template is as good.
+                let renamed = fs::rename(new.path(), &made);
+                assert!(renamed.is_ok() || made.exists(), "{}: {renamed:?}", made.display());
+            }
+            made
+        })
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What the LFS file of every scene really holds; its blob is the pointer to that.
@@ -127,7 +140,7 @@ fn history(at: &Path) {
     for folder in ["dir", "deep/er"] {
         fs::create_dir_all(at.join(folder)).expect("a folder");
     }
-    let digest: String = Sha256::digest(LFS_CONTENT).iter().map(|b| format!("{b:02x}")).collect();
+    let digest = hex(&Sha256::digest(LFS_CONTENT));
     let pointer = format!(
         "version https://git-lfs.github.com/spec/v1\noid sha256:{digest}\nsize {}\n",
         LFS_CONTENT.len()
