@@ -295,6 +295,7 @@ pub const ROOMS: &[Room] = &[
             "api",
             "clock",
             "config",
+            "files",
             "identity",
             "replica",
             "store",
