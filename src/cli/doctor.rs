@@ -183,6 +183,11 @@ fn peer_check(peer: &Peer) -> Check {
         let remedy = "start its daemon, and let one of the two reach the other's UDP port";
         return Check::warning("peer", found, remedy);
     }
+    if let Some(problem) = &peer.problem {
+        let remedy = "on the machine that is to be another one, `sessionmesh serve --data-dir` with an empty \
+                      folder and a new ticket";
+        return Check::warning("peer", format!("{name}: {problem}"), remedy);
+    }
     if !peer.in_sync {
         let remedy = "look again; if it lasts, see both logs";
         return Check::warning("peer", format!("{name} does not hold the same yet"), remedy);

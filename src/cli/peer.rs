@@ -122,7 +122,7 @@ fn state(peer: &Peer) -> String {
     } else {
         "away"
     };
-    match peer.problem.as_ref().filter(|_| !peer.connected) {
+    match &peer.problem {
         Some(problem) => format!("{state}: {problem}"),
         None => state.to_owned(),
     }

@@ -200,7 +200,7 @@ pub struct Peer {
     pub rtt_ms: Option<f64>,
     /// Whether it has been shut out.
     pub revoked: bool,
-    /// Why there is no link, where that is known.
+    /// Why there is no link, where that is known, or what is wrong although there is one.
     pub problem: Option<String>,
 }
 

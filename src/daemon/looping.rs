@@ -505,8 +505,14 @@ impl Loop {
 
     fn peers(&self) -> Vec<Peer> {
         let peers = self.engine.replica().peers().into_iter();
+        let twins = "two daemons run with its key; stop one and give it a data folder of its own";
+        let are_two = |peer| self.hands.shells.transport.are_two(peer);
         peers
             .map(|peer| Peer {
+                problem: match are_two(peer.member.node) {
+                    true => Some(twins.to_owned()),
+                    false => peer.problem.filter(|_| !peer.connected),
+                },
                 rtt_ms: self
                     .hands
                     .shells
@@ -522,7 +528,6 @@ impl Loop {
                 in_sync: peer.in_sync,
                 addresses: peer.member.addresses,
                 revoked: peer.member.revoked.is_some(),
-                problem: peer.problem.filter(|_| !peer.connected),
             })
             .collect()
     }

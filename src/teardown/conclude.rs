@@ -33,9 +33,13 @@ pub fn conclude(due: &TeardownDue, manifest: Manifest, config: &Config) -> Resul
         && manifest.is_remembered_by_agent()
         && may_be_forgotten(due)?
     {
+        let recorded = due.workspace.branch.as_deref();
+        if let (Some(own), Some(branch)) = (manifest.own(), recorded) {
+            config.trash.pin_branch(own, branch)?;
+        }
         let removed = remover.remove(&due.workspace);
         // It may have deleted the branch before it failed.
-        notes = branches(&manifest, config);
+        notes = branches(&manifest, recorded, config);
         removed.map_err(Problem::Remover)?;
         config.ledger.add(&entry).map_err(Problem::io(config.ledger.path()))?;
     }
@@ -86,12 +90,20 @@ pub fn forget(due: &TeardownDue, why: &str, config: &Config) -> Result<Entry, Pr
     Ok(Entry { done, ..Entry::new(due, Step::Gone) })
 }
 
-/// Puts back the branches that the agent has deleted, and says what became of them.
-fn branches(manifest: &Manifest, config: &Config) -> Vec<String> {
+/// Puts back the branches that the agent has deleted, and says what became of them: those that were
+/// checked out, and the one that the workspace's record names.
+fn branches(manifest: &Manifest, recorded: Option<&str>, config: &Config) -> Vec<String> {
+    let checked_out = manifest
+        .registrations
+        .iter()
+        .filter_map(|one| Some((one, one.branch.clone()?, one.commit.clone()?)));
+    let recorded = manifest
+        .own()
+        .zip(recorded)
+        .and_then(|(own, branch)| Some((own, branch.to_owned(), config.trash.pinned_branch(own)?)));
     let mut notes = Vec::new();
-    for one in &manifest.registrations {
-        let (Some(branch), Some(commit)) = (&one.branch, &one.commit) else { continue };
-        match config.trash.keep_branch(one) {
+    for (one, branch, commit) in recorded.into_iter().chain(checked_out) {
+        match config.trash.keep_branch(one, &branch, &commit) {
             BranchKept::Stayed => {}
             BranchKept::PutBack => {
                 notes.push(format!("its agent had deleted branch {branch}, which was put back"));

@@ -46,12 +46,15 @@ pub struct Known {
 impl Known {
     /// Says why what is at the place now is another worktree, if it is.
     pub fn differs(&self, now: &Admin, branch: Option<&str>) -> Option<String> {
+        if made(&now.path).is_ok_and(|made| made == self.made) {
+            // The repository may have moved.
+            return None;
+        }
         if Path::new(&self.repository) != now.repository {
             return Some(format!("it belongs to {}", now.repository.display()));
         }
-        let is_same = made(&now.path).is_ok_and(|made| made == self.made);
         // Put back from a backup the same worktree has another inode, but still its branch.
-        if Path::new(&self.admin) == now.path && (is_same || self.branch.as_deref() == branch) {
+        if Path::new(&self.admin) == now.path && self.branch.as_deref() == branch {
             return None;
         }
         let on = branch.map(|branch| format!(", on branch {branch}")).unwrap_or_default();
@@ -140,7 +143,7 @@ pub fn remember(config: &Config, workspace: &Workspace) {
 /// Tells whether a worktree is the one that was seen before, perhaps on another branch.
 fn is_same(before: &Known, seen: &Known) -> bool {
     let place = |known: &Known| (known.repository.clone(), known.admin.clone());
-    place(before) == place(seen) && (before.made == seen.made || before.branch == seen.branch)
+    before.made == seen.made || (place(before) == place(seen) && before.branch == seen.branch)
 }
 
 fn made(folder: &Path) -> io::Result<(u64, u64, u64)> {
@@ -174,6 +177,13 @@ mod tests {
         remember(&repository.config, &workspace);
         let second = get().unwrap();
         assert_eq!(second.branch.as_deref(), Some("second"));
+
+        // Nor is it another one because its repository has moved.
+        fs::rename(repository.path("repo"), repository.path("moved")).unwrap();
+        repository.git("moved", &["worktree", "repair", "../w"]);
+        assert_eq!(second.differs(&admin(), Some("second")), None);
+        fs::rename(repository.path("moved"), repository.path("repo")).unwrap();
+        repository.git("repo", &["worktree", "repair", "../w"]);
 
         // One of the same name that was added later is not.
         repository.git("repo", &["worktree", "remove", "../w"]);

@@ -281,7 +281,7 @@ fn ended_before(due: &TeardownDue, config: &Config) -> Option<String> {
 /// Says what was done, to those who look at it from elsewhere.
 fn done(entry: &Entry) -> String {
     if let Some(done) = &entry.done {
-        return done.clone();
+        return problem::shortened(done, problem::REASON_CHARS_MAX);
     }
     let Some(directory) = &entry.directory else { return "there was nothing to move".to_owned() };
     match entry.kind.as_str() {

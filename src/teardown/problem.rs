@@ -255,7 +255,7 @@ impl Problem {
 }
 
 /// Cuts a text out in its middle: what is wrong is at its beginning, how to go on at its end.
-fn shortened(text: &str, chars_max: usize) -> String {
+pub fn shortened(text: &str, chars_max: usize) -> String {
     let count = text.chars().count();
     if count <= chars_max {
         return text.to_owned();

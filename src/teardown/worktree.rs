@@ -125,9 +125,12 @@ fn judge(
     forced: bool,
 ) -> Result<Option<Held>, Problem> {
     // Branches stay, also of those that are ended at the same time, so each may reach for another.
-    match inspect::inspect(found, occupants, &[], config) {
+    match inspect::inspect(found, occupants, config) {
         Ok(inspection) => match inspection.refusal {
             Some(refusal) if !forced => Err(refusal),
+            // Something stood in the way that no number tells, such as an unfinished merge. It must
+            // not be taken for nothing, or it would be deleted early.
+            Some(_) if inspection.held.is_replaceable() => Ok(None),
             _ => Ok(Some(inspection.held)),
         },
         Err(problem) if forced => {

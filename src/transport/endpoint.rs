@@ -127,7 +127,8 @@ pub struct LinkStatus {
 /// - For the loop: [`send`](Self::send), [`accept`](Self::accept), [`close`](Self::close),
 ///   [`set_members`](Self::set_members), [`set_targets`](Self::set_targets),
 ///   [`redial`](Self::redial).
-/// - For status: [`links`](Self::links), [`rtt`](Self::rtt), [`traffic`](Self::traffic),
+/// - For status: [`links`](Self::links), [`rtt`](Self::rtt), [`are_two`](Self::are_two),
+///   [`traffic`](Self::traffic),
 ///   [`local_addr`](Self::local_addr), [`connections`](Self::connections).
 pub struct Transport {
     shared: Arc<Shared>,
@@ -289,6 +290,11 @@ impl Transport {
     /// Returns the round trip of a peer's link.
     pub fn rtt(&self, peer: NodeId) -> Option<Duration> {
         self.shared.shown.get(peer).map(|link| link.connection.rtt())
+    }
+
+    /// Tells whether two daemons that run with a member's key were seen in the last minutes.
+    pub fn are_two(&self, peer: NodeId) -> bool {
+        self.shared.are_two(peer)
     }
 
     /// Returns how much went over links since the start.

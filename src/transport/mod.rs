@@ -20,6 +20,7 @@ pub mod outbox;
 mod places;
 mod read;
 mod shared;
+mod twins;
 pub mod wake;
 
 pub use endpoint::{BindError, Config, LinkStatus, Timing, Transport};

@@ -25,6 +25,7 @@ use super::{
     link::{Ending, Link, Lost, Streams, Surroundings},
     open::Opened,
     places::{Place, Places},
+    twins::{Starts, Verdict},
 };
 use crate::{
     identity::NodeKey,
@@ -57,6 +58,8 @@ pub(super) struct Shared {
     /// Connections whose key is no member's.
     pub strangers: Arc<Places>,
     members: Mutex<BTreeSet<NodeId>>,
+    /// Of members, which starts their links have told.
+    starts: Mutex<BTreeMap<NodeId, Starts>>,
     peers: Mutex<BTreeMap<NodeId, Peer>>,
     /// What went over links that have ended; changed only while `peers` is locked.
     ended: Mutex<Traffic>,
@@ -142,6 +145,7 @@ impl Shared {
             handshakes: Places::new(accept::HANDSHAKES),
             strangers: Places::new(accept::STRANGERS),
             members: Mutex::default(),
+            starts: Mutex::default(),
             peers: Mutex::default(),
             ended: Mutex::default(),
             changes: Notify::new(),
@@ -160,6 +164,7 @@ impl Shared {
 
     /// Says whose keys are members'.
     pub(super) fn set_members(&self, members: BTreeSet<NodeId>) {
+        self.starts().retain(|peer, _| members.contains(peer));
         *self.members.lock().expect("nothing panics while it holds this lock") = members;
     }
 
@@ -178,6 +183,15 @@ impl Shared {
             return Adopted::Duplicate;
         }
         let peer = peers.entry(link.peer).or_default();
+        let has_link = peer
+            .berths
+            .running()
+            .is_some_and(|running| running.0.connection.close_reason().is_none());
+        if self.is_others_turn(&link, has_link) {
+            let reason = "another daemon with this key has a link; stop one of the two";
+            link.close(&ending(CloseCode::Duplicate, reason));
+            return Adopted::Duplicate;
+        }
         let arbiter = self.is_arbiter(link.peer);
         let adoption = peer.berths.adopt(arbiter, &Contending(link.clone()), streams);
         match adoption {
@@ -202,6 +216,36 @@ impl Shared {
                 Adopted::Duplicate
             }
         }
+    }
+
+    /// Tells whether another daemon with the same key has a link that is to stay for now.
+    fn is_others_turn(&self, link: &Link, has_link: bool) -> bool {
+        if !self.is_member(link.peer) {
+            return false;
+        }
+        let mut all = self.starts();
+        let start = link.claim.start;
+        let starts = all.entry(link.peer).or_insert_with(|| Starts::new(start));
+        let were_two = starts.are_two();
+        let verdict = starts.told(start, has_link);
+        if starts.are_two() && !were_two {
+            tracing::warn!(
+                peer = %link.peer.short(),
+                address = %link.connection.remote_address(),
+                "two daemons run with this key, from a copied data folder or a resumed machine; stop one \
+                 of them and give it a data folder of its own"
+            );
+        }
+        verdict == Verdict::NotNow
+    }
+
+    /// Tells whether two daemons with a member's key were seen lately.
+    pub(super) fn are_two(&self, peer: NodeId) -> bool {
+        self.starts().get(&peer).is_some_and(Starts::are_two)
+    }
+
+    fn starts(&self) -> MutexGuard<'_, BTreeMap<NodeId, Starts>> {
+        self.starts.lock().expect("nothing panics while it holds this lock")
     }
 
     /// Runs a link as the one to its peer.

@@ -6,8 +6,11 @@
 
 #[path = "../harness/mod.rs"]
 mod harness;
+#[path = "../common/power_disk.rs"]
+mod power_disk;
 
 mod cursors;
+mod endings;
 mod kills;
 mod links;
 mod members;

@@ -1,10 +1,8 @@
 //! Owns showing that real power cuts lose nothing: a real daemon on a real filesystem whose power
 //! goes while it writes, or while it starts, and that then gets no room.
 //!
-//! The filesystem is ext4 on a loop device, and the cut is ext4's own shutdown call without a flush
-//! of its journal: what was not synced is gone, as after a real cut, but for the order in which a
-//! drive may write. That takes root and loop devices; where they are missing the tests say so and
-//! pass. `SESSIONMESH_REQUIRE_POWER_CUTS=1` makes them fail instead.
+//! What is cut is `common/power_disk.rs`, which takes root and loop devices; where they are missing
+//! the tests say so and pass. `SESSIONMESH_REQUIRE_POWER_CUTS=1` makes them fail instead.
 //!
 //! `POWER_CUTS=150 SEED=7 cargo test --test mesh power` cuts oftener, or again as it was; where the
 //! cuts fall depends on the machine, too. Only what was acknowledged *before* a cut is counted: an
@@ -12,21 +10,19 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, Permissions},
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
+    fs::{self, File},
+    process::Stdio,
     sync::{Arc, Mutex, MutexGuard},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use rustix::ioctl::{self, Setter, opcode};
 use serde_json::json;
 use sessionmesh::replica::record::SessionState;
 
 use crate::{
-    harness::{Client, Daemon, PATIENCE, command},
+    harness::{Client, Daemon, command},
     kills::{PrintedOnPanic, setting},
+    power_disk::Disk,
 };
 
 /// How often the power is cut where `POWER_CUTS` says nothing.
@@ -37,86 +33,6 @@ const WORKERS: usize = 4;
 const DISK_BYTES: u64 = 32 << 20;
 /// Deletes stay pending: what is purged can't be asked for.
 const UNDO: [&str; 2] = ["--undo-window", "1h"];
-
-/// A filesystem that can lose its power, mounted where a daemon keeps its data.
-struct Disk {
-    outer: tempfile::TempDir,
-}
-
-impl Disk {
-    /// Makes one; `None`, and a line that says why, where this machine can't.
-    #[expect(clippy::print_stdout, reason = "what was not tested belongs to the result")]
-    fn new() -> Option<Self> {
-        let outer = tempfile::tempdir().expect("a folder");
-        let disk = Self { outer };
-        let image = File::create(disk.image()).expect("a file");
-        image.set_len(DISK_BYTES).expect("a sparse file");
-        fs::create_dir(disk.dir()).expect("a folder");
-        let made = run("mkfs.ext4", &["-q", "-F"], &disk.image(), None).and_then(|()| disk.mount());
-        if let Err(why) = made {
-            let required = std::env::var_os("SESSIONMESH_REQUIRE_POWER_CUTS").is_some();
-            assert!(!required, "no power can be cut here: {why}");
-            println!("skipped: no power can be cut here: {why}");
-            return None;
-        }
-        fs::remove_dir(disk.dir().join("lost+found")).expect("it is empty");
-        fs::set_permissions(disk.dir(), Permissions::from_mode(0o700)).expect("it is ours");
-        // Or the first cut would undo this, too.
-        File::open(disk.dir()).and_then(|dir| dir.sync_all()).expect("it can be synced");
-        Some(disk)
-    }
-
-    fn image(&self) -> PathBuf {
-        self.outer.path().join("image")
-    }
-
-    /// Returns the data folder: all of the filesystem.
-    fn dir(&self) -> PathBuf {
-        self.outer.path().join("alice")
-    }
-
-    fn mount(&self) -> Result<(), String> {
-        run("mount", &["-o", "loop"], &self.image(), Some(&self.dir()))
-    }
-
-    /// Cuts the power: from here on nothing reaches the disk, and what was not synced never does.
-    #[expect(unsafe_code, reason = "the call has no safe form")]
-    fn cut(&self) {
-        /// `EXT4_IOC_SHUTDOWN`.
-        const SHUTDOWN: ioctl::Opcode = opcode::read::<u32>(b'X', 125);
-        /// `EXT4_GOING_FLAGS_NOLOGFLUSH`.
-        const NO_LOG_FLUSH: u32 = 2;
-        let folder = File::open(self.dir()).expect("it is mounted");
-        // SAFETY: the call reads one u32, and gets one.
-        unsafe { ioctl::ioctl(&folder, Setter::<SHUTDOWN, u32>::new(NO_LOG_FLUSH)) }
-            .expect("ext4 can be shut down");
-    }
-
-    /// Gives the power back; no process may have a file on the disk open.
-    fn power_on(&self) {
-        // A process that another test is just starting holds all files of this one for a moment.
-        let deadline = Instant::now() + PATIENCE;
-        while let Err(why) = run("umount", &[], &self.dir(), None) {
-            assert!(Instant::now() < deadline, "{why}");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        self.mount().expect("the journal can be replayed");
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // Where the test has failed half way, or could never mount it.
-        let _ = run("umount", &["-q", "-l"], &self.dir(), None);
-    }
-}
-
-fn run(program: &str, flags: &[&str], on: &Path, at: Option<&Path>) -> Result<(), String> {
-    let out = Command::new(program).args(flags).arg(on).args(at).stdin(Stdio::null()).output();
-    let out = out.map_err(|error| format!("{program}: {error}"))?;
-    let said = String::from_utf8_lossy(&out.stderr);
-    if out.status.success() { Ok(()) } else { Err(format!("{program}: {}", said.trim())) }
-}
 
 /// All titles that a session was asked to have, in order, and which was acknowledged last.
 #[derive(Debug, Default)]
@@ -188,7 +104,7 @@ async fn check(daemon: &Daemon, ledger: &Shared) {
 #[expect(clippy::print_stdout, reason = "how much was tried belongs to the result")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn power_cuts_lose_nothing_that_was_acknowledged_before_them() {
-    let Some(disk) = Disk::new() else { return };
+    let Some(disk) = Disk::new(DISK_BYTES) else { return };
     let cuts = setting("POWER_CUTS", CUTS_DEFAULT);
     let seed = setting("SEED", fastrand::u64(..));
     let printed = PrintedOnPanic(seed);
@@ -234,7 +150,7 @@ async fn power_cuts_lose_nothing_that_was_acknowledged_before_them() {
 
 #[tokio::test]
 async fn a_power_cut_at_any_moment_of_a_first_start_leaves_a_folder_that_starts() {
-    let Some(disk) = Disk::new() else { return };
+    let Some(disk) = Disk::new(DISK_BYTES) else { return };
     let cuts = setting("POWER_CUTS", CUTS_DEFAULT) / 2;
     let seed = setting("SEED", fastrand::u64(..));
     let printed = PrintedOnPanic(seed);
@@ -266,7 +182,7 @@ async fn a_power_cut_at_any_moment_of_a_first_start_leaves_a_folder_that_starts(
 
 #[tokio::test]
 async fn a_daemon_without_room_stops_says_which_file_and_loses_nothing() {
-    let Some(disk) = Disk::new() else { return };
+    let Some(disk) = Disk::new(DISK_BYTES) else { return };
     let ledger = Shared::default();
     let daemon = Daemon::start(&disk.dir(), "alice", &UNDO);
     let filler = disk.dir().join("filler");

@@ -94,6 +94,33 @@ async fn a_node_that_cannot_be_reached_is_dialled_ever_more_seldom() {
     assert!((20..=70).contains(&rounds.len()), "{} rounds in ten minutes", rounds.len());
 }
 
+/// A data folder that was copied: both dial as long as they have no link, and each link of one took the
+/// place of the other's.
+#[tokio::test(start_paused = true)]
+async fn two_daemons_with_one_key_are_recognised_and_take_turns() {
+    let network = Network::new(2, Weather::default());
+    let mut a = node(&network, 1);
+    let key = Arc::new(NodeKey::generate());
+    let mut twins = [2, 3].map(|last| node_of(&network, last, config(key.clone(), last)));
+    a.transport.set_members([key.node()].into());
+    twins.iter().for_each(|twin| twin.transport.set_targets(vec![a.target()]));
+    let mut links = 0;
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(300) {
+        let [one, other] = &mut twins;
+        let happens = async {
+            tokio::select! {
+                event = a.next() => matches!(event, Event::Connected { .. }),
+                _ = one.next() => false,
+                _ = other.next() => false,
+            }
+        };
+        links += u32::from(tokio::time::timeout(Duration::from_secs(1), happens).await == Ok(true));
+    }
+    assert!(a.transport.are_two(key.node()));
+    assert!((2..25).contains(&links), "{links} links in five minutes");
+}
+
 /// Whoever tells them may mean a third party to get the packets.
 #[tokio::test(start_paused = true)]
 async fn whatever_addresses_are_told_of_a_peer_in_turn_few_packets_go_out() {

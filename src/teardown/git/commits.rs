@@ -28,17 +28,15 @@ const REFLOG_OF_GIT: &str = "rebase";
 const REFLOG_OF_REMOTES: &[&str] = &["clone: from", "fetch"];
 
 /// Counts the commits of a worktree's HEAD that nothing but its own branch reaches: no other branch,
-/// no tag and no remote-tracking ref. `leaving` are branches that don't count either.
+/// no tag and no remote-tracking ref.
 pub fn unreached(
     private: &Private<'_>,
     commit: &str,
     own_branch: Option<&str>,
-    leaving: &[String],
 ) -> Result<u32, Problem> {
-    let not = own_branch.into_iter().chain(leaving.iter().map(String::as_str));
-    let not: Vec<String> = not.map(|branch| format!("--exclude={branch}")).collect();
+    let exclude = own_branch.map(|branch| format!("--exclude={branch}"));
     let mut arguments = vec!["--not"];
-    arguments.extend(not.iter().map(String::as_str));
+    arguments.extend(exclude.as_deref());
     arguments.extend(["--branches", "--tags", "--remotes"]);
     count(private, [commit.to_owned()].into(), &BTreeSet::new(), &arguments)
 }
@@ -46,21 +44,14 @@ pub fn unreached(
 /// Counts the commits that only the own folder of a worktree names: its refs, its HEAD's reflog, and
 /// heads that a command has left, such as `ORIG_HEAD`. `commit` is what is checked out, which is
 /// counted by [`unreached`].
-pub fn anchored(
-    private: &Private<'_>,
-    commit: Option<&str>,
-    leaving: &[String],
-) -> Result<u32, Problem> {
+pub fn anchored(private: &Private<'_>, commit: Option<&str>) -> Result<u32, Problem> {
     let repository = private.repository;
     let mut named = named_by_files(&repository.git_dir)?;
     named.remove(commit.unwrap_or_default());
     if named.is_empty() {
         return Ok(0);
     }
-    let not: Vec<String> = leaving.iter().map(|branch| format!("--exclude={branch}")).collect();
-    let mut arguments = vec!["--not"];
-    arguments.extend(not.iter().map(String::as_str));
-    arguments.extend(["--branches", "--tags", "--remotes", "--glob=refs/stash*"]);
+    let arguments = ["--not", "--branches", "--tags", "--remotes", "--glob=refs/stash*"];
     let mut kept: BTreeSet<String> = commit.map(str::to_owned).into_iter().collect();
     if count(private, named.clone(), &kept, &arguments)? == 0 {
         return others(private, &repository.git_dir);

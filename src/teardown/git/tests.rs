@@ -98,8 +98,8 @@ fn refs_that_are_kept_in_tables_are_read_too() {
     let id = fixture.git("of-tables", &["rev-parse", "HEAD"]);
     assert_eq!((commit.as_deref(), branch.as_deref()), (Some(id.trim()), Some("topic")));
     let private = Private::new(&repository, &fixture.config.data_dir).unwrap();
-    assert_eq!(unreached(&private, id.trim(), Some("topic"), &[]).unwrap(), 1);
-    assert_eq!(unreached(&private, id.trim(), None, &[]).unwrap(), 0);
+    assert_eq!(unreached(&private, id.trim(), Some("topic")).unwrap(), 1);
+    assert_eq!(unreached(&private, id.trim(), None).unwrap(), 0);
 }
 
 #[test]

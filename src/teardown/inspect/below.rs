@@ -74,7 +74,8 @@ pub fn walk(top: &Path, ignored: &[PathBuf]) -> Result<Below, Problem> {
         }
     }
     below.ignored_bytes = sizes.iter().sum();
-    let mut largest: Vec<(u64, &PathBuf)> = sizes.into_iter().zip(ignored).collect();
+    let largest = sizes.into_iter().zip(ignored).filter(|(bytes, _)| *bytes > 0);
+    let mut largest: Vec<(u64, &PathBuf)> = largest.collect();
     largest.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(b.1)));
     largest.truncate(IGNORED_NAMED_MAX);
     let name = |path: &Path| path.to_string_lossy().trim_end_matches('/').to_owned();

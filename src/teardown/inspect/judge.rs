@@ -47,8 +47,7 @@ impl Work {
     }
 }
 
-/// Judges a repository. `leaving` are branches that don't count as reaching a commit; `within` is
-/// the folder to which the question is limited.
+/// Judges a repository; `within` is the folder to which the question is limited.
 ///
 /// # Errors
 ///
@@ -56,7 +55,6 @@ impl Work {
 pub fn judge(
     repository: &Repository,
     fate: Fate,
-    leaving: &[String],
     within: Option<&Path>,
     data_dir: &Path,
 ) -> Result<Work, Problem> {
@@ -71,7 +69,7 @@ pub fn judge(
     }
     judge_files(&mut work, &mut private, within)?;
     if within.is_none() {
-        judge_commits(&mut work, &private, fate, leaving)?;
+        judge_commits(&mut work, &private, fate)?;
     }
     if within.is_none()
         && fate == Fate::Goes
@@ -118,12 +116,7 @@ fn judge_files(
     Ok(())
 }
 
-fn judge_commits(
-    work: &mut Work,
-    private: &Private<'_>,
-    fate: Fate,
-    leaving: &[String],
-) -> Result<(), Problem> {
+fn judge_commits(work: &mut Work, private: &Private<'_>, fate: Fate) -> Result<(), Problem> {
     let repository = private.repository;
     let mut add = |count, elsewhere, keeps: Option<&String>| {
         work.unreached += u64::from(count);
@@ -145,11 +138,11 @@ fn judge_commits(
     }
     let (commit, branch) = repository.head()?;
     if let Some(commit) = &commit {
-        let count = git::unreached(private, commit, branch.as_deref(), leaving)?;
+        let count = git::unreached(private, commit, branch.as_deref())?;
         add(count, "no other branch, no tag and no remote-tracking ref", branch.as_ref());
     }
     if repository.is_linked() {
-        let count = git::anchored(private, commit.as_deref(), leaving)?;
+        let count = git::anchored(private, commit.as_deref())?;
         add(count, "nothing but its own reflog and refs", None);
     }
     Ok(())

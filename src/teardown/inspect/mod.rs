@@ -119,10 +119,8 @@ impl Inspection {
 }
 
 /// Looks at a worktree that is to be ended. The caller holds whatever lock keeps other worktrees
-/// of the repository from being ended meanwhile.
-///
-/// `leaving` names branches, without `refs/heads/`, that don't count as reaching a commit, because
-/// the worktrees that they are checked out in are being ended, too.
+/// of the repository from being ended meanwhile. The branches of those that were ended before count
+/// as reaching a commit, because they stay: what deletes them puts them back.
 ///
 /// A folder that is missing is judged by what its repository still keeps of it: what was staged,
 /// what is unfinished, its commits and its submodules' repositories.
@@ -133,7 +131,6 @@ impl Inspection {
 pub fn inspect(
     found: &Found,
     occupants: &[Occupant],
-    leaving: &[String],
     config: &Config,
 ) -> Result<Inspection, Problem> {
     let path = &found.path;
@@ -144,7 +141,7 @@ pub fn inspect(
     if let Some(why) = &found.listed.locked {
         inspection.refuse(locked(path, why));
     }
-    look_at(&mut inspection, found, leaving, config, walk)?;
+    look_at(&mut inspection, found, config, walk)?;
     // Whoever was in a folder that is gone has nothing there any more.
     if path.exists()
         && let Err(problem) = place::refuse_used(path, occupants)
@@ -166,7 +163,7 @@ pub fn inspect(
 /// It can't be looked at.
 pub fn survey(found: &Found, config: &Config) -> Result<Inspection, Problem> {
     let mut inspection = Inspection::default();
-    look_at(&mut inspection, found, &[], config, |path, ignored| config.walks.walk(path, ignored))?;
+    look_at(&mut inspection, found, config, |path, ignored| config.walks.walk(path, ignored))?;
     Ok(inspection)
 }
 
@@ -181,13 +178,13 @@ pub fn refuse_loss(path: &Path, config: &Config) -> Result<(), Problem> {
     let around = path.ancestors().skip(1).find(|folder| folder.join(".git").exists());
     let mut ignored = Vec::new();
     if let Some(repository) = &at {
-        let work = judge(repository, fate(repository, &[path]), &[], None, &config.data_dir)?;
+        let work = judge(repository, fate(repository, &[path]), None, &config.data_dir)?;
         ignored.clone_from(&work.ignored);
         inspection.add(work);
     } else if let Some(around) = around
         && let Some(repository) = Repository::at(around)?
     {
-        let work = judge(&repository, Fate::Stays, &[], Some(path), &config.data_dir)?;
+        let work = judge(&repository, Fate::Stays, Some(path), &config.data_dir)?;
         inspection.add(work);
     }
     let below = walk(path, &ignored)?;
@@ -199,13 +196,12 @@ pub fn refuse_loss(path: &Path, config: &Config) -> Result<(), Problem> {
 fn look_at(
     inspection: &mut Inspection,
     found: &Found,
-    leaving: &[String],
     config: &Config,
     walk_through: impl FnOnce(&Path, &[PathBuf]) -> Result<Below, Problem>,
 ) -> Result<(), Problem> {
     let Found { path, listed, .. } = found;
     let repository = found.repository();
-    let work = judge(&repository, Fate::Stays, leaving, None, &config.data_dir)?;
+    let work = judge(&repository, Fate::Stays, None, &config.data_dir)?;
     let (ignored, tracked) = (work.ignored.clone(), work.tracked_git_dirs.clone());
     inspection.add(work);
     let mut below = walk_through(path, &ignored)?;
@@ -269,7 +265,7 @@ impl Nested<'_> {
             }
             inspection.held.nested.push(name);
             let fate = fate(&repository, self.going);
-            let work = judge(&repository, fate, &[], None, &self.config.data_dir)?;
+            let work = judge(&repository, fate, None, &self.config.data_dir)?;
             tracked.extend(work.tracked_git_dirs.iter().cloned());
             inspection.add(work);
             if fate == Fate::Stays && !self.allows_worktrees {
@@ -284,7 +280,7 @@ impl Nested<'_> {
                 continue;
             }
             inspection.held.nested.push(self.name(folder));
-            let work = judge(&repository, Fate::Goes, &[], None, &self.config.data_dir)?;
+            let work = judge(&repository, Fate::Goes, None, &self.config.data_dir)?;
             inspection.add(work);
         }
         Ok(())

@@ -49,7 +49,7 @@ impl Trash {
     /// called from time to time.
     pub fn maintain(&self, now_ms: i64) {
         for manifest in self.store.manifests() {
-            let is_over = manifest.kept_until <= now_ms && manifest.stage >= Stage::Kept;
+            let is_over = manifest.kept_until <= now_ms && manifest.stage >= Stage::Unregistered;
             if is_over || manifest.stage == Stage::Expiring {
                 self.expire(&manifest.entry, "its time is over");
             }
@@ -101,7 +101,7 @@ impl Trash {
     /// Deletes what is left of an entry; doing it again goes on where it failed. An entry whose place
     /// is not there is dropped only if a person insists: its file system may not be mounted.
     fn delete(&self, mut manifest: Manifest, insists: bool) -> Result<(), TrashError> {
-        if manifest.stage < Stage::Kept || manifest.stage == Stage::Restoring {
+        if manifest.stage < Stage::Unregistered || manifest.stage == Stage::Restoring {
             let why = "deleted: it is being moved or put back; retry that first";
             return Err(TrashError::NotKept { id: manifest.id, why });
         }

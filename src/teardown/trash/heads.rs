@@ -3,7 +3,7 @@
 //! Must not move anything. Invariant: a branch is made only where none of its name is.
 
 use super::{Trash, manifest::Registration, plumbing::Git};
-use crate::teardown::admin::Admin;
+use crate::teardown::{admin::Admin, problem::Problem};
 
 /// What became of a branch while an agent forgot its worktree.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,11 +26,38 @@ impl Trash {
         (branch, git.line(&commit, Vec::new()).ok())
     }
 
-    /// Puts the branch of a worktree back if it is gone.
-    pub(in crate::teardown) fn keep_branch(&self, one: &Registration) -> BranchKept {
-        let (Some(branch), Some(commit)) = (&one.branch, &one.commit) else {
-            return BranchKept::Stayed;
-        };
+    /// Pins a branch that an agent may delete with a worktree although another, or none, is checked
+    /// out there. One that is gone by now stays pinned where it was.
+    ///
+    /// # Errors
+    ///
+    /// git can't write to the repository.
+    pub(in crate::teardown) fn pin_branch(
+        &self,
+        one: &Registration,
+        branch: &str,
+    ) -> Result<(), Problem> {
+        let git = Git::new(&one.repository);
+        let there =
+            ["rev-parse", "--verify", "--quiet", &format!("refs/heads/{branch}^{{commit}}")];
+        let Ok(commit) = git.line(&there, Vec::new()) else { return Ok(()) };
+        git.run(&["update-ref", &pin_of_branch(one), &commit], Vec::new())?;
+        git.sync()
+    }
+
+    /// Returns where the branch pointed that [`Self::pin_branch`] pinned.
+    pub(in crate::teardown) fn pinned_branch(&self, one: &Registration) -> Option<String> {
+        let there = ["rev-parse", "--verify", "--quiet", &pin_of_branch(one)];
+        Git::new(&one.repository).line(&there, Vec::new()).ok()
+    }
+
+    /// Puts a branch of a worktree's repository back, at a commit, if it is gone.
+    pub(in crate::teardown) fn keep_branch(
+        &self,
+        one: &Registration,
+        branch: &str,
+        commit: &str,
+    ) -> BranchKept {
         let git = Git::new(&one.repository);
         let name = format!("refs/heads/{branch}");
         let there = ["rev-parse", "--verify", "--quiet", &name];
@@ -45,4 +72,8 @@ impl Trash {
             Err(problem) => BranchKept::Lost(problem.to_string()),
         }
     }
+}
+
+fn pin_of_branch(one: &Registration) -> String {
+    format!("{}/branch", one.pins)
 }

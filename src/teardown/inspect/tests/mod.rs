@@ -22,7 +22,7 @@ fn found(fixture: &Fixture, name: &str) -> Found {
 }
 
 fn inspected(fixture: &Fixture) -> Inspection {
-    inspect(&found(fixture, "w"), &[], &[], &fixture.config).unwrap()
+    inspect(&found(fixture, "w"), &[], &fixture.config).unwrap()
 }
 
 /// What `w` is refused for; the survey says the same.
@@ -219,18 +219,6 @@ fn a_tag_reaches_and_a_ref_of_the_trash_does_not() {
 }
 
 #[test]
-fn of_two_worktrees_that_end_together_neither_reaches_for_the_other() {
-    let fixture = Fixture::new();
-    fixture.commit("w");
-    fixture.git("repo", &["worktree", "add", "-q", "-b", "second", "../second", "feature"]);
-    free(&fixture);
-    let leaving = ["second".to_owned()];
-    let inspection = inspect(&found(&fixture, "w"), &[], &leaving, &fixture.config).unwrap();
-    let refusal = inspection.refusal.unwrap().to_string();
-    assert!(refusal.contains("1 commit that no other branch"), "{refusal}");
-}
-
-#[test]
 fn whatever_is_unfinished_is_named() {
     for (name, text, what) in [
         ("sequencer/todo", "pick 1", "cherry-pick or revert"),
@@ -260,7 +248,7 @@ fn a_missing_folder_with_staged_content_or_something_unfinished_is_not_ended() {
         let repository = fixture.path("repo/.git");
         let listed = git::worktrees(&repository).unwrap().pop().unwrap();
         let found = Found { path, repository, listed };
-        inspect(&found, &[], &[], &fixture.config).unwrap().refusal.map(|it| it.to_string())
+        inspect(&found, &[], &fixture.config).unwrap().refusal.map(|it| it.to_string())
     };
     assert!(missing(&fixture).unwrap().contains("1 changed file (staged) in its index"));
     fixture.git("repo", &["worktree", "repair", "../saved"]);

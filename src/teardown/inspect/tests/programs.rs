@@ -109,7 +109,7 @@ fn a_partial_clone_is_judged_without_fetching() {
     let run = format!("touch {}; false", marker.display());
     fixture.git("partial", &["config", "remote.origin.uploadpack", &run]);
     let found = found(&fixture, "of-partial");
-    let refusal = inspect(&found, &[], &[], &fixture.config).unwrap().refusal.unwrap();
+    let refusal = inspect(&found, &[], &fixture.config).unwrap().refusal.unwrap();
     assert!(refusal.to_string().contains("2 changed files"), "{refusal}");
     assert!(!marker.exists());
 }
@@ -166,7 +166,7 @@ fn a_worktree_of_a_bare_repository_is_judged_where_bare_ones_must_be_named() {
     fixture.git("repo", &["clone", "-q", "--bare", ".", "../bare.git"]);
     fixture.git("bare.git", &["worktree", "add", "-q", "-b", "of", "../of-bare"]);
     let found = found(&fixture, "of-bare");
-    let inspection = inspect(&found, &[], &[], &fixture.config).unwrap();
+    let inspection = inspect(&found, &[], &fixture.config).unwrap();
     assert!(inspection.refusal.is_none());
     if std::env::var_os("SESSIONMESH_TEST_AGAIN").is_some() {
         return;
