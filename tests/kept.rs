@@ -11,6 +11,7 @@ use common::{
 };
 use sessionmesh::replica::{
     command::{Command, NewSession, NewWorkspace, Refusal, Reply, Target},
+    diff::Event,
     effect::{TeardownDue, TeardownOutcome},
     ids::{NodeId, OperationId},
     record::{Role, TeardownAction},
@@ -365,6 +366,29 @@ fn the_seal_tells_everywhere_until_when_a_worktree_is_kept_and_a_retry_tells_it_
     let again = scene.world.nodes[LEFT].teardowns.pop().expect("a teardown");
     assert!(again.kept_until > due.kept_until);
     assert_eq!(again.kept_until, told(&scene, THIRD).1);
+}
+
+#[test]
+fn who_learns_of_the_seal_only_with_the_end_is_told_all_the_same_until_when_it_is_kept() {
+    let (mut scene, due) = sealed_worktree("worktree");
+    scene.world.end_teardown(LEFT, due.clone(), TeardownOutcome::Failed("in use".to_owned()));
+    scene.world.agree();
+    scene.world.cut(LEFT, RIGHT);
+    scene.world.cut(THIRD, RIGHT);
+    scene.ask(Command::Teardown(Target::new("w".parse().unwrap()), TeardownAction::Retry));
+    let again = scene.world.nodes[LEFT].teardowns.pop().expect("a teardown");
+    scene.world.end_teardown(LEFT, again.clone(), TeardownOutcome::Gone);
+    scene.world.plug_all();
+    scene.world.agree();
+    assert!(again.kept_until.is_some());
+    for node in [LEFT, RIGHT, THIRD] {
+        let events = scene.world.nodes[node].disk.journal.iter().flat_map(|diff| &diff.events);
+        let told = events.filter_map(|event| match event {
+            Event::WorkspaceGone { workspace } => workspace.teardown.as_ref()?.kept_until,
+            _ => None,
+        });
+        assert_eq!(told.collect::<Vec<_>>(), [again.kept_until.unwrap()], "on node {node}");
+    }
 }
 
 #[test]

@@ -18,7 +18,7 @@ use axum::{
 };
 use real::Real;
 use serde_json::{Value, json};
-use sessionmesh::agent::opencode::{Client, Error, Listing, Places};
+use sessionmesh::agent::opencode::{Client, Error, Listing, Places, Standing, import};
 
 mod harness;
 
@@ -119,7 +119,7 @@ async fn the_password_is_sent_as_opencode_expects_it() {
 }
 
 #[tokio::test]
-async fn a_server_that_breaks_half_way_gives_no_listing() {
+async fn a_project_that_can_not_be_read_is_named_and_costs_no_other() {
     let address = fake(|request| match request.uri().path() {
         "/project" => text(r#"[{"id":"a","worktree":"/a"},{"id":"b","worktree":"/b"}]"#),
         _ if request.uri().query().is_some_and(|query| query.contains("%2Fb")) => {
@@ -128,10 +128,105 @@ async fn a_server_that_breaks_half_way_gives_no_listing() {
         _ => text("[]"),
     })
     .await;
-    let mut last = 0;
-    let refused = Listing::read(&client(address, None), |done, _| last = done).await;
-    assert!(matches!(refused, Err(Error::Status { status: 500, .. })), "{refused:?}");
-    assert_eq!(last, 1, "the first project was read");
+    let read = Listing::read(&client(address, None), |_, _| {}).await.unwrap();
+    let told = read.left_out.told().unwrap();
+    assert!(told.contains("project /b can't be read"), "{told}");
+    assert!(!read.has_all_workspaces, "nothing is missing because those of one are not read");
+    assert!(!told.contains("project /a"), "{told}");
+}
+
+#[tokio::test]
+async fn a_server_of_which_no_list_can_be_read_gives_no_listing() {
+    let address = fake(|request| match request.uri().path() {
+        "/project" => text(r#"[{"id":"a","worktree":"/a"}]"#),
+        "/experimental/workspace" => text("[]"),
+        _ => StatusCode::BAD_REQUEST.into_response(),
+    })
+    .await;
+    let refused = Listing::read(&client(address, None), |_, _| {}).await;
+    assert!(matches!(refused, Err(Error::Status { status: 400, .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn of_a_conversation_that_is_too_large_the_newest_messages_are_exported() {
+    fn message(number: usize) -> Value {
+        json!({ "info": { "id": format!("msg_{number}") }, "parts": ["x".repeat(90)] })
+    }
+    let address = fake(|request| {
+        let query = request.uri().query().unwrap_or_default();
+        let get = |key: &str| {
+            let all = query.split('&').filter_map(|pair| pair.split_once('='));
+            all.clone().find(|(name, _)| *name == key).map(|(_, value)| value.parse().unwrap())
+        };
+        let before: usize = get("before").unwrap_or(50);
+        let from = before - get("limit").unwrap_or(50).min(before);
+        let body: Value = (from..before).map(message).collect();
+        let json = [("content-type", "application/json".to_owned())];
+        let next = (from > 0).then(|| ("x-next-cursor", from.to_string()));
+        let mut response = (json, body.to_string()).into_response();
+        if let Some((name, value)) = next {
+            response.headers_mut().insert(name, value.parse().unwrap());
+        }
+        response
+    })
+    .await;
+    let client = client(address, None);
+    let info = json!({ "id": "ses_1" });
+    for (max, kept) in [(1 << 20, 50), (4_000, 26), (100, 0)] {
+        let export = client.export_within("ses_1", &info, max).await.unwrap();
+        assert_eq!(export.is_cut, kept < 50);
+        let value: Value = serde_json::from_slice(&export.bytes).unwrap();
+        let messages = value["messages"].as_array().unwrap();
+        assert!(messages.len().abs_diff(kept) <= 3, "{max}: {}", messages.len());
+        let newest: Vec<Value> = (50 - messages.len()..50).map(message).collect();
+        assert_eq!(*messages, newest, "{max}");
+    }
+}
+
+#[tokio::test]
+async fn a_conversation_that_was_exported_comes_back_as_a_new_session() {
+    let Some(program) = program_or_skip() else { return };
+    let real = Real::start(&program).await;
+    let (client, here) = (real.client(), real.here());
+    let id = real.create(&here, json!({ "title": "kept" })).await;
+    for text in ["remember this", "and this"] {
+        let body = json!({ "noReply": true, "parts": [{ "type": "text", "text": text }] });
+        real.send(reqwest::Method::POST, &format!("/session/{id}/message?{here}"), body).await;
+    }
+    let Ok(Standing::There(info)) = client.session(&id).await else { panic!("{id}") };
+    let export = client.export(&id, &info).await.unwrap();
+    client.delete_session(&id).await.unwrap();
+    assert_eq!(client.session(&id).await.unwrap(), Standing::Gone);
+
+    let file = real.home.path().join("export.json");
+    std::fs::write(&file, &export.bytes).unwrap();
+    let process = client.process().await;
+    if cfg!(target_os = "linux") {
+        let data = process.as_ref().and_then(|process| process.data_folder());
+        assert_eq!(data, Some(real.home.path().join("d")));
+    } else {
+        return;
+    }
+    let (folder, scratch) = (real.repository(), real.home.path().to_owned());
+    let given = tokio::task::spawn_blocking(move || {
+        import::run(&file, folder.to_str(), &scratch, process.as_ref())
+    });
+    let new = given.await.unwrap().unwrap();
+    assert_ne!(new, id);
+    let Ok(Standing::There(back)) = client.session(&new).await else { panic!("{new}") };
+    assert_eq!(
+        (&back["title"], &back["time"]["created"]),
+        (&info["title"], &info["time"]["created"])
+    );
+    let again = client.export(&new, &back).await.unwrap();
+    let texts = |bytes: &[u8]| -> Vec<Value> {
+        let export: Value = serde_json::from_slice(bytes).unwrap();
+        let messages = export["messages"].as_array().unwrap().iter();
+        messages.map(|message| message["parts"][0]["text"].clone()).collect()
+    };
+    assert_eq!(texts(&export.bytes), ["remember this", "and this"]);
+    assert_eq!(texts(&again.bytes), texts(&export.bytes));
+    assert_eq!(client.session(&id).await.unwrap(), Standing::Gone, "the old one stays deleted");
 }
 
 /// Returns the program to test with, or says that there is none.

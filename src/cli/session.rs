@@ -13,7 +13,7 @@ use super::{
     printable::{ago, utc},
     resolve::resolve,
     table::Table,
-    undo::{self, DeleteArgs, RestoreArgs},
+    undo::{self, RestoreArgs, SessionDeleteArgs},
 };
 use crate::{
     api::body::SessionChanges,
@@ -42,7 +42,7 @@ pub enum Verb {
     /// Put a session aside; it goes on living
     Archive(ArchiveArgs),
     /// Delete a session with its children, and its workspace if it is the last one there
-    Delete(DeleteArgs),
+    Delete(SessionDeleteArgs),
     /// Undo a delete, whole
     Restore(RestoreArgs),
 }

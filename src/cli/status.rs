@@ -6,7 +6,7 @@ use super::{
     Context,
     args::Json,
     failure::Failure,
-    printable::{count, lasting, size, utc},
+    printable::{count, lasting, printable, size, utc},
 };
 use crate::daemon::{
     handle::{AgentState, AgentStatus, HoldingStatus, Status},
@@ -28,7 +28,12 @@ pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
     let status: Status = answer.read()?;
     let changes: u64 = status.documents.iter().map(|document| document.changes).sum();
     let agents = status.agents.iter().map(|agent| ("agent", told(agent)));
-    let agents: Vec<_> = agents.collect();
+    let mut agents: Vec<_> = agents.collect();
+    let notes = status.agents.iter().flat_map(|agent| &agent.notes);
+    agents.extend(notes.map(|note| ("agent", printable(note))));
+    let bridged = |server: &String| status.agents.iter().any(|agent| agent.url == *server);
+    let awaited = status.agents_awaited.iter().filter(|(server, _)| !bridged(server));
+    agents.extend(awaited.map(|(server, count)| ("agent", waits(server, *count))));
     let role = serde_json::to_value(status.role).unwrap_or_default();
     let mut facts = vec![
         ("name", status.name),
@@ -106,6 +111,16 @@ fn admins(count: u64) -> String {
             .to_owned(),
         count => count.to_string(),
     }
+}
+
+/// Says of a server that is not bridged that deletes wait for it.
+fn waits(server: &str, sessions: u64) -> String {
+    let sessions = count(usize::try_from(sessions).unwrap_or(usize::MAX), "deleted session");
+    format!(
+        "{sessions} wait for {}, which is not bridged: start with --opencode {0}, or, if it is gone for \
+         good, `sessionmesh session delete ID --forget-agent`",
+        printable(server)
+    )
 }
 
 fn told(agent: &AgentStatus) -> String {

@@ -52,6 +52,16 @@ pub struct DeleteArgs {
     json: Json,
 }
 
+#[derive(Debug, clap::Args)]
+pub struct SessionDeleteArgs {
+    #[command(flatten)]
+    delete: DeleteArgs,
+    /// On its own machine: purge it although its agent's server, which is gone for good, has not said
+    /// that it has it no more
+    #[arg(long, conflicts_with_all = ["dry_run", "wait"])]
+    forget_agent: bool,
+}
+
 /// A delete to undo.
 #[derive(Debug, clap::Args)]
 pub struct RestoreArgs {
@@ -62,10 +72,22 @@ pub struct RestoreArgs {
 }
 
 /// Deletes a session, having said what that takes along.
-pub async fn delete_session(args: DeleteArgs, context: Context) -> Result<(), Failure> {
+pub async fn delete_session(args: SessionDeleteArgs, context: Context) -> Result<(), Failure> {
     let Context { client, mut out } = context;
+    let SessionDeleteArgs { delete: args, forget_agent } = args;
     let name = resolve::<Session>(&client, &args.id).await?.name;
     let path = ["v1", "sessions", name.as_str()];
+    if forget_agent {
+        let answer = client.delete(&path, &[("forget_agent", "true")]).await?;
+        if args.json.json {
+            return out.line(&answer.0);
+        }
+        let deleted: SessionDeleted = answer.read()?;
+        let what = describe(&deleted.session, &client.names().await?);
+        return out.line(&format!(
+            "{what} is purged once it can't be undone any more, whatever its agent's server has"
+        ));
+    }
     if args.json.json {
         return delete_silently(&client, &path, &args, &mut out).await;
     }

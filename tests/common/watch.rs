@@ -10,7 +10,9 @@ use sessionmesh::replica::{
     fold::{Fold, Snapshot},
     ids::{ChangeHash, DocumentId, NodeId, SessionId, StartId},
     machine::Replica,
-    record::{Session, SessionKey, SessionState, TeardownState, WorkspaceKey, WorkspaceState},
+    record::{
+        Session, SessionKey, SessionState, TeardownState, Workspace, WorkspaceKey, WorkspaceState,
+    },
 };
 
 /// A change, by its name and by its author's count.
@@ -233,7 +235,12 @@ impl Watch {
                 ("workspace.failed", after.id.to_string())
             }
             Event::WorkspaceGone { workspace: before } => {
-                assert_eq!(self.fold.workspace(&before.key()), Some(before), "as last known");
+                let known = self.fold.workspace(&before.key()).expect("it was there");
+                let kept_until = before.teardown.as_ref().and_then(|it| it.kept_until);
+                let (teardown, state) = (known.teardown.clone(), known.state);
+                let as_known = Workspace { teardown, state, ..(**before).clone() };
+                assert_eq!(**known, as_known, "as last known");
+                assert!(known == before || kept_until.is_some(), "but for what is kept");
                 by_host(&before.host);
                 self.gone.insert(before.key());
                 ("workspace.gone", before.id.to_string())

@@ -121,7 +121,10 @@ impl Counts {
     /// Lists what was seen less than so often.
     pub fn rarer_than(&self, times: u64) -> Vec<String> {
         let all = Seen::FAULTS.iter().chain(Seen::STATES);
-        let rare = all.filter(|seen| self.of(**seen) < times);
+        // What takes several things at once to come about is seen seldom, and played by name.
+        let seldom = |seen: &Seen| matches!(seen, Seen::PutOff | Seen::Behind);
+        let least = |seen: &Seen| if seldom(seen) { 1 } else { times };
+        let rare = all.filter(|seen| self.of(**seen) < least(seen));
         rare.map(|seen| format!("{}: {}", seen.name(), self.of(*seen))).collect()
     }
 }

@@ -420,10 +420,11 @@ impl Replica {
         if !planted!(RuleAtDelete) || matches!(origin, Origin::Here) {
             self.host_work.note(now.monotonic, &self.node, changes);
         }
-        let events = diff::between(changes);
+        let mut events = diff::between(changes);
         if events.is_empty() {
             return;
         }
+        self.tell_what_is_kept(&mut events);
         let authors = authors.iter().filter_map(|author| self.trust.node(author));
         let previous = self.cursor;
         self.cursor = Cursor { sequence: previous.sequence + 1, start: self.start };

@@ -5,12 +5,17 @@
 //! told follows from what the host last reported, so that reporting again changes nothing; a request
 //! stays until its host reports what came of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::super::{
     command::{Refusal, Reply, Target},
+    diff::Event,
     effect::{Effects, Now},
     ids::{DocumentId, NodeId, OperationId, TrashId},
+    record::{Ended, Teardown, TeardownState, Workspace, WorkspaceState},
     trash::{ENTRIES_MAX, SUMMARY_BYTES_MAX, TrashEntry, TrashState, TrashStored},
 };
 use super::Replica;
@@ -50,6 +55,24 @@ impl Replica {
             return None;
         }
         Some(TrashStored { host, id, summary: kept.summary, requests: kept.requests })
+    }
+
+    /// Says of each workspace that is gone until when its host keeps it, to those who learn of its
+    /// seal only together with its end.
+    pub(super) fn tell_what_is_kept(&self, events: &mut [Event]) {
+        for event in events {
+            let Event::WorkspaceGone { workspace } = event else { continue };
+            if workspace.teardown.as_ref().is_some_and(|it| it.kept_until.is_some()) {
+                continue;
+            }
+            let ended = self.host_document(workspace.host).and_then(|it| it.ended(&workspace.id));
+            if let Some(Ended { incarnation, at, kept_until: kept_until @ Some(_), .. }) = ended {
+                let state = TeardownState::Sealed;
+                let teardown = Teardown { state, incarnation, at, error: None, kept_until };
+                let (teardown, state) = (Some(teardown), WorkspaceState::Sealed);
+                *workspace = Arc::new(Workspace { teardown, state, ..(**workspace).clone() });
+            }
+        }
     }
 
     /// Notes at a start whether restores are asked for that were not answered before it.

@@ -15,8 +15,8 @@ use super::{
         guard::{self, Value},
         ids::{NodeId, OperationId, SessionId, WorkspaceId},
         record::{
-            Deletion, DeletionReason, Extra, StoredSession, StoredWorkspace, TIME_MS_MAX, Teardown,
-            TeardownAction, TeardownState,
+            Deletion, DeletionReason, Ended, Extra, StoredSession, StoredWorkspace, TIME_MS_MAX,
+            Teardown, TeardownAction, TeardownState,
         },
     },
     Document, Standing, int_at, maps_at, text_at,
@@ -111,6 +111,15 @@ impl Document {
             workspace = later;
         }
         Some(workspace)
+    }
+}
+
+impl Document {
+    /// Reads what is left of a workspace that is gone, if its host has not begun another epoch since.
+    pub fn ended(&self, id: &WorkspaceId) -> Option<Ended> {
+        let workspaces = &self.host_places().workspaces;
+        let all = self.automerge.get_all(workspaces, id.as_str()).unwrap_or_default();
+        all.iter().filter_map(|(value, _)| value.as_str()).find_map(Ended::parse)
     }
 }
 
