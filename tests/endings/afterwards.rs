@@ -99,7 +99,7 @@ fn is_as_before(case: &Case, before: &Record, back: &[&Tree]) -> Result<(), Stri
         let named = |name: &str| path.file_name().is_some_and(|found| found == name);
         // What says where the rest is has to be another then.
         let leads = named(".git") || named("gitdir") || named("config");
-        !is_git_own(path, &commons) && !path.starts_with("aliases") && !(moved && leads)
+        !(is_git_own(path, &commons) || path.starts_with("aliases") || moved && leads)
     };
     match record::difference(&before.files, &after, &counts, !moved) {
         Some(difference) => Err(format!("what was put back is not as it was: {difference}")),

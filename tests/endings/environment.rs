@@ -5,7 +5,7 @@ use std::{
     ffi::{OsStr, OsString},
     fs::{self, Permissions},
     os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use sessionmesh::replica::record::TeardownAction::Retry;
@@ -95,7 +95,7 @@ fn ends_as_usual(scene: &mut Scene, environment: &[(&str, &OsStr)]) {
 fn a_git_of_version_2_30_ends_worktrees_and_puts_them_back() {
     let mut scene = Scene::new(Flavour::Remote);
     let path = old_git(&scene);
-    let old = PathBuf::from(std::env::split_paths(&path).next().unwrap()).join("git");
+    let old = std::env::split_paths(&path).next().unwrap().join("git");
     let refused = std::process::Command::new(old)
         .args(["-C", scene.repo().to_str().unwrap(), "worktree", "list", "--porcelain", "-z"])
         .output()
