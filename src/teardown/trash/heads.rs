@@ -2,7 +2,7 @@
 //!
 //! Must not move anything. Invariant: a branch is made only where none of its name is.
 
-use super::{Trash, manifest::Registration, plumbing::Git};
+use super::{Trash, manifest::Registration, pin::remove_locks, plumbing::Git};
 use crate::teardown::{admin::Admin, problem::Problem};
 
 /// What became of a branch while an agent forgot its worktree.
@@ -41,6 +41,7 @@ impl Trash {
         let there =
             ["rev-parse", "--verify", "--quiet", &format!("refs/heads/{branch}^{{commit}}")];
         let Ok(commit) = git.line(&there, Vec::new()) else { return Ok(()) };
+        remove_locks(&one.repository.join(&one.pins));
         git.run(&["update-ref", &pin_of_branch(one), &commit], Vec::new())?;
         git.sync()
     }

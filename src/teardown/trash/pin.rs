@@ -62,6 +62,7 @@ pub fn pin(
     for (number, id) in pinning(&shared, &whole)?.into_iter().enumerate() {
         refs.push((format!("{pins}/objects-{number}"), id));
     }
+    remove_locks(&repository.join(pins));
     let mut input = Vec::new();
     for (name, id) in &refs {
         input.extend_from_slice(format!("update {name}\0{id}\0\0").as_bytes());
@@ -83,6 +84,7 @@ pub fn pin(
 /// git can't write to the repository.
 pub fn unpin(repository: &Path, pins: &str) -> Result<(), Problem> {
     let shared = Git::new(repository);
+    remove_locks(&repository.join(pins));
     let listed = shared.run(&["for-each-ref", "--format=%(refname)", pins], Vec::new())?;
     let mut input = Vec::new();
     for name in listed.split(|byte| *byte == b'\n').filter(|name| !name.is_empty()) {
@@ -94,6 +96,17 @@ pub fn unpin(repository: &Path, pins: &str) -> Result<(), Problem> {
         return Ok(());
     }
     shared.run(&["update-ref", "--no-deref", "-z", "--stdin"], input).map(drop)
+}
+
+/// Removes the locks that a power cut has left of an entry's own refs: nobody else writes those, and
+/// an entry is in one pair of hands.
+pub fn remove_locks(folder: &Path) {
+    for path in fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        if path.is_file() && path.extension().is_some_and(|extension| extension == "lock") {
+            // What can't be removed is named by git.
+            let _ = fs::remove_file(path);
+        }
+    }
 }
 
 /// Collects every word of the files of an administrative folder that looks like an id: heads of
