@@ -163,6 +163,11 @@ fn a_purge_without_the_agents_word_is_told_as_such() {
     let receipt = delete(&mut world, "s");
     world.pass(UNDO_WINDOW * 2);
     world.agree();
+    let waiting = told(&mut world, &receipt);
+    assert_eq!(waiting.sessions[0].agent, Some(CarryingOut::Pending));
+    assert!(!waiting.complete);
+    world.ask(HOST, Command::ForgetAgent(Target::new(id("s")))).unwrap();
+    world.agree();
     let purged = told(&mut world, &receipt);
     assert_eq!(purged.sessions[0].agent, Some(CarryingOut::Unasked));
     assert!(purged.complete);

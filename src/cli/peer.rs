@@ -153,7 +153,7 @@ mod tests {
     use crate::replica::{ids::NodeId, record::Role};
 
     #[test]
-    fn a_peer_has_one_state_and_why_it_is_away() {
+    fn a_peer_has_one_state_and_what_is_wrong_with_it() {
         let peer = Peer {
             node: NodeId([1; 32]),
             name: "linux".to_owned(),
@@ -164,12 +164,18 @@ mod tests {
             addresses: Default::default(),
             rtt_ms: None,
             revoked: false,
-            problem: Some("no route".to_owned()),
+            problem: None,
         };
         assert_eq!(state(&peer), "in sync");
+        let twins = Some("two daemons with its key".to_owned());
+        assert_eq!(
+            state(&Peer { problem: twins, ..peer.clone() }),
+            "in sync: two daemons with its key"
+        );
         assert_eq!(state(&Peer { in_sync: false, ..peer.clone() }), "syncing");
-        assert_eq!(state(&Peer { connected: false, ..peer.clone() }), "away: no route");
-        assert_eq!(state(&Peer { paused: true, problem: None, ..peer.clone() }), "paused");
+        let problem = Some("no route".to_owned());
+        assert_eq!(state(&Peer { connected: false, problem, ..peer.clone() }), "away: no route");
+        assert_eq!(state(&Peer { paused: true, ..peer.clone() }), "paused");
         assert_eq!(state(&Peer { revoked: true, ..peer }), "revoked");
     }
 }

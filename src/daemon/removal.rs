@@ -105,8 +105,6 @@ impl SessionImporter for ToOpencode {
     }
 
     fn import(&self, session: &KeptSession, export: &Path) -> Result<String, String> {
-        crate::files::make_folder(&self.scratch)
-            .map_err(|error| format!("{}: {error}", self.scratch.display()))?;
         // The server may have another address by now, and the only one is the one that is meant.
         let only = self.servers.values().next().filter(|_| self.servers.len() == 1);
         let server = self.servers.get(&session.server).or(only);

@@ -125,6 +125,7 @@ pub fn run(
     let bytes = fs::read(export).map_err(|error| failed(&error))?;
     let mut value: Value = serde_json::from_slice(&bytes).map_err(|error| failed(&error))?;
     let id = renamed(&mut value).map_err(|error| failed(&error))?;
+    crate::files::make_folder(scratch).map_err(|error| failed(&error))?;
     let file = Scratch(scratch.join(format!("{id}.json")));
     let bytes = serde_json::to_vec(&value).map_err(|error| failed(&error))?;
     crate::files::replace(&file.0, &bytes).map_err(|error| failed(&error))?;
