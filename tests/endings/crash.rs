@@ -264,3 +264,19 @@ fn what_is_killed_while_it_ends_or_is_put_back_is_whole_in_one_place() {
     println!("endings: {kills} runs, {killed} killed before they were through, nothing lost");
     assert!(killed * 4 > kills, "hardly anything was killed: {killed} of {kills}");
 }
+
+/// A power cut leaves the lock of a ref that git was just writing.
+#[test]
+fn locks_that_a_cut_left_of_the_trash_s_own_refs_hold_nothing_up() {
+    let mut scene = scene::Scene::new(crate::template::Flavour::Remote);
+    scene.add_tree("w0", "origin/main");
+    let own = scene.common().join("refs/sessionmesh/trash/wrk_0.1");
+    fs::create_dir_all(&own).unwrap();
+    for name in ["HEAD.lock", "index-0.lock", "objects-0.lock"] {
+        fs::write(own.join(name), "").unwrap();
+    }
+    scene.end(0, TeardownAction::Force, 1).unwrap();
+    fs::write(own.join("HEAD.lock"), "").unwrap();
+    scene.config.trash.restore("wrk_0", None).unwrap();
+    assert!(scene.trees[0].path.join("file").exists());
+}

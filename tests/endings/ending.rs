@@ -20,7 +20,7 @@ use crate::{
     afterwards,
     draw::{self, Case, Way},
     features::{Group, Loss, around},
-    git::git,
+    git::{self, git},
     record::{self, Files},
     scene::{NOT_THERE, Scene},
 };
@@ -148,7 +148,10 @@ fn look(case: &Case) -> Result<(), String> {
 /// Has git delete what nothing names, and makes sure that nothing which counts went with that.
 pub fn collect_garbage(scene: &Scene, before: &Record, when: &str) -> Result<(), String> {
     for repository in scene.repositories() {
-        git(&repository, &["gc", "-q", "--prune=now"]);
+        let output = git::attempt(&repository, &["gc", "-q", "--prune=now"]);
+        if !output.status.success() {
+            return Err(format!("{when}: {}", git::told(&repository, &["gc"], &output)));
+        }
         still_has(&repository, before, when)?;
     }
     Ok(())

@@ -291,6 +291,17 @@ fn reaches_all(shared: &Git<'_>, ids: &[&String], is_partial: bool) -> Result<bo
     shared.succeeds(&walk, input)
 }
 
+/// Returns the bytes of a tree of these objects, each under its id; they are sorted.
+fn tree(entries: &[(&str, &str)]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (id, mode) in entries {
+        bytes.extend_from_slice(format!("{mode} {id}\0").as_bytes());
+        let pairs = (0..id.len() / 2).map(|at| &id[2 * at..2 * at + 2]);
+        bytes.extend(pairs.filter_map(|pair| u8::from_str_radix(pair, 16).ok()));
+    }
+    bytes
+}
+
 /// Writes commits that reach all these objects, and returns what must be named to keep them.
 fn pinning(shared: &Git<'_>, kinds: &BTreeMap<String, String>) -> Result<Vec<String>, Problem> {
     let of = |wanted: &'static str| {
@@ -298,17 +309,16 @@ fn pinning(shared: &Git<'_>, kinds: &BTreeMap<String, String>) -> Result<Vec<Str
     };
     // A tree can't hold a tag, nor a commit follow one: each is named by a ref of its own.
     let mut named: Vec<String> = of("tag").map(str::to_owned).collect();
-    let mut entries = Vec::new();
-    for (mode, kind) in [("100644", "blob"), ("040000", "tree")] {
-        for id in of(kind) {
-            entries.extend_from_slice(format!("{mode} {kind} {id}\t{id}\0").as_bytes());
-        }
-    }
+    let blobs = of("blob").map(|id| (id, "100644"));
+    let mut entries: Vec<_> = blobs.chain(of("tree").map(|id| (id, "40000"))).collect();
+    entries.sort_unstable();
     let commits: Vec<&str> = of("commit").collect();
     if commits.is_empty() && entries.is_empty() {
         return Ok(named);
     }
-    let tree = shared.line(&["mktree", "-z"], entries)?;
+    // `mktree` reads no configuration, so it would not be told to sync what it writes: after a power
+    // cut an empty file could be what the pin names, and git refuses to tidy such a repository.
+    let tree = shared.line(&["hash-object", "-t", "tree", "-w", "--stdin"], tree(&entries))?;
     let mut before: Option<String> = None;
     let mut rest = commits.as_slice();
     loop {
