@@ -8,6 +8,7 @@ use std::{
     io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use super::error::OpenError;
@@ -20,6 +21,9 @@ const NEW_FILE_NAME: &str = "state.redb.new";
 pub const ASIDE: &str = ".damaged-";
 const FOLDER_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
+/// How long the lock of another process is waited for.
+const LOCK_WITHIN: Duration = Duration::from_secs(1);
+const LOCK_POLL: Duration = Duration::from_millis(20);
 /// Permission bits of group and others.
 const OTHERS_MODE: u32 = 0o077;
 
@@ -105,12 +109,23 @@ impl Folder {
     }
 
     /// Locks a file of this folder, as whoever has the store open does.
+    ///
+    /// It waits a moment for the lock: a daemon that was killed while it started a program leaves the
+    /// lock to that program's process until the program is loaded.
     pub(super) fn lock(&self, file: &File, path: &Path) -> Result<(), OpenError> {
-        match file.try_lock() {
-            Ok(()) => Ok(()),
-            Err(TryLockError::WouldBlock) => Err(OpenError::InUse { path: self.file_path() }),
-            Err(TryLockError::Error(source)) => {
-                Err(OpenError::NotWritable { path: path.to_owned(), source })
+        let until = Instant::now() + LOCK_WITHIN;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(()),
+                Err(TryLockError::WouldBlock) if Instant::now() < until => {
+                    std::thread::sleep(LOCK_POLL);
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(OpenError::InUse { path: self.file_path() });
+                }
+                Err(TryLockError::Error(source)) => {
+                    return Err(OpenError::NotWritable { path: path.to_owned(), source });
+                }
             }
         }
     }

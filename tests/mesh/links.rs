@@ -92,6 +92,10 @@ async fn a_change_reaches_who_has_no_link_to_its_author_at_once_through_another(
     // Who relays must have learnt of it: a change that comes while links fall may take longer.
     until_linked(a, b).await;
     until_linked(c, b).await;
+    for (from, to, id) in [(a, c, "first-there"), (c, a, "first-back")] {
+        create(from, session(id)).await;
+        until_session(to, id, "live").await;
+    }
     let repairs = async || {
         let mut all = 0;
         for daemon in &daemons {

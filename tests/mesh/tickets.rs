@@ -1,9 +1,11 @@
 //! Owns who is let in, and how those who are not are told.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{Daemon, fleet},
+    harness::{Daemon, PATIENCE, fleet},
     until_equal, until_linked, until_peer,
 };
 
@@ -11,10 +13,17 @@ async fn join(daemon: &Daemon, ticket: &str) -> (u16, Value) {
     daemon.send("POST", "/v1/join", Some(json!({ "ticket": ticket }))).await
 }
 
-fn says(daemon: &Daemon, words: &[&str]) {
-    let log = daemon.log();
-    let found = log.lines().any(|line| words.iter().all(|word| line.contains(word)));
-    assert!(found, "no line of this log has {words:?}:\n{log}");
+/// Waits until a line of the log has these words: it is written beside what it tells of.
+async fn says(daemon: &Daemon, words: &[&str]) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let log = daemon.log();
+        if log.lines().any(|line| words.iter().all(|word| line.contains(word))) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "no line of this log has {words:?}:\n{log}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 #[tokio::test]
@@ -31,8 +40,8 @@ async fn a_ticket_that_is_used_expired_foreign_or_garbage_is_refused_by_name_on_
     let (status, problem) = join(&new, &ticket).await;
     assert_eq!((status, &problem["code"]), (403, &json!("join_refused")), "{problem}");
     assert!(problem["detail"].as_str().unwrap().contains("already used"), "{problem}");
-    says(a, &["refused a join", "ticket_used"]);
-    says(&new, &["ticket_used"]);
+    says(a, &["refused a join", "ticket_used"]).await;
+    says(&new, &["ticket_used"]).await;
     // Nor may the node that used it come back with it.
     first.ok("POST", "/v1/leave", None).await;
     let (status, problem) = join(&first, &ticket).await;
@@ -47,12 +56,12 @@ async fn a_ticket_that_is_used_expired_foreign_or_garbage_is_refused_by_name_on_
         i64::try_from(since.as_millis()).unwrap()
     };
     while now() <= expires_at {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let (status, problem) = join(&new, invited["ticket"].as_str().unwrap()).await;
     assert_eq!((status, &problem["code"]), (403, &json!("join_refused")), "{problem}");
     assert!(problem["detail"].as_str().unwrap().contains("expired"), "{problem}");
-    says(a, &["refused a join", "ticket_expired"]);
+    says(a, &["refused a join", "ticket_expired"]).await;
 
     // One that the inviting node no longer knows, for it has left the fleet since.
     let other = Daemon::start(&path("other"), "other", &[]);
@@ -63,7 +72,7 @@ async fn a_ticket_that_is_used_expired_foreign_or_garbage_is_refused_by_name_on_
     let (status, problem) = join(&new, &stale).await;
     assert_eq!((status, &problem["code"]), (403, &json!("join_refused")), "{problem}");
     assert!(problem["detail"].as_str().unwrap().contains("fleet"), "{problem}");
-    says(&other, &["refused a join", "wrong_fleet"]);
+    says(&other, &["refused a join", "wrong_fleet"]).await;
 
     let ticket = a.invite().await;
     let flipped = flip(&ticket);
@@ -175,7 +184,7 @@ async fn who_comes_back_from_before_it_left_and_who_is_of_another_fleet_is_refus
     let restored = Daemon::start_at(&backup, "B", &listen, &[]);
     let why = |it: &Value| it["problem"].as_str().is_some_and(|why| why.contains("left the fleet"));
     until_peer(&restored, &a, "told why it is refused", why).await;
-    says(&restored, &["refused the link", "left"]);
+    says(&restored, &["refused the link", "left"]).await;
     assert!(restored.stop().success());
 
     // A, copied to before B came, knows no B: to it, B's key is unknown.
@@ -195,8 +204,8 @@ async fn who_comes_back_from_before_it_left_and_who_is_of_another_fleet_is_refus
     let forgetful = Daemon::start_at(&early, "C", &strange_listen, &[]);
     let why = |it: &Value| it["problem"].as_str().is_some_and(|why| why.contains("not a member"));
     until_peer(&again, &forgetful, "told that its key is unknown", why).await;
-    says(&again, &["refused the link", "unknown_key"]);
-    says(&forgetful, &["refused a peer", "unknown_key", &again.node()]);
+    says(&again, &["refused the link", "unknown_key"]).await;
+    says(&forgetful, &["refused a peer", "unknown_key", &again.node()]).await;
     assert_ne!(fleet_of_b, known_fleet);
 
     // And one that knows the key, from another fleet.
@@ -218,8 +227,8 @@ async fn who_comes_back_from_before_it_left_and_who_is_of_another_fleet_is_refus
     let forgetful = Daemon::start_at(&early, "C", &strange_listen, &[]);
     let why = |it: &Value| it["problem"].as_str().is_some_and(|why| why.contains("fleet"));
     until_peer(&forgetful, &third, "told that D is of another fleet", why).await;
-    says(&forgetful, &["refused the link"]);
-    says(&third, &["refused a peer"]);
+    says(&forgetful, &["refused the link"]).await;
+    says(&third, &["refused a peer"]).await;
 }
 
 /// Copies a data folder of a daemon that is stopped.
