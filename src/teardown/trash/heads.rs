@@ -2,7 +2,12 @@
 //!
 //! Must not move anything. Invariant: a branch is made only where none of its name is.
 
-use super::{Trash, manifest::Registration, pin::remove_locks, plumbing::Git};
+use super::{
+    Trash,
+    manifest::Registration,
+    pin::{remove_locks, sync_folders},
+    plumbing::Git,
+};
 use crate::teardown::{admin::Admin, problem::Problem};
 
 /// What became of a branch while an agent forgot its worktree.
@@ -43,6 +48,7 @@ impl Trash {
         let Ok(commit) = git.line(&there, Vec::new()) else { return Ok(()) };
         remove_locks(&one.repository.join(&one.pins));
         git.run(&["update-ref", &pin_of_branch(one), &commit], Vec::new())?;
+        sync_folders(&one.repository, &one.pins)?;
         git.sync()
     }
 
@@ -68,8 +74,13 @@ impl Trash {
             Err(problem) => return BranchKept::Lost(problem.to_string()),
         }
         let only_new = "0".repeat(commit.len());
-        match git.run(&["update-ref", &name, commit, &only_new], Vec::new()) {
-            Ok(_) => BranchKept::PutBack,
+        // Durable before it is noted that the agent has forgotten the worktree: it is not asked again.
+        let made = git
+            .run(&["update-ref", &name, commit, &only_new], Vec::new())
+            .and_then(|_| sync_folders(&one.repository, &name))
+            .and_then(|()| git.sync());
+        match made {
+            Ok(()) => BranchKept::PutBack,
             Err(problem) => BranchKept::Lost(problem.to_string()),
         }
     }
