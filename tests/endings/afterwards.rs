@@ -13,7 +13,7 @@ use crate::{
 /// Puts back what has ended, and makes sure that it is as it was.
 pub fn restored(case: &Case, before: &Record, ended: &[usize]) -> Result<(), String> {
     let scene = &case.scene;
-    let mut back = Vec::new();
+    let (mut back, mut notes) = (Vec::new(), Vec::new());
     for tree in ended.iter().map(|tree| &scene.trees[*tree]) {
         if scene.config.trash.get(&tree.id).is_none() {
             if tree.missing.is_some() {
@@ -24,8 +24,11 @@ pub fn restored(case: &Case, before: &Record, ended: &[usize]) -> Result<(), Str
         }
         let to = place(case, tree);
         let to = (to != tree.path).then_some(to);
-        if let Err(error) = scene.config.trash.restore(&tree.id, to.as_deref()) {
-            return Err(format!("{} is not put back: {error}", tree.path.display()));
+        match scene.config.trash.restore(&tree.id, to.as_deref()) {
+            Ok(restored) => notes.extend(restored.notes),
+            Err(error) => {
+                return Err(format!("{} is not put back: {error}", tree.path.display()));
+            }
         }
         let again = scene.config.trash.restore(&tree.id, None);
         if let Err(error) = again {
@@ -33,7 +36,7 @@ pub fn restored(case: &Case, before: &Record, ended: &[usize]) -> Result<(), Str
         }
         back.push(tree);
     }
-    is_as_before(case, before, &back)?;
+    is_as_before(case, before, &back).map_err(|fault| format!("{fault}\n    said: {notes:?}"))?;
     same_refs(case, before)?;
     prune(scene, before, "after it was put back")?;
     for repository in scene.repositories() {

@@ -3,7 +3,7 @@
 //!
 //! `POWER_CUTS=300 cargo test --test endings power -- --nocapture` cuts oftener.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use fastrand::Rng;
 
@@ -26,6 +26,13 @@ fn run(seed: u64, disk: &Disk, longest: &mut [Duration; 4]) -> Result<bool, Stri
     child.kill().expect("it is ours");
     child.wait().expect("it is ours");
     disk.power_on();
+    // The lock of a git that was cut off, the agent's: git asks its users to remove it.
+    for lock in fs::read_dir(case.scene.common().join("refs/heads")).into_iter().flatten().flatten()
+    {
+        if lock.path().extension().is_some_and(|extension| extension == "lock") {
+            fs::remove_file(lock.path()).expect("it is ours");
+        }
+    }
     crash::go_on(&mut case, &before, &order)?;
     Ok(cut)
 }

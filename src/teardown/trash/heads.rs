@@ -43,6 +43,7 @@ impl Trash {
         let Ok(commit) = git.line(&there, Vec::new()) else { return Ok(()) };
         pin::unlock(&one.repository, &one.pins)?;
         git.run(&["update-ref", &pin_of_branch(one), &commit], Vec::new())?;
+        pin::sync_folders(&one.repository, &one.pins)?;
         git.sync()
     }
 
@@ -68,8 +69,13 @@ impl Trash {
             Err(problem) => return BranchKept::Lost(problem.to_string()),
         }
         let only_new = "0".repeat(commit.len());
-        match git.run(&["update-ref", &name, commit, &only_new], Vec::new()) {
-            Ok(_) => BranchKept::PutBack,
+        // Durable before it is noted that the agent has forgotten the worktree: it is not asked again.
+        let made = git
+            .run(&["update-ref", &name, commit, &only_new], Vec::new())
+            .and_then(|_| pin::sync_folders(&one.repository, &name))
+            .and_then(|()| git.sync());
+        match made {
+            Ok(()) => BranchKept::PutBack,
             Err(problem) => BranchKept::Lost(problem.to_string()),
         }
     }

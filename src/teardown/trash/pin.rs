@@ -68,12 +68,7 @@ pub fn pin(
         input.extend_from_slice(format!("update {name}\0{id}\0\0").as_bytes());
     }
     shared.run(&["update-ref", "--no-deref", "-z", "--stdin"], input)?;
-    // Git syncs the files of refs, but not the folders that they are in.
-    let folder = repository.join(pins);
-    let folders = folder.ancestors().take_while(|folder| *folder != repository);
-    for folder in folders.filter(|folder| folder.is_dir()) {
-        files::sync_folder(folder).map_err(Problem::io(folder))?;
-    }
+    sync_folders(repository, pins)?;
     shared.sync()
 }
 
@@ -96,6 +91,21 @@ pub fn unpin(repository: &Path, pins: &str) -> Result<(), Problem> {
         return Ok(());
     }
     shared.run(&["update-ref", "--no-deref", "-z", "--stdin"], input).map(drop)
+}
+
+/// Makes durable that a file below a repository is there: git syncs the files of refs, but not the
+/// folders that they are in.
+///
+/// # Errors
+///
+/// A folder can't be synced.
+pub fn sync_folders(repository: &Path, below: &str) -> Result<(), Problem> {
+    let folder = repository.join(below);
+    let folders = folder.ancestors().take_while(|folder| *folder != repository);
+    for folder in folders.filter(|folder| folder.is_dir()) {
+        files::sync_folder(folder).map_err(Problem::io(folder))?;
+    }
+    Ok(())
 }
 
 /// Removes the locks that a git which died has left on an entry's pins: git itself never does. Nobody
