@@ -19,6 +19,8 @@ use super::{
 
 /// How many ids sessions have, so that they meet.
 const IDS: usize = 8;
+/// How long a server that has taken a port, or has it back, keeps it at least.
+const SWAPS_APART: Duration = Duration::from_millis(100);
 /// How long all may take to agree once the servers are well.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -107,6 +109,8 @@ pub async fn run(seed: u64) -> Result<Counts, String> {
     (0..4).for_each(|_| program.put());
     program.start(true).await;
     program.agree().await?;
+    // Whoever is met for the first time is believed.
+    program.daemon().has_met_all().await;
     for _ in 0..program.random.usize(8..24) {
         program.step().await;
         // Mostly too short for anything to come of it, and sometimes long enough.
@@ -171,7 +175,12 @@ impl Program {
                 }
             }
             67..82 => self.answer_oddly(),
-            82..88 => self.swap_database(),
+            82..88 => {
+                self.swap_database();
+                // A port does not change hands twice while one list is read: processes take longer
+                // to start.
+                tokio::time::sleep(SWAPS_APART).await;
+            }
             88..94 => self.tell_oddly(),
             _ => {
                 let daemon = self.daemon.take().expect("it runs");

@@ -101,6 +101,17 @@ impl Daemon {
         self.handle.command(Command::Restore(operation)).await.is_ok()
     }
 
+    /// Waits until the lists of all servers were read once.
+    pub async fn has_met_all(&self) {
+        loop {
+            let status = self.handle.status().await.unwrap();
+            if status.agents.iter().all(|agent| agent.last_read_at.is_some()) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Returns how the bridges stand, for a person.
     pub async fn told(&self) -> String {
         let status = self.handle.status().await.unwrap();

@@ -2,12 +2,7 @@
 //!
 //! Must not move anything. Invariant: a branch is made only where none of its name is.
 
-use super::{
-    Trash,
-    manifest::Registration,
-    pin::{remove_locks, sync_folders},
-    plumbing::Git,
-};
+use super::{Trash, manifest::Registration, pin, plumbing::Git};
 use crate::teardown::{admin::Admin, problem::Problem};
 
 /// What became of a branch while an agent forgot its worktree.
@@ -46,9 +41,9 @@ impl Trash {
         let there =
             ["rev-parse", "--verify", "--quiet", &format!("refs/heads/{branch}^{{commit}}")];
         let Ok(commit) = git.line(&there, Vec::new()) else { return Ok(()) };
-        remove_locks(&one.repository.join(&one.pins));
+        pin::unlock(&one.repository, &one.pins)?;
         git.run(&["update-ref", &pin_of_branch(one), &commit], Vec::new())?;
-        sync_folders(&one.repository, &one.pins)?;
+        pin::sync_folders(&one.repository, &one.pins)?;
         git.sync()
     }
 
@@ -77,7 +72,7 @@ impl Trash {
         // Durable before it is noted that the agent has forgotten the worktree: it is not asked again.
         let made = git
             .run(&["update-ref", &name, commit, &only_new], Vec::new())
-            .and_then(|_| sync_folders(&one.repository, &name))
+            .and_then(|_| pin::sync_folders(&one.repository, &name))
             .and_then(|()| git.sync());
         match made {
             Ok(()) => BranchKept::PutBack,

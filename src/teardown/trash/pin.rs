@@ -62,7 +62,7 @@ pub fn pin(
     for (number, id) in pinning(&shared, &whole)?.into_iter().enumerate() {
         refs.push((format!("{pins}/objects-{number}"), id));
     }
-    remove_locks(&repository.join(pins));
+    unlock(repository, pins)?;
     let mut input = Vec::new();
     for (name, id) in &refs {
         input.extend_from_slice(format!("update {name}\0{id}\0\0").as_bytes());
@@ -78,8 +78,8 @@ pub fn pin(
 ///
 /// git can't write to the repository.
 pub fn unpin(repository: &Path, pins: &str) -> Result<(), Problem> {
+    unlock(repository, pins)?;
     let shared = Git::new(repository);
-    remove_locks(&repository.join(pins));
     let listed = shared.run(&["for-each-ref", "--format=%(refname)", pins], Vec::new())?;
     let mut input = Vec::new();
     for name in listed.split(|byte| *byte == b'\n').filter(|name| !name.is_empty()) {
@@ -108,15 +108,21 @@ pub fn sync_folders(repository: &Path, below: &str) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Removes the locks that a power cut has left of an entry's own refs: nobody else writes those, and
-/// an entry is in one pair of hands.
-pub fn remove_locks(folder: &Path) {
-    for path in fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
-        if path.is_file() && path.extension().is_some_and(|extension| extension == "lock") {
-            // What can't be removed is named by git.
-            let _ = fs::remove_file(path);
+/// Removes the locks that a git which died has left on an entry's pins: git itself never does. Nobody
+/// else writes there, and one entry is in one pair of hands at a time.
+///
+/// # Errors
+///
+/// A lock can't be removed.
+pub fn unlock(repository: &Path, pins: &str) -> Result<(), Problem> {
+    // Where refs are no files there is no such folder.
+    for entry in fs::read_dir(repository.join(pins)).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.extension().is_some_and(|extension| extension == "lock") {
+            fs::remove_file(&path).map_err(Problem::io(&path))?;
         }
     }
+    Ok(())
 }
 
 /// Collects every word of the files of an administrative folder that looks like an id: heads of

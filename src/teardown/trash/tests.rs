@@ -369,3 +369,18 @@ fn a_crash_in_a_restore_leaves_it_here_or_there_and_the_next_try_ends_it() {
         restored.is_ok()
     });
 }
+
+/// A power cut in the middle of `git update-ref` leaves its lock, and git asks a person to remove it.
+#[test]
+fn a_lock_that_a_git_which_died_has_left_on_a_pin_stops_nobody() {
+    let repository = Repository::new();
+    let pins = repository.path("repo/.git/refs/sessionmesh/trash/wrk_1.1");
+    fs::create_dir_all(&pins).unwrap();
+    fs::write(pins.join("HEAD.lock"), "").unwrap();
+    let outcome =
+        teardown::end(&repository.due("w", TeardownAction::Retry), &[], &repository.config);
+    assert!(matches!(outcome, TeardownOutcome::Done(_)), "{outcome:?}");
+    fs::write(pins.join("HEAD.lock"), "").unwrap();
+    repository.config.trash.restore("wrk_1", None).unwrap();
+    assert!(repository.path("w/file").exists() && !pins.join("HEAD").exists());
+}
