@@ -21,7 +21,7 @@ pub const STDERR_BYTES_MAX: usize = 1_024;
 /// How long a program that is told to stop may take before it is stopped.
 const GRACE: Duration = Duration::from_secs(2);
 /// How long what left the process group may hold the output open.
-const OUTPUT_PATIENCE: Duration = Duration::from_secs(1);
+const OUTPUT_PATIENCE: Duration = Duration::from_secs(5);
 /// How often it is seen whether the program has ended.
 const POLL: Duration = Duration::from_millis(5);
 
@@ -32,7 +32,7 @@ pub struct Output {
     pub status: Option<ExitStatus>,
     /// The beginning of what it printed.
     pub stdout: Vec<u8>,
-    /// Whether more was printed than was kept.
+    /// Whether more was printed than was kept, or it did not come in time.
     pub cut: bool,
     /// The end of its error output.
     pub stderr: Vec<u8>,
@@ -118,7 +118,9 @@ fn finish(
     let status = child.wait()?;
     ended?;
     let kept = |from: Option<Receiver<(Vec<u8>, bool)>>| {
-        from.and_then(|from| from.recv_timeout(OUTPUT_PATIENCE).ok()).unwrap_or_default()
+        // What has not come is not nothing: whoever reads it must not take it for the whole.
+        let whole = from.and_then(|from| from.recv_timeout(OUTPUT_PATIENCE).ok());
+        whole.unwrap_or((Vec::new(), true))
     };
     let ((stdout, cut), (stderr, _)) = (kept(stdout), kept(stderr));
     Ok(Output { status: in_time.then_some(status), stdout, cut, stderr })
@@ -224,6 +226,21 @@ mod tests {
                     && !std::path::Path::new("/proc/self").exists()
             }
         }
+    }
+
+    /// Under load the status of a worktree came late, and nothing was taken for a clean one.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn output_that_does_not_come_in_time_is_not_taken_for_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let left = folder.path().join("left");
+        let script = format!(
+            "setsid sh -c 'touch {0}; exec sleep 20' & while [ ! -e {0} ]; do sleep 0.01; done; echo done",
+            left.display()
+        );
+        let output = sh(&script, LONG);
+        assert!(output.status.unwrap().success());
+        assert!(output.cut, "{output:?}");
     }
 
     #[test]
