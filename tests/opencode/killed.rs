@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::world::{ENDED, GONE, Place, UNDO_WINDOW, World, delete, until};
+use super::{
+    ended::FAILED_THEN_GONE,
+    world::{ENDED, GONE, Place, UNDO_WINDOW, World, delete, until},
+};
 
 /// What is told of a workspace that is ended at the third attempt.
 const AT_THE_THIRD: [&str; 8] = [
@@ -111,8 +114,8 @@ async fn a_session_created_just_before_opencode_was_killed_brings_its_workspace_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_session_that_opencode_kept_to_itself_until_after_the_seal_is_shown_and_keeps_its_files()
-{
+async fn a_session_that_opencode_kept_to_itself_until_after_the_seal_is_shown_and_its_files_can_be_had_back()
+ {
     let Some(mut world) = World::start().await else { return };
     let place = Place::make(&world, &[]).await;
     let (_, deleted) = delete(&world.a, &place.session).await;
@@ -125,21 +128,17 @@ async fn a_session_that_opencode_kept_to_itself_until_after_the_seal_is_shown_an
     let back = Instant::now();
     world.tell(&second, &["session.created"], back).await;
     world.tell(&place.session, &ENDED, back).await;
-    // A sealed workspace takes nobody in, but its files are not removed under whoever is in them.
+    // A sealed workspace takes nobody in; its folder went to the trash before anybody could know of
+    // this session, and can be had back from there.
     for daemon in [&world.a, world.b()] {
         until(daemon, &second, Some("live")).await;
     }
     place.go_on(&world.a, "retry").await;
-    world.have_told(&place.workspace, &AT_THE_THIRD[..6]).await;
-    let error = place.error(&world.a).await;
-    assert!(error.contains("in use by") && error.contains(&second), "{error}");
-    assert!(place.folder.exists() && world.is_there(&second).await);
-    let (_, deleted) = delete(&world.a, &second).await;
-    world.tell(&second, &ENDED[..2], deleted).await;
-    place.go_on(&world.a, "retry").await;
-    let removed = place.until_removed(&world).await;
-    world.tell(&place.workspace, &AT_THE_THIRD, removed).await;
-    world.tell(&second, &ENDED, removed.max(deleted + UNDO_WINDOW)).await;
+    world.have_told(&place.workspace, &FAILED_THEN_GONE).await;
+    let restore = format!("/v1/trash/{}/restore", place.workspace);
+    world.b().ok("POST", &restore, Some(json!({}))).await;
+    assert!(place.folder.exists());
+    until(&world.a, &second, Some("live")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -212,7 +211,8 @@ async fn a_dirty_worktree_outlives_an_opencode_that_is_killed_while_it_is_forced
     world.tell(&place.workspace, &AT_THE_THIRD[..6], Instant::now()).await;
     let error = place.error(&world.a).await;
     assert!(error.contains("opencode did not remove it"), "{error}");
-    assert!(place.folder.join("notes.txt").exists());
+    // It lies in the trash before opencode is asked.
+    assert!(!place.folder.exists());
     world.real.start_again().await;
     let forced = place.go_on(&world.a, "force").await;
     world.tell(&place.workspace, &AT_THE_THIRD[..7], forced).await;

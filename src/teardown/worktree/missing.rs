@@ -30,7 +30,8 @@ pub fn end(due: &TeardownDue, directory: &str, config: &Config) -> Result<Entry,
     let known = config.known.get(&due.workspace.id, directory);
     let (admin, repository) = match find(path, known.as_ref(), due, config) {
         Ok(found) => found,
-        Err(why) if forced => {
+        // Of an agent's own workspace it is the agent that has removed the folder.
+        Err(why) if forced || config.remover(&due.workspace).is_some() => {
             return conclude::forget(due, &format!(" was not there, and {why}"), config);
         }
         Err(why) => return Err(Problem::Missing { path: path.into(), why }),
