@@ -203,7 +203,8 @@ hex_id!(
     "node id"
 );
 hex_id!(
-    /// Names a fleet: 128 random bits from its first node, written as 32 hexadecimal digits.
+    /// Names a fleet: the first 16 bytes of its founding statement's hash, written as 32
+    /// hexadecimal digits.
     FleetId,
     16,
     "fleet id"
@@ -219,6 +220,13 @@ hex_id!(
     ChangeHash,
     32,
     "change hash"
+);
+
+hex_id!(
+    /// Names a statement about membership: the SHA-256 of what is signed.
+    StatementHash,
+    32,
+    "statement hash"
 );
 
 /// How many bytes of SHA-256(node key) begin each of the node's actor ids.
