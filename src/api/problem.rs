@@ -363,7 +363,7 @@ fn refused(refusal: &Refusal) -> (StatusCode, &'static str) {
             StatusCode::SERVICE_UNAVAILABLE,
             "Try again once the host is connected; GET /v1/peers shows it.",
         ),
-        Refusal::ReadOnly => {
+        Refusal::ReadOnly | Refusal::ReaderHost(_) => {
             (FORBIDDEN, "Make the change on a node whose role is member or admin.")
         }
         Refusal::NotAdmin => (FORBIDDEN, "Do it on a node whose role is admin."),

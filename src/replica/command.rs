@@ -466,6 +466,9 @@ pub enum Refusal {
     /// This node is a reader.
     #[error("this node is a reader of its fleet and writes nothing")]
     ReadOnly,
+    /// The host is a reader.
+    #[error("host {0} is a reader of its fleet; nothing is written to its document")]
+    ReaderHost(NodeId),
     /// Only an admin may do this.
     #[error("this node is not an admin of its fleet")]
     NotAdmin,
@@ -526,7 +529,7 @@ impl Refusal {
             Self::NodeNotFound(_) => "node_not_found",
             Self::AmbiguousNode { .. } => "ambiguous_node",
             Self::HostNotReady(_) => "host_not_ready",
-            Self::ReadOnly => "read_only",
+            Self::ReadOnly | Self::ReaderHost(_) => "read_only",
             Self::NotAdmin => "not_admin",
             Self::LastAdmin(_) => "last_admin",
             Self::Revoked(_) => "revoked",

@@ -70,6 +70,7 @@ pub fn every_refusal() -> Vec<Refusal> {
         Refusal::AmbiguousNode { name: text(), nodes: vec![text()] },
         Refusal::HostNotReady(DESK),
         Refusal::ReadOnly,
+        Refusal::ReaderHost(DESK),
         Refusal::NotAdmin,
         Refusal::LastAdmin(text()),
         Refusal::Revoked(text()),
