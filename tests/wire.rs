@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, time::Duration};
 use sessionmesh::{
     replica::{
         guard::DocumentLimits,
-        ids::{ChangeHash, DocumentId, FleetId, NodeId, StartId},
+        ids::{ChangeHash, DocumentId, FleetId, NodeId, StartId, StatementHash},
         voucher::Voucher,
     },
     wire::{
@@ -74,6 +74,7 @@ fn frames() -> Vec<(&'static str, Frame)> {
                 version: "0.1.0".into(),
                 features: 0,
                 frontier: run(0x80),
+                statements: run(0xa0),
             }),
         ),
         (
@@ -86,6 +87,7 @@ fn frames() -> Vec<(&'static str, Frame)> {
                 version: String::new(),
                 features: 1 << 40,
                 frontier: [0xff; 32],
+                statements: [0; 32],
             }),
         ),
         (
@@ -172,7 +174,18 @@ fn frames() -> Vec<(&'static str, Frame)> {
                 vouchers: vec![],
             },
         ),
-        ("check", Frame::Check { frontier: run(0x80) }),
+        ("check", Frame::Check { frontier: run(0x80), statements: run(0xa0) }),
+        (
+            "known",
+            Frame::Known {
+                statements: vec![StatementHash(run(0x11)), StatementHash(run(0x22))],
+                answer: true,
+            },
+        ),
+        (
+            "statements",
+            Frame::Statements { statements: vec![run::<140>(1).to_vec(), run::<256>(7).to_vec()] },
+        ),
     ]
 }
 
@@ -281,6 +294,9 @@ fn a_count_over_its_limit_is_refused_by_the_fields_name() {
         (7, document.clone(), "changes.changes", limits::CHANGES_MAX),
         (8, document.clone(), "snapshot.bytes", limits::SNAPSHOT_BYTES_MAX),
         (9, document, "sync.message", limits::FRAME_BYTES_MAX),
+        (11, vec![], "known.statements", limits::STATEMENTS_MAX),
+        (12, vec![], "statements.statements", limits::STATEMENTS_AT_ONCE_MAX),
+        (12, vec![1], "statements.statements", limits::STATEMENT_BYTES_MAX),
     ] {
         let payload = [&[kind][..], &before, &HUGE].concat();
         assert_eq!(decode(&payload), Err(DecodeError::FieldTooLong { field, count, limit }));

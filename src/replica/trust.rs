@@ -1,8 +1,7 @@
 //! Owns whose changes are taken: by whom a change must be signed, and up to where.
 //!
-//! Must not know what a change says, nor automerge. Invariant: it is derived from the fleet document
-//! alone, so that nodes that hold the same of it judge alike; what it lets in only grows, so that
-//! what one node has taken no other refuses for ever.
+//! Must not know what a change says, nor automerge. Invariant: it is derived from the statements about
+//! membership and what members attest to, so that nodes that hold the same of both judge alike.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -67,6 +66,11 @@ impl Trust {
         }
     }
 
+    /// Returns this node's key, and the checking of others'.
+    pub fn keyring(&self) -> &dyn Keyring {
+        &*self.keyring
+    }
+
     /// Tells whether another would judge every change alike.
     pub fn judges_like(&self, other: &Self) -> bool {
         self.authors == other.authors
@@ -74,7 +78,7 @@ impl Trust {
             && self.attested_by_host == other.attested_by_host
     }
 
-    /// Takes over what a fleet document says of its members, and what they attest to.
+    /// Takes over who belongs to the fleet, and what they attest to.
     pub fn learn<'a>(
         &mut self,
         members: impl IntoIterator<Item = &'a Member>,
@@ -89,6 +93,11 @@ impl Trust {
             };
             self.authors.insert(member.node.fingerprint(), author);
         }
+        self.learn_attested(attested);
+    }
+
+    /// Takes over what the members that are known attest to.
+    pub fn learn_attested(&mut self, attested: impl IntoIterator<Item = (NodeId, Attested)>) {
         self.attested.clear();
         self.attested_by_host.clear();
         for (by, attested) in attested {

@@ -8,13 +8,13 @@ use super::{
     bytes::{Sink, Source},
     limits::{
         ADDRESS_BYTES_MAX, ADDRESSES_MAX, CHANGES_MAX, DOCUMENTS_MAX, FRAME_BYTES_MAX, HEADS_MAX,
-        LINKS_BITS_MAX, LINKS_MAX, NAME_BYTES_MAX, SNAPSHOT_BYTES_MAX, VERSION_BYTES_MAX,
-        VOUCHERS_MAX,
+        LINKS_BITS_MAX, LINKS_MAX, NAME_BYTES_MAX, SNAPSHOT_BYTES_MAX, STATEMENT_BYTES_MAX,
+        STATEMENTS_AT_ONCE_MAX, STATEMENTS_MAX, VERSION_BYTES_MAX, VOUCHERS_MAX,
     },
     split::{HEADER_BYTES, Lane},
 };
 use crate::replica::{
-    ids::{ChangeHash, DocumentId, FleetId, NodeId, StartId},
+    ids::{ChangeHash, DocumentId, FleetId, NodeId, StartId, StatementHash},
     voucher::Voucher,
 };
 
@@ -118,6 +118,8 @@ mod kind {
     pub(super) const SNAPSHOT: u32 = 8;
     pub(super) const SYNC: u32 = 9;
     pub(super) const CHECK: u32 = 10;
+    pub(super) const KNOWN: u32 = 11;
+    pub(super) const STATEMENTS: u32 = 12;
 }
 
 /// Returns a frame's bytes, its length before it.
@@ -193,6 +195,7 @@ fn write(frame: &Frame, sink: &mut Sink) -> Result<(), EncodeError> {
             sink.blob(hello.version.as_bytes(), VERSION_BYTES_MAX, "hello.version")?;
             sink.u64(hello.features, "hello.features")?;
             sink.array(&hello.frontier);
+            sink.array(&hello.statements);
         }
         Frame::Join(join) => {
             sink.u32(kind::JOIN, "kind")?;
@@ -248,9 +251,26 @@ fn write(frame: &Frame, sink: &mut Sink) -> Result<(), EncodeError> {
             sink.blob(message, FRAME_BYTES_MAX, "sync.message")?;
             write_vouchers(vouchers, sink, "sync.vouchers")?;
         }
-        Frame::Check { frontier } => {
+        Frame::Check { frontier, statements } => {
             sink.u32(kind::CHECK, "kind")?;
             sink.array(frontier);
+            sink.array(statements);
+        }
+        Frame::Known { statements, answer } => {
+            sink.u32(kind::KNOWN, "kind")?;
+            sink.count(statements.len(), STATEMENTS_MAX, "known.statements")?;
+            if !is_sorted(statements, |hash| hash) {
+                return Err(EncodeError::Invalid { field: "known.statements" });
+            }
+            statements.iter().for_each(|hash| sink.array(&hash.0));
+            sink.bool(*answer, "known.answer")?;
+        }
+        Frame::Statements { statements } => {
+            sink.u32(kind::STATEMENTS, "kind")?;
+            sink.count(statements.len(), STATEMENTS_AT_ONCE_MAX, "statements.statements")?;
+            for statement in statements {
+                sink.blob(statement, STATEMENT_BYTES_MAX, "statements.statements")?;
+            }
         }
     }
     Ok(())
@@ -267,6 +287,7 @@ fn read(kind: u32, source: &mut Source<'_>) -> Result<Option<Frame>, DecodeError
             version: source.text(VERSION_BYTES_MAX, "hello.version")?,
             features: source.u64("hello.features")?,
             frontier: source.array("hello.frontier")?,
+            statements: source.array("hello.statements")?,
         }),
         kind::JOIN => Frame::Join(Join {
             protocol_min: source.u16("join.protocol_min")?,
@@ -321,10 +342,34 @@ fn read(kind: u32, source: &mut Source<'_>) -> Result<Option<Frame>, DecodeError
             message: source.blob(FRAME_BYTES_MAX, "sync.message")?.to_vec(),
             vouchers: read_vouchers(source, "sync.vouchers")?,
         },
-        kind::CHECK => Frame::Check { frontier: source.array("check.frontier")? },
+        kind::CHECK => Frame::Check {
+            frontier: source.array("check.frontier")?,
+            statements: source.array("check.statements")?,
+        },
+        kind::KNOWN => read_known(source)?,
+        kind::STATEMENTS => read_statements(source)?,
         _ => return Ok(None),
     };
     Ok(Some(frame))
+}
+
+fn read_known(source: &mut Source<'_>) -> Result<Frame, DecodeError> {
+    const FIELD: &str = "known.statements";
+    let count = source.count(STATEMENTS_MAX, 32, FIELD)?;
+    let statements = (0..count).map(|_| source.array(FIELD).map(StatementHash));
+    let statements: Vec<_> = statements.collect::<Result<_, _>>()?;
+    if !is_sorted(&statements, |hash| hash) {
+        return Err(DecodeError::Invalid { field: FIELD });
+    }
+    Ok(Frame::Known { statements, answer: source.bool("known.answer")? })
+}
+
+fn read_statements(source: &mut Source<'_>) -> Result<Frame, DecodeError> {
+    const FIELD: &str = "statements.statements";
+    let count = source.count(STATEMENTS_AT_ONCE_MAX, 1, FIELD)?;
+    let statements =
+        (0..count).map(|_| source.blob(STATEMENT_BYTES_MAX, FIELD).map(<[u8]>::to_vec));
+    Ok(Frame::Statements { statements: statements.collect::<Result<_, _>>()? })
 }
 
 /// Fewest bytes of a document with its heads: a fleet's without any.
@@ -483,6 +528,7 @@ mod tests {
                 version: String::new(),
                 features: 0,
                 frontier: [0; 32],
+                statements: [0; 32],
             })
         };
         let longest = encode(&hello("n".repeat(NAME_BYTES_MAX))).unwrap();

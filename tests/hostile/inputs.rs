@@ -356,6 +356,7 @@ impl Arsenal {
                 version: "\u{1b}[31mred".to_owned(),
                 features: u64::MAX,
                 frontier: [0xff; 32],
+                statements: [0xff; 32],
             })
         };
         let nowhere = DocumentId::Host { host: NodeId([0xee; 32]), epoch: 0 };
@@ -400,7 +401,7 @@ impl Arsenal {
                 links(LinksBase::Members { digest: [0xee; 8], bits: vec![0xff; 512] }),
             ),
             ("more and more links", links(LinksBase::Told)),
-            ("a frontier of nothing", Frame::Check { frontier: [0; 32] }),
+            ("a frontier of nothing", Frame::Check { frontier: [0; 32], statements: [0; 32] }),
             ("changes of nowhere", self.seal.changes(nowhere, vec![vec![0; 100]])),
             ("changes of no epoch", self.seal.changes(epoch, vec![vec![0; 100]])),
             ("a snapshot of nowhere", self.seal.snapshot(nowhere, vec![0; 100])),

@@ -155,15 +155,6 @@ impl Document {
         let automerge = automerge.with_actor(actor);
         let document = Self::place(id, automerge, Vouchers::default());
         let mut document = document.ok_or(ApplyError::Misnamed { document: id })?;
-        let mut learned;
-        let trust = match id {
-            DocumentId::Host { .. } => trust,
-            DocumentId::Fleet(_) => {
-                learned = trust.clone();
-                learned.learn(&document.members(), document.attested());
-                &learned
-            }
-        };
         document.vouchers = Self::check_whole(&document.automerge, id, &header, vouchers, trust)?;
         document.check_authority(&header, trust)?;
         Ok(document)

@@ -120,19 +120,8 @@ impl Document {
         let untrusted = |source| ApplyError::Untrusted { document, source };
         let mut left_out = LeftOut::default();
         changes.retain(|change| !self.has(&hash_in(&change.hash())));
-        let (mut reached, mut checked) =
+        let (reached, checked) =
             self.reached(&changes, vouchers, trust, coverage, &mut left_out).map_err(untrusted)?;
-        // Each turn reaches more of a finite number of changes.
-        while document.host().is_none() && left_out.unknown > 0 {
-            let trust = self.trust_after(&changes, &reached, trust)?;
-            let mut left = LeftOut::default();
-            let more =
-                self.reached(&changes, vouchers, &trust, coverage, &mut left).map_err(untrusted)?;
-            if more.0.len() <= reached.len() {
-                break;
-            }
-            ((reached, checked), left_out) = (more, left);
-        }
         changes.retain(|change| reached.contains(&change.hash()));
         // Most changes build on the heads; to look any other up, automerge reads all that it knows of
         // it.
@@ -181,33 +170,6 @@ impl Document {
             }
             taken => taken,
         }
-    }
-
-    /// Returns who would be trusted if what is reached were here already.
-    ///
-    /// Whoever let a node in may vouch for that only by a later change, which builds on one of the
-    /// new node's: neither could else be taken without the other. Nothing is let in by this: each
-    /// change is still judged by what it builds on.
-    fn trust_after(
-        &self,
-        changes: &[Change],
-        reached: &BTreeSet<ChangeHash>,
-        trust: &Trust,
-    ) -> Result<Trust, ApplyError> {
-        let document = self.id;
-        let mut trial = self.clone();
-        let reached = changes.iter().filter(|change| reached.contains(&change.hash())).cloned();
-        let has = |hash: &ChangeHash| self.automerge.get_change_meta_by_hash(hash).is_some();
-        let ready = trial
-            .orphans
-            .admit(reached.collect(), has)
-            .map_err(|_| ApplyError::TooManyOrphans { document })?;
-        guard::contained(|| trial.automerge.apply_changes(ready))
-            .map_err(ApplyError::panicked(document))?
-            .map_err(|error| ApplyError::Unreadable { document, reason: error.to_string() })?;
-        let mut after = trust.clone();
-        after.learn(&trial.members(), trial.attested());
-        Ok(after)
     }
 
     /// Returns the change of an actor that waits at a place.

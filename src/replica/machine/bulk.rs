@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use super::super::{
-    document::{Applied, ApplyError, Document, Foreign, Judged, Merged, Message, Part, Sketch},
+    document::{ApplyError, Document, Foreign, Judged, Merged, Message, Part, Sketch},
     effect::{Effects, Now},
     guard,
     ids::{DocumentId, NodeId},
@@ -461,12 +461,6 @@ impl Replica {
         }
         let Came { merged, message } = *came;
         let taken = merged.take_place(held, &self.trust);
-        // What is let in of the fleet document may say who the authors of the rest are.
-        let is_news =
-            |applied: &Applied| !applied.changes.is_empty() && applied.left_out.unknown > 0;
-        let again = matches!(payload, Payload::Changes(_))
-            && id.host().is_none()
-            && taken.as_ref().is_ok_and(is_news);
         let mut answer = None;
         let applied = taken.and_then(|applied| {
             match message {
@@ -482,7 +476,6 @@ impl Replica {
         });
         self.merged(now, peer, id, applied, payload.sent(), fx);
         Ok(match answer {
-            _ if again => Next::Again,
             Some(answer) => Next::Answer(answer),
             None => Next::Nothing,
         })

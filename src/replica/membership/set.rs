@@ -120,6 +120,11 @@ impl StatementSet {
         self.waiting.len()
     }
 
+    /// Returns the statements as they are stored, each after those that it builds on.
+    pub fn encoded(&self) -> impl Iterator<Item = Vec<u8>> {
+        self.held.iter().map(|held| held.statement.encode())
+    }
+
     /// Finds a statement.
     pub fn get(&self, hash: &StatementHash) -> Option<&Held> {
         self.places.get(hash).map(|place| &self.held[*place])

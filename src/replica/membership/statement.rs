@@ -210,6 +210,15 @@ impl Statement {
     }
 }
 
+/// Returns the fleet that a statement founds, if it is a founding.
+pub fn fleet_founded(bytes: &[u8]) -> Option<FleetId> {
+    let body = bytes.get(..bytes.len().checked_sub(SIGNATURE_BYTES)?)?;
+    let signed = [DOMAIN, &[0; 16], body].concat();
+    let fleet = StatementHash(Sha256::digest(&signed).into()).fleet();
+    let founding = Statement::decode_unchecked(bytes, fleet).ok()?;
+    matches!(founding.act, Act::Founded { .. }).then_some(fleet)
+}
+
 impl StatementHash {
     /// Returns the name of the fleet that the statement of this hash founds.
     pub fn fleet(&self) -> FleetId {

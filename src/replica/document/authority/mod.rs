@@ -75,8 +75,6 @@ impl Action<'_> {
 struct Act<'a> {
     /// Where the map is that is written to.
     path: &'a [String],
-    /// The map itself.
-    object: &'a ObjId,
     /// Whether this change made the map.
     fresh: bool,
     key: &'a str,
@@ -85,12 +83,10 @@ struct Act<'a> {
     overwritten: usize,
 }
 
-/// Who writes, and what it knew.
+/// Who writes.
 #[derive(Debug)]
-struct Author<'a> {
+struct Author {
     fingerprint: Fingerprint,
-    /// What the change builds on; in the fleet's document all of it is there.
-    heads: &'a [ChangeHash],
 }
 
 /// Names an object by the operation that made it.
@@ -186,8 +182,6 @@ impl<'a> Judge<'a> {
 
     /// Judges a change, and returns the records that it touches; all that it builds on is in the
     /// document, or was judged before.
-    ///
-    /// For a fleet document all of it must be in the document.
     pub(super) fn check(
         &mut self,
         change: &ExpandedChange,
@@ -205,7 +199,7 @@ impl<'a> Judge<'a> {
         if !self.is_whole {
             self.built_on.extend(change.hash.map(|hash| (hash, built_on)));
         }
-        let author = Author { fingerprint: fingerprint(&actor), heads: &change.deps };
+        let author = Author { fingerprint: fingerprint(&actor) };
         let heads = OnceCell::new();
         let mut fresh: BTreeSet<Made> = BTreeSet::new();
         for (number, operation) in (change.start_op.get()..).zip(&change.operations) {
@@ -234,7 +228,6 @@ impl<'a> Judge<'a> {
             let path = &self.paths[&made];
             let act = Act {
                 path,
-                object: &object,
                 fresh: fresh.contains(&made),
                 key,
                 action,
@@ -242,7 +235,7 @@ impl<'a> Judge<'a> {
             };
             match self.places {
                 Places::Host(places) => host::check(places, &author, &act)?,
-                Places::Fleet(places) => fleet::check(self.automerge, places, &author, &act)?,
+                Places::Fleet(places) => fleet::check(places, &author, &act)?,
             }
             if object != ROOT {
                 touches.extend(touched::record_at(path, Some(key)));

@@ -314,12 +314,6 @@ pub fn text_at(automerge: &impl ReadDoc, object: &ObjId, key: &str) -> Option<St
     automerge.get(object, key).ok()??.0.as_str().map(str::to_owned)
 }
 
-/// Returns all texts at a key: several, where nodes wrote one at once.
-pub fn texts_at(automerge: &impl ReadDoc, object: &ObjId, key: &str) -> Vec<String> {
-    let all = automerge.get_all(object, key).unwrap_or_default().into_iter();
-    all.filter_map(|(value, _)| value.as_str().map(str::to_owned)).collect()
-}
-
 /// Returns the whole number at a key, if one is there.
 pub fn int_at(automerge: &impl ReadDoc, object: &ObjId, key: &str) -> Option<i64> {
     automerge.get(object, key).ok()??.0.as_i64()
