@@ -371,7 +371,9 @@ fn refused(refusal: &Refusal) -> (StatusCode, &'static str) {
             FORBIDDEN,
             "Leave the fleet with POST /v1/leave; to come back the machine needs a new key and a ticket.",
         ),
-        Refusal::SteppedDown(_) => (CONFLICT, "Let the machine join again with a new key and invite."),
+        Refusal::SteppedDown(_) => {
+            (CONFLICT, "Let the machine join again with a new key and invite.")
+        }
         Refusal::RoleShrinks { .. } => {
             (CONFLICT, "Revoke the machine and let it join again with a new key and invite.")
         }

@@ -99,7 +99,6 @@ impl Document {
             Ok(())
         })
     }
-
 }
 
 /// The key in a member's record of what it attests to have.

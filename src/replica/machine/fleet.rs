@@ -23,8 +23,9 @@ use super::super::{
 use super::{
     Replica,
     names::check_title,
+    reach::is_address,
     statements::{members_of, set_of},
- reach::is_address};
+};
 use crate::wire::{CloseCode, Frame, Join, PROTOCOL, PROTOCOL_MIN, ProtocolRange};
 
 /// How long a join may take: several dials at every address of the ticket.
@@ -297,7 +298,8 @@ impl Replica {
             .collect();
         if !known.is_some_and(Member::is_current) {
             let act = Act::Admitted { node: peer, role: invite.role, name };
-            self.state(now, act, fx).map_err(|refusal| (CloseCode::Internal, refusal.to_string()))?;
+            self.state(now, act, fx)
+                .map_err(|refusal| (CloseCode::Internal, refusal.to_string()))?;
         }
         self.note_contact(peer, addresses, fx);
         let redeemed = StoredInvite { redeemed_by: Some(peer), ..invite };
@@ -552,6 +554,6 @@ impl Replica {
         self.may_admit()?;
         self.keep_an_admin()?;
         self.state(now, Act::SteppedDown, fx)?;
-        Ok(Reply::Done)
+        Ok(Reply::Peer(self.node))
     }
 }

@@ -154,7 +154,8 @@ impl Replica {
         fx: &mut Effects,
     ) {
         let digest = self.statements.digest();
-        if theirs == digest || self.compared.insert(peer, (digest, theirs)) == Some((digest, theirs))
+        if theirs == digest
+            || self.compared.insert(peer, (digest, theirs)) == Some((digest, theirs))
         {
             return;
         }
@@ -272,10 +273,7 @@ pub(super) fn set_of(
     Ok(set)
 }
 
-fn in_frames<'a>(
-    statements: impl Iterator<Item = &'a Statement>,
-    to: &[NodeId],
-) -> Vec<Outgoing> {
+fn in_frames<'a>(statements: impl Iterator<Item = &'a Statement>, to: &[NodeId]) -> Vec<Outgoing> {
     let statements: Vec<Vec<u8>> = statements.map(Statement::encode).collect();
     let frame = |part: &[Vec<u8>]| Frame::Statements { statements: part.to_vec() };
     let parts = statements.chunks(STATEMENTS_AT_ONCE_MAX);

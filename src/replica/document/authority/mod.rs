@@ -226,13 +226,7 @@ impl<'a> Judge<'a> {
                 self.remember(made, path);
             }
             let path = &self.paths[&made];
-            let act = Act {
-                path,
-                fresh: fresh.contains(&made),
-                key,
-                action,
-                overwritten,
-            };
+            let act = Act { path, fresh: fresh.contains(&made), key, action, overwritten };
             match self.places {
                 Places::Host(places) => host::check(places, &author, &act)?,
                 Places::Fleet(places) => fleet::check(places, &author, &act)?,
