@@ -15,7 +15,7 @@ use super::super::{
     voucher::Voucher,
 };
 use super::{Replica, names::check_title, reach::is_address};
-use crate::wire::{CloseCode, Frame, Join, PROTOCOL, PROTOCOL_MIN, ProtocolRange};
+use crate::wire::{CloseCode, Contact, Frame, Join, PROTOCOL, PROTOCOL_MIN, ProtocolRange};
 
 /// How long a join may take: several dials at every address of the ticket.
 const JOIN_WITHIN: Duration = Duration::from_secs(20);
@@ -352,7 +352,8 @@ impl Replica {
         // Whatever was said on the link before, both greet from here on.
         self.exchange.connected(now.monotonic, peer);
         let vouchers = document.vouchers().copied().collect();
-        let frame = Frame::Joined { fleet_document: document.save(), vouchers };
+        let fleet_document = document.save();
+        let frame = Frame::Joined { fleet_document, vouchers, contacts: self.contacts_for(peer) };
         fx.frames_durable.push(Outgoing { to: vec![peer], frame });
         Ok(())
     }
@@ -362,8 +363,8 @@ impl Replica {
         &mut self,
         now: Now,
         peer: NodeId,
-        fleet_document: &[u8],
-        vouchers: &[Voucher],
+        (fleet_document, vouchers): (&[u8], &[Voucher]),
+        contacts: Vec<Contact>,
         fx: &mut Effects,
     ) {
         let Some(joining) = self.joining.take_if(|joining| joining.ticket.inviter == peer) else {
@@ -400,6 +401,11 @@ impl Replica {
         self.note_contact(peer, joining.ticket.addresses, fx);
         self.forget_invites(fx);
         self.read_members();
+        for Contact { node, addresses } in contacts {
+            if node != self.node && self.members.contains_key(&node) {
+                self.note_contact(node, addresses.into_iter().collect(), fx);
+            }
+        }
         self.attest(now, fx);
         tracing::info!(fleet = %self.fleet, inviter = %peer, "joined the fleet");
         fx.replies.push((joining.request, Ok(Reply::Joined(self.fleet))));
