@@ -260,7 +260,7 @@ fn what_else_is_written_to_a_readers_document_is_left_out_whoever_wrote_it() {
     let mut vouchers = world.nodes[3].disk.document(document).vouchers;
     vouchers.push(rogue.vouch(&document, &change));
     let mut trust = Trust::new(key_of(rogue.id));
-    trust.learn(&[seen(&world, 0, 3).member], []);
+    trust.learn(&[seen(&world, 0, 3).member]);
     let fresh = sessionmesh::replica::document::Document::adopt(
         document,
         ActorId::from(actor_of(world.nodes[0].id, 1)),

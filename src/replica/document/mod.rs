@@ -7,6 +7,7 @@
 mod authority;
 mod fleet;
 mod foreign;
+mod former;
 mod history;
 mod host;
 mod intake;

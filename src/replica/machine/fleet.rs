@@ -61,7 +61,7 @@ impl Replica {
         self.vouch(id, &mut applied);
         self.record(id, &applied, fx);
         self.read_members();
-        self.attest(now, fx);
+        self.look_for_loose_ends(now);
     }
 
     /// Takes over what the fleet document now says, and cuts off who no longer belongs.
@@ -85,20 +85,23 @@ impl Replica {
                 fx.closes.push((peer, CloseCode::Left, "left the fleet".to_owned()));
             }
         }
-        self.attest(now, fx);
+        self.look_for_loose_ends(now);
     }
 
     pub(super) fn read_members(&mut self) {
         let Some(document) = self.documents.get(&DocumentId::Fleet(self.fleet)) else { return };
         self.members = document.members().into_iter().map(|m| (m.node, m)).collect();
         self.reach_changed = true;
-        self.trust.learn(self.members.values(), document.attested());
+        self.trust.learn(self.members.values());
         self.exchange.set_members(self.linkable());
         // What a reader has written before it was one, nobody takes in.
         let own = self.documents.get(&self.own_document());
         let is_taken = self.role() != Role::Reader || own.is_some_and(Document::is_of_reader);
         let unshared = (!is_taken).then_some(self.node);
-        self.exchange.unshare(unshared.into_iter().collect());
+        // What a reader says of itself nobody can build on, once its own word does not count.
+        let revoked = |it: &&Member| it.role == Role::Reader && it.revoked.is_some();
+        let revoked = self.members.values().filter(revoked).map(|member| member.node);
+        self.exchange.unshare(unshared.into_iter().chain(revoked).collect());
     }
 
     fn put_member(&mut self, now: Now, member: &Member, fx: &mut Effects) {
@@ -406,7 +409,7 @@ impl Replica {
                 self.note_contact(node, addresses.into_iter().collect(), fx);
             }
         }
-        self.attest(now, fx);
+        self.look_for_loose_ends(now);
         tracing::info!(fleet = %self.fleet, inviter = %peer, "joined the fleet");
         fx.replies.push((joining.request, Ok(Reply::Joined(self.fleet))));
         self.greet(peer, fx);
