@@ -249,7 +249,6 @@ fn history(key: &NodeKey, changes: u64, sessions: u64) -> Vec<Write> {
     let host = key.node();
     let (fleet, founding) = Statement::found(key, host, 0, [7; 16], "busy".to_owned());
     let actor = || document::actor(&host, StartId([1; 8]));
-    let (attested, begun) = Document::create_fleet(fleet, actor(), 0);
     let (mut own, _) = Document::create_host(host, 0, actor(), 0);
     let record = StoredSession {
         workspace_id: None,
@@ -277,7 +276,7 @@ fn history(key: &NodeKey, changes: u64, sessions: u64) -> Vec<Write> {
     let last = last.expect("each title is new");
     let mut writes = vec![Write::Fleet(fleet)];
     writes.push(Write::Statement { number: 0, bytes: founding.encode() });
-    for (document, applied) in [(&attested, &begun), (&own, &last)] {
+    for (document, applied) in [(&own, &last)] {
         let id = document.id();
         let change = applied.changes.last().expect("something was written");
         let voucher = Voucher::sign(key, &id, change.actor, change.seq, change.hash);

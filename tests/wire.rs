@@ -12,8 +12,8 @@ use sessionmesh::{
         voucher::Voucher,
     },
     wire::{
-        CloseCode, DecodeError, Decoded, DocumentHeads, EncodeError, Frame, HEADER_BYTES, Hello,
-        Join, Links, LinksBase, decode, encode, frame_length, limits,
+        CloseCode, Contact, DecodeError, Decoded, DocumentHeads, EncodeError, Frame, HEADER_BYTES,
+        Hello, Join, Links, LinksBase, decode, encode, frame_length, limits,
     },
 };
 
@@ -103,7 +103,12 @@ fn frames() -> Vec<(&'static str, Frame)> {
         ),
         (
             "joined",
-            Frame::Joined { fleet_document: run::<300>(0).to_vec(), vouchers: vec![voucher(1)] },
+            Frame::Joined {
+                contacts: vec![Contact {
+                    node: NodeId(run(0x20)),
+                    addresses: vec!["192.0.2.7:7464".into()],
+                }],
+            },
         ),
         (
             "links",
@@ -246,7 +251,7 @@ fn other_implementations_of_bincode_read_and_write_the_same_bytes() {
 
 #[test]
 fn a_frame_of_a_newer_version_is_skipped() {
-    assert_eq!(decode(&[11]), Ok(Decoded::Unknown { kind: 11 }));
+    assert_eq!(decode(&[13]), Ok(Decoded::Unknown { kind: 13 }));
     assert_eq!(decode(&[200, 1, 2, 3]), Ok(Decoded::Unknown { kind: 200 }));
     assert_eq!(decode(&[251, 0x39, 0x30, 9]), Ok(Decoded::Unknown { kind: 12_345 }));
     assert_eq!(decode(&[253, 0, 0, 0, 0, 1, 0, 0, 0]), Err(DecodeError::Invalid { field: "kind" }));
@@ -284,8 +289,7 @@ fn a_count_over_its_limit_is_refused_by_the_fields_name() {
     for (kind, before, field, limit) in [
         (1_u8, [&[1, 1][..], &[0; 16]].concat(), "hello.name", limits::NAME_BYTES_MAX),
         (2, [&[1, 1][..], &[0; 48], &[0]].concat(), "join.addresses", limits::ADDRESSES_MAX),
-        (3, vec![], "joined.fleet_document", limits::FRAME_BYTES_MAX),
-        (3, vec![0], "joined.vouchers", limits::VOUCHERS_MAX),
+        (3, vec![], "joined.contacts", limits::CONTACTS_MAX),
         (4, vec![0], "links.linked", limits::LINKS_MAX),
         (4, vec![1, 0], "links.unlinked", limits::LINKS_MAX),
         (4, [&[2][..], &[0; 8]].concat(), "links.bits", limits::LINKS_BITS_MAX),
@@ -426,12 +430,16 @@ fn the_contract_states_every_limit() {
         limits::VERSION_BYTES_MAX,
         limits::ADDRESSES_MAX,
         limits::ADDRESS_BYTES_MAX,
+        limits::CONTACTS_MAX,
         limits::LINKS_MAX,
         limits::LINKS_BITS_MAX,
         limits::DOCUMENTS_MAX,
         limits::HEADS_MAX,
         limits::CHANGES_MAX,
         limits::VOUCHERS_MAX,
+        limits::STATEMENTS_MAX,
+        limits::STATEMENTS_AT_ONCE_MAX,
+        limits::STATEMENT_BYTES_MAX,
     ];
     assert_eq!(written, kept);
 }

@@ -74,16 +74,6 @@ impl Fleet {
         self.hosts.iter().map(|host| host.bytes.len()).sum()
     }
 
-    /// Returns the fleet's own document, written by the first host.
-    fn document(&self) -> StoredDocument {
-        let founder = &self.hosts[0].key;
-        let actor = sessionmesh::replica::document::actor(&founder.node(), StartId([9; 8]));
-        let (document, last) = Document::create_fleet(self.id, actor, WALL_MS);
-        let id = document.id();
-        let vouchers = vec![vouch(founder, id, &last)];
-        StoredDocument { id, snapshot: Some(document.save()), changes: Vec::new(), vouchers }
-    }
-
     /// Returns the statements by which all hosts are admins, and so are these.
     fn statements(&self, addresses: &[(NodeId, String)]) -> Vec<Vec<u8>> {
         let founder = &self.hosts[0].key;
@@ -109,7 +99,7 @@ impl Fleet {
             changes: Vec::new(),
             vouchers: vec![host.voucher],
         });
-        let documents = [self.document()].into_iter().chain(hosts).collect();
+        let documents = hosts.collect();
         let contacts = addresses.iter().filter(|(_, address)| !address.is_empty());
         let contacts = contacts.map(|(node, address)| (*node, [address.clone()].into())).collect();
         let statements = self.statements(addresses);

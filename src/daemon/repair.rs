@@ -90,6 +90,8 @@ impl Found {
         let Left { mut stored, mut archived, problems: mut lost } = left;
         let node = key.node();
         let mut documents = Vec::new();
+        // A version before statements kept the members in a document of the fleet.
+        stored.documents.retain(|document| document.id.host().is_some());
         for document in std::mem::take(&mut stored.documents) {
             let name = told(&document.id, node);
             let id = document.id;

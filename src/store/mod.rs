@@ -151,7 +151,8 @@ impl Store {
     pub fn load(&self) -> Result<Stored, Error> {
         self.read(|transaction| {
             let archived = archived(transaction)?;
-            let documents = documents(transaction, |id| !archived.contains(id))?;
+            let documents =
+                documents(transaction, |id| id.host().is_some() && !archived.contains(id))?;
             let mut stored = Stored { documents, ..Stored::default() };
             stored.fleet = fleet(transaction)?;
             for entry in transaction.open_table(STATEMENTS)?.iter()? {

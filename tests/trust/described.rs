@@ -17,7 +17,7 @@ use crate::{
         keys::key_of,
         world::{World, name_of},
     },
-    copy, create, fleet_document, host_document, scene, send, session_path, sessions, title,
+    copy, create, host_document, scene, send, session_path, sessions, title,
 };
 
 fn announce(world: &mut World, node: usize, name: &str, addresses: &[&str]) {
@@ -41,8 +41,7 @@ fn heads(world: &World, node: usize, document: &DocumentId) -> Vec<Vec<u8>> {
 #[test]
 fn a_name_and_addresses_are_told_in_the_own_document_and_verbs_go_by_the_admitted_name() {
     let mut world = scene();
-    let fleet = fleet_document(&world);
-    let before = heads(&world, 0, &fleet);
+    let before = world.nodes[0].replica.statements_digest();
     announce(&mut world, 1, "renamed", &["10.0.0.9:7177", "10.0.0.8:7177"]);
     world.agree();
     let told = seen(&world, 2, 1);
@@ -50,7 +49,7 @@ fn a_name_and_addresses_are_told_in_the_own_document_and_verbs_go_by_the_admitte
     let addresses = ["10.0.0.8:7177", "10.0.0.9:7177"].map(str::to_owned);
     assert_eq!(told.addresses, BTreeSet::from(addresses.clone()));
     assert_eq!(world.nodes[2].dials[&world.nodes[1].id], BTreeSet::from(addresses));
-    assert_eq!(heads(&world, 0, &fleet), before, "nothing of it is in the fleet's document");
+    assert_eq!(world.nodes[0].replica.statements_digest(), before, "no statement is made of it");
     let named = world.ask(0, Command::Pause("renamed".to_owned()));
     assert_eq!(named, Err(Refusal::NodeNotFound("renamed".to_owned())));
     assert_eq!(world.ask(0, Command::Pause(name_of(1))), Ok(Reply::Peer(world.nodes[1].id)));
@@ -151,6 +150,33 @@ fn who_was_let_in_is_found_again_though_none_of_its_documents_has_come() {
     }
 }
 
+/// Who let it in is revoked before any document has come: a seed of the simulator.
+#[test]
+fn who_is_let_in_by_one_that_goes_at_once_still_finds_the_others() {
+    let mut world = World::strangers(3, 1);
+    world.join(1, 0, Role::Admin);
+    let secret = [7; 32];
+    let expires_in = Duration::from_secs(3_600);
+    let invited = world.ask(1, Command::Invite { role: Role::Member, expires_in, secret });
+    let Ok(Reply::Invited(ticket)) = invited else { panic!("{invited:?}") };
+    let fleet = ticket.fleet;
+    world.request(2, Command::Join(ticket));
+    world.plug(1, 2);
+    while world.nodes[2].replica.fleet() != fleet {
+        world.tick();
+        world.deliver_one();
+    }
+    world.cut(1, 2);
+    world.pass(Duration::from_secs(1));
+    world.ask(0, Command::Revoke(name_of(1))).expect("an admin revokes");
+    world.pass(Duration::from_secs(1));
+    let found = world.nodes[0].id;
+    assert_eq!(world.nodes[2].dials[&found], BTreeSet::from(["10.0.0.1:7177".to_owned()]));
+    world.plug(0, 2);
+    world.agree();
+    assert!(world.is_linked(0, 2));
+}
+
 fn with_reader() -> World {
     let mut world = scene();
     world.add(Default::default(), 0);
@@ -233,7 +259,7 @@ fn what_else_is_written_to_a_readers_document_is_left_out_whoever_wrote_it() {
     let mut vouchers = world.nodes[3].disk.document(document).vouchers;
     vouchers.push(rogue.vouch(&document, &change));
     let mut trust = Trust::new(key_of(rogue.id));
-    trust.learn(&[seen(&world, 0, 3).member], []);
+    trust.learn(&[seen(&world, 0, 3).member]);
     let fresh = sessionmesh::replica::document::Document::adopt(
         document,
         ActorId::from(actor_of(world.nodes[0].id, 1)),

@@ -22,8 +22,8 @@ use crate::{
         keys::key_of,
         world::{World, name_of},
     },
-    copy, crafted, create, fleet_document, host_document, map, refused, scene, send, session_at,
-    session_path, title,
+    copy, crafted, create, host_document, map, refused, scene, send, session_at, session_path,
+    title,
 };
 
 /// Returns what the others know of a node.
@@ -282,79 +282,6 @@ fn with_member() -> World {
     world
 }
 
-/// Each is written by node 1, a member and no admin.
-#[test]
-fn what_only_an_admin_may_write_is_refused_from_members() {
-    type Write = fn(&mut AutoCommit, NodeId);
-    let writes: [(&str, Write); 8] = [
-        ("a member without being an admin", |doc, _| {
-            let members = at(doc, &["members"]);
-            let stranger = NodeId([0x55; 32]).to_string();
-            let record = doc.put_object(&members, stranger, ObjType::Map).unwrap();
-            doc.put(&record, "role", "admin").unwrap();
-        }),
-        ("a member without being an admin", |doc, own| {
-            let members = at(doc, &["members"]);
-            doc.delete(&members, own.to_string()).unwrap();
-        }),
-        ("what it may not", |doc, own| {
-            let record = at(doc, &["members", &own.to_string()]);
-            doc.put(&record, "role", "admin").unwrap();
-        }),
-        ("what it may not", |doc, _| {
-            let record = at(doc, &["members", &NodeId([1; 32]).to_string()]);
-            doc.put_object(&record, "revoked", ObjType::Map).unwrap();
-        }),
-        ("what it may not", |doc, _| {
-            let record = at(doc, &["members", &NodeId([1; 32]).to_string()]);
-            doc.put(&record, "name", "renamed").unwrap();
-        }),
-        ("what it may not", |doc, own| {
-            let record = at(doc, &["members", &own.to_string()]);
-            doc.put(&record, "attested", "all of it").unwrap();
-        }),
-        ("laid out", |doc, _| {
-            let meta = at(doc, &["meta"]);
-            doc.put(&meta, "schema", 9).unwrap();
-        }),
-        ("not known", |doc, own| {
-            // A map beside the members that nobody reads, made by whoever may write there.
-            let record = at(doc, &["members", &own.to_string()]);
-            let deep = doc.put_object(&record, "later", ObjType::Map).unwrap();
-            doc.put(&deep, "x", 1).unwrap();
-            doc.put_object(ROOT, "elsewhere", ObjType::Map).unwrap();
-        }),
-    ];
-    for (reason, write) in writes {
-        let reason = if reason == "not known" { "laid out" } else { reason };
-        refused(&mut with_member(), reason, |world, rogue| {
-            let document = fleet_document(world);
-            let own = rogue.id;
-            let change = rogue.write(world, &document, |doc| write(doc, own));
-            rogue.send(world, 0, document, &[&change]);
-        });
-    }
-}
-
-#[test]
-fn an_admin_can_not_take_a_revocation_or_an_attestation_back() {
-    for key in ["revoked", "attested"] {
-        let mut world = with_member();
-        world.ask(0, Command::Revoke(name_of(1))).expect("an admin revokes");
-        world.agree();
-        world.closes.clear();
-        let rogue = Rogue::new(&world, 2);
-        let document = fleet_document(&world);
-        let of = if key == "revoked" { world.nodes[1].id } else { world.nodes[0].id };
-        let change = rogue.write(&world, &document, |doc| {
-            let record = at(doc, &["members", &of.to_string()]);
-            doc.delete(&record, key).unwrap();
-        });
-        rogue.send(&mut world, 0, document, &[&change]);
-        assert_eq!(closes(&world), [(0, 2, CloseCode::Hostile)], "{key}");
-    }
-}
-
 #[test]
 fn a_whole_document_with_what_its_author_must_not_write_is_not_adopted() {
     let world = scene();
@@ -371,7 +298,7 @@ fn a_whole_document_with_what_its_author_must_not_write_is_not_adopted() {
     vouchers.push(rogue.vouch(&document, &last));
     let members: Vec<_> = (0..3).map(|node| member(&world, node)).collect();
     let mut trust = Trust::new(key_of(rogue.id));
-    trust.learn(&members, []);
+    trust.learn(&members);
     let actor = || ActorId::from(actor_of(rogue.id, 0x78));
     let adopted = Document::adopt(document, actor(), &bytes, &vouchers, &trust);
     let refused = adopted.expect_err("it ends what another hosts").to_string();

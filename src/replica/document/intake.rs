@@ -11,13 +11,11 @@ use automerge::{Change, ChangeHash};
 use super::{
     super::{
         guard,
-        ids::{self, ActorBytes, DocumentId, Fingerprint, NodeId},
+        ids::{self, ActorBytes, Fingerprint, NodeId},
         trust::{Standing, Trust},
         voucher::Voucher,
     },
-    Applied, ApplyError, Document, Places, Touched, Untrusted, actor_in, apply_all,
-    authority::{self, Overreach},
-    hash_in,
+    Applied, ApplyError, Document, Touched, Untrusted, actor_in, apply_all, authority, hash_in,
     orphans::ORPHANS_MAX,
     saved::Saved,
     vouchers::ACTORS_PER_NODE_MAX,
@@ -30,7 +28,7 @@ pub struct LeftOut {
     pub unknown: u64,
     /// Changes of members that may only read.
     pub reader: u64,
-    /// Changes of revoked members, beyond what anyone attests to have had before.
+    /// Changes of revoked members that no present member has built on.
     pub revoked: u64,
     /// Changes that no voucher at hand reaches.
     pub unvouched: u64,
@@ -61,19 +59,6 @@ pub enum Coverage {
 
 /// Which records changes touch, by their names.
 type TouchedBy = BTreeMap<ChangeHash, BTreeSet<Touched>>;
-
-/// Tells whether a change that has waited is still taken: its author may write, or is attested to
-/// have written as far as this.
-fn may_stand(trust: &Trust, document: &DocumentId, actor: &ActorBytes, change: &Change) -> bool {
-    match trust.standing(document, actor) {
-        Standing::Reader(node) => document.host() == Some(node),
-        _ if trust.is_readers(document) => false,
-        Standing::Writer(_, None) => true,
-        Standing::Writer(_, Some(extent)) => extent.is_some_and(|e| change.seq() <= e.seq),
-        Standing::Attested(extent) => change.seq() <= extent.seq,
-        Standing::Unknown => false,
-    }
-}
 
 /// What there is in the document of a member that may only read.
 pub(super) fn is_of_reader(touched: &Touched) -> bool {
@@ -122,7 +107,9 @@ impl Document {
         changes.retain(|change| !self.has(&hash_in(&change.hash())));
         let (reached, checked) =
             self.reached(&changes, vouchers, trust, coverage, &mut left_out).map_err(untrusted)?;
-        changes.retain(|change| reached.contains(&change.hash()));
+        let counted = self.counted(&changes, &reached, trust, &mut left_out);
+        let is_taken = |hash: &ChangeHash| reached.contains(hash) || counted.contains(hash);
+        changes.retain(|change| is_taken(&change.hash()));
         // Most changes build on the heads; to look any other up, automerge reads all that it knows of
         // it.
         let heads = self.automerge.get_heads();
@@ -137,7 +124,8 @@ impl Document {
             self.vouchers.pending.clear();
             return Err(ApplyError::TooManyOrphans { document });
         };
-        let judged = guard::contained(|| self.judge(&ready, &reached, trust, &mut left_out));
+        let judged =
+            guard::contained(|| self.judge(&ready, (&reached, &counted), trust, &mut left_out));
         let judged = judged.map_err(ApplyError::panicked(document))?;
         let (refused, touched) = judged.map_err(|source| {
             // Nothing of it is kept: what else waited comes again with the repair.
@@ -145,8 +133,8 @@ impl Document {
             self.vouchers.pending.clear();
             untrusted(source)
         })?;
-        let ready = self.complete(ready, refused);
-        let applied = self.apply_ready(&ready, touched)?;
+        let ready = self.complete(ready, refused, &counted);
+        let applied = self.apply_ready(&ready, touched, &counted)?;
         Ok(Applied { left_out, ..applied })
     }
 
@@ -215,34 +203,21 @@ impl Document {
         self.count_actors(by_actor.keys())?;
         let (mut reached, mut checked) = (BTreeSet::new(), Vec::new());
         for (actor, of_actor) in by_actor {
-            let Some((&seq, last)) = of_actor.last_key_value() else { continue };
+            let Some((&seq, _)) = of_actor.last_key_value() else { continue };
             let count = of_actor.len() as u64;
-            let hash = hash_in(&last.hash());
-            let standing = trust.standing(&self.id, &actor);
-            let by = match standing {
-                Standing::Unknown => {
-                    left_out.unknown += count;
-                    continue;
-                }
-                Standing::Reader(node) if self.id.host() == Some(node) => Some(node),
+            let by = match trust.standing(&actor) {
+                // Their own word is not asked for.
+                Standing::Former(_) | Standing::Unknown => continue,
+                Standing::Reader(node) if self.id.host() == Some(node) => node,
                 Standing::Reader(_) => {
                     left_out.reader += count;
                     continue;
                 }
-                _ if trust.is_readers(&self.id) => {
+                Standing::Writer(_) if trust.is_readers(&self.id) => {
                     left_out.reader += count;
                     continue;
                 }
-                Standing::Writer(_, Some(extent)) if extent.is_none_or(|e| e.seq < seq) => {
-                    left_out.revoked += count;
-                    continue;
-                }
-                Standing::Attested(extent) if extent.seq != seq || extent.hash != hash => {
-                    left_out.unknown += count;
-                    continue;
-                }
-                Standing::Writer(node, _) => Some(node),
-                Standing::Attested(_) => None,
+                Standing::Writer(node) => node,
             };
             let of_this = given.get(&actor).into_iter().flatten().copied();
             let names = |voucher: &&Voucher| {
@@ -250,16 +225,23 @@ impl Document {
                 change.is_some_and(|change| hash_in(&change.hash()) == voucher.hash)
             };
             let mut words: BTreeMap<u64, &Voucher> = BTreeMap::new();
+            let mut is_marked = false;
             // Each is checked, which takes long, but for those that the last one covers anyway.
             let counts = |voucher: &&Voucher| coverage == Coverage::Gaps || voucher.seq == seq;
             for voucher in of_this.filter(names).filter(counts) {
-                if let Some(node) = by
-                    && !self.vouchers.is_known(voucher)
-                    && !trust.is_by(voucher, &self.id, &node)
-                {
+                if voucher.is_marker() {
+                    // The peer knows its author as a former member, as this node soon will.
+                    is_marked = true;
+                    continue;
+                }
+                if !self.vouchers.is_known(voucher) && !trust.is_by(voucher, &self.id, &by) {
                     return Err(Untrusted::Forged);
                 }
                 words.insert(voucher.seq, voucher);
+            }
+            if is_marked && !words.contains_key(&seq) {
+                left_out.unvouched += count;
+                continue;
             }
             if coverage == Coverage::Whole && !words.contains_key(&seq) {
                 return Err(Untrusted::Unvouched);
@@ -304,13 +286,11 @@ impl Document {
     fn judge(
         &self,
         ready: &[Change],
-        sent: &BTreeSet<ChangeHash>,
+        (sent, counted): (&BTreeSet<ChangeHash>, &BTreeSet<ChangeHash>),
         trust: &Trust,
         left_out: &mut LeftOut,
     ) -> Result<(BTreeSet<ChangeHash>, TouchedBy), Untrusted> {
         let (mut refused, mut touched) = (BTreeSet::new(), TouchedBy::new());
-        // What an author of a fleet document was allowed to, shows only in what it built on.
-        let mut scratch = matches!(self.places, Places::Fleet(_)).then(|| self.automerge.clone());
         let mut judge = authority::Judge::new(self);
         let mut last: BTreeMap<ActorBytes, (u64, Option<ChangeHash>)> = BTreeMap::new();
         let mut max_ops: BTreeMap<ChangeHash, u64> = BTreeMap::new();
@@ -320,8 +300,14 @@ impl Document {
                 let newest = self.vouchers.newest.get(&actor);
                 newest.map_or((0, None), |v| (v.seq, Some(super::hash_out(&v.hash))))
             });
-            if !sent.contains(&change.hash()) && !may_stand(trust, &self.id, &actor, change) {
-                // Its author may no longer write, and what it is taken to have written no longer grows.
+            let may_stand = match trust.standing(&actor) {
+                Standing::Reader(node) => self.id.host() == Some(node),
+                _ if trust.is_readers(&self.id) => false,
+                Standing::Writer(_) => true,
+                Standing::Former(_) | Standing::Unknown => counted.contains(&change.hash()),
+            };
+            if !may_stand {
+                // Its author may no longer write, and has waited since it could.
                 left_out.revoked += 1;
                 refused.insert(change.hash());
                 continue;
@@ -341,18 +327,7 @@ impl Document {
             } else if seq == 0 && self.vouchers.actors_of(&actor) >= ACTORS_PER_NODE_MAX {
                 Some(Untrusted::TooManyActors)
             } else {
-                let expanded = change.decode();
-                let judged = match &mut scratch {
-                    None => judge.check(&expanded),
-                    Some(scratch) => {
-                        let judged = authority::Judge::of(scratch, &self.places).check(&expanded);
-                        judged.and_then(|touches| {
-                            let applied = scratch.apply_changes([change.clone()]);
-                            applied.map_err(|_| Overreach { what: "can't be applied" })?;
-                            Ok(touches)
-                        })
-                    }
-                };
+                let judged = judge.check(&change.decode());
                 let by = || trust.node(&ids::fingerprint(&actor));
                 match judged {
                     // Whoever passes it on may know its author as more than a reader.
@@ -387,7 +362,12 @@ impl Document {
 
     /// Returns those of the changes after which the last of each actor is vouched for; has the
     /// others wait, but for what depends on refused ones.
-    fn complete(&mut self, ready: Vec<Change>, mut refused: BTreeSet<ChangeHash>) -> Vec<Change> {
+    fn complete(
+        &mut self,
+        ready: Vec<Change>,
+        mut refused: BTreeSet<ChangeHash>,
+        counted: &BTreeSet<ChangeHash>,
+    ) -> Vec<Change> {
         let mut held = BTreeSet::new();
         loop {
             let before = (refused.len(), held.len());
@@ -399,19 +379,28 @@ impl Document {
                     held.insert(change.hash());
                 }
             }
+            let mut built_on: BTreeSet<ChangeHash> = BTreeSet::new();
             for change in ready.iter().rev() {
                 let hash = change.hash();
                 if refused.contains(&hash) || held.contains(&hash) {
                     continue;
                 }
                 let actor = actor_in(change.actor_id());
-                if !vouched.contains(&actor) {
+                if counted.contains(&hash) {
+                    // It counts only with what was built on it; both come again together.
+                    if !built_on.contains(&hash) {
+                        refused.insert(hash);
+                        continue;
+                    }
+                } else if !vouched.contains(&actor) {
                     if self.vouchers.reaches(change) {
                         vouched.insert(actor);
                     } else {
                         held.insert(hash);
+                        continue;
                     }
                 }
+                built_on.extend(change.deps());
             }
             if before == (refused.len(), held.len()) {
                 break;
@@ -428,6 +417,7 @@ impl Document {
         &mut self,
         ready: &[Change],
         mut touched: TouchedBy,
+        counted: &BTreeSet<ChangeHash>,
     ) -> Result<Applied, ApplyError> {
         let document = self.id;
         if !ready.is_empty() {
@@ -450,7 +440,10 @@ impl Document {
         let mut vouchers = BTreeMap::new();
         for change in ready {
             let key = (actor_in(change.actor_id()), change.seq());
-            if let Some(voucher) = self.vouchers.pending.remove(&key) {
+            let hash = change.hash();
+            let marker = || Voucher::marker(key.0, key.1, hash_in(&hash));
+            let word = self.vouchers.pending.remove(&key);
+            if let Some(voucher) = word.or_else(|| counted.contains(&hash).then(marker)) {
                 vouchers.insert(key.0, voucher);
                 self.vouchers.newest.insert(key.0, voucher);
             }

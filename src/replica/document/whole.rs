@@ -12,7 +12,7 @@ use super::{
         trust::{Standing, Trust},
         voucher::Voucher,
     },
-    ApplyError, Document, Untrusted, actor_in, authority, hash_out,
+    ApplyError, Document, Untrusted, actor_in, authority, former, hash_out,
     intake::is_of_reader,
     touched,
     vouchers::{ACTORS_PER_NODE_MAX, Vouchers},
@@ -38,32 +38,29 @@ impl Document {
             if !named.is_some_and(|meta| actor_in(&meta.actor) == *actor && meta.seq == seq) {
                 return Err(untrusted(Untrusted::Unvouched));
             }
-            let standing = trust.standing(&id, actor);
-            match standing {
+            let by = match trust.standing(actor) {
                 // Of a reader only what it says of itself.
-                Standing::Reader(node) if id.host() == Some(node) => {
-                    if !trust.is_by(voucher, &id, &node) {
-                        return Err(untrusted(Untrusted::Forged));
-                    }
-                }
+                Standing::Reader(node) if id.host() == Some(node) => Some(node),
                 _ if trust.is_readers(&id) => return Err(ApplyError::NotYet { document: id }),
-                Standing::Writer(_, Some(extent)) if extent.is_none_or(|e| e.seq < seq) => {
+                Standing::Writer(node) => Some(node),
+                Standing::Former(_) | Standing::Unknown if id.host().is_some() => None,
+                _ => return Err(ApplyError::NotYet { document: id }),
+            };
+            if let Some(node) = by {
+                if voucher.is_marker() {
                     return Err(ApplyError::NotYet { document: id });
                 }
-                Standing::Writer(node, _) => {
-                    if !trust.is_by(voucher, &id, &node) {
-                        return Err(untrusted(Untrusted::Forged));
-                    }
-                }
-                Standing::Attested(extent) if extent.seq == seq && extent.hash == voucher.hash => {}
-                Standing::Attested(_) | Standing::Reader(_) | Standing::Unknown => {
-                    return Err(ApplyError::NotYet { document: id });
+                if !trust.is_by(voucher, &id, &node) {
+                    return Err(untrusted(Untrusted::Forged));
                 }
             }
             if newest.actors_of(actor) >= ACTORS_PER_NODE_MAX {
                 return Err(untrusted(Untrusted::TooManyActors));
             }
             newest.newest.insert(*actor, **voucher);
+        }
+        if !former::all_count(document, &id, &header.actors, trust) {
+            return Err(ApplyError::NotYet { document: id });
         }
         Ok(newest)
     }
@@ -85,14 +82,11 @@ impl Document {
             return Ok(());
         }
         let judged = guard::contained(|| {
-            let mut is_laid_out = false;
             let mut judge = authority::Judge::of_whole(self);
             let (mut max_ops, mut last) = (BTreeMap::new(), BTreeMap::new());
             for change in self.automerge.get_changes(&[]) {
-                let lays_out = change.deps().is_empty() && !is_laid_out;
-                is_laid_out |= lays_out;
                 let is_by_host = is_host(&actor_in(change.actor_id()));
-                if is_by_host || lays_out && host.is_none() {
+                if is_by_host {
                     judge.note(&change.decode());
                 } else {
                     let before = last.insert(change.actor_id().clone(), change.hash());

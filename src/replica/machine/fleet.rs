@@ -7,7 +7,6 @@ use std::{collections::BTreeSet, time::Duration};
 
 use super::super::{
     command::{Refusal, Reply},
-    document::Document,
     effect::{Effects, Now, Outgoing, RequestId, Write},
     ids::{Cursor, DocumentId, FleetId, NodeId},
     invite::{StoredInvite, Ticket, secret_hash},
@@ -17,16 +16,9 @@ use super::super::{
         statement::{Act, StatementError},
     },
     record::{ADDRESSES_MAX, Member, Role},
-    trust::Trust,
-    voucher::Voucher,
 };
-use super::{
-    Replica,
-    names::check_title,
-    reach::is_address,
-    statements::{members_of, set_of},
-};
-use crate::wire::{CloseCode, Frame, Join, PROTOCOL, PROTOCOL_MIN, ProtocolRange};
+use super::{Replica, names::check_title, reach::is_address, statements::set_of};
+use crate::wire::{CloseCode, Contact, Frame, Join, PROTOCOL, PROTOCOL_MIN, ProtocolRange};
 
 /// How long a join may take: several dials at every address of the ticket.
 const JOIN_WITHIN: Duration = Duration::from_secs(20);
@@ -53,14 +45,8 @@ impl Replica {
     /// Begins a fleet of which this node is the only member, and admin.
     pub(super) fn found_fleet(&mut self, now: Now, fx: &mut Effects) {
         self.found(now, fx);
-        let (document, mut applied) =
-            Document::create_fleet(self.fleet, self.actor.clone(), now.wall_ms);
-        let id = document.id();
-        self.documents.insert(id, document);
-        self.vouch(id, &mut applied);
-        self.record(id, &applied, fx);
         self.read_members();
-        self.attest(now, fx);
+        self.look_for_loose_ends(now);
     }
 
     /// Begins a fleet of its own in place of one whose members were known in another way: by a version
@@ -68,6 +54,7 @@ impl Replica {
     pub(super) fn stand_alone(&mut self, now: Now, before: FleetId, fx: &mut Effects) {
         self.drop_what_others_host(fx);
         self.forget_invites(fx);
+        fx.writes.push(Write::Forget { document: DocumentId::Fleet(before) });
         self.found_fleet(now, fx);
         tracing::warn!(
             %before,
@@ -305,16 +292,12 @@ impl Replica {
         let redeemed = StoredInvite { redeemed_by: Some(peer), ..invite };
         fx.writes.push(Write::Invite { secret_hash: hash, invite: Some(redeemed.clone()) });
         self.invites.insert(hash, redeemed);
-        let Some(document) = self.documents.get(&DocumentId::Fleet(self.fleet)) else {
-            return Err((CloseCode::Internal, "the fleet document is being reloaded".to_owned()));
-        };
         tracing::info!(%peer, "let a new node in");
         fx.accepted.push(peer);
         // Whatever was said on the link before, both greet from here on.
         self.exchange.connected(now.monotonic, peer);
-        let vouchers = document.vouchers().copied().collect();
         fx.frames_durable.extend(self.all_statements(peer));
-        let frame = Frame::Joined { fleet_document: document.save(), vouchers };
+        let frame = Frame::Joined { contacts: self.contacts_for(peer) };
         fx.frames_durable.push(Outgoing { to: vec![peer], frame });
         Ok(())
     }
@@ -324,8 +307,7 @@ impl Replica {
         &mut self,
         now: Now,
         peer: NodeId,
-        fleet_document: &[u8],
-        vouchers: &[Voucher],
+        contacts: Vec<Contact>,
         fx: &mut Effects,
     ) {
         let Some(joining) = self.joining.take_if(|joining| joining.ticket.inviter == peer) else {
@@ -334,41 +316,35 @@ impl Replica {
             return;
         };
         self.reach_changed = true;
-        let id = DocumentId::Fleet(joining.ticket.fleet);
         let judged = self.judge_statements(joining.ticket.fleet, &joining.statements);
-        let (set, trust) = match judged {
-            Ok(Some(judged)) => judged,
+        let set = match judged {
+            Ok(Some(set)) => set,
             Ok(None) => {
                 let reason = "the inviting node did not list this node".to_owned();
                 fx.replies.push((joining.request, Err(Refusal::JoinUnreachable(reason))));
                 return;
             }
-            Err(error) => return self.join_deceived(peer, joining.request, error.to_string(), fx),
-        };
-        let adopted = Document::adopt(id, self.actor.clone(), fleet_document, vouchers, &trust);
-        let document = match adopted {
-            Ok(document) => document,
-            Err(error) => return self.join_deceived(peer, joining.request, error.to_string(), fx),
+            Err(error) => {
+                let reason = error.to_string();
+                fx.replies.push((joining.request, Err(Refusal::JoinUnreachable(reason.clone()))));
+                fx.closes.push((peer, CloseCode::Hostile, reason));
+                return;
+            }
         };
         // What former members of the old fleet host is no part of the new one.
         self.drop_what_others_host(fx);
         self.adopt_statements(set, fx);
-        self.documents.insert(id, document);
-        fx.writes.push(Write::Snapshot { document: id, bytes: fleet_document.to_vec() });
-        self.record_vouchers(id, fx);
         self.forget_invites(fx);
         self.read_members();
-        self.attest(now, fx);
+        for Contact { node, addresses } in contacts {
+            if node != self.node && self.members.contains_key(&node) {
+                self.note_contact(node, addresses.into_iter().collect(), fx);
+            }
+        }
+        self.look_for_loose_ends(now);
         tracing::info!(fleet = %self.fleet, inviter = %peer, "joined the fleet");
         fx.replies.push((joining.request, Ok(Reply::Joined(self.fleet))));
-        self.note_contact(peer, joining.ticket.addresses, fx);
         self.greet(peer, fx);
-    }
-
-    /// Ends a join for what the inviting node sent.
-    fn join_deceived(&self, peer: NodeId, request: RequestId, reason: String, fx: &mut Effects) {
-        fx.replies.push((request, Err(Refusal::JoinUnreachable(reason.clone()))));
-        fx.closes.push((peer, CloseCode::Hostile, reason));
     }
 
     /// Reads the statements of the fleet that this node joins; `None` if they do not let it in.
@@ -376,13 +352,11 @@ impl Replica {
         &self,
         fleet: FleetId,
         sent: &[Vec<u8>],
-    ) -> Result<Option<(StatementSet, Trust)>, StatementError> {
+    ) -> Result<Option<StatementSet>, StatementError> {
         let set = set_of(fleet, sent, self.trust.keyring())?;
-        let members = members_of(&evaluate(&set));
-        let mut trust = self.trust.clone();
-        trust.learn(members.values(), []);
-        let is_in = members.get(&self.node).is_some_and(Member::is_current);
-        Ok(is_in.then_some((set, trust)))
+        let membership = evaluate(&set);
+        let is_in = membership.nodes.get(&self.node).is_some_and(|it| it.is_current());
+        Ok(is_in.then_some(set))
     }
 
     /// Keeps what the inviting node sends before it lets this node in.

@@ -178,9 +178,7 @@ impl Replica {
         let frame = match frame {
             Frame::Hello(hello) => return self.hello_said(now, peer, hello, fx),
             Frame::Join(join) => return self.join_asked(now, peer, join, fx),
-            Frame::Joined { fleet_document, vouchers } => {
-                return self.joined(now, peer, &fleet_document, &vouchers, fx);
-            }
+            Frame::Joined { contacts } => return self.joined(now, peer, contacts, fx),
             frame => frame,
         };
         if !self.exchange.is_greeted(&peer) {
@@ -237,7 +235,7 @@ impl Replica {
             return false;
         }
         match document {
-            DocumentId::Fleet(fleet) => *fleet == self.fleet,
+            DocumentId::Fleet(_) => false,
             DocumentId::Host { host, epoch } => {
                 self.is_epoch(*host, *epoch)
                     && self.members.contains_key(host)

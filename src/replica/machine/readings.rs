@@ -5,7 +5,7 @@
 use super::super::{
     document::{Copied, Document},
     ids::{ChangeHash, DocumentId},
-    membership::evaluate::Membership,
+    membership::{evaluate::Membership, set::StatementSet},
     record::Role,
     view::{self, View},
     voucher::Voucher,
@@ -31,6 +31,11 @@ impl Replica {
     /// Returns how many statements about membership are held.
     pub fn statement_count(&self) -> u64 {
         self.statements.held().len() as u64
+    }
+
+    /// Returns the statements about membership.
+    pub fn statements(&self) -> &StatementSet {
+        &self.statements
     }
 
     /// Returns what the statements about membership come to.

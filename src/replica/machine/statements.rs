@@ -11,7 +11,7 @@ use super::super::{
     command::Refusal,
     document::Document,
     effect::{Effects, Now, Outgoing, Write},
-    ids::{DocumentId, FleetId, NodeId, StatementHash},
+    ids::{FleetId, NodeId, StatementHash},
     membership::{
         evaluate::{Belonging, Membership, evaluate},
         set::{Offered, STATEMENTS_MAX, STATEMENTS_RESERVED, StatementSet},
@@ -124,23 +124,24 @@ impl Replica {
                 _ => {}
             }
         }
-        self.attest(now, fx);
+        self.look_for_loose_ends(now);
     }
 
     pub(super) fn read_members(&mut self) {
         self.membership = evaluate(&self.statements);
         self.members = members_of(&self.membership);
         self.reach_changed = true;
-        let document = self.documents.get(&DocumentId::Fleet(self.fleet));
-        let attested = document.map(Document::attested).unwrap_or_default();
-        self.trust.learn(self.members.values(), attested);
+        self.trust.learn(self.members.values());
         self.exchange.set_members(self.linkable());
         self.exchange.set_statements(self.statements.digest());
         // What a reader has written before it was one, nobody takes in.
         let own = self.documents.get(&self.own_document());
         let is_taken = self.role() != Role::Reader || own.is_some_and(Document::is_of_reader);
         let unshared = (!is_taken).then_some(self.node);
-        self.exchange.unshare(unshared.into_iter().collect());
+        // What a reader says of itself nobody can build on, once its own word does not count.
+        let revoked = |it: &&Member| it.role == Role::Reader && it.revoked.is_some();
+        let revoked = self.members.values().filter(revoked).map(|member| member.node);
+        self.exchange.unshare(unshared.into_iter().chain(revoked).collect());
     }
 
     /// Compares the statements with a peer's, and tells it which are held here if they differ.
@@ -288,7 +289,7 @@ fn shorten(name: &mut String, bytes_max: usize) {
 }
 
 /// Returns the members as people are told of them, former ones too.
-pub(super) fn members_of(membership: &Membership) -> BTreeMap<NodeId, Member> {
+fn members_of(membership: &Membership) -> BTreeMap<NodeId, Member> {
     membership.nodes.iter().map(|(node, it)| (*node, member(*node, it))).collect()
 }
 

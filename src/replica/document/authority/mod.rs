@@ -4,7 +4,6 @@
 //! change and what it builds on alone, so that it is the same on every replica, whatever else that
 //! has; a change overwrites only what stands at the key that it writes to.
 
-mod fleet;
 mod host;
 
 use std::{
@@ -229,7 +228,6 @@ impl<'a> Judge<'a> {
             let act = Act { path, fresh: fresh.contains(&made), key, action, overwritten };
             match self.places {
                 Places::Host(places) => host::check(places, &author, &act)?,
-                Places::Fleet(places) => fleet::check(places, &author, &act)?,
             }
             if object != ROOT {
                 touches.extend(touched::record_at(path, Some(key)));

@@ -194,7 +194,6 @@ impl Document {
     fn host_places(&self) -> &Places {
         match &self.places {
             AllPlaces::Host(places) => places,
-            AllPlaces::Fleet(_) => unreachable!("the fleet document has no sessions"),
         }
     }
 
@@ -270,7 +269,7 @@ impl Document {
             Touched::Session(id) => self.host_places().session(&self.automerge, id),
             Touched::Workspace(id) => self.host_places().workspace(&self.automerge, id),
             Touched::Trash(id) => return self.keeps(id),
-            Touched::Member(_) | Touched::Meta | Touched::Description => return false,
+            Touched::Meta | Touched::Description => return false,
         };
         matches!(standing, Standing::Records(_))
     }
@@ -346,7 +345,7 @@ mod tests {
             left: false,
         };
         let mut trust = Trust::new(Arc::new(Trusting));
-        trust.learn([&host], []);
+        trust.learn([&host]);
         trust
     }
 
