@@ -28,7 +28,7 @@ use sessionmesh::{
 };
 use workload::{Contents, REAL, Step, body, perform, program, receipt, voucher};
 
-const FLEET: DocumentId = DocumentId::Fleet(FleetId([9; 16]));
+const FLEET: DocumentId = DocumentId::Host { host: NodeId([9; 32]), epoch: 0 };
 
 fn change(document: DocumentId, bytes: &[u8]) -> Write {
     Write::Change { document, bytes: bytes.to_vec() }

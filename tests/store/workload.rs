@@ -24,7 +24,7 @@ pub const REAL: DocumentId = DocumentId::Host { host: NodeId([7; 32]), epoch: 3 
 /// The documents of a random program.
 const NAMES: [DocumentId; 5] = [
     REAL,
-    DocumentId::Fleet(FleetId([9; 16])),
+    DocumentId::Host { host: NodeId([9; 32]), epoch: 0 },
     DocumentId::Host { host: NodeId([8; 32]), epoch: 1 },
     DocumentId::Host { host: NodeId([8; 32]), epoch: 2 },
     DocumentId::Host { host: NodeId([8; 32]), epoch: 3 },

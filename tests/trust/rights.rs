@@ -9,7 +9,7 @@ use sessionmesh::{
         command::Command,
         document::Document,
         ids::NodeId,
-        record::{Member, Role},
+        record::Member,
         trash::TrashEntry,
         trust::Trust,
     },
@@ -17,11 +17,8 @@ use sessionmesh::{
 };
 
 use crate::{
-    Rogue, actor_of, at, closes,
-    common::{
-        keys::key_of,
-        world::{World, name_of},
-    },
+    Rogue, actor_of, at,
+    common::{keys::key_of, world::World},
     copy, crafted, create, host_document, map, refused, scene, send, session_at, session_path,
     title,
 };
@@ -268,18 +265,6 @@ fn fields_that_a_newer_version_may_add_are_taken_and_passed_on() {
     assert_eq!(world.closes, []);
     let doc = copy(&world, 2, &document);
     assert!(doc.get(session_at(&doc, "s0"), "mood").unwrap().is_some());
-}
-
-/// A fleet of an admin, a member and another admin.
-fn with_member() -> World {
-    let mut world = World::strangers(3, 1);
-    world.join(1, 0, Role::Member);
-    world.join(2, 0, Role::Admin);
-    world.plug_all();
-    (0..3).for_each(|node| create(&mut world, node, node, &format!("s{node}")));
-    world.agree();
-    world.closes.clear();
-    world
 }
 
 #[test]

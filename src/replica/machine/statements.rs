@@ -37,11 +37,15 @@ impl Replica {
         let statement =
             Statement::sign(self.trust.keyring(), fleet, self.node, previous, wall_ms, act);
         let before = self.statements.held().len();
+        let cut_off = self.cut_off_by(&statement.act);
         let offered = self.statements.offer(statement, |_| false);
         debug_assert_eq!(offered, Offered::Held, "a node's own statement follows its last");
         self.keep_statements(before, fx);
-        let frames = self.frames_of(before, self.exchange.to_tell(&[self.node], None));
-        fx.frames_durable.extend(frames);
+        // The link to who is shut out ends now; what it hears it can only bring back.
+        fx.frames.extend(self.frames_of(before, cut_off.into_iter().collect()));
+        let mut others = self.exchange.to_tell(&[self.node], None);
+        others.retain(|peer| Some(*peer) != cut_off);
+        fx.frames_durable.extend(self.frames_of(before, others));
         self.members_changed(now, fx);
         Ok(())
     }
@@ -212,11 +216,24 @@ impl Replica {
             return;
         }
         self.keep_statements(before, fx);
-        let new = self.statements.held()[before..].iter();
-        let authors: Vec<NodeId> = new.map(|held| held.statement.author).collect();
-        let frames = self.frames_of(before, self.exchange.to_tell(&authors, Some(peer)));
-        fx.frames.extend(frames);
+        let new = self.statements.held()[before..].iter().map(|held| &held.statement);
+        let authors: Vec<NodeId> = new.clone().map(|statement| statement.author).collect();
+        // Who is shut out has lost its link to the author, and hears it from whoever else it has.
+        let cut_off: Vec<NodeId> = new.filter_map(|it| self.cut_off_by(&it.act)).collect();
+        let mut to = self.exchange.to_tell(&authors, Some(peer));
+        to.extend(cut_off.into_iter().filter(|node| *node != peer));
+        to.sort_unstable();
+        to.dedup();
+        fx.frames.extend(self.frames_of(before, to));
         self.members_changed(now, fx);
+    }
+
+    /// Returns the peer whose link a statement ends.
+    fn cut_off_by(&self, act: &Act) -> Option<NodeId> {
+        match act {
+            Act::Revoked { node, .. } if self.exchange.is_greeted(node) => Some(*node),
+            _ => None,
+        }
     }
 
     /// Returns a name that an admin may let a node in under: the one it has, if that is free.
