@@ -91,7 +91,11 @@ struct Program {
 pub async fn run(seed: u64) -> Result<Counts, String> {
     let mut random = fastrand::Rng::with_seed(seed);
     let fake = Fake::start().await;
-    let beside = if random.u8(..4) == 0 { Some(fake.beside().await) } else { None };
+    let beside = match random.u8(..6) {
+        0 => Some(fake.beside().await),
+        1 => Some(fake.beside_deaf().await),
+        _ => None,
+    };
     let mut program = Program {
         random,
         fake,
