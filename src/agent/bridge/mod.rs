@@ -40,7 +40,10 @@ use super::opencode::{
     self, Client, Listing, Places, events::Event, listener::Process, model::LeftOut,
 };
 use crate::{
-    daemon::handle::{AgentState, Handle, RequestError},
+    daemon::{
+        handle::{AgentState, Handle, RequestError},
+        pace::Task,
+    },
     replica::ids::{Cursor, NodeId, SessionId},
 };
 
@@ -372,7 +375,8 @@ impl Bridge {
             purged,
             problem,
         };
-        Aborting(tokio::spawn(due.run()))
+        let run = self.handle.pace().watch(Task::Bridge, due.run());
+        Aborting(tokio::spawn(run))
     }
 
     /// Asks which workspaces there are.
