@@ -321,7 +321,7 @@ fn one_signature_is_checked_for_all_that_an_author_sends_at_once() {
         for number in 0..count {
             let id = format!("ses_{each}_{count}_{number}").parse().expect("it is an id");
             let written = author.write(0, |tx| tx.create_session(&id, &record));
-            changes.extend(written.expect("it is new").changes);
+            changes.extend(written.unwrap().expect("it is new").changes);
         }
         let skipped = if each { 0 } else { changes.len() - 1 };
         let vouchers: Vec<Voucher> = changes.iter().skip(skipped).map(vouch).collect();

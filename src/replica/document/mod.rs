@@ -13,6 +13,7 @@ mod intake;
 mod merged;
 mod message;
 mod orphans;
+mod own;
 mod rewriting;
 mod salvage;
 mod saved;
@@ -29,12 +30,13 @@ use automerge::{
 pub use foreign::{Foreign, Judged};
 pub use history::{History, Outcome, Step as HistoryStep, Wrote};
 pub use host::{
-    Done as Written, Kept, Limits, Part, Records, Scope, SessionFields, Sketch, Vector,
-    Writer as HostWriter,
+    CLEARED_MAX, Done as Written, Kept, Limits, Part, Records, Scope, SessionFields, Sketch,
+    Vector, Writer as HostWriter,
 };
 pub use intake::{Coverage, LeftOut};
 pub use merged::Merged;
 pub use message::Message;
+pub use own::NotWritten;
 pub use rewriting::{Rewrite, Rewritten};
 pub use salvage::Salvaged;
 pub use touched::Touched;
@@ -506,7 +508,7 @@ impl Document {
         }
     }
 
-    /// Writes to the document in one change; `None` if nothing was written.
+    /// Writes to the document in one change; `None` if nothing was written, or peers would not take it.
     ///
     /// # Panics
     ///
@@ -516,21 +518,12 @@ impl Document {
         wall_ms: i64,
         write: impl FnOnce(&mut automerge::transaction::Transaction<'_>) -> host::Done,
     ) -> Option<Applied> {
-        let change = self.commit_change(wall_ms, write)?;
-        Some(self.describe_own(&[change]))
-    }
-
-    /// Writes as [`Document::commit`] does, and leaves it to its caller to say what was touched.
-    fn commit_change(
-        &mut self,
-        wall_ms: i64,
-        write: impl FnOnce(&mut automerge::transaction::Transaction<'_>) -> host::Done,
-    ) -> Option<Change> {
-        let mut tx = self.automerge.transaction();
-        write(&mut tx).expect("the paths and values written are the schema's own");
-        let (hash, _) = tx.commit_with(CommitOptions::default().with_time(wall_ms / 1_000));
-        hash?;
-        self.saved = Saved::default();
-        Some(self.automerge.get_last_local_change().expect("it was just committed"))
+        match self.commit_change(wall_ms, |tx| write(tx).map(|()| None)) {
+            Ok(change) => Some(self.describe_own(&[change?])),
+            Err(problem) => {
+                tracing::error!(document = %self.id, %problem, "took back a change that peers would refuse");
+                None
+            }
+        }
     }
 }

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::{
-    document::{self, Document, HostWriter, Limits, Part, Scope, Touched, Written},
+    document::{self, Document, HostWriter, Limits, NotWritten, Part, Scope, Touched, Written},
     effect::{Effects, Now, Write},
     ids::{ChangeHash, DocumentId, Fingerprint, NodeId, StartId},
     record::StoredSession,
@@ -424,17 +424,21 @@ impl Replica {
 
     /// Writes an act to a host's document: into each of the epochs that are held, the newest first,
     /// what of it belongs there.
+    ///
+    /// # Errors
+    ///
+    /// Peers would not take it, and nothing was written to any.
     pub(super) fn write_layers(
         &mut self,
         now: Now,
         host: NodeId,
         fx: &mut Effects,
         write: impl Fn(&mut HostWriter<'_, '_>) -> Written,
-    ) -> Option<ChangeHash> {
+    ) -> Result<Option<ChangeHash>, NotWritten> {
         // What was written together before comes before.
         self.stand_for_written(now, fx);
         let held = self.held_of(host);
-        let mut written = Vec::new();
+        let (mut documents, mut written) = (Vec::new(), Vec::new());
         for (at, id) in held.iter().enumerate() {
             let known = &self.documents[id];
             let newer = |record: &Touched| {
@@ -469,11 +473,12 @@ impl Replica {
             };
             let limits = Limits { scope: &scope, creates: &creates };
             let mut document = known.clone();
-            if let Some(applied) = document.write_within(now.wall_ms, &limits, &write) {
-                self.documents.insert(*id, document);
+            if let Some(applied) = document.write_within(now.wall_ms, &limits, &write)? {
+                documents.push((*id, document));
                 written.push((*id, applied));
             }
         }
+        self.documents.extend(documents);
         // All at once for whoever is shown it: it is one act.
         let mut records = BTreeSet::new();
         for (id, applied) in &mut written {
@@ -485,6 +490,7 @@ impl Replica {
         let touched = self.read_touched(host, &records);
         let authors = BTreeSet::from([self.node.fingerprint()]);
         self.publish(now, touched, Origin::Here, authors, fx);
-        written.first().and_then(|(_, applied)| applied.changes.first()).map(|change| change.hash)
+        let first = written.first().and_then(|(_, applied)| applied.changes.first());
+        Ok(first.map(|change| change.hash))
     }
 }
