@@ -55,7 +55,6 @@ fn trust() -> Trust {
         node: HOST,
         name: "host".to_owned(),
         role: Role::Member,
-        addresses: [].into(),
         added_by: HOST,
         added_at: 0,
         revoked: None,

@@ -109,7 +109,6 @@ impl Core {
             node: host,
             name: String::new(),
             role: Role::Admin,
-            addresses: [].into(),
             added_by: host,
             added_at: 0,
             revoked: None,
@@ -188,7 +187,7 @@ impl Core {
                     let read = self.mirror.workspace(&id);
                     touched.workspaces.insert(WorkspaceKey { host, id }, read);
                 }
-                Touched::Trash(_) | Touched::Member(_) | Touched::Meta => {}
+                Touched::Trash(_) | Touched::Member(_) | Touched::Meta | Touched::Description => {}
             }
         }
         let events = diff::between(&self.view.apply(touched));

@@ -31,8 +31,8 @@ pub enum Standing {
     Writer(NodeId, Option<Option<Extent>>),
     /// Nobody that is known here, but the document's host attests to what it has of it.
     Attested(Extent),
-    /// A member that may only read.
-    Reader,
+    /// A member that may only read, but for what it says of itself in its own document.
+    Reader(NodeId),
     /// Nobody that is known here; the fleet document may know more later.
     Unknown,
 }
@@ -114,6 +114,12 @@ impl Trust {
         self.authors.get(fingerprint).map(|author| author.node)
     }
 
+    /// Tells whether a document is that of a member that may only read.
+    pub fn is_readers(&self, document: &DocumentId) -> bool {
+        let host = document.host().and_then(|host| self.authors.get(&host.fingerprint()));
+        host.is_some_and(|author| !author.writes)
+    }
+
     /// Lists the nodes that are or were members.
     pub fn nodes(&self) -> impl Iterator<Item = NodeId> {
         self.authors.values().map(|author| author.node)
@@ -122,7 +128,7 @@ impl Trust {
     /// Tells how an actor's changes to a document stand.
     pub fn standing(&self, document: &DocumentId, actor: &ActorBytes) -> Standing {
         match self.authors.get(&fingerprint(actor)) {
-            Some(author) if !author.writes => Standing::Reader,
+            Some(author) if !author.writes => Standing::Reader(author.node),
             Some(author) => {
                 let extent = || self.attested.get(&(*document, *actor)).copied();
                 // Of admins that revoke each other, not knowing of each other, both count: so what

@@ -29,7 +29,6 @@ pub fn trust(nodes: &[NodeId]) -> Trust {
         node: *node,
         name: String::new(),
         role: Role::Member,
-        addresses: Default::default(),
         added_by: nodes[0],
         added_at: 0,
         revoked: None,

@@ -285,7 +285,6 @@ fn one_signature_is_checked_for_all_that_an_author_sends_at_once() {
         node: host,
         name: "host".to_owned(),
         role: Role::Member,
-        addresses: [].into(),
         added_by: host,
         added_at: 0,
         revoked: None,

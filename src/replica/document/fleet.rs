@@ -2,8 +2,6 @@
 //!
 //! Must not know how a member is let in. Invariant: a revocation, once written, stays.
 
-use std::collections::BTreeSet;
-
 use automerge::{
     Automerge, ObjId, ObjType, ROOT, ReadDoc,
     transaction::{Transactable, Transaction},
@@ -12,7 +10,7 @@ use automerge::{
 use super::{
     super::{
         ids::{self, ActorBytes, DocumentId, FleetId, NodeId},
-        record::{ADDRESSES_MAX, Member, Revocation, Role},
+        record::{Member, Revocation, Role},
         trust::{Attested, Extent},
     },
     Applied, Document, Places as AllPlaces,
@@ -69,10 +67,6 @@ impl Document {
         let records = maps_at(&self.automerge, self.members_place(), &node.to_string());
         let record = records.last()?.clone();
         let text = |key| text_at(&self.automerge, &record, key);
-        let addresses = map_at(&self.automerge, &record, "addresses");
-        // A member may write any number of them, and all others read them.
-        let few = |object| self.automerge.keys(&object).take(ADDRESSES_MAX).collect();
-        let addresses: BTreeSet<String> = addresses.map(few).unwrap_or_default();
         // Two admins may have let the node in at once: either's revocation counts.
         let revoked = records.iter().find_map(|record| map_at(&self.automerge, record, "revoked"));
         let revoked = revoked.map(|object| Revocation {
@@ -92,7 +86,6 @@ impl Document {
                 .map(|role| role_named(&role))
                 .max()
                 .unwrap_or(Role::Reader),
-            addresses,
             added_by: text("added_by").and_then(|by| by.parse().ok()).unwrap_or(*node),
             added_at: int_at(&self.automerge, &record, "added_at").unwrap_or(0),
             revoked,
@@ -146,15 +139,12 @@ impl Document {
         })
     }
 
-    /// Writes what a member says of itself, in one change.
-    pub fn put_own(&mut self, wall_ms: i64, member: &Member) -> Option<Applied> {
+    /// Writes that a member has left, in one change.
+    pub fn put_left(&mut self, wall_ms: i64, node: &NodeId) -> Option<Applied> {
         let members = self.members_place().clone();
         self.commit(wall_ms, |tx| {
-            let records = maps_at(tx, &members, &member.node.to_string());
-            records.iter().try_for_each(|record| {
-                write_own(tx, record, member)?;
-                if member.left { tx.put(record, "left", true) } else { Ok(()) }
-            })
+            let records = maps_at(tx, &members, &node.to_string());
+            records.iter().try_for_each(|record| tx.put(record, "left", true))
         })
     }
 
@@ -213,7 +203,7 @@ fn write_member(tx: &mut Transaction<'_>, record: &ObjId, member: &Member) -> Do
     }
     tx.put(record, "added_by", member.added_by.to_string())?;
     tx.put(record, "added_at", member.added_at)?;
-    write_own(tx, record, member)?;
+    tx.put(record, "name", member.name.as_str())?;
     if let Some(revoked) = &member.revoked
         && map_at(tx, record, "revoked").is_none()
     {
@@ -225,18 +215,4 @@ fn write_member(tx: &mut Transaction<'_>, record: &ObjId, member: &Member) -> Do
         (false, true) => tx.delete(record, "left"),
         _ => Ok(()),
     }
-}
-
-fn write_own(tx: &mut Transaction<'_>, record: &ObjId, member: &Member) -> Done {
-    tx.put(record, "name", member.name.as_str())?;
-    let known = map_at(tx, record, "addresses");
-    let known_addresses: BTreeSet<String> =
-        known.as_ref().map(|object| tx.keys(object).collect()).unwrap_or_default();
-    if known.is_none() || known_addresses != member.addresses {
-        let addresses = tx.put_object(record, "addresses", ObjType::Map)?;
-        for address in &member.addresses {
-            tx.put(&addresses, address, true)?;
-        }
-    }
-    Ok(())
 }

@@ -11,7 +11,7 @@ use automerge::{Change, ChangeHash};
 use super::{
     super::{
         guard,
-        ids::{self, ActorBytes, Fingerprint, NodeId},
+        ids::{self, ActorBytes, DocumentId, Fingerprint, NodeId},
         trust::{Standing, Trust},
         voucher::Voucher,
     },
@@ -20,7 +20,7 @@ use super::{
     hash_in,
     orphans::ORPHANS_MAX,
     saved::Saved,
-    vouchers::{ACTORS_PER_NODE_MAX, Vouchers},
+    vouchers::ACTORS_PER_NODE_MAX,
 };
 
 /// What was not taken of what a peer sent, though the peer may mean well.
@@ -64,13 +64,20 @@ type TouchedBy = BTreeMap<ChangeHash, BTreeSet<Touched>>;
 
 /// Tells whether a change that has waited is still taken: its author may write, or is attested to
 /// have written as far as this.
-fn may_stand(standing: Standing, change: &Change) -> bool {
-    match standing {
+fn may_stand(trust: &Trust, document: &DocumentId, actor: &ActorBytes, change: &Change) -> bool {
+    match trust.standing(document, actor) {
+        Standing::Reader(node) => document.host() == Some(node),
+        _ if trust.is_readers(document) => false,
         Standing::Writer(_, None) => true,
         Standing::Writer(_, Some(extent)) => extent.is_some_and(|e| change.seq() <= e.seq),
         Standing::Attested(extent) => change.seq() <= extent.seq,
-        Standing::Reader | Standing::Unknown => false,
+        Standing::Unknown => false,
     }
+}
+
+/// What there is in the document of a member that may only read.
+pub(super) fn is_of_reader(touched: &Touched) -> bool {
+    matches!(touched, Touched::Meta | Touched::Description)
 }
 
 impl Document {
@@ -91,92 +98,8 @@ impl Document {
         actors.iter().filter_map(|actor| self.vouchers.newest.get(actor).copied()).collect()
     }
 
-    /// Checks that each actor of a whole document is vouched for, and returns the vouchers.
-    pub(super) fn check_whole(
-        document: &automerge::Automerge,
-        id: ids::DocumentId,
-        header: &guard::DocumentHeader,
-        vouchers: &[Voucher],
-        trust: &Trust,
-    ) -> Result<Vouchers, ApplyError> {
-        let untrusted = |source| ApplyError::Untrusted { document: id, source };
-        let given: BTreeMap<_, _> =
-            vouchers.iter().map(|voucher| ((voucher.actor, voucher.seq), voucher)).collect();
-        let mut newest = Vouchers::default();
-        for (actor, seq) in header.actors.iter().zip(&header.seqs).filter(|(_, seq)| **seq > 0) {
-            let seq = u64::from(*seq);
-            let voucher = given.get(&(*actor, seq)).ok_or(untrusted(Untrusted::Unvouched))?;
-            let named = document.get_change_meta_by_hash(&super::hash_out(&voucher.hash));
-            if !named.is_some_and(|meta| actor_in(&meta.actor) == *actor && meta.seq == seq) {
-                return Err(untrusted(Untrusted::Unvouched));
-            }
-            match trust.standing(&id, actor) {
-                Standing::Writer(_, Some(extent)) if extent.is_none_or(|e| e.seq < seq) => {
-                    return Err(ApplyError::NotYet { document: id });
-                }
-                Standing::Writer(node, _) => {
-                    if !trust.is_by(voucher, &id, &node) {
-                        return Err(untrusted(Untrusted::Forged));
-                    }
-                }
-                Standing::Attested(extent) if extent.seq == seq && extent.hash == voucher.hash => {}
-                Standing::Attested(_) | Standing::Reader | Standing::Unknown => {
-                    return Err(ApplyError::NotYet { document: id });
-                }
-            }
-            if newest.actors_of(actor) >= ACTORS_PER_NODE_MAX {
-                return Err(untrusted(Untrusted::TooManyActors));
-            }
-            newest.newest.insert(*actor, **voucher);
-        }
-        Ok(newest)
-    }
-
-    /// Checks that all that is in a whole document may be there, of authors that stand for it.
-    pub(super) fn check_authority(
-        &self,
-        header: &guard::DocumentHeader,
-        trust: &Trust,
-    ) -> Result<(), ApplyError> {
-        let document = self.id;
-        // A host may do anything in its document but change how that is laid out, which would show.
-        let host = document.host().map(|host| host.fingerprint());
-        let is_host = |actor: &ActorBytes| Some(ids::fingerprint(actor)) == host;
-        if header.actors.iter().all(is_host) {
-            return Ok(());
-        }
-        let judged = guard::contained(|| {
-            let mut is_laid_out = false;
-            let mut judge = authority::Judge::of_whole(self);
-            let (mut max_ops, mut last) = (BTreeMap::new(), BTreeMap::new());
-            for change in self.automerge.get_changes(&[]) {
-                let lays_out = change.deps().is_empty() && !is_laid_out;
-                is_laid_out |= lays_out;
-                let is_by_host = is_host(&actor_in(change.actor_id()));
-                if is_by_host || lays_out && host.is_none() {
-                    judge.note(&change.decode());
-                } else {
-                    let before = last.insert(change.actor_id().clone(), change.hash());
-                    if before.is_some_and(|before| !change.deps().contains(&before)) {
-                        return Err(Untrusted::Unlinked);
-                    }
-                    if change.start_op().get() != self.max_op(&change, &max_ops) + 1 {
-                        return Err(Untrusted::Counter);
-                    }
-                    let by = || trust.node(&ids::fingerprint(&actor_in(change.actor_id())));
-                    let judged = judge.check(&change.decode());
-                    judged.map_err(|did| Untrusted::Overreach { by: by(), did })?;
-                }
-                max_ops.insert(change.hash(), change.max_op());
-            }
-            Ok(())
-        });
-        let judged = judged.map_err(ApplyError::panicked(document))?;
-        judged.map_err(|source| ApplyError::Untrusted { document, source })
-    }
-
     /// Returns the greatest counter of what a change depends on.
-    fn max_op(&self, change: &Change, batch: &BTreeMap<ChangeHash, u64>) -> u64 {
+    pub(super) fn max_op(&self, change: &Change, batch: &BTreeMap<ChangeHash, u64>) -> u64 {
         let before = change.deps().iter().filter_map(|dep| {
             let here = || self.automerge.get_change_meta_by_hash(dep).map(|meta| meta.max_op);
             batch.get(dep).copied().or_else(here)
@@ -339,7 +262,12 @@ impl Document {
                     left_out.unknown += count;
                     continue;
                 }
-                Standing::Reader => {
+                Standing::Reader(node) if self.id.host() == Some(node) => Some(node),
+                Standing::Reader(_) => {
+                    left_out.reader += count;
+                    continue;
+                }
+                _ if trust.is_readers(&self.id) => {
                     left_out.reader += count;
                     continue;
                 }
@@ -430,9 +358,7 @@ impl Document {
                 let newest = self.vouchers.newest.get(&actor);
                 newest.map_or((0, None), |v| (v.seq, Some(super::hash_out(&v.hash))))
             });
-            if !sent.contains(&change.hash())
-                && !may_stand(trust.standing(&self.id, &actor), change)
-            {
+            if !sent.contains(&change.hash()) && !may_stand(trust, &self.id, &actor, change) {
                 // Its author may no longer write, and what it is taken to have written no longer grows.
                 left_out.revoked += 1;
                 refused.insert(change.hash());
@@ -467,6 +393,14 @@ impl Document {
                 };
                 let by = || trust.node(&ids::fingerprint(&actor));
                 match judged {
+                    // Whoever passes it on may know its author as more than a reader.
+                    Ok(touches)
+                        if trust.is_readers(&self.id) && !touches.iter().all(is_of_reader) =>
+                    {
+                        left_out.reader += 1;
+                        refused.insert(change.hash());
+                        continue;
+                    }
                     Ok(touches) => {
                         touched.insert(change.hash(), touches);
                         None

@@ -20,6 +20,7 @@ mod saved;
 mod touched;
 mod untrusted;
 mod vouchers;
+mod whole;
 
 use std::collections::BTreeSet;
 

@@ -122,7 +122,7 @@ impl Document {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, sync::Arc};
+    use std::sync::Arc;
 
     use automerge::ROOT;
 
@@ -144,7 +144,6 @@ mod tests {
             node,
             name: String::new(),
             role: Role::Member,
-            addresses: BTreeSet::new(),
             added_by: HOST,
             added_at: 0,
             revoked: None,

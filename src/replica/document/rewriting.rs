@@ -66,7 +66,9 @@ impl Rewritten {
             return Applied::default();
         }
         let touched = own.touched_since(&self.before);
-        self.next.carry_over(&self.before, own, &touched, wall_ms)
+        let mut written = self.next.say_again(&self.before, own, wall_ms).unwrap_or_default();
+        written.extend(self.next.carry_over(&self.before, own, &touched, wall_ms));
+        written
     }
 }
 

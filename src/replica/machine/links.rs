@@ -241,7 +241,8 @@ impl Replica {
 
     /// Tells whether what the peer sends of a document is taken in at all.
     pub(super) fn may_write_to(&self, peer: &NodeId, document: &DocumentId) -> bool {
-        let reads_only = self.members.get(peer).is_none_or(|member| member.role == Role::Reader);
+        let is_own = document.host() == Some(*peer);
+        let reads_only = self.members.get(peer).is_none_or(|it| it.role == Role::Reader && !is_own);
         if reads_only {
             tracing::debug!(%peer, %document, "ignored what a reader sent");
         }
@@ -319,6 +320,7 @@ impl Replica {
         match loaded {
             Ok(()) => {
                 tracing::info!(document = %id, "rebuilt the document from the store");
+                self.read_descriptions(fx);
                 self.members_changed(now, fx);
                 self.publish(now, touched, Origin::Store, BTreeSet::new(), fx);
                 self.host_work.look_again();

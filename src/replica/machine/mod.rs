@@ -11,6 +11,7 @@ mod bridge;
 mod bulk;
 mod carry_out;
 mod deleting;
+mod descriptions;
 mod earlier;
 mod epoch;
 mod execute;
@@ -46,7 +47,7 @@ use super::{
     effect::{Effects, Input, Now, Publication, Startup, Stored, StoredDocument, Write},
     ids::{Cursor, DocumentId, Fingerprint, FleetId, NodeId, StartId},
     invite::StoredInvite,
-    record::{Member, Role, Session, Workspace},
+    record::{Description, Member, Role, Session, Workspace},
     sync::{Documents, Exchange},
     trust::Trust,
     view::{self, View},
@@ -88,6 +89,12 @@ pub struct Replica {
     node: NodeId,
     name: String,
     addresses: BTreeSet<String>,
+    /// Whether both were announced since the start.
+    is_announced: bool,
+    /// What each host says of itself.
+    descriptions: BTreeMap<NodeId, Description>,
+    /// Where members can be dialled that have not said so themselves yet.
+    contacts: BTreeMap<NodeId, BTreeSet<String>>,
     start: StartId,
     actor: ActorId,
     /// Makes ids; the same seed gives the same ids.
@@ -179,6 +186,9 @@ impl Replica {
             node: startup.node,
             name: startup.name,
             addresses: BTreeSet::new(),
+            is_announced: false,
+            descriptions: BTreeMap::new(),
+            contacts: stored.contacts,
             start: startup.start,
             actor,
             random: fastrand::Rng::with_seed(startup.seed),
@@ -234,6 +244,7 @@ impl Replica {
             replica.cursor.start = replica.start;
             fx.writes.push(Write::ResetJournal { cursor: replica.cursor });
         }
+        replica.read_descriptions(&mut fx);
         replica.read_members();
         replica.attest(now, &mut fx);
         replica.open_trash(&mut fx);
@@ -286,6 +297,7 @@ impl Replica {
             self.carry_out(now, fx);
         }
         self.go_on_with_epochs(now, fx);
+        self.describe_this_node(now, fx);
         self.join_timed_out(now, fx);
         self.close_silent(now, fx);
         self.forgive(now);
@@ -474,7 +486,7 @@ impl Replica {
                 Touched::Workspace(id) => {
                     read.workspaces.insert(workspace_key(host, id), document.workspace(id));
                 }
-                Touched::Trash(_) | Touched::Member(_) | Touched::Meta => {}
+                Touched::Trash(_) | Touched::Member(_) | Touched::Meta | Touched::Description => {}
             }
         }
         read

@@ -28,7 +28,9 @@ impl Replica {
                 let is_news = match self.trust.standing(name, &voucher.actor) {
                     Standing::Writer(_, Some(known)) => known.is_none_or(|e| e.seq < extent.seq),
                     Standing::Unknown => name.host() == Some(self.node),
-                    Standing::Writer(_, None) | Standing::Attested(_) | Standing::Reader => false,
+                    Standing::Writer(_, None) | Standing::Attested(_) | Standing::Reader(_) => {
+                        false
+                    }
                 };
                 if is_news && self.trust.node(&fingerprint(&voucher.actor)) != Some(self.node) {
                     attested.insert((*name, voucher.actor), extent);

@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     super::{
         super::ids::{NodeId, OperationId, SessionId, WorkspaceId},
-        host::{CARRIED, Places, REQUESTS, SUMMARY, TRASH},
+        host::{CARRIED, Places, REQUESTS, SELF, SUMMARY, TRASH},
     },
     Act, Action, Author, Overreach, refuse,
 };
@@ -23,6 +23,10 @@ pub(super) fn check(places: &Places, author: &Author<'_>, act: &Act<'_>) -> Resu
     let is_host = author.fingerprint == places.host();
     // What of its earlier epochs a document holds, its host counts up.
     if is_host && matches!(path[..], ["meta", CARRIED, ..]) {
+        return Ok(());
+    }
+    // What a host says of itself is laid out with its document, or, in one of an earlier layout, later.
+    if is_host && matches!(path[..], [] if act.key == SELF) {
         return Ok(());
     }
     // The layout is written once, with the first change, which nobody takes later.
@@ -36,6 +40,7 @@ pub(super) fn check(places: &Places, author: &Author<'_>, act: &Act<'_>) -> Resu
     }
     match path[..] {
         ["workspaces"] => refuse("makes, or removes, a workspace of another host"),
+        [SELF, ..] => refuse("says of a host what only that says of itself"),
         ["workspaces", TRASH, _, REQUESTS] => restore(author, act),
         ["workspaces", TRASH, ..] => refuse("says what a host keeps"),
         ["sessions", bucket] => session_made(bucket, act),
