@@ -17,6 +17,8 @@ pub struct PeerView {
     pub in_sync: bool,
     /// Why there is no link, where that is known.
     pub problem: Option<String>,
+    /// What this node has left out of what the member wrote, whoever passed it on; `None` if nothing.
+    pub left_out: Option<String>,
 }
 
 impl Replica {
@@ -31,6 +33,7 @@ impl Replica {
                 paused: self.paused.contains(&member.node),
                 in_sync: self.exchange.is_in_sync(&member.node, &frontier),
                 problem: self.problems.get(&member.node).cloned(),
+                left_out: self.blame.of(&member.node),
                 member: member.clone(),
             })
             .collect()
