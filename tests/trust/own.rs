@@ -1,15 +1,23 @@
 //! What a node would be refused for by others, it refuses itself, whatever others have prepared.
 
 use automerge::{ActorId, AutoCommit, ObjType, ROOT, ReadDoc as _, transaction::Transactable as _};
-use sessionmesh::replica::{
-    command::{Command, Refusal, SessionPatch, Target, WorkspacePatch},
-    document::CLEARED_MAX,
-    effect::Write,
+use sessionmesh::{
+    replica::{
+        command::{Command, Refusal, SessionPatch, Target, WorkspacePatch},
+        document::{self, CLEARED_MAX, Document},
+        effect::Write,
+        ids::StartId,
+        voucher::Voucher,
+    },
+    wire::Frame,
 };
 
 use crate::{
     Rogue, actor_of, at,
-    common::world::{UNDO_WINDOW, World},
+    common::{
+        keys::key_of,
+        world::{UNDO_WINDOW, World},
+    },
     copy, crafted, create, host_document, refused, scene, session_at, session_path,
 };
 
@@ -209,4 +217,33 @@ fn many_keeps_are_taken_back_in_several_changes() {
     assert_eq!(world.closes, []);
     assert_eq!(changes(&world), before + 2);
     assert!(!world.workspace(0, 0, "w0").unwrap().keep);
+}
+
+/// Each takes memory, and time at each change of what is shown of the host.
+#[test]
+fn of_a_host_that_begins_epochs_without_end_sixteen_are_held() {
+    let mut world = scene();
+    let rogue = Rogue::new(&world, 1);
+    let host = rogue.id;
+    world.cut(0, 1);
+    world.cut(1, 2);
+    for epoch in 1..=24_u32 {
+        let actor = document::actor(&host, StartId([epoch as u8; 8]));
+        let (own, laid_out) = Document::create_host(host, epoch, actor, 0);
+        let last = laid_out.changes.last().unwrap();
+        let id = own.id();
+        let voucher = Voucher::sign(&*key_of(host), &id, last.actor, last.seq, last.hash);
+        let frame = Frame::Snapshot { document: id, bytes: own.save(), vouchers: vec![voucher] };
+        world.forge(2, 0, &frame);
+        world.deliver();
+    }
+    let held = world.nodes[0].replica.document_heads();
+    assert_eq!(held.iter().filter(|(id, ..)| id.host() == Some(host)).count(), 16);
+    let peers = world.nodes[0].replica.peers();
+    let named = peers.iter().find(|peer| peer.member.node == host).unwrap().left_out.clone();
+    assert!(named.as_ref().is_some_and(|named| named.contains("epochs")), "{named:?}");
+    assert!(between_honest(&world).is_empty(), "{:?}", world.closes);
+    create(&mut world, 2, 0, "goes_on");
+    world.deliver();
+    assert!(world.session(0, 0, "goes_on").is_some());
 }

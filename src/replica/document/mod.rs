@@ -5,11 +5,13 @@
 //! node is made under an actor that no other start of it has used.
 
 mod authority;
+mod branches;
 mod fleet;
 mod foreign;
 mod history;
 mod host;
 mod intake;
+mod left_out;
 mod merged;
 mod message;
 mod orphans;
@@ -28,23 +30,24 @@ pub use authority::Overreach;
 use automerge::{
     ActorId, Automerge, AutomergeError, Change, ExpandedChange, transaction::CommitOptions,
 };
+pub use branches::BRANCHES_MAX;
 pub use foreign::{Foreign, Judged};
 pub use history::{History, Outcome, Step as HistoryStep, Wrote};
 pub use host::{
     CLEARED_MAX, Done as Written, Kept, Limits, Part, Records, Scope, SessionFields, Sketch,
     Vector, Writer as HostWriter,
 };
-pub use intake::{Coverage, LeftOut};
+pub use intake::Coverage;
+pub use left_out::LeftOut;
 pub use merged::Merged;
 pub use message::Message;
 pub use own::NotWritten;
-pub use rewriting::{Rewrite, Rewritten};
+pub use rewriting::{NotRewritten, Rewrite, Rewritten};
 pub use salvage::Salvaged;
 pub use touched::Touched;
 pub use untrusted::Untrusted;
-pub use vouchers::ACTORS_PER_NODE_MAX;
 
-use self::{orphans::Orphans, saved::Saved, vouchers::Vouchers};
+use self::{left_out::Refused, orphans::Orphans, saved::Saved, vouchers::Vouchers};
 use super::{
     guard,
     ids::{self, ActorBytes, ChangeHash, DocumentId, Fingerprint, NodeId, StartId},
@@ -214,6 +217,7 @@ pub struct Document {
     automerge: Automerge,
     saved: Saved,
     orphans: Orphans,
+    refused: Refused,
     vouchers: Vouchers,
     places: Places,
 }
@@ -360,8 +364,17 @@ impl Document {
     fn place(id: DocumentId, automerge: Automerge, vouchers: Vouchers) -> Option<Self> {
         let places = Places::find(id, &automerge)?;
         let name = id.to_string().into();
-        let (orphans, saved) = (Orphans::default(), Saved::default());
-        Some(Self { id, name, automerge, saved, orphans, vouchers, places })
+        let (orphans, refused) = (Orphans::default(), Refused::default());
+        Some(Self {
+            id,
+            name,
+            automerge,
+            saved: Saved::default(),
+            orphans,
+            refused,
+            vouchers,
+            places,
+        })
     }
 
     /// Returns the document's name.
@@ -387,6 +400,16 @@ impl Document {
     /// Tells whether all of a peer's heads are part of the document.
     pub fn has_all(&self, heads: &[ChangeHash]) -> bool {
         heads.iter().all(|hash| self.has(hash))
+    }
+
+    /// Tells whether each of a peer's heads is part of the document, or was refused for good.
+    pub fn accounts_for(&self, heads: &[ChangeHash]) -> bool {
+        heads.iter().all(|hash| self.has(hash) || self.refused.has(&hash_out(hash)))
+    }
+
+    /// Returns how many changes there are that nothing builds on.
+    pub fn head_count(&self) -> usize {
+        self.automerge.get_heads().len()
     }
 
     /// Returns the changes that a replica with these heads lacks, in an order in which it can

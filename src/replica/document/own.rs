@@ -4,6 +4,8 @@
 //! Must not know who asked for it. Invariant: a change of this node's that stands is one that every
 //! honest peer takes; one that would not be has left no trace in the document.
 
+use std::collections::BTreeSet;
+
 use automerge::{
     AutomergeError, Change, ObjId, ReadDoc,
     transaction::{CommitOptions, Transactable as _, Transaction},
@@ -14,8 +16,9 @@ use super::{
         guard,
         ids::{Fingerprint, fingerprint},
     },
-    Document, Overreach, actor_in,
+    Applied, Document, Overreach, actor_in,
     authority::Judge,
+    branches::MERGED_FROM,
     saved::Saved,
 };
 
@@ -83,10 +86,7 @@ impl Document {
             return Ok(None);
         }
         let change = self.automerge.get_last_local_change().expect("it was just committed");
-        if let Err(problem) = self.judge_own(&change) {
-            self.take_back(&heads);
-            return Err(problem);
-        }
+        self.check_own(&change, true)?;
         self.saved = Saved::default();
         Ok(Some(change))
     }
@@ -105,11 +105,39 @@ impl Document {
         self.automerge.get_last_local_change()
     }
 
+    /// Ends the branches of a document of which there are many, by a change that says nothing but that it
+    /// knows of all; `None` if there are few.
+    ///
+    /// # Errors
+    ///
+    /// As [`Document::write`].
+    pub fn end_branches(&mut self, wall_ms: i64) -> Result<Option<Applied>, NotWritten> {
+        let heads = self.automerge.get_heads();
+        if heads.len() < MERGED_FROM {
+            return Ok(None);
+        }
+        guard::check_counts(heads.len() as u64, 0)?;
+        self.automerge.empty_commit(CommitOptions::default().with_time(wall_ms / 1_000));
+        let change = self.automerge.get_last_local_change().expect("it was just committed");
+        self.check_own(&change, true)?;
+        self.saved = Saved::default();
+        Ok(Some(self.describe(&[change], BTreeSet::new())))
+    }
+
     /// Judges a change that this node has just made as each peer will.
     pub(super) fn judge_own(&self, change: &Change) -> Result<(), NotWritten> {
         guard::check_change(change.raw_bytes())?;
         Judge::of_own(self).check(&change.decode())?;
         Ok(())
+    }
+
+    /// Judges the last change, and takes it back if peers would refuse it, where it is told to any.
+    pub(super) fn check_own(&mut self, change: &Change, is_told: bool) -> Result<(), NotWritten> {
+        let judged = if is_told { self.judge_own(change) } else { Ok(()) };
+        if judged.is_err() {
+            self.take_back(change.deps());
+        }
+        judged
     }
 
     /// Takes the last change back; takes as long as the document has changes.

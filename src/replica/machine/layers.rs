@@ -50,6 +50,8 @@ enum Verdict {
     CarryOver,
     /// Everything in it is here already.
     Known,
+    /// Of its host as many epochs are held as may be, and it covers too few of them.
+    OneTooMany,
 }
 
 fn epochs_of(host: NodeId) -> std::ops::RangeInclusive<DocumentId> {
@@ -139,7 +141,10 @@ impl Replica {
                         && strange.get(&host).is_none_or(|strange| epoch >= *strange)
                 }
                 // One more of each host, however many a peer claims.
-                _ => newest.get(&host) == Some(&epoch),
+                _ => {
+                    newest.get(&host) == Some(&epoch)
+                        && !self.epochs.has_seen(&told.document, &told.heads)
+                }
             }
         };
         theirs.into_iter().filter(is_useful).collect()
@@ -183,8 +188,17 @@ impl Replica {
                 false => Verdict::Older,
             },
             (Some(known), None) if epoch < known => Verdict::Known,
+            _ if host != self.node && self.left_by(host, copy) >= EPOCHS_HELD_MAX => {
+                Verdict::OneTooMany
+            }
             _ => Verdict::Newest,
         }
+    }
+
+    /// Counts the epochs of a host that would still be held beside a newer one.
+    fn left_by(&self, host: NodeId, newer: &Document) -> usize {
+        let held = self.documents.range(epochs_of(host)).map(|(_, document)| document);
+        held.filter(|held| !newer.covers(held)).count()
     }
 
     /// Takes a document over that this node had nothing of; false if it is not held.
@@ -225,6 +239,14 @@ impl Replica {
             }
             Verdict::Known => {
                 self.epochs.remember(id, heads);
+                false
+            }
+            Verdict::OneTooMany => {
+                self.epochs.remember(id, heads);
+                let reason = "its host begins epochs that go on from none of those that are held";
+                if let Some(host) = id.host() {
+                    self.name_author(host, id, ("epochs", reason.to_owned()));
+                }
                 false
             }
         }
@@ -371,7 +393,7 @@ impl Replica {
         let mut shown = newest.fork(self.actor.clone());
         for (id, part) in &older {
             if let Some(document) = self.documents.get(id) {
-                shown.carry_over(&part.before, document, &part.touched, 0);
+                shown.show_carried(&part.before, document, &part.touched);
             }
         }
         Some(Layers { shown, older })

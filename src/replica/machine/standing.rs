@@ -5,9 +5,8 @@
 //! in this node's own document, is attested, so that every member comes to take it.
 
 use super::super::{
-    document::LeftOut,
     effect::{Effects, Now, Write},
-    ids::{DocumentId, NodeId, fingerprint},
+    ids::{DocumentId, fingerprint},
     record::Role,
     trust::{Attested, Extent, Standing},
 };
@@ -43,28 +42,6 @@ impl Replica {
         let Some(document) = self.documents.get_mut(&id) else { return };
         if let Some(mut applied) = document.attest(now.wall_ms, &self.node, &attested) {
             self.absorb(now, id, &mut applied, None, fx);
-        }
-    }
-
-    /// Takes note of what was not taken of what a peer sent.
-    pub(super) fn left_out(
-        &mut self,
-        now: Now,
-        peer: NodeId,
-        document: DocumentId,
-        left_out: &LeftOut,
-        fx: &mut Effects,
-    ) {
-        if *left_out == LeftOut::default() {
-            return;
-        }
-        tracing::debug!(%peer, %document, ?left_out, "left out some of what a peer sent");
-        for author in &left_out.forked {
-            tracing::warn!(%peer, %document, %author, "a node has signed two changes for one place");
-            if *author == peer {
-                let reason = "it has signed two changes for one place".to_owned();
-                self.close_for_offence(now, peer, false, reason, fx);
-            }
         }
     }
 

@@ -22,7 +22,8 @@ pub(super) fn check(places: &Places, author: &Author<'_>, act: &Act<'_>) -> Resu
     let path: Vec<&str> = act.path.iter().map(String::as_str).collect();
     let is_host = author.fingerprint == places.host();
     // What of its earlier epochs a document holds, its host counts up.
-    if is_host && matches!(path[..], ["meta", CARRIED, ..]) {
+    let begins = path == ["meta"] && act.key == CARRIED && matches!(act.action, Action::Map);
+    if is_host && (matches!(path[..], ["meta", CARRIED, ..]) || begins && !act.overwrites()) {
         return Ok(());
     }
     // What a host says of itself is laid out with its document, or, in one of an earlier layout, later.
