@@ -61,7 +61,7 @@ fn trust() -> Trust {
         left: false,
     };
     let mut trust = Trust::new(Arc::new(Credulous));
-    trust.learn(&[member], []);
+    trust.learn(&[member]);
     trust
 }
 

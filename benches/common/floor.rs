@@ -114,7 +114,7 @@ impl Core {
             revoked: None,
             left: false,
         };
-        trust.learn([&member], []);
+        trust.learn([&member]);
         let author = Automerge::load(bytes).expect("it was just saved").with_actor(actor(20));
         let sessions = author.get(ROOT, "sessions").ok().flatten().expect("it is there").1;
         let buckets =

@@ -35,6 +35,6 @@ pub fn trust(nodes: &[NodeId]) -> Trust {
         left: false,
     });
     let mut trust = Trust::new(Arc::new(Credulous));
-    trust.learn(&members.collect::<Vec<_>>(), []);
+    trust.learn(&members.collect::<Vec<_>>());
     trust
 }

@@ -151,6 +151,33 @@ fn who_was_let_in_is_found_again_though_none_of_its_documents_has_come() {
     }
 }
 
+/// Who let it in is revoked before any document has come: a seed of the simulator.
+#[test]
+fn who_is_let_in_by_one_that_goes_at_once_still_finds_the_others() {
+    let mut world = World::strangers(3, 1);
+    world.join(1, 0, Role::Admin);
+    let secret = [7; 32];
+    let expires_in = Duration::from_secs(3_600);
+    let invited = world.ask(1, Command::Invite { role: Role::Member, expires_in, secret });
+    let Ok(Reply::Invited(ticket)) = invited else { panic!("{invited:?}") };
+    let fleet = ticket.fleet;
+    world.request(2, Command::Join(ticket));
+    world.plug(1, 2);
+    while world.nodes[2].replica.fleet() != fleet {
+        world.tick();
+        world.deliver_one();
+    }
+    world.cut(1, 2);
+    world.pass(Duration::from_secs(1));
+    world.ask(0, Command::Revoke(name_of(1))).expect("an admin revokes");
+    world.pass(Duration::from_secs(1));
+    let found = world.nodes[0].id;
+    assert_eq!(world.nodes[2].dials[&found], BTreeSet::from(["10.0.0.1:7177".to_owned()]));
+    world.plug(0, 2);
+    world.agree();
+    assert!(world.is_linked(0, 2));
+}
+
 fn with_reader() -> World {
     let mut world = scene();
     world.add(Default::default(), 0);
@@ -233,7 +260,7 @@ fn what_else_is_written_to_a_readers_document_is_left_out_whoever_wrote_it() {
     let mut vouchers = world.nodes[3].disk.document(document).vouchers;
     vouchers.push(rogue.vouch(&document, &change));
     let mut trust = Trust::new(key_of(rogue.id));
-    trust.learn(&[seen(&world, 0, 3).member], []);
+    trust.learn(&[seen(&world, 0, 3).member]);
     let fresh = sessionmesh::replica::document::Document::adopt(
         document,
         ActorId::from(actor_of(world.nodes[0].id, 1)),

@@ -9,9 +9,8 @@ use automerge::{
 
 use super::{
     super::{
-        ids::{self, ActorBytes, DocumentId, FleetId, NodeId},
+        ids::{FleetId, NodeId},
         record::{Member, Revocation, Role},
-        trust::{Attested, Extent},
     },
     Applied, Document, Places as AllPlaces,
     host::{Done, int_at, map_at, maps_at, only_map_at, text_at, texts_at},
@@ -99,46 +98,6 @@ impl Document {
         nodes.filter_map(|node| self.member(&node.parse().ok()?)).collect()
     }
 
-    /// Lists what the members attest to have of the changes of others.
-    pub fn attested(&self) -> Vec<(NodeId, Attested)> {
-        let nodes = self.automerge.keys(self.members_place()).filter_map(|key| key.parse().ok());
-        nodes.map(|node: NodeId| (node, self.attested_by(&node))).collect()
-    }
-
-    fn attested_by(&self, node: &NodeId) -> Attested {
-        let records = maps_at(&self.automerge, self.members_place(), &node.to_string());
-        let maps = records.iter().flat_map(|record| maps_at(&self.automerge, record, ATTESTED));
-        let mut attested = Attested::new();
-        for map in maps {
-            for key in self.automerge.keys(&map) {
-                let hash = text_at(&self.automerge, &map, &key);
-                let read = hash.and_then(|hash| read_attested(&key, &hash));
-                let Some((key, extent)) = read else { continue };
-                let greatest = attested.entry(key).or_insert(extent);
-                *greatest = (*greatest).max(extent);
-            }
-        }
-        attested
-    }
-
-    /// Writes what a member attests to have, in one change.
-    pub fn attest(&mut self, wall_ms: i64, by: &NodeId, attested: &Attested) -> Option<Applied> {
-        let members = self.members_place().clone();
-        self.commit(wall_ms, |tx| {
-            for record in maps_at(tx, &members, &by.to_string()) {
-                let map = match map_at(tx, &record, ATTESTED) {
-                    Some(map) => map,
-                    None => tx.put_object(&record, ATTESTED, ObjType::Map)?,
-                };
-                for ((document, actor), extent) in attested {
-                    let key = attested_key(document, actor, extent.seq);
-                    tx.put(&map, key, extent.hash.to_string())?;
-                }
-            }
-            Ok(())
-        })
-    }
-
     /// Writes that a member has left, in one change.
     pub fn put_left(&mut self, wall_ms: i64, node: &NodeId) -> Option<Applied> {
         let members = self.members_place().clone();
@@ -161,23 +120,6 @@ impl Document {
             records.iter().try_for_each(|record| write_member(tx, record, member))
         })
     }
-}
-
-/// The key in a member's record of what it attests to have.
-const ATTESTED: &str = "attested";
-
-/// Returns the key of an attestation: there is one for each extent, so that none is ever taken
-/// back by a later one.
-fn attested_key(document: &DocumentId, actor: &ActorBytes, seq: u64) -> String {
-    let actor: String = actor.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{document} {actor} {seq}")
-}
-
-fn read_attested(key: &str, hash: &str) -> Option<((DocumentId, ActorBytes), Extent)> {
-    let mut words = key.split(' ');
-    let (document, actor) = (words.next()?.parse().ok()?, ids::actor_from_hex(words.next()?)?);
-    let extent = Extent { seq: words.next()?.parse().ok()?, hash: hash.parse().ok()? };
-    Some(((document, actor), extent))
 }
 
 /// Returns the role of a name; one that is not known may do least.

@@ -8,6 +8,7 @@ mod authority;
 mod branches;
 mod fleet;
 mod foreign;
+mod former;
 mod history;
 mod host;
 mod intake;

@@ -178,7 +178,7 @@ mod tests {
             left: false,
         };
         let mut trust = Trust::new(Arc::new(Trusting));
-        trust.learn(&[member(HOST), member(MEMBER)], []);
+        trust.learn(&[member(HOST), member(MEMBER)]);
         trust
     }
 

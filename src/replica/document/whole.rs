@@ -12,7 +12,7 @@ use super::{
         trust::{Standing, Trust},
         voucher::Voucher,
     },
-    ApplyError, Document, Untrusted, actor_in, authority, hash_out,
+    ApplyError, Document, Untrusted, actor_in, authority, former, hash_out,
     intake::is_of_reader,
     touched,
     vouchers::Vouchers,
@@ -38,29 +38,26 @@ impl Document {
             if !named.is_some_and(|meta| actor_in(&meta.actor) == *actor && meta.seq == seq) {
                 return Err(untrusted(Untrusted::Unvouched));
             }
-            let standing = trust.standing(&id, actor);
-            match standing {
+            let by = match trust.standing(&id, actor) {
                 // Of a reader only what it says of itself.
-                Standing::Reader(node) if id.host() == Some(node) => {
-                    if !trust.is_by(voucher, &id, &node) {
-                        return Err(untrusted(Untrusted::Forged));
-                    }
-                }
+                Standing::Reader(node) if id.host() == Some(node) => Some(node),
                 _ if trust.is_readers(&id) => return Err(ApplyError::NotYet { document: id }),
-                Standing::Writer(_, Some(extent)) if extent.is_none_or(|e| e.seq < seq) => {
+                Standing::Writer(node) => Some(node),
+                Standing::Former(_) | Standing::Unknown if id.host().is_some() => None,
+                _ => return Err(ApplyError::NotYet { document: id }),
+            };
+            if let Some(node) = by {
+                if voucher.is_marker() {
                     return Err(ApplyError::NotYet { document: id });
                 }
-                Standing::Writer(node, _) => {
-                    if !trust.is_by(voucher, &id, &node) {
-                        return Err(untrusted(Untrusted::Forged));
-                    }
-                }
-                Standing::Attested(extent) if extent.seq == seq && extent.hash == voucher.hash => {}
-                Standing::Attested(_) | Standing::Reader(_) | Standing::Unknown => {
-                    return Err(ApplyError::NotYet { document: id });
+                if !trust.is_by(voucher, &id, &node) {
+                    return Err(untrusted(Untrusted::Forged));
                 }
             }
             newest.newest.insert(*actor, **voucher);
+        }
+        if !former::all_count(document, &id, &header.actors, trust) {
+            return Err(ApplyError::NotYet { document: id });
         }
         Ok(newest)
     }

@@ -12,7 +12,8 @@ use super::super::{
     ids::NodeId,
     record::{ADDRESSES_MAX, Description},
 };
-use super::Replica;
+use super::{Replica, reach::is_address};
+use crate::wire::{Contact, limits::CONTACTS_MAX};
 
 impl Replica {
     /// Takes note of this node's name and addresses, and says so in its own document.
@@ -92,6 +93,17 @@ impl Replica {
         fx.writes.push(Write::Contact { node, addresses: addresses.clone() });
         self.contacts.insert(node, addresses);
         self.reach_changed = true;
+    }
+
+    /// Lists where the other members can be dialled, for one that is let in.
+    pub(super) fn contacts_for(&self, joiner: NodeId) -> Vec<Contact> {
+        let current = self.members.values().filter(|member| member.is_current());
+        let others = current.map(|member| member.node).filter(|node| *node != joiner);
+        let contacts = others.map(|node| {
+            let addresses = self.addresses_of(&node).iter().filter(|it| is_address(it));
+            Contact { node, addresses: addresses.take(ADDRESSES_MAX).cloned().collect() }
+        });
+        contacts.filter(|contact| !contact.addresses.is_empty()).take(CONTACTS_MAX).collect()
     }
 
     /// Returns where a member says that it can be dialled, or was said to when it was let in.

@@ -15,7 +15,7 @@ use super::super::{
     voucher::Voucher,
 };
 use super::{Replica, names::check_title, reach::is_address};
-use crate::wire::{CloseCode, Frame, Join, PROTOCOL, PROTOCOL_MIN, ProtocolRange};
+use crate::wire::{CloseCode, Contact, Frame, Join, PROTOCOL, PROTOCOL_MIN, ProtocolRange};
 
 /// How long a join may take: several dials at every address of the ticket.
 const JOIN_WITHIN: Duration = Duration::from_secs(20);
@@ -61,7 +61,7 @@ impl Replica {
         self.vouch(id, &mut applied);
         self.record(id, &applied, fx);
         self.read_members();
-        self.attest(now, fx);
+        self.look_for_loose_ends(now);
     }
 
     /// Takes over what the fleet document now says, and cuts off who no longer belongs.
@@ -85,20 +85,23 @@ impl Replica {
                 fx.closes.push((peer, CloseCode::Left, "left the fleet".to_owned()));
             }
         }
-        self.attest(now, fx);
+        self.look_for_loose_ends(now);
     }
 
     pub(super) fn read_members(&mut self) {
         let Some(document) = self.documents.get(&DocumentId::Fleet(self.fleet)) else { return };
         self.members = document.members().into_iter().map(|m| (m.node, m)).collect();
         self.reach_changed = true;
-        self.trust.learn(self.members.values(), document.attested());
+        self.trust.learn(self.members.values());
         self.exchange.set_members(self.linkable());
         // What a reader has written before it was one, nobody takes in.
         let own = self.documents.get(&self.own_document());
         let is_taken = self.role() != Role::Reader || own.is_some_and(Document::is_of_reader);
         let unshared = (!is_taken).then_some(self.node);
-        self.exchange.unshare(unshared.into_iter().collect());
+        // What a reader says of itself nobody can build on, once its own word does not count.
+        let revoked = |it: &&Member| it.role == Role::Reader && it.revoked.is_some();
+        let revoked = self.members.values().filter(revoked).map(|member| member.node);
+        self.exchange.unshare(unshared.into_iter().chain(revoked).collect());
     }
 
     fn put_member(&mut self, now: Now, member: &Member, fx: &mut Effects) {
@@ -352,7 +355,8 @@ impl Replica {
         // Whatever was said on the link before, both greet from here on.
         self.exchange.connected(now.monotonic, peer);
         let vouchers = document.vouchers().copied().collect();
-        let frame = Frame::Joined { fleet_document: document.save(), vouchers };
+        let fleet_document = document.save();
+        let frame = Frame::Joined { fleet_document, vouchers, contacts: self.contacts_for(peer) };
         fx.frames_durable.push(Outgoing { to: vec![peer], frame });
         Ok(())
     }
@@ -362,8 +366,8 @@ impl Replica {
         &mut self,
         now: Now,
         peer: NodeId,
-        fleet_document: &[u8],
-        vouchers: &[Voucher],
+        (fleet_document, vouchers): (&[u8], &[Voucher]),
+        contacts: Vec<Contact>,
         fx: &mut Effects,
     ) {
         let Some(joining) = self.joining.take_if(|joining| joining.ticket.inviter == peer) else {
@@ -400,7 +404,12 @@ impl Replica {
         self.note_contact(peer, joining.ticket.addresses, fx);
         self.forget_invites(fx);
         self.read_members();
-        self.attest(now, fx);
+        for Contact { node, addresses } in contacts {
+            if node != self.node && self.members.contains_key(&node) {
+                self.note_contact(node, addresses.into_iter().collect(), fx);
+            }
+        }
+        self.look_for_loose_ends(now);
         tracing::info!(fleet = %self.fleet, inviter = %peer, "joined the fleet");
         fx.replies.push((joining.request, Ok(Reply::Joined(self.fleet))));
         self.greet(peer, fx);

@@ -176,8 +176,8 @@ impl Replica {
         let frame = match frame {
             Frame::Hello(hello) => return self.hello_said(now, peer, hello, fx),
             Frame::Join(join) => return self.join_asked(now, peer, join, fx),
-            Frame::Joined { fleet_document, vouchers } => {
-                return self.joined(now, peer, &fleet_document, &vouchers, fx);
+            Frame::Joined { fleet_document, vouchers, contacts } => {
+                return self.joined(now, peer, (&fleet_document, &vouchers), contacts, fx);
             }
             frame => frame,
         };

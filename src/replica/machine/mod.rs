@@ -68,6 +68,7 @@ pub use loaded::Loaded;
 use offence::Offences;
 pub use peers::PeerView;
 use receipts::Receipts;
+use standing::LooseEnds;
 pub use together::{TOGETHER_MAX, goes_together};
 use together::{Together, vouch_for};
 
@@ -127,6 +128,7 @@ pub struct Replica {
     reach_changed: bool,
     offences: Offences,
     blame: Blame,
+    loose_ends: LooseEnds,
     /// Why there is no link to a peer, where that is known.
     problems: BTreeMap<NodeId, String>,
     /// See [`Stored::recovering`].
@@ -216,6 +218,7 @@ impl Replica {
             reach_changed: true,
             offences: Offences::default(),
             blame: Blame::default(),
+            loose_ends: LooseEnds::default(),
             problems: BTreeMap::new(),
             recovering: stored.recovering,
         };
@@ -250,7 +253,7 @@ impl Replica {
         }
         replica.read_descriptions(&mut fx);
         replica.read_members();
-        replica.attest(now, &mut fx);
+        replica.look_for_loose_ends(now);
         replica.open_trash(&mut fx);
         replica.hold(now);
         replica.settle(now, &mut fx);
@@ -302,6 +305,7 @@ impl Replica {
         }
         self.go_on_with_epochs(now, fx);
         self.describe_this_node(now, fx);
+        self.attest(now, fx);
         self.join_timed_out(now, fx);
         self.close_silent(now, fx);
         self.forgive(now);
@@ -321,7 +325,14 @@ impl Replica {
         let joining = self.joining.as_ref().map(|joining| joining.until);
         let host_work = self.host_work.due().filter(|_| self.may_carry_out());
         let epochs = self.epochs.due().filter(|_| self.may_carry_out());
-        let due = [self.exchange.due(), host_work, epochs, joining, self.offences.due()];
+        let due = [
+            self.exchange.due(),
+            host_work,
+            epochs,
+            joining,
+            self.offences.due(),
+            self.loose_ends.due(),
+        ];
         due.into_iter().flatten().min()
     }
 

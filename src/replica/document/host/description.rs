@@ -24,7 +24,7 @@ const NAME: &str = "name";
 /// Where it can be dialled.
 const ADDRESSES: &str = "addresses";
 /// The maps in it that are laid out with the document, so that none is ever made twice at once.
-const MAPS: [&str; 3] = [ADDRESSES, "agents", "attested"];
+const MAPS: [&str; 2] = [ADDRESSES, "agents"];
 /// Longest name that counts, in characters.
 const NAME_CHARS_MAX: usize = 64;
 

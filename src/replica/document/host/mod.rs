@@ -358,7 +358,7 @@ mod tests {
             left: false,
         };
         let mut trust = Trust::new(Arc::new(Trusting));
-        trust.learn([&host], []);
+        trust.learn([&host]);
         trust
     }
 
