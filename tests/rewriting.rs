@@ -273,7 +273,7 @@ fn history(key: &NodeKey, changes: u64, sessions: u64) -> Vec<Write> {
         let written = session(own.change_count() % sessions);
         last = own.write(0, |tx| tx.update_session(&written, &fields));
     }
-    let last = last.expect("each title is new");
+    let last = last.expect("peers take it").expect("each title is new");
     let mut writes = vec![Write::Fleet(fleet)];
     writes.push(Write::Statement { number: 0, bytes: founding.encode() });
     for (document, applied) in [(&own, &last)] {
