@@ -127,7 +127,7 @@ impl Found {
         stored.statements = set.iter().flat_map(StatementSet::encoded).collect();
         let own = documents.iter().any(|salvaged| salvaged.document.id().host() == Some(node));
         if begun && !fleet_known && lost.is_empty() {
-            lost.push("the statements about who belongs to the fleet: all of them".to_owned());
+            lost.push("who belongs to the fleet: all of it".to_owned());
         }
         if begun && !own && !stored.recovering && !lost.iter().any(|line| line.starts_with(OWN)) {
             lost.push(format!("{OWN}: all of it"));
@@ -197,6 +197,10 @@ impl Found {
                 format!("{name}: {} changes", salvaged.document.change_count())
             },
         ));
+        if self.fleet_known {
+            let statements = self.stored.statements.len();
+            kept.push(format!("who belongs to the fleet: {statements} statements"));
+        }
         if self.fleet_known && !self.stored.invites.is_empty() {
             kept.push(format!("{} tickets", self.stored.invites.len()));
         }

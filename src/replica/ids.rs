@@ -285,7 +285,7 @@ impl NodeId {
 /// Names a document that every node of a fleet holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DocumentId {
-    /// The members of a fleet.
+    /// The members of a fleet, as version 0.1.0 kept them; it is found in old stores only.
     Fleet(FleetId),
     /// The workspaces and sessions of one host.
     Host {
