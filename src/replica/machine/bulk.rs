@@ -288,6 +288,7 @@ impl Replica {
     ///
     /// The frame, where it does not bring anything of a document, or nothing is taken in of that from
     /// this peer.
+    #[expect(clippy::result_large_err, reason = "the frame goes on to where it is read")]
     pub fn to_read(&self, peer: &NodeId, frame: Frame) -> Result<Bulk, Frame> {
         let (document, is_whole) = match &frame {
             Frame::Snapshot { document, .. } => (*document, true),
