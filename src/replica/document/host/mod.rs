@@ -419,6 +419,7 @@ mod tests {
             directory: None,
             branch: None,
             created_at: 0,
+            agent_server: None,
             keepers: BTreeMap::new(),
             used: false,
             extra: Extra::new(),
@@ -529,6 +530,26 @@ mod tests {
                 let server = document.session(&id).unwrap().agent_server;
                 assert_eq!(server, owned.agent_server);
             }
+        }
+    }
+
+    #[test]
+    fn which_server_has_a_workspace_is_kept_when_the_document_is_rewritten_and_may_be_unsaid() {
+        let (said, unsaid): (WorkspaceId, WorkspaceId) =
+            ("w1".parse().unwrap(), "w2".parse().unwrap());
+        let server = "http://localhost/";
+        let (mut one, _) = replicas();
+        write(&mut one, |tx| {
+            tx.create_workspace(&said, &workspace())?;
+            // As every record of a version that did not have the field.
+            tx.create_workspace(&unsaid, &workspace())?;
+            tx.set_workspace_server(&said, server)
+        });
+        let actor = super::super::actor(&HOST, StartId([3; 8]));
+        for document in [&one, &one.rewritten(1, actor, 0).0] {
+            let read = document.workspace(&said).unwrap();
+            assert_eq!(read.agent_server.as_deref(), Some(server));
+            assert_eq!(document.workspace(&unsaid).unwrap(), workspace());
         }
     }
 
