@@ -2,6 +2,8 @@
 
 mod harness;
 
+#[path = "bridge/beside.rs"]
+mod beside;
 #[path = "bridge/fake.rs"]
 mod fake;
 
@@ -264,38 +266,6 @@ async fn odd_records_cost_no_others_and_are_named() {
     }
     let seen = bridged.daemon.get("/v1/sessions/ses_nul").await;
     assert_eq!(seen["title"], "a\u{fffd}b");
-}
-
-#[tokio::test]
-async fn two_servers_on_one_database_are_one() {
-    let fake = Fake::start().await;
-    fake.put("ses_1", json!({}));
-    fake.put("ses_2", json!({}));
-    let beside = fake.beside().await;
-    let dir = tempfile::tempdir().unwrap();
-    let (one, other) = (fake.url(), beside.url());
-    let more = ["--undo-window", "0", "--opencode", &one, "--opencode", &other];
-    let daemon = Daemon::start(&dir.path().join("d"), "d", &more);
-    let connected = |status: &Value| {
-        let mut agents = status["agents"].as_array().unwrap().iter();
-        agents.len() == 2 && agents.all(|agent| agent["state"] == "connected")
-    };
-    daemon.until("/v1/status", "both are bridged", connected).await;
-    fake.put("ses_3", json!({}));
-    let all = "/v1/sessions?state=all&limit=1000";
-    daemon.until(all, "taken in", |seen| ids(seen) == ["ses_1", "ses_2", "ses_3"]).await;
-    // Both have looked at what the other has written, and nobody writes any more.
-    let mut stream = daemon.follow(None).await;
-    let mut subscriber = Subscriber::begin(&mut stream).await;
-    fake.put("ses_3", json!({ "title": "a mark" }));
-    until(&mut stream, &mut subscriber, "a mark").await;
-    fake.put("ses_3", json!({ "title": "another mark" }));
-    until(&mut stream, &mut subscriber, "another mark").await;
-    assert!(subscriber.events.len() <= 4, "{:?}", subscriber.events);
-    fake.remove("ses_1");
-    daemon.ok("DELETE", "/v1/sessions/ses_2", None).await;
-    daemon.until(all, "deleted either way", |seen| ids(seen) == ["ses_3"]).await;
-    assert_eq!(fake.sessions(), ["ses_3"]);
 }
 
 #[tokio::test]

@@ -283,7 +283,7 @@ fn history(key: &NodeKey, changes: u64, sessions: u64) -> Vec<Write> {
         let written = session(own.change_count() % sessions);
         last = own.write(0, |tx| tx.update_session(&written, &fields));
     }
-    let last = last.expect("each title is new");
+    let last = last.expect("peers take it").expect("each title is new");
     let mut writes = vec![Write::Fleet(fleet)];
     for (document, applied) in [(&members, &joined), (&own, &last)] {
         let id = document.id();

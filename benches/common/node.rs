@@ -6,6 +6,7 @@
 use std::{net::UdpSocket, path::Path, sync::Arc, time::Duration};
 
 use sessionmesh::{
+    agent::opencode::Client,
     daemon::{
         Ready, Settings,
         handle::Handle,
@@ -35,6 +36,11 @@ pub struct Node {
 impl Node {
     /// Starts the daemon of a data folder and waits until it is ready.
     pub fn start(folder: &Path, listen: &str) -> Self {
+        Self::start_beside(folder, listen, Vec::new())
+    }
+
+    /// Starts one that is bridged to agents' servers.
+    pub fn start_beside(folder: &Path, listen: &str, opencode: Vec<Client>) -> Self {
         let settings = Settings {
             data_dir: folder.to_owned(),
             listen: listen.parse().expect("it is an address"),
@@ -46,7 +52,7 @@ impl Node {
             keep_removed: Duration::ZERO,
             trash_max: 0,
             start_grace: Duration::ZERO,
-            opencode: Vec::new(),
+            opencode,
             bridge_timing: Default::default(),
             teardown_roots: Vec::new(),
         };

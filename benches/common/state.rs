@@ -166,7 +166,9 @@ pub fn host_document(host: NodeId, sessions: usize) -> (Document, Applied) {
                 requests: [].into(),
                 dismissals: [].into(),
             };
-            document.write(WALL_MS, |tx| tx.create_workspace(&workspace, &record));
+            document
+                .write(WALL_MS, |tx| tx.create_workspace(&workspace, &record))
+                .expect("peers take it");
         }
         let at = WALL_MS + n as i64 * 61_000;
         let record = StoredSession {
@@ -185,7 +187,7 @@ pub fn host_document(host: NodeId, sessions: usize) -> (Document, Applied) {
         };
         let id = session_id(&host, n).parse().expect("it is an id");
         let written = document.write(at, |tx| tx.create_session(&id, &record));
-        last = written.expect("the session is new");
+        last = written.expect("peers take it").expect("the session is new");
     }
     (document, last)
 }

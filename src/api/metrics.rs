@@ -17,7 +17,7 @@ use axum::{
 
 use super::{Shared, problem::Error};
 use crate::{
-    daemon::{handle::Status, hub::Hub},
+    daemon::{handle::Status, hub::Hub, pace::Task},
     replica::record::{SessionState, WorkspaceState},
 };
 
@@ -64,6 +64,11 @@ fn write(out: &mut String, shared: &Shared, status: &Status) -> fmt::Result {
     for (code, count) in &status.refusals {
         writeln!(out, r#"sessionmesh_refusals_total{{code="{code}"}} {count}"#)?;
     }
+    let help = "Times something was left out of what nodes wrote, whoever passed it on, by reason.";
+    header_of(out, "left_out_total", "counter", help)?;
+    for (code, count) in &status.left_out {
+        writeln!(out, r#"sessionmesh_left_out_total{{code="{code}"}} {count}"#)?;
+    }
     let contained = ["panicked", "broken"].map(|code| status.refusals.get(code).unwrap_or(&0));
     let help = "Inputs of peers on which automerge panicked.";
     single(out, "contained_panics_total", "counter", help, contained.into_iter().sum())?;
@@ -83,6 +88,12 @@ fn write(out: &mut String, shared: &Shared, status: &Status) -> fmt::Result {
     let help =
         "Inputs that took the loop more than 250 ms of processor time (1 s in a debug build).";
     single(out, "slow_inputs_total", "counter", help, pace.slow())?;
+    let help = "The most processor time for which a task has kept the loop's thread in one turn.";
+    header_of(out, "longest_turn_microseconds", "gauge", help)?;
+    for task in Task::ALL {
+        let (name, us) = (task.name(), pace.longest_turn_us(task));
+        writeln!(out, r#"sessionmesh_longest_turn_microseconds{{task="{name}"}} {us}"#)?;
+    }
     let help = "Milliseconds since the start.";
     single(out, "uptime_milliseconds", "gauge", help, status.uptime_ms)?;
     if let Some(bytes) = resident_bytes() {

@@ -130,9 +130,13 @@ fn state(peer: &Peer) -> String {
     } else {
         "away"
     };
-    match &peer.problem {
+    let state = match &peer.problem {
         Some(problem) => format!("{state}: {problem}"),
         None => state.to_owned(),
+    };
+    match &peer.left_out {
+        Some(left_out) => format!("{state}; {left_out}"),
+        None => state,
     }
 }
 
@@ -170,6 +174,7 @@ mod tests {
             connected: true,
             paused: false,
             in_sync: true,
+            left_out: None,
             addresses: Default::default(),
             rtt_ms: None,
             revoked: false,

@@ -487,6 +487,11 @@ impl Loop {
                 .iter()
                 .map(|(code, count)| ((*code).to_owned(), *count))
                 .collect(),
+            left_out: replica
+                .left_out_total()
+                .iter()
+                .map(|(code, count)| ((*code).to_owned(), *count))
+                .collect(),
             kept_off: replica.kept_off_count(),
             recovering: replica.is_recovering(),
             holding: replica.holding(now).map(|Holding { sessions, workspaces, left }| {
@@ -527,6 +532,7 @@ impl Loop {
                 connected: peer.connected,
                 paused: peer.paused,
                 in_sync: peer.in_sync,
+                left_out: peer.left_out,
                 addresses: peer.addresses,
                 revoked: peer.member.revoked.is_some(),
             })

@@ -21,7 +21,9 @@ use super::{
     hub::Hub,
     keeper,
     looping::{LastLook, Loop, Shells},
-    machine, reading,
+    machine,
+    pace::Task,
+    reading,
     removal::{ByOpencode, InTrash, ToOpencode},
     survey,
     trash::HostTrash,
@@ -252,7 +254,9 @@ pub async fn run(
     };
     let looping = Loop::new(engine, effects, clock, shells, looks);
     let stopping = CancellationToken::new();
-    let mut looped = tokio::spawn(looping.run(requests, events, told, stopping.clone()));
+    let running = looping.run(requests, events, told, stopping.clone());
+    let watch = handle.pace().clone();
+    let mut looped = tokio::spawn(watch.watch(Task::Loop, running));
 
     let said = Ready {
         node,
@@ -279,13 +283,14 @@ pub async fn run(
         .into_iter()
         .map(|(client, relist)| {
             let (stop, handle) = (no_more_requests.clone(), handle.clone());
-            tokio::spawn(bridge::run(client, handle, node, shared.clone(), relist, stop))
+            let run = bridge::run(client, handle, node, shared.clone(), relist, stop);
+            tokio::spawn(watch.watch(Task::Bridge, run))
         })
         .collect();
-    let keeping =
-        tokio::spawn(keeper::run(machine, handle.clone(), node, no_more_requests.clone()));
-    let surveying =
-        tokio::spawn(survey::run(handle.clone(), node, ending.clone(), no_more_requests.clone()));
+    let keeping = keeper::run(machine, handle.clone(), node, no_more_requests.clone());
+    let keeping = tokio::spawn(watch.watch(Task::Keeper, keeping));
+    let surveying = survey::run(handle.clone(), node, ending.clone(), no_more_requests.clone());
+    let surveying = tokio::spawn(watch.watch(Task::Survey, surveying));
     let mut ended = None;
     let lived = tokio::select! {
         biased;

@@ -37,7 +37,7 @@ pub const LINKS_BITS_MAX: usize = LINKS_MAX / 8;
 pub const DOCUMENTS_MAX: usize = 8192;
 
 /// Most heads of a document: one a start of a node that wrote without having seen another's write.
-pub const HEADS_MAX: usize = 4096;
+pub const HEADS_MAX: usize = 65_536;
 
 /// Most changes in a frame: an encoded change has over 60 bytes, so a full frame of the smallest
 /// holds hardly more.

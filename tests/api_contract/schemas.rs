@@ -69,6 +69,8 @@ pub fn every_refusal() -> Vec<Refusal> {
         Refusal::NodeNotFound(text()),
         Refusal::AmbiguousNode { name: text(), nodes: vec![text()] },
         Refusal::HostNotReady(DESK),
+        Refusal::Blocked { place: text(), by: Some(text()) },
+        Refusal::Unwritable { host: text(), why: text() },
         Refusal::ReadOnly,
         Refusal::ReaderHost(DESK),
         Refusal::NotAdmin,

@@ -87,6 +87,10 @@ pub struct State {
     pub said_gone: BTreeMap<String, usize>,
     /// The ids of which the messages were asked for.
     pub exported: BTreeSet<String>,
+    /// How often each session was asked for by its id at a server that is told of nothing.
+    pub asked_deaf: BTreeMap<String, usize>,
+    /// How often such a server has listed the workspaces.
+    pub workspaces_listed_deaf: usize,
     /// Replaced where the streams are to end.
     events: broadcast::Sender<String>,
 }
@@ -121,22 +125,30 @@ impl Fake {
             refused: 0,
             said_gone: BTreeMap::new(),
             exported: BTreeSet::new(),
+            asked_deaf: BTreeMap::new(),
+            workspaces_listed_deaf: 0,
             events: broadcast::channel(1_024).0,
         }));
-        Self::serve("127.0.0.1:0".parse().unwrap(), state).await
+        Self::serve("127.0.0.1:0".parse().unwrap(), state, false).await
     }
 
-    async fn serve(at: SocketAddr, state: Shared) -> Self {
+    async fn serve(at: SocketAddr, state: Shared, is_deaf: bool) -> Self {
         let listener = tokio::net::TcpListener::bind(at).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let router = Router::new().fallback(answer).with_state(state.clone());
+        let router = Router::new().fallback(answer).with_state((state.clone(), is_deaf));
         let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self { address, state, serving }
     }
 
     /// Starts another server on the same database.
     pub async fn beside(&self) -> Self {
-        Self::serve("127.0.0.1:0".parse().unwrap(), self.state.clone()).await
+        Self::serve("127.0.0.1:0".parse().unwrap(), self.state.clone(), false).await
+    }
+
+    /// Starts another server on the same database, which is told nothing of what happens in it, as a
+    /// second process of opencode is not.
+    pub async fn beside_deaf(&self) -> Self {
+        Self::serve("127.0.0.1:0".parse().unwrap(), self.state.clone(), true).await
     }
 
     pub fn url(&self) -> String {
@@ -267,26 +279,31 @@ impl State {
     }
 }
 
-async fn answer(Extract(shared): Extract<Shared>, request: Request) -> Response {
+async fn answer(Extract((shared, is_deaf)): Extract<(Shared, bool)>, request: Request) -> Response {
     let mode = shared.lock().unwrap().mode;
     match mode {
         Mode::Hangs => std::future::pending().await,
         Mode::Status(status) => StatusCode::from_u16(status).unwrap().into_response(),
         Mode::Garbage => page(StatusCode::OK),
         Mode::Works | Mode::BreaksHalfWay | Mode::ListsNothing | Mode::CutsOff => {
-            works(&shared, &request)
+            works(&shared, is_deaf, &request)
         }
     }
 }
 
-fn works(shared: &Shared, request: &Request) -> Response {
+fn works(shared: &Shared, is_deaf: bool, request: &Request) -> Response {
     let mut state = shared.lock().unwrap();
     let path = request.uri().path();
     if let Some(rest) = path.strip_prefix("/session/") {
         let (id, what) = rest.split_once('/').unwrap_or((rest, ""));
         return match (request.method(), what) {
             (&Method::DELETE, "") => delete(&mut state, id),
-            (_, "") => one(&mut state, id),
+            (_, "") => {
+                if is_deaf {
+                    *state.asked_deaf.entry(id.to_owned()).or_default() += 1;
+                }
+                one(&mut state, id)
+            }
             (_, "children") => {
                 let children = state.children(id).into_iter();
                 json(&children.map(|child| state.sessions[&child].clone()).collect::<Value>())
@@ -305,13 +322,18 @@ fn works(shared: &Shared, request: &Request) -> Response {
             let connected = r#"data: {"payload":{"type":"server.connected","properties":{}}}"#;
             let first = tokio_stream::once(Ok(format!("{connected}\n\n")));
             let rest = BroadcastStream::new(state.events.subscribe());
+            // One that is told of nothing is silent; its stream ends with the others all the same.
+            let rest = rest.filter(move |_| !is_deaf);
             let stream = first.chain(rest).map(|event| event.unwrap_or_default());
             Body::from_stream(stream.map(Ok::<String, Infallible>)).into_response()
         }
         ("/project", _) => json(
             &json!([{ "id": "p", "worktree": "/p", "time": state.first_seen.map(|at| json!({ "created": at })) }]),
         ),
-        ("/experimental/workspace", _) => json(&list(&state.workspaces)),
+        ("/experimental/workspace", _) => {
+            state.workspaces_listed_deaf += usize::from(is_deaf);
+            json(&list(&state.workspaces))
+        }
         ("/session" | "/experimental/session", Mode::ListsNothing) => breaks,
         ("/session" | "/experimental/session", Mode::CutsOff) => {
             let whole = state.listed().to_string();

@@ -22,7 +22,7 @@ const IDS: usize = 8;
 /// How long a server that has taken a port, or has it back, keeps it at least.
 const SWAPS_APART: Duration = Duration::from_millis(100);
 /// How long all may take to agree once the servers are well.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What the programs met.
 #[derive(Debug, Default)]
@@ -91,7 +91,11 @@ struct Program {
 pub async fn run(seed: u64) -> Result<Counts, String> {
     let mut random = fastrand::Rng::with_seed(seed);
     let fake = Fake::start().await;
-    let beside = if random.u8(..4) == 0 { Some(fake.beside().await) } else { None };
+    let beside = match random.u8(..6) {
+        0 => Some(fake.beside().await),
+        1 => Some(fake.beside_deaf().await),
+        _ => None,
+    };
     let mut program = Program {
         random,
         fake,

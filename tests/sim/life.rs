@@ -292,12 +292,26 @@ impl World {
     /// ended.
     pub fn finish(&mut self) {
         self.agree();
+        self.pass_grace();
         for _ in 0..4 {
             self.pass(UNDO_WINDOW + Duration::from_secs(1));
             self.agree();
         }
         self.check();
         self.check_end();
+    }
+
+    /// Lets the time pass for which hosts hold back what was pending before their start: one that
+    /// everybody has shut out, and that does not know it, meets none of those for whom it waits.
+    fn pass_grace(&mut self) {
+        let holding = (0..self.nodes.len()).filter_map(|node| {
+            let up = self.nodes[node].up.as_ref()?;
+            up.engine.replica().holding(self.now_at(node))
+        });
+        if let Some(left) = holding.map(|holding| holding.left).max() {
+            self.pass(left);
+            self.agree();
+        }
     }
 
     /// Tells whether two nodes have no business with each other.

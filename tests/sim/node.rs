@@ -321,6 +321,10 @@ impl Hands for Ports<'_> {
 
     fn close(&mut self, peer: NodeId, code: CloseCode, reason: String) {
         let number = self.out.number;
+        assert!(
+            code != CloseCode::Hostile,
+            "node {number} refuses what {peer:?} sent, as all of it is honest: {reason}"
+        );
         self.fabric.log(|| format!("node {number} closes the link to {peer:?}: {code} {reason}"));
         let Some(link) = self.out.shown.get(&peer).copied() else { return };
         if let Some(known) = self.fabric.links.get(&link) {

@@ -293,8 +293,8 @@ impl Due {
     }
 }
 
-/// Why a session is not deleted.
-enum Failure {
+/// Why a session is not deleted, or nothing is known of it.
+pub(super) enum Failure {
     /// It is about this one.
     One(String),
     /// It is about the server, or this node.
@@ -302,7 +302,7 @@ enum Failure {
 }
 
 impl Failure {
-    fn of(error: opencode::Error) -> Self {
+    pub(super) fn of(error: opencode::Error) -> Self {
         match error {
             opencode::Error::Status { .. }
             | opencode::Error::Foreign { .. }

@@ -10,6 +10,7 @@ pub mod compare;
 mod due;
 mod hints;
 mod step;
+mod verify;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,12 +35,15 @@ pub use self::{
     anchor::{Anchors, Identity},
     due::{Keeper, Kept},
 };
-use self::{compare::Speaker, due::Due, hints::Hints};
+use self::{compare::Speaker, due::Due, hints::Hints, verify::Verified};
 use super::opencode::{
     self, Client, Listing, Places, events::Event, listener::Process, model::LeftOut,
 };
 use crate::{
-    daemon::handle::{AgentState, Handle, RequestError},
+    daemon::{
+        handle::{AgentState, Handle, RequestError},
+        pace::Task,
+    },
     replica::ids::{Cursor, NodeId, SessionId},
 };
 
@@ -169,6 +173,7 @@ pub async fn run(
         written: BTreeMap::new(),
         refused: BTreeSet::new(),
         asked: BTreeMap::new(),
+        verified: Verified::new(),
         seen: None,
         compare_at: None,
         notes: Vec::new(),
@@ -222,6 +227,8 @@ struct Bridge {
     refused: BTreeSet<String>,
     /// The sessions that were asked for by their ids and are still there, or can't be told, and when.
     asked: BTreeMap<SessionId, Instant>,
+    /// The sessions that were asked for since another server on the database may have changed them.
+    verified: Verified,
     /// The view that was last compared.
     seen: Option<Cursor>,
     /// When to compare again although nothing has changed.
@@ -368,7 +375,8 @@ impl Bridge {
             purged,
             problem,
         };
-        Aborting(tokio::spawn(due.run()))
+        let run = self.handle.pace().watch(Task::Bridge, due.run());
+        Aborting(tokio::spawn(run))
     }
 
     /// Asks which workspaces there are.
@@ -436,6 +444,7 @@ impl Bridge {
         self.odd = LeftOut::default();
         self.refused.clear();
         self.asked.clear();
+        self.verified.clear();
         Ok(())
     }
 

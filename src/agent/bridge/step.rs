@@ -5,7 +5,6 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use futures_util::{StreamExt as _, stream};
 use tokio::time::Instant;
 
 use super::{
@@ -14,9 +13,10 @@ use super::{
     compare::{Here, Plan, Speaker, mark},
     due::read_session,
     recognise,
+    verify::{ASKED_MAX, Compared, ask_each},
 };
 use crate::{
-    agent::opencode::{self, Standing, listing::Mapped},
+    agent::opencode::{Standing, listing::Mapped},
     daemon::handle::RequestError,
     replica::{
         command::{Command, Reply, Target},
@@ -26,10 +26,6 @@ use crate::{
 
 /// Most records in one import: it is one change in the document, and some tens of kilobytes.
 const BATCH_RECORDS: usize = 100;
-/// How many sessions are asked for at a time.
-const ASKED_AT_ONCE: usize = 8;
-/// How many are asked for in one step; the others wait for the next one.
-const ASKED_MAX: usize = 256;
 
 /// What came of asking for sessions one by one.
 #[derive(Debug, Default)]
@@ -47,9 +43,14 @@ impl Bridge {
     /// Brings this host's records to what the server is known to have.
     pub(super) async fn reconcile(&mut self) -> Result<(), Error> {
         self.speaker = self.find_speaker().await?;
-        let (mapped, here, plan) = self.compare().await?;
         self.compare_at = None;
+        let mut compared = self.compare().await?;
+        if self.is_beside_another() {
+            compared = self.verify(compared).await?;
+        }
+        let Compared { mapped, here, plan, at } = compared;
         let mut notes: Vec<String> = mapped.left_out.told().into_iter().collect();
+        notes.extend(self.unverified());
         let missing = self.ask(&plan.missing).await?;
         if !missing.gone.is_empty() {
             tracing::info!(sessions = missing.gone.len(), server = self.server, "deleted there");
@@ -68,6 +69,8 @@ impl Bridge {
         }
         self.remove_missing_workspaces(&here, &plan).await?;
         self.take_in(mapped, &plan).await?;
+        // What was written meanwhile, here or elsewhere, was not compared.
+        self.seen = Some(at);
         let back = self.ask(&plan.back).await?;
         if !back.there.is_empty() {
             tracing::info!(sessions = back.there.len(), server = self.server, "there again");
@@ -124,7 +127,7 @@ impl Bridge {
     }
 
     /// Compares the list with this host's records, beside the loop.
-    async fn compare(&self) -> Result<(Mapped, Here, Plan), Error> {
+    pub(super) async fn compare(&self) -> Result<Compared, Error> {
         let (listing, places) = (self.listing.clone(), self.places.clone());
         let (view, node, speaker) = (self.handle.hub().view(), self.node, self.speaker.clone());
         let compared = tokio::task::spawn_blocking(move || {
@@ -140,7 +143,7 @@ impl Bridge {
             if !listing.has_all_workspaces {
                 plan.missing_workspaces.clear();
             }
-            (mapped, here, plan)
+            Compared { mapped, here, plan, at: view.cursor() }
         });
         Ok(compared.await?)
     }
@@ -153,30 +156,17 @@ impl Bridge {
         let mut answers = Answers { left: open.clone().count(), ..Answers::default() };
         let open: Vec<SessionId> = open.take(ASKED_MAX).cloned().collect();
         answers.left -= open.len();
-        let client = &self.client;
-        let mut asked = stream::iter(open)
-            .map(|id| async move {
-                let standing = client.session(id.as_str()).await;
-                (id, standing)
-            })
-            .buffer_unordered(ASKED_AT_ONCE);
         let mut there = Vec::new();
-        while let Some((id, standing)) = asked.next().await {
+        for (id, standing) in ask_each(&self.client, open).await? {
             match standing {
                 Ok(Standing::Gone) => answers.gone.push(id),
                 Ok(Standing::There(value)) => there.push((id, value)),
-                Err(
-                    error @ (opencode::Error::Status { .. }
-                    | opencode::Error::Foreign { .. }
-                    | opencode::Error::TooLong { .. }),
-                ) => {
+                Err(why) => {
                     self.asked.insert(id, now);
-                    answers.why = Some(error.to_string());
+                    answers.why = Some(why);
                 }
-                Err(error) => return Err(error.into()),
             }
         }
-        drop(asked);
         if !there.is_empty() || !answers.gone.is_empty() {
             // A server that was restarted on another database meanwhile has none of them, or others.
             recognise(&self.client, &self.shared.anchors).await?;
@@ -228,7 +218,6 @@ impl Bridge {
                 self.refused.insert(workspace.id.to_string());
             }
         }
-        self.seen = Some(view.cursor());
         if spent.is_empty() {
             return Ok(());
         }
@@ -242,8 +231,9 @@ impl Bridge {
         Ok(())
     }
 
-    async fn remove_missing_workspaces(&self, here: &Here, plan: &Plan) -> Result<(), Error> {
+    async fn remove_missing_workspaces(&mut self, here: &Here, plan: &Plan) -> Result<(), Error> {
         let host = Some(self.node.to_string());
+        let mut missing = Vec::new();
         for id in &plan.missing_workspaces {
             // A server that was started without workspaces lists none, and has removed none.
             let directory = here.workspaces.get(id).and_then(|known| known.directory.as_ref());
@@ -253,6 +243,17 @@ impl Bridge {
                 tracing::debug!(workspace = %id, "not listed any more, but its folder is there");
                 continue;
             }
+            missing.push(id);
+        }
+        if !missing.is_empty() && self.is_beside_another() {
+            // The other one may have listed it since this list was read.
+            self.read_workspaces().await?;
+            let listing = &self.listing;
+            missing.retain(|id| {
+                listing.has_all_workspaces && !listing.workspaces.contains_key(id.as_str())
+            });
+        }
+        for id in missing {
             tracing::info!(workspace = %id, server = self.server, "removed there");
             let workspace = Target { id: id.clone(), host: host.clone() };
             self.say(|_| Command::DeleteWorkspace { workspace, dry_run: false }).await?;

@@ -11,44 +11,16 @@ use automerge::{Change, ChangeHash};
 use super::{
     super::{
         guard,
-        ids::{self, ActorBytes, Fingerprint, NodeId},
+        ids::{self, ActorBytes},
         trust::{Standing, Trust},
         voucher::Voucher,
     },
-    Applied, ApplyError, Document, Places, Touched, Untrusted, actor_in, apply_all,
+    Applied, ApplyError, Document, LeftOut, Places, Touched, Untrusted, actor_in, apply_all,
     authority::{self, Overreach},
-    hash_in,
+    branches, hash_in,
     orphans::ORPHANS_MAX,
     saved::Saved,
-    vouchers::ACTORS_PER_NODE_MAX,
 };
-
-/// What was not taken of what a peer sent, though the peer may mean well.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LeftOut {
-    /// Changes of whom this node does not know, or not yet.
-    pub unknown: u64,
-    /// Changes of members that may only read.
-    pub reader: u64,
-    /// Changes of revoked members that no present member has built on.
-    pub revoked: u64,
-    /// Changes that no voucher at hand reaches.
-    pub unvouched: u64,
-    /// Members that have signed two changes for one place: what others have of theirs, this node
-    /// may never have.
-    pub forked: BTreeSet<NodeId>,
-}
-
-impl LeftOut {
-    pub(super) fn extend(&mut self, more: Self) {
-        let Self { unknown, reader, revoked, unvouched, forked } = more;
-        self.unknown += unknown;
-        self.reader += reader;
-        self.revoked += revoked;
-        self.unvouched += unvouched;
-        self.forked.extend(forked);
-    }
-}
 
 /// What a peer promises of what it sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,6 +95,7 @@ impl Document {
         let counted = self.counted(&changes, &reached, trust, &mut left_out);
         let is_taken = |hash: &ChangeHash| reached.contains(hash) || counted.contains(hash);
         changes.retain(|change| is_taken(&change.hash()));
+        left_out.based_on_refused += self.refused.drop_based_on(&mut changes);
         // Most changes build on the heads; to look any other up, automerge reads all that it knows of
         // it.
         let heads = self.automerge.get_heads();
@@ -137,15 +110,16 @@ impl Document {
             self.vouchers.pending.clear();
             return Err(ApplyError::TooManyOrphans { document });
         };
-        let judged =
-            guard::contained(|| self.judge(&ready, (&reached, &counted), trust, &mut left_out));
-        let judged = judged.map_err(ApplyError::panicked(document))?;
-        let (refused, touched) = judged.map_err(|source| {
-            // Nothing of it is kept: what else waited comes again with the repair.
-            self.orphans.clear();
-            self.vouchers.pending.clear();
-            untrusted(source)
-        })?;
+        let judged = guard::contained(|| {
+            let (out, touched) = self.judge(&ready, (&reached, &counted), trust, &mut left_out);
+            let crowded = branches::crowded(&self.automerge, &ready, &out);
+            (out, touched, crowded)
+        });
+        let (mut refused, touched, crowded) = judged.map_err(ApplyError::panicked(document))?;
+        // What is only too much at once comes again.
+        self.refused.extend(refused.iter().copied());
+        left_out.crowded.extend(crowded.values().filter_map(|author| trust.node(author)));
+        refused.extend(crowded.into_keys());
         let ready = self.complete(ready, refused, &counted);
         let applied = self.apply_ready(&ready, touched, &counted)?;
         Ok(Applied { left_out, ..applied })
@@ -233,14 +207,13 @@ impl Document {
             let of_actor = by_actor.entry(actor_in(change.actor_id())).or_default();
             let other = of_actor.insert(change.seq(), change);
             if other.is_some_and(|other| other.hash() != change.hash()) {
-                return Err(Untrusted::Unlinked);
+                return Err(Untrusted::Unlinked { by: None });
             }
         }
         let mut given: BTreeMap<ActorBytes, Vec<&Voucher>> = BTreeMap::new();
         for voucher in vouchers {
             given.entry(voucher.actor).or_default().push(voucher);
         }
-        self.count_actors(by_actor.keys())?;
         let (mut reached, mut checked) = (BTreeSet::new(), Vec::new());
         for (actor, of_actor) in by_actor {
             let Some((&seq, _)) = of_actor.last_key_value() else { continue };
@@ -297,7 +270,7 @@ impl Document {
             let here = follow(&of_actor, &words, waiting);
             if (here.len() as u64) < count {
                 if coverage == Coverage::Whole {
-                    return Err(Untrusted::Unlinked);
+                    return Err(Untrusted::Unlinked { by: None });
                 }
                 left_out.unvouched += count - here.len() as u64;
             }
@@ -307,33 +280,15 @@ impl Document {
         Ok((reached, checked))
     }
 
-    /// Refuses more actors of one node than it may have, before any word of theirs is checked: each
-    /// takes as long as some hundred bytes take to come.
-    fn count_actors<'a>(
-        &self,
-        actors: impl Iterator<Item = &'a ActorBytes>,
-    ) -> Result<(), Untrusted> {
-        let mut new: BTreeMap<Fingerprint, usize> = BTreeMap::new();
-        for actor in actors.filter(|actor| !self.vouchers.newest.contains_key(*actor)) {
-            let fingerprint = ids::fingerprint(actor);
-            let count = new.entry(fingerprint).or_insert_with(|| self.vouchers.actors_of(actor));
-            *count += 1;
-            if *count > ACTORS_PER_NODE_MAX {
-                return Err(Untrusted::TooManyActors);
-            }
-        }
-        Ok(())
-    }
-
-    /// Judges changes that can be applied one after the other; returns those that must not be and
-    /// that the peer is not to blame for, since it did not send them now, and what the others touch.
+    /// Judges changes that can be applied one after the other; returns those that must not be, and what
+    /// the others touch.
     fn judge(
         &self,
         ready: &[Change],
         (sent, counted): (&BTreeSet<ChangeHash>, &BTreeSet<ChangeHash>),
         trust: &Trust,
         left_out: &mut LeftOut,
-    ) -> Result<(BTreeSet<ChangeHash>, TouchedBy), Untrusted> {
+    ) -> (BTreeSet<ChangeHash>, TouchedBy) {
         let (mut refused, mut touched) = (BTreeSet::new(), TouchedBy::new());
         // What an author of a fleet document was allowed to, shows only in what it built on.
         let mut scratch = matches!(self.places, Places::Fleet(_)).then(|| self.automerge.clone());
@@ -342,6 +297,11 @@ impl Document {
         let mut max_ops: BTreeMap<ChangeHash, u64> = BTreeMap::new();
         for change in ready {
             let actor = actor_in(change.actor_id());
+            if change.deps().iter().any(|dep| refused.contains(dep)) {
+                left_out.based_on_refused += 1;
+                refused.insert(change.hash());
+                continue;
+            }
             let (seq, hash) = *last.entry(actor).or_insert_with(|| {
                 let newest = self.vouchers.newest.get(&actor);
                 newest.map_or((0, None), |v| (v.seq, Some(super::hash_out(&v.hash))))
@@ -366,12 +326,11 @@ impl Document {
             }
             let is_next =
                 change.seq() == seq + 1 && hash.is_none_or(|hash| change.deps().contains(&hash));
+            let by = || trust.node(&ids::fingerprint(&actor));
             let wrong = if !is_next {
-                Some(Untrusted::Unlinked)
+                Some(Untrusted::Unlinked { by: by() })
             } else if change.start_op().get() != self.max_op(change, &max_ops) + 1 {
-                Some(Untrusted::Counter)
-            } else if seq == 0 && self.vouchers.actors_of(&actor) >= ACTORS_PER_NODE_MAX {
-                Some(Untrusted::TooManyActors)
+                Some(Untrusted::Counter { by: by() })
             } else {
                 let expanded = change.decode();
                 let judged = match &mut scratch {
@@ -385,7 +344,6 @@ impl Document {
                         })
                     }
                 };
-                let by = || trust.node(&ids::fingerprint(&actor));
                 match judged {
                     // Whoever passes it on may know its author as more than a reader.
                     Ok(touches)
@@ -403,9 +361,8 @@ impl Document {
                 }
             };
             match wrong {
-                Some(wrong) if sent.contains(&change.hash()) => return Err(wrong),
                 Some(wrong) => {
-                    tracing::warn!(document = %self.id, %wrong, "dropped a change that waited");
+                    left_out.refused.entry(by()).or_insert(wrong);
                     refused.insert(change.hash());
                 }
                 None => {
@@ -414,7 +371,7 @@ impl Document {
                 }
             }
         }
-        Ok((refused, touched))
+        (refused, touched)
     }
 
     /// Returns those of the changes after which the last of each actor is vouched for; has the

@@ -5,15 +5,18 @@
 //! node is made under an actor that no other start of it has used.
 
 mod authority;
+mod branches;
 mod fleet;
 mod foreign;
 mod former;
 mod history;
 mod host;
 mod intake;
+mod left_out;
 mod merged;
 mod message;
 mod orphans;
+mod own;
 mod rewriting;
 mod salvage;
 mod saved;
@@ -28,22 +31,24 @@ pub use authority::Overreach;
 use automerge::{
     ActorId, Automerge, AutomergeError, Change, ExpandedChange, transaction::CommitOptions,
 };
+pub use branches::BRANCHES_MAX;
 pub use foreign::{Foreign, Judged};
 pub use history::{History, Outcome, Step as HistoryStep, Wrote};
 pub use host::{
-    Done as Written, Kept, Limits, Part, Records, Scope, SessionFields, Sketch, Vector,
-    Writer as HostWriter,
+    CLEARED_MAX, Done as Written, Kept, Limits, Part, Records, Scope, SessionFields, Sketch,
+    Vector, Writer as HostWriter,
 };
-pub use intake::{Coverage, LeftOut};
+pub use intake::Coverage;
+pub use left_out::LeftOut;
 pub use merged::Merged;
 pub use message::Message;
-pub use rewriting::{Rewrite, Rewritten};
+pub use own::NotWritten;
+pub use rewriting::{NotRewritten, Rewrite, Rewritten};
 pub use salvage::Salvaged;
 pub use touched::Touched;
 pub use untrusted::Untrusted;
-pub use vouchers::ACTORS_PER_NODE_MAX;
 
-use self::{orphans::Orphans, saved::Saved, vouchers::Vouchers};
+use self::{left_out::Refused, orphans::Orphans, saved::Saved, vouchers::Vouchers};
 use super::{
     guard,
     ids::{self, ActorBytes, ChangeHash, DocumentId, Fingerprint, NodeId, StartId},
@@ -213,6 +218,7 @@ pub struct Document {
     automerge: Automerge,
     saved: Saved,
     orphans: Orphans,
+    refused: Refused,
     vouchers: Vouchers,
     places: Places,
 }
@@ -359,8 +365,17 @@ impl Document {
     fn place(id: DocumentId, automerge: Automerge, vouchers: Vouchers) -> Option<Self> {
         let places = Places::find(id, &automerge)?;
         let name = id.to_string().into();
-        let (orphans, saved) = (Orphans::default(), Saved::default());
-        Some(Self { id, name, automerge, saved, orphans, vouchers, places })
+        let (orphans, refused) = (Orphans::default(), Refused::default());
+        Some(Self {
+            id,
+            name,
+            automerge,
+            saved: Saved::default(),
+            orphans,
+            refused,
+            vouchers,
+            places,
+        })
     }
 
     /// Returns the document's name.
@@ -386,6 +401,16 @@ impl Document {
     /// Tells whether all of a peer's heads are part of the document.
     pub fn has_all(&self, heads: &[ChangeHash]) -> bool {
         heads.iter().all(|hash| self.has(hash))
+    }
+
+    /// Tells whether each of a peer's heads is part of the document, or was refused for good.
+    pub fn accounts_for(&self, heads: &[ChangeHash]) -> bool {
+        heads.iter().all(|hash| self.has(hash) || self.refused.has(&hash_out(hash)))
+    }
+
+    /// Returns how many changes there are that nothing builds on.
+    pub fn head_count(&self) -> usize {
+        self.automerge.get_heads().len()
     }
 
     /// Returns the changes that a replica with these heads lacks, in an order in which it can
@@ -508,7 +533,7 @@ impl Document {
         }
     }
 
-    /// Writes to the document in one change; `None` if nothing was written.
+    /// Writes to the document in one change; `None` if nothing was written, or peers would not take it.
     ///
     /// # Panics
     ///
@@ -518,21 +543,12 @@ impl Document {
         wall_ms: i64,
         write: impl FnOnce(&mut automerge::transaction::Transaction<'_>) -> host::Done,
     ) -> Option<Applied> {
-        let change = self.commit_change(wall_ms, write)?;
-        Some(self.describe_own(&[change]))
-    }
-
-    /// Writes as [`Document::commit`] does, and leaves it to its caller to say what was touched.
-    fn commit_change(
-        &mut self,
-        wall_ms: i64,
-        write: impl FnOnce(&mut automerge::transaction::Transaction<'_>) -> host::Done,
-    ) -> Option<Change> {
-        let mut tx = self.automerge.transaction();
-        write(&mut tx).expect("the paths and values written are the schema's own");
-        let (hash, _) = tx.commit_with(CommitOptions::default().with_time(wall_ms / 1_000));
-        hash?;
-        self.saved = Saved::default();
-        Some(self.automerge.get_last_local_change().expect("it was just committed"))
+        match self.commit_change(wall_ms, |tx| write(tx).map(|()| None)) {
+            Ok(change) => Some(self.describe_own(&[change?])),
+            Err(problem) => {
+                tracing::error!(document = %self.id, %problem, "took back a change that peers would refuse");
+                None
+            }
+        }
     }
 }

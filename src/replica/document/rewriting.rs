@@ -32,6 +32,17 @@ pub struct Rewritten {
     pub bytes: Vec<u8>,
 }
 
+/// Explains why a document could not be written anew.
+#[derive(Debug, thiserror::Error)]
+pub enum NotRewritten {
+    /// Automerge panicked.
+    #[error(transparent)]
+    Panicked(#[from] guard::Panicked),
+    /// Peers would not take it whole.
+    #[error("it holds more than other nodes take of one host: {0}")]
+    TooMuch(#[from] guard::Refused),
+}
+
 impl Rewrite {
     /// Has a copy of a document written anew as that epoch, under that actor.
     pub fn new(copy: Document, epoch: u32, actor: ActorId, wall_ms: i64) -> Self {
@@ -42,14 +53,16 @@ impl Rewrite {
     ///
     /// # Errors
     ///
-    /// Automerge panicked.
-    pub fn write(self) -> Result<Rewritten, guard::Panicked> {
+    /// Automerge panicked, or peers would not take it.
+    pub fn write(self) -> Result<Rewritten, NotRewritten> {
         let Self { copy, epoch, actor, wall_ms } = self;
         guard::contained(|| {
             let (next, written) = copy.rewritten(epoch, actor, wall_ms);
             let bytes = next.save();
-            Rewritten { before: copy, next, written, bytes }
-        })
+            // It goes to peers as a whole, and is judged as that.
+            guard::check_document(&bytes, guard::DocumentLimits::SNAPSHOT)?;
+            Ok(Rewritten { before: copy, next, written, bytes })
+        })?
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
     ApplyError, Document, Untrusted, actor_in, authority, former, hash_out,
     intake::is_of_reader,
     touched,
-    vouchers::{ACTORS_PER_NODE_MAX, Vouchers},
+    vouchers::Vouchers,
 };
 
 impl Document {
@@ -54,9 +54,6 @@ impl Document {
                     return Err(untrusted(Untrusted::Forged));
                 }
             }
-            if newest.actors_of(actor) >= ACTORS_PER_NODE_MAX {
-                return Err(untrusted(Untrusted::TooManyActors));
-            }
             newest.newest.insert(*actor, **voucher);
         }
         if !former::all_count(document, &id, &header.actors, trust) {
@@ -92,14 +89,14 @@ impl Document {
                 if is_by_host || lays_out && host.is_none() {
                     judge.note(&change.decode());
                 } else {
+                    let by = || trust.node(&ids::fingerprint(&actor_in(change.actor_id())));
                     let before = last.insert(change.actor_id().clone(), change.hash());
                     if before.is_some_and(|before| !change.deps().contains(&before)) {
-                        return Err(Untrusted::Unlinked);
+                        return Err(Untrusted::Unlinked { by: by() });
                     }
                     if change.start_op().get() != self.max_op(&change, &max_ops) + 1 {
-                        return Err(Untrusted::Counter);
+                        return Err(Untrusted::Counter { by: by() });
                     }
-                    let by = || trust.node(&ids::fingerprint(&actor_in(change.actor_id())));
                     let judged = judge.check(&change.decode());
                     judged.map_err(|did| Untrusted::Overreach { by: by(), did })?;
                 }

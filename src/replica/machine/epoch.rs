@@ -8,9 +8,9 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use super::super::{
-    document::{Applied, ApplyError, Document, Part, Rewrite, Rewritten},
+    document::{Applied, ApplyError, Document, NotRewritten, Part, Rewrite, Rewritten},
     effect::{Effects, Now, StoredDocument, Write},
-    guard::{DocumentLimits, Panicked},
+    guard::DocumentLimits,
     ids::{ChangeHash, DocumentId, NodeId},
     trust::Trust,
     voucher::Voucher,
@@ -279,7 +279,7 @@ impl Replica {
     fn epoch_written(
         &mut self,
         now: Now,
-        written: Result<Box<Rewritten>, Panicked>,
+        written: Result<Box<Rewritten>, NotRewritten>,
         fx: &mut Effects,
     ) {
         let mut rewritten = match written {

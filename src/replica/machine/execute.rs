@@ -11,7 +11,7 @@ use super::super::{
         Command, NewSession, NewWorkspace, Refusal, Reply, Restored, SessionPatch, Target,
         WorkspacePatch,
     },
-    document::{HostWriter, SessionFields, Written},
+    document::{CLEARED_MAX, HostWriter, NotWritten, SessionFields, Written},
     effect::{Effects, Now, RequestId},
     ids::{ChangeHash, NodeId, OperationId, SessionId, WorkspaceId},
     record::{
@@ -345,6 +345,9 @@ impl Replica {
         let by = self.node;
         let name = patch.name.filter(|name| *name != workspace.name);
         let branch = patch.branch.filter(|branch| *branch != workspace.branch);
+        if patch.keep == Some(false) {
+            self.unkeep_most(now, &key, fx)?;
+        }
         self.write_host(now, key.host, fx, |tx| {
             let branch = branch.as_ref().map(Option::as_deref);
             tx.update_workspace(&key.id, name.as_deref(), branch, &patch.extra)?;
@@ -355,6 +358,20 @@ impl Replica {
             }
         })?;
         Ok(Reply::Workspace(self.workspace_record(&key)))
+    }
+
+    /// Takes back so many keeps of a workspace that the rest goes into one change with something else.
+    pub(super) fn unkeep_most(
+        &mut self,
+        now: Now,
+        key: &WorkspaceKey,
+        fx: &mut Effects,
+    ) -> Result<(), Refusal> {
+        let keeps = self.view.workspace(key).map_or(0, |entry| entry.stored.keepers.len());
+        for _ in 0..keeps / CLEARED_MAX {
+            self.write_host(now, key.host, fx, |tx| tx.unkeep_some(&key.id))?;
+        }
+        Ok(())
     }
 
     fn restore(
@@ -459,12 +476,29 @@ impl Replica {
             return Err(Refusal::ReaderHost(host));
         }
         if self.has_layers(host) {
-            return Ok(self.write_layers(now, host, fx, write));
+            let written = self.write_layers(now, host, fx, write);
+            return written.map_err(|problem| self.not_written(host, problem));
         }
         let document = self.documents.get_mut(&id).ok_or(Refusal::HostNotReady(host))?;
-        let Some(mut applied) = document.write(now.wall_ms, write) else { return Ok(None) };
+        let written = document.write(now.wall_ms, write);
+        let written = written.map_err(|problem| self.not_written(host, problem))?;
+        let Some(mut applied) = written else { return Ok(None) };
         self.absorb(now, id, &mut applied, None, fx);
         Ok(applied.changes.first().map(|change| change.hash))
+    }
+
+    /// Says why nothing was written to a host's document, and who has written what is in the way.
+    pub(super) fn not_written(&self, host: NodeId, problem: NotWritten) -> Refusal {
+        let host = self.name_of(&host);
+        tracing::warn!(host, %problem, "took back what peers would refuse");
+        match problem {
+            NotWritten::Blocked { place, by } => {
+                let by = self.trust.node(&by).map(|by| self.name_of(&by));
+                Refusal::Blocked { place: format!("{place} on {host}"), by }
+            }
+            NotWritten::Refused(why) => Refusal::Unwritable { host, why: why.to_string() },
+            NotWritten::Overreach(why) => Refusal::Unwritable { host, why: why.to_string() },
+        }
     }
 
     /// Writes to this node's own document.
@@ -475,7 +509,7 @@ impl Replica {
         write: impl Fn(&mut HostWriter<'_, '_>) -> Written,
     ) {
         if let Err(refusal) = self.write_host(now, self.node, fx, write) {
-            tracing::warn!(%refusal, "the own document is being reloaded; the work stays due");
+            tracing::warn!(%refusal, "could not write to the own document; the work stays due");
         }
     }
 

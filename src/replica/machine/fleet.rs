@@ -445,6 +445,7 @@ impl Replica {
         self.forget_invites(fx);
         self.receipts.forget(fx);
         self.problems.clear();
+        self.blame.forget();
         self.found_fleet(now, fx);
         tracing::info!(fleet = %self.fleet, "left the fleet; this node is alone in a new one");
         Ok(Reply::Done)

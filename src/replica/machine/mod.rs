@@ -7,6 +7,7 @@
 mod agents;
 mod aside;
 mod batch;
+mod blame;
 mod bridge;
 mod bulk;
 mod carry_out;
@@ -53,6 +54,7 @@ use super::{
     view::{self, View},
 };
 pub use aside::{Done, Work};
+use blame::Blame;
 pub use bulk::{AT_ONCE_BYTES_MAX, AT_ONCE_CHANGES_MAX, Bulk, ReadBulk, bulk_bytes};
 use carry_out::HostWork;
 pub use carry_out::TeardownStands;
@@ -125,6 +127,7 @@ pub struct Replica {
     /// Whether whom to dial, or who is a member, may have changed since it was last told.
     reach_changed: bool,
     offences: Offences,
+    blame: Blame,
     loose_ends: LooseEnds,
     /// Why there is no link to a peer, where that is known.
     problems: BTreeMap<NodeId, String>,
@@ -214,6 +217,7 @@ impl Replica {
             reloading: BTreeSet::new(),
             reach_changed: true,
             offences: Offences::default(),
+            blame: Blame::default(),
             loose_ends: LooseEnds::default(),
             problems: BTreeMap::new(),
             recovering: stored.recovering,

@@ -23,6 +23,8 @@ pub struct PeerView {
     pub in_sync: bool,
     /// Why there is no link, where that is known.
     pub problem: Option<String>,
+    /// What this node has left out of what the member wrote, whoever passed it on; `None` if nothing.
+    pub left_out: Option<String>,
 }
 
 impl Replica {
@@ -39,6 +41,7 @@ impl Replica {
                 problem: self.problems.get(&member.node).cloned(),
                 name: self.display_name(&member.node),
                 addresses: self.addresses_of(&member.node).clone(),
+                left_out: self.blame.of(&member.node),
                 member: member.clone(),
             })
             .collect()

@@ -11,7 +11,6 @@ use std::{
 };
 
 use super::super::{
-    document::LeftOut,
     effect::{Effects, Now, Write},
     ids::{DocumentId, NodeId},
     record::Role,
@@ -104,28 +103,6 @@ impl Replica {
             if document.has_loose_ends(&self.trust) {
                 let mut applied = document.build_on_all(now.wall_ms);
                 self.absorb(now, id, &mut applied, None, fx);
-            }
-        }
-    }
-
-    /// Takes note of what was not taken of what a peer sent.
-    pub(super) fn left_out(
-        &mut self,
-        now: Now,
-        peer: NodeId,
-        document: DocumentId,
-        left_out: &LeftOut,
-        fx: &mut Effects,
-    ) {
-        if *left_out == LeftOut::default() {
-            return;
-        }
-        tracing::debug!(%peer, %document, ?left_out, "left out some of what a peer sent");
-        for author in &left_out.forked {
-            tracing::warn!(%peer, %document, %author, "a node has signed two changes for one place");
-            if *author == peer {
-                let reason = "it has signed two changes for one place".to_owned();
-                self.close_for_offence(now, peer, false, reason, fx);
             }
         }
     }

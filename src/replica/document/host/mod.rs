@@ -29,12 +29,12 @@ pub use self::{
     description::SELF,
     read::Records,
     sketch::Sketch,
-    trash::{Kept, REQUESTS, TRASH},
-    write::{Limits, Scope, SessionFields, Writer},
+    trash::{Kept, REQUESTS, SUMMARY, TRASH},
+    write::{CLEARED_MAX, Limits, Scope, SessionFields, Writer},
 };
 use super::{
     super::ids::{Fingerprint, NodeId, SessionId, WorkspaceId},
-    Applied, Document, Places as AllPlaces, Touched, authority,
+    Applied, Document, NotWritten, Places as AllPlaces, Touched, authority,
 };
 
 /// The version of the document's shape.
@@ -228,21 +228,26 @@ impl Document {
     }
 
     /// Writes to the workspaces and sessions in one change; `None` if nothing was written.
+    ///
+    /// # Errors
+    ///
+    /// Peers would not take it, and nothing was written.
     pub fn write(
         &mut self,
         wall_ms: i64,
         write: impl FnOnce(&mut Writer<'_, '_>) -> Done,
-    ) -> Option<Applied> {
+    ) -> Result<Option<Applied>, NotWritten> {
         self.write_noting(wall_ms, None, write)
     }
 
     /// Writes what of an act belongs into this one of its host's epochs; `None` if nothing does.
+    /// Errors as [`Document::write`].
     pub fn write_within(
         &mut self,
         wall_ms: i64,
         limits: &Limits<'_>,
         write: impl FnOnce(&mut Writer<'_, '_>) -> Done,
-    ) -> Option<Applied> {
+    ) -> Result<Option<Applied>, NotWritten> {
         self.write_noting(wall_ms, Some(limits), write)
     }
 
@@ -252,16 +257,17 @@ impl Document {
         wall_ms: i64,
         limits: Option<&Limits<'_>>,
         write: impl FnOnce(&mut Writer<'_, '_>) -> Done,
-    ) -> Option<Applied> {
+    ) -> Result<Option<Applied>, NotWritten> {
         let places = self.host_places().clone();
         let mut touched = BTreeSet::new();
         let change = self.commit_change(wall_ms, |tx| {
             let mut writer = Writer::new(tx, &places, limits);
             write(&mut writer)?;
-            touched = writer.into_touched();
-            Ok(())
+            let problem;
+            (touched, problem) = writer.end();
+            Ok(problem)
         })?;
-        Some(self.describe(&[change], touched))
+        Ok(change.map(|change| self.describe(&[change], touched)))
     }
 
     /// Tells whether a record is there.
@@ -377,7 +383,7 @@ mod tests {
     }
 
     fn write(document: &mut Document, write: impl FnOnce(&mut Writer<'_, '_>) -> Done) -> Applied {
-        let applied = document.write(0, write).expect("something was written");
+        let applied = document.write(0, write).unwrap().expect("something was written");
         vouch(document, &applied);
         applied
     }
