@@ -14,6 +14,8 @@ use super::super::{
     effect::{Effects, Now, Write},
     ids::{DocumentId, NodeId},
     record::Role,
+    trust::Standing,
+    voucher::Voucher,
 };
 use super::Replica;
 
@@ -57,8 +59,14 @@ impl Replica {
         let others = now.monotonic + self.attests_after();
         let due = |id: DocumentId| {
             // Of those with whom it was in another fleet, nobody else can attest to anything.
+            let is_strange =
+                |voucher: &Voucher| self.trust.standing(&id, &voucher.actor) == Standing::Unknown;
             let is_own = id.host() == Some(self.node);
-            let due = if is_own { now.monotonic } else { others };
+            let due = if is_own && self.documents[&id].vouchers().any(is_strange) {
+                now.monotonic
+            } else {
+                others
+            };
             (id, known.get(&id).copied().unwrap_or(due).min(due))
         };
         self.loose_ends = LooseEnds(loose.into_iter().map(due).collect());
