@@ -100,6 +100,15 @@ impl Scenario {
         Self { nodes: 3, weather: CALM, calm: true, ..scenario }
     }
 
+    /// Has the last of the first nodes gone bad: one thing in three is its own.
+    pub fn with_rogue(mut self) -> Self {
+        self.nodes = self.nodes.max(3);
+        for act in self.acts.iter_mut().step_by(3) {
+            act.kind = super::chaos::Kind::Rogue;
+        }
+        self
+    }
+
     /// Plays it from beginning to end.
     ///
     /// # Errors
@@ -150,6 +159,8 @@ impl Scenario {
             }
             (0..2).for_each(|follower| world.look(node, follower));
         }
+        let is_rogue = |act: &Act| matches!(act.kind, super::chaos::Kind::Rogue);
+        world.fabric.rogue = self.acts.iter().any(is_rogue).then(|| self.nodes - 1);
         world.pass(Duration::from_secs(2));
         let mut wait = Duration::ZERO;
         for (number, act) in self.acts.iter().enumerate() {
@@ -316,6 +327,9 @@ impl World {
 
     /// Tells whether two nodes have no business with each other.
     fn is_apart(&self, a: usize, b: usize) -> bool {
+        if self.fabric.rogue == Some(a) || self.fabric.rogue == Some(b) {
+            return true;
+        }
         let [a, b] = [a, b].map(|node| self.nodes[node].up.as_ref());
         let (Some(a), Some(b)) = (a, b) else { return false };
         let (a, b) = (a.engine.replica(), b.engine.replica());
