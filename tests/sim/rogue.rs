@@ -25,7 +25,7 @@ use super::{
 };
 
 /// How many changes it writes beside each other at most: more than are taken.
-const BRANCHES_MAX: usize = 100;
+const BRANCHES_MAX: usize = 200;
 
 /// What it does.
 #[derive(Debug, Clone, Copy)]
@@ -57,12 +57,6 @@ const TRICKS: [Trick; 10] = [
     Trick::Overreach,
 ];
 
-/// What it has written, under an actor of its own.
-struct Forged {
-    document: DocumentId,
-    change: Change,
-}
-
 impl World {
     /// Lets the node gone bad do something, if there is one.
     pub fn play_rogue(&mut self, random: &mut fastrand::Rng) {
@@ -87,20 +81,19 @@ impl World {
         let Some(id) = random.choice(hosts.filter(wanted).collect::<Vec<_>>()) else { return };
         let Some(copy) = replica.document_copy(&id) else { return };
         let base = AutoCommit::load(&copy.save()).expect("what is held can be read");
-        let forged = forge(&base, own, id, trick, random);
-        for forged in forged {
-            let peers: Vec<NodeId> = (0..self.nodes.len())
-                .filter(|it| *it != number && random.bool())
-                .map(key)
-                .collect();
-            let voucher = vouch(own, &forged.document, &forged.change);
-            let changes = vec![forged.change.raw_bytes().to_vec()];
-            let document = forged.document;
-            self.forge(
-                number,
-                peers,
-                Frame::Changes { document, changes, vouchers: vec![voucher] },
-            );
+        let forged = forge(&base, own, trick, random);
+        // Each peer is told something else, or one of them all.
+        let peers: Vec<NodeId> =
+            (0..self.nodes.len()).filter(|it| *it != number).map(key).collect();
+        let only = random.bool().then(|| peers[random.usize(..peers.len())]);
+        for peer in peers.into_iter().filter(|peer| only.is_none_or(|only| only == *peer)) {
+            let told: Vec<&Change> =
+                forged.iter().filter(|_| only.is_some() || random.bool()).collect();
+            for some in told.chunks(random.usize(1..=BRANCHES_MAX)) {
+                let changes = some.iter().map(|change| change.raw_bytes().to_vec()).collect();
+                let vouchers = some.iter().map(|change| vouch(own, &id, change)).collect();
+                self.forge(number, vec![peer], Frame::Changes { document: id, changes, vouchers });
+            }
         }
     }
 
@@ -150,13 +143,8 @@ fn records(doc: &AutoCommit, sessions: bool) -> Vec<(ObjId, String, ObjId)> {
     maps.into_iter().flat_map(of).collect()
 }
 
-fn forge(
-    base: &AutoCommit,
-    own: NodeId,
-    document: DocumentId,
-    trick: Trick,
-    random: &mut fastrand::Rng,
-) -> Vec<Forged> {
+/// Writes changes, each under an actor of its own.
+fn forge(base: &AutoCommit, own: NodeId, trick: Trick, random: &mut fastrand::Rng) -> Vec<Change> {
     let count = match trick {
         Trick::Branches | Trick::Copies => random.usize(1..BRANCHES_MAX),
         _ => 1,
@@ -201,8 +189,7 @@ fn forge(
         };
         let Some(Ok(())) = written else { continue };
         if doc.commit_with(CommitOptions::default().with_time(0)).is_some() {
-            let change = doc.get_last_local_change().expect("it was just written");
-            forged.push(Forged { document, change });
+            forged.push(doc.get_last_local_change().expect("it was just written"));
         }
     }
     forged
