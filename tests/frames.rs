@@ -55,14 +55,13 @@ fn trust() -> Trust {
         node: HOST,
         name: "host".to_owned(),
         role: Role::Member,
-        addresses: [].into(),
         added_by: HOST,
         added_at: 0,
         revoked: None,
         left: false,
     };
     let mut trust = Trust::new(Arc::new(Credulous));
-    trust.learn(&[member], []);
+    trust.learn(&[member]);
     trust
 }
 

@@ -253,7 +253,6 @@ fn history(key: &NodeKey, changes: u64, sessions: u64) -> Vec<Write> {
         node: host,
         name: "busy".to_owned(),
         role: Role::Admin,
-        addresses: [].into(),
         added_by: host,
         added_at: 0,
         revoked: None,

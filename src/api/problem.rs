@@ -371,7 +371,7 @@ fn refused(refusal: &Refusal) -> (StatusCode, &'static str) {
         ),
         Refusal::Blocked { .. } => (CONFLICT, BLOCKED),
         Refusal::Unwritable { .. } => (CONFLICT, UNWRITABLE),
-        Refusal::ReadOnly => {
+        Refusal::ReadOnly | Refusal::ReaderHost(_) => {
             (FORBIDDEN, "Make the change on a node whose role is member or admin.")
         }
         Refusal::NotAdmin => (FORBIDDEN, "Do it on a node whose role is admin."),

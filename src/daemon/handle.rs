@@ -187,8 +187,10 @@ pub struct Status {
 pub struct Peer {
     /// Its key.
     pub node: NodeId,
-    /// What people call the machine.
+    /// What it calls itself.
     pub name: String,
+    /// The name under which it was admitted: the one that commands take.
+    pub admitted_as: String,
     /// What it may do.
     pub role: Role,
     /// Whether a link is up and both have greeted.

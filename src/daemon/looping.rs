@@ -526,13 +526,14 @@ impl Loop {
                     .filter(|_| peer.connected)
                     .map(|rtt| (rtt.as_secs_f64() * 1e6).round() / 1e3),
                 node: peer.member.node,
-                name: peer.member.name,
+                name: peer.name,
+                admitted_as: peer.member.name,
                 role: peer.member.role,
                 connected: peer.connected,
                 paused: peer.paused,
                 in_sync: peer.in_sync,
                 left_out: peer.left_out,
-                addresses: peer.member.addresses,
+                addresses: peer.addresses,
                 revoked: peer.member.revoked.is_some(),
             })
             .collect()

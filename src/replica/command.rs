@@ -482,6 +482,9 @@ pub enum Refusal {
     /// This node is a reader.
     #[error("this node is a reader of its fleet and writes nothing")]
     ReadOnly,
+    /// The host is a reader.
+    #[error("host {0} is a reader of its fleet; nothing is written to its document")]
+    ReaderHost(NodeId),
     /// Only an admin may do this.
     #[error("this node is not an admin of its fleet")]
     NotAdmin,
@@ -545,6 +548,7 @@ impl Refusal {
             Self::Blocked { .. } => "blocked",
             Self::Unwritable { .. } => "unwritable",
             Self::ReadOnly => "read_only",
+            Self::ReaderHost(_) => "reader_host",
             Self::NotAdmin => "not_admin",
             Self::LastAdmin(_) => "last_admin",
             Self::Revoked(_) => "revoked",

@@ -167,6 +167,7 @@ pub fn peer() -> Peer {
     Peer {
         node: LAP,
         name: "lap".to_owned(),
+        admitted_as: "lap".to_owned(),
         role: Role::Member,
         connected: true,
         paused: false,

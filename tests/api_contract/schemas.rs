@@ -72,6 +72,7 @@ pub fn every_refusal() -> Vec<Refusal> {
         Refusal::Blocked { place: text(), by: Some(text()) },
         Refusal::Unwritable { host: text(), why: text() },
         Refusal::ReadOnly,
+        Refusal::ReaderHost(DESK),
         Refusal::NotAdmin,
         Refusal::LastAdmin(text()),
         Refusal::Revoked(text()),

@@ -343,14 +343,13 @@ fn one_signature_is_checked_for_all_that_an_author_sends_at_once() {
         node: host,
         name: "host".to_owned(),
         role: Role::Member,
-        addresses: [].into(),
         added_by: host,
         added_at: 0,
         revoked: None,
         left: false,
     };
     let mut trust = Trust::new(keys.clone());
-    trust.learn(&[member], []);
+    trust.learn(&[member]);
     let actor = |start| document::actor(&host, StartId([start; 8]));
     let (mut author, laid_out) = Document::create_host(host, 0, actor(1), 0);
     let id = author.id();

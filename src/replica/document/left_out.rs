@@ -19,7 +19,7 @@ pub struct LeftOut {
     pub unknown: u64,
     /// Changes of members that may only read.
     pub reader: u64,
-    /// Changes of revoked members, beyond what anyone attests to have had before.
+    /// Changes of revoked members, that no present member has built on.
     pub revoked: u64,
     /// Changes that no voucher at hand reaches.
     pub unvouched: u64,

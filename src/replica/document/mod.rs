@@ -8,6 +8,7 @@ mod authority;
 mod branches;
 mod fleet;
 mod foreign;
+mod former;
 mod history;
 mod host;
 mod intake;
@@ -22,6 +23,7 @@ mod saved;
 mod touched;
 mod untrusted;
 mod vouchers;
+mod whole;
 
 use std::collections::BTreeSet;
 

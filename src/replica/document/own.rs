@@ -154,7 +154,7 @@ impl Document {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, sync::Arc};
+    use std::sync::Arc;
 
     use automerge::ROOT;
 
@@ -176,14 +176,13 @@ mod tests {
             node,
             name: String::new(),
             role: Role::Member,
-            addresses: BTreeSet::new(),
             added_by: HOST,
             added_at: 0,
             revoked: None,
             left: false,
         };
         let mut trust = Trust::new(Arc::new(Trusting));
-        trust.learn(&[member(HOST), member(MEMBER)], []);
+        trust.learn(&[member(HOST), member(MEMBER)]);
         trust
     }
 

@@ -12,7 +12,6 @@ use super::super::{
     effect::{Effects, Now, StoredDocument, Write},
     guard::DocumentLimits,
     ids::{ChangeHash, DocumentId, NodeId},
-    record::Role,
     trust::Trust,
     voucher::Voucher,
 };
@@ -222,8 +221,9 @@ impl Replica {
     }
 
     fn is_rewrite_due(&mut self, now: Now) -> bool {
-        // What a reader writes goes to nobody.
-        if self.role() == Role::Reader || self.epochs.retry_at.is_some_and(|at| at > now.monotonic)
+        // What a reader wrote before it was one goes to nobody.
+        if !self.exchange.is_shared(&self.own_document())
+            || self.epochs.retry_at.is_some_and(|at| at > now.monotonic)
         {
             return false;
         }

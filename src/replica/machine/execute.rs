@@ -15,8 +15,8 @@ use super::super::{
     effect::{Effects, Now, RequestId},
     ids::{ChangeHash, NodeId, OperationId, SessionId, WorkspaceId},
     record::{
-        Extra, Session, SessionKey, SessionState, StoredSession, StoredWorkspace, TeardownAction,
-        TeardownState, Workspace, WorkspaceKey, WorkspaceState,
+        Extra, Role, Session, SessionKey, SessionState, StoredSession, StoredWorkspace,
+        TeardownAction, TeardownState, Workspace, WorkspaceKey, WorkspaceState,
     },
 };
 use super::{
@@ -470,6 +470,11 @@ impl Replica {
         write: impl Fn(&mut HostWriter<'_, '_>) -> Written,
     ) -> Result<Option<ChangeHash>, Refusal> {
         let id = self.host_document_id(host).ok_or(Refusal::HostNotReady(host))?;
+        // Nothing but what it says of itself is taken in there, from whomever.
+        let member = self.members.get(&host).filter(|member| member.node != self.node);
+        if member.is_some_and(|member| member.role == Role::Reader) {
+            return Err(Refusal::ReaderHost(host));
+        }
         if self.has_layers(host) {
             let written = self.write_layers(now, host, fx, write);
             return written.map_err(|problem| self.not_written(host, problem));

@@ -285,6 +285,7 @@ impl Replica {
             self.epochs.begun(epoch);
             fx.trash = true;
         }
+        self.read_description(host, fx);
         self.give_up_epochs(host, fx);
         self.relayer(host, None);
         let mut authors = BTreeSet::from([host.fingerprint()]);

@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     super::{
         super::ids::{NodeId, OperationId, SessionId, WorkspaceId},
-        host::{CARRIED, Places, REQUESTS, SUMMARY, TRASH},
+        host::{CARRIED, Places, REQUESTS, SELF, SUMMARY, TRASH},
     },
     Act, Action, Author, Overreach, refuse,
 };
@@ -26,6 +26,10 @@ pub(super) fn check(places: &Places, author: &Author<'_>, act: &Act<'_>) -> Resu
     if is_host && (matches!(path[..], ["meta", CARRIED, ..]) || begins && !act.overwrites()) {
         return Ok(());
     }
+    // What a host says of itself is laid out with its document, or, in one of an earlier layout, later.
+    if is_host && matches!(path[..], [] if act.key == SELF) {
+        return Ok(());
+    }
     // The layout is written once, with the first change, which nobody takes later.
     if matches!(path[..], [] | ["meta" | "sessions", ..])
         && !matches!(path[..], ["sessions", _, ..])
@@ -37,6 +41,7 @@ pub(super) fn check(places: &Places, author: &Author<'_>, act: &Act<'_>) -> Resu
     }
     match path[..] {
         ["workspaces"] => refuse("makes, or removes, a workspace of another host"),
+        [SELF, ..] => refuse("says of a host what only that says of itself"),
         ["workspaces", TRASH, _, REQUESTS] => restore(author, act),
         ["workspaces", TRASH, ..] => refuse("says what a host keeps"),
         ["sessions", bucket] => session_made(bucket, act),

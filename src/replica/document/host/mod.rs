@@ -6,6 +6,7 @@
 
 mod carried;
 mod carry;
+mod description;
 mod graves;
 mod read;
 mod rewrite;
@@ -25,6 +26,7 @@ use sha2::{Digest as _, Sha256};
 use self::graves::Graves;
 pub use self::{
     carried::{CARRIED, Part, Vector},
+    description::SELF,
     read::Records,
     sketch::Sketch,
     trash::{Kept, REQUESTS, SUMMARY, TRASH},
@@ -84,6 +86,7 @@ pub fn genesis(tx: &mut Transaction<'_>, host: NodeId, epoch: u32) -> Done {
     tx.put(&meta, "schema", SCHEMA)?;
     tx.put(&meta, "host", host.to_string())?;
     tx.put(&meta, "epoch", i64::from(epoch))?;
+    description::lay_out(tx)?;
     tx.put_object(ROOT, "workspaces", ObjType::Map)?;
     let sessions = tx.put_object(ROOT, "sessions", ObjType::Map)?;
     for bucket in 0..BUCKETS {
@@ -273,7 +276,7 @@ impl Document {
             Touched::Session(id) => self.host_places().session(&self.automerge, id),
             Touched::Workspace(id) => self.host_places().workspace(&self.automerge, id),
             Touched::Trash(id) => return self.keeps(id),
-            Touched::Member(_) | Touched::Meta => return false,
+            Touched::Member(_) | Touched::Meta | Touched::Description => return false,
         };
         matches!(standing, Standing::Records(_))
     }
@@ -349,14 +352,13 @@ mod tests {
             node: HOST,
             name: "host".to_owned(),
             role: Role::Member,
-            addresses: BTreeSet::new(),
             added_by: HOST,
             added_at: 0,
             revoked: None,
             left: false,
         };
         let mut trust = Trust::new(Arc::new(Trusting));
-        trust.learn([&host], []);
+        trust.learn([&host]);
         trust
     }
 
