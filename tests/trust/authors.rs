@@ -265,9 +265,8 @@ fn honest_nodes_that_were_given_different_branches_of_too_many_hold_the_same_in_
     world.part();
     world.plug(1, 2);
     world.deliver();
-    rogue.send(&mut world, 2, document, &second.iter().collect::<Vec<_>>());
-    // More than that are left out, and nobody is cut off for it.
-    rogue.send(&mut world, 2, document, &first.iter().collect::<Vec<_>>());
+    // More than so many are left out, and nobody is cut off for it.
+    rogue.send(&mut world, 2, document, &second.iter().chain(first).collect::<Vec<_>>());
     assert!(world.nodes[2].replica.left_out_total().contains_key("crowded"));
     world.cut(1, 2);
     world.plug(0, 1);
@@ -285,6 +284,39 @@ fn honest_nodes_that_were_given_different_branches_of_too_many_hold_the_same_in_
     let peers = world.nodes[2].replica.peers();
     let named = peers.iter().find(|peer| peer.member.node == rogue.id).unwrap().left_out.clone();
     assert!(named.is_some_and(|named| named.contains("beside itself")), "its author is named");
+}
+
+/// SIM_SEED=311: the host of the document was the node gone bad, and away; each of the others held as
+/// many of its branches as may be, not the same ones, and they differed for good.
+#[test]
+fn honest_nodes_that_hold_different_branches_agree_while_the_host_is_away() {
+    let mut world = scene();
+    let rogue = Rogue::new(&world, 1);
+    let document = host_document(&world, 1);
+    let base = copy(&world, 1, &document);
+    let change = |number: u32| {
+        let mut doc = base.clone();
+        let mut actor = actor_of(rogue.id, 0x77);
+        actor[12..16].copy_from_slice(&number.to_be_bytes());
+        doc.set_actor(ActorId::from(actor));
+        let session = session_at(&doc, "s1");
+        doc.put(&session, "title", format!("branch {number}")).unwrap();
+        doc.commit();
+        doc.get_last_local_change().unwrap()
+    };
+    let most = u32::try_from(BRANCHES_MAX).unwrap();
+    let all: Vec<Change> = (0..2 * most + 20).map(change).collect();
+    let (first, second) = all.split_at(BRANCHES_MAX + 10);
+    world.cut(0, 2);
+    rogue.send(&mut world, 0, document, &first.iter().collect::<Vec<_>>());
+    rogue.send(&mut world, 2, document, &second.iter().collect::<Vec<_>>());
+    world.cut(0, 1);
+    world.cut(1, 2);
+    world.closes.clear();
+    world.plug(0, 2);
+    world.agree();
+    assert_eq!(world.closes, []);
+    assert!(copy(&world, 0, &document).get_changes(&[]).len() > 2 * BRANCHES_MAX);
 }
 
 /// Holds every signature to be good, and counts how often it was asked.

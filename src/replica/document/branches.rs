@@ -17,8 +17,22 @@ use super::{
 /// Most heads of one author in a document: each start of a node begins a branch, where it does not know
 /// all that it wrote before, and the next change of anyone ends them all.
 pub const BRANCHES_MAX: usize = 64;
-/// From how many heads on a host ends them by a change of its own.
-pub const MERGED_FROM: usize = 32;
+/// From how many heads of one author on a host ends them by a change of its own. Others do once there is
+/// no room for more: the host may be away, and what each of them holds they take from each other by that.
+const ENDED_BY_HOST_FROM: usize = 32;
+
+/// Tells whether a document has so many branches of one author that this node is to end them.
+pub(super) fn are_to_be_ended(automerge: &Automerge, by_host: bool) -> bool {
+    let most = if by_host { ENDED_BY_HOST_FROM } else { BRANCHES_MAX };
+    let heads = automerge.get_heads();
+    let mut counts: BTreeMap<Fingerprint, usize> = BTreeMap::new();
+    let authors = heads.iter().filter(|_| heads.len() >= most).filter_map(|head| {
+        let meta = automerge.get_change_meta_by_hash(head)?;
+        Some(fingerprint(&actor_in(&meta.actor)))
+    });
+    authors.for_each(|author| *counts.entry(author).or_default() += 1);
+    counts.values().any(|count| *count >= most)
+}
 
 /// Finds which of the changes to be applied would leave more branches of their authors than are taken.
 pub(super) fn crowded(

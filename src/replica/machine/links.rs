@@ -290,23 +290,22 @@ impl Replica {
             Ok(mut applied) => {
                 self.left_out(now, peer, document, &applied.left_out, fx);
                 self.absorb(now, document, &mut applied, Some(peer), fx);
-                if document == self.own_document() {
-                    self.end_branches(now, fx);
-                }
+                self.end_branches(now, document, fx);
             }
             Err(error) => self.contain(now, peer, document, &error, sent, fx),
         }
     }
 
-    /// Ends the branches of this node's own document, if there are many: what others hold of a node that
-    /// writes beside itself and this one does not, they take from each other from then on.
-    fn end_branches(&mut self, now: Now, fx: &mut Effects) {
-        let id = self.own_document();
-        let Some(own) = self.documents.get_mut(&id) else { return };
-        match own.end_branches(now.wall_ms) {
+    /// Ends the branches of a document, if there are many: what others hold of a node that writes beside
+    /// itself and this one does not, they take from each other from then on.
+    fn end_branches(&mut self, now: Now, id: DocumentId, fx: &mut Effects) {
+        let (writes, by_host) = (self.may_write().is_ok(), id.host() == Some(self.node));
+        let document = self.documents.get_mut(&id).filter(|_| writes && id.host().is_some());
+        let Some(document) = document else { return };
+        match document.end_branches(now.wall_ms, by_host) {
             Ok(Some(mut applied)) => self.absorb(now, id, &mut applied, None, fx),
             Ok(None) => {}
-            Err(problem) => tracing::error!(%problem, "can't end the branches of the own document"),
+            Err(problem) => tracing::error!(document = %id, %problem, "can't end branches"),
         }
     }
 
