@@ -281,7 +281,7 @@ mod tests {
         for change in changes {
             let (actor, hash) =
                 (actor_in(change.actor_id()), super::super::hash_in(&change.hash()));
-            let standing = trust().standing(&ID, &actor);
+            let standing = trust().standing(&actor);
             let voucher = match standing.is_former() && random.bool() {
                 true => Voucher::marker(actor, change.seq(), hash),
                 false => trust().vouch(&ID, actor, change.seq(), hash),
