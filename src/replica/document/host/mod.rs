@@ -525,26 +525,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn which_server_has_a_workspace_is_kept_when_the_document_is_rewritten_and_may_be_unsaid() {
-        let (said, unsaid): (WorkspaceId, WorkspaceId) =
-            ("w1".parse().unwrap(), "w2".parse().unwrap());
-        let server = "http://localhost/";
-        let (mut one, _) = replicas();
-        write(&mut one, |tx| {
-            tx.create_workspace(&said, &workspace())?;
-            // As every record of a version that did not have the field.
-            tx.create_workspace(&unsaid, &workspace())?;
-            tx.set_workspace_server(&said, server)
-        });
-        let actor = super::super::actor(&HOST, StartId([3; 8]));
-        for document in [&one, &one.rewritten(1, actor, 0).0] {
-            let read = document.workspace(&said).unwrap();
-            assert_eq!(read.agent_server.as_deref(), Some(server));
-            assert_eq!(document.workspace(&unsaid).unwrap(), workspace());
-        }
-    }
-
     /// Each made a map of its own for the first delete that it noted, and only one of the two was
     /// looked into: an undone delete stayed noted, and could be undone again.
     #[test]
