@@ -26,7 +26,7 @@ use std::{
 
 use common::report::{Report, is_quick, memory_mb, ms, rounded, say};
 use sessionmesh::replica::{
-    document::{self, Document, SessionFields},
+    document::{self, Applied, Document, NotWritten, SessionFields},
     ids::{NodeId, OperationId, SessionId, StartId, WorkspaceId},
     record::{Deletion, Extra, StoredSession, StoredWorkspace},
 };
@@ -53,6 +53,11 @@ const TITLE_EVERY: u64 = 20;
 const WALL_MS: i64 = 1_795_379_110_867;
 /// The argument after which the name of a file follows that is to be loaded.
 const LOAD: &str = "--load";
+
+/// Counts the changes that were written.
+fn written_changes(written: Result<Option<Applied>, NotWritten>) -> u64 {
+    written.expect("peers take it").map_or(0, |applied| applied.changes.len() as u64)
+}
 
 fn main() {
     let mut arguments = std::env::args().skip_while(|argument| argument != LOAD);
@@ -159,7 +164,7 @@ impl Host {
             dismissals: [].into(),
         };
         let written = host.document.write(WALL_MS, |tx| tx.create_workspace(&workspace, &record));
-        host.changes += written.map_or(0, |applied| applied.changes.len() as u64);
+        host.changes += written_changes(written);
         for _ in 0..AT_REST {
             host.create();
         }
@@ -188,7 +193,7 @@ impl Host {
         };
         self.made += 1;
         let written = self.document.write(self.wall_ms, |tx| tx.create_session(&id, &record));
-        self.changes += written.map_or(0, |applied| applied.changes.len() as u64);
+        self.changes += written_changes(written);
         id
     }
 
@@ -206,7 +211,7 @@ impl Host {
             let updated_at = Some(self.wall_ms);
             let fields = SessionFields { title, updated_at, ..SessionFields::default() };
             let written = self.document.write(self.wall_ms, |tx| tx.update_session(&id, &fields));
-            self.changes += written.map_or(0, |applied| applied.changes.len() as u64);
+            self.changes += written_changes(written);
         }
         if steps + 1 >= STEPS_A_SESSION {
             self.replace(at, &id);
@@ -218,13 +223,13 @@ impl Host {
         let operation: OperationId = format!("op_{}", self.made).parse().expect("it is an id");
         let deletion = Deletion { by: self.node, at: self.wall_ms, operation, reason: None };
         let written = self.document.write(self.wall_ms, |tx| tx.delete_session(done, &deletion));
-        self.changes += written.map_or(0, |applied| applied.changes.len() as u64);
+        self.changes += written_changes(written);
         self.deleted.push_back(done.clone());
         if self.deleted.len() > UNDOABLE
             && let Some(over) = self.deleted.pop_front()
         {
             let written = self.document.write(self.wall_ms, |tx| tx.purge_session(&over, false));
-            self.changes += written.map_or(0, |applied| applied.changes.len() as u64);
+            self.changes += written_changes(written);
         }
         let id = self.create();
         self.at_work[at] = (id, 0, self.wall_ms);

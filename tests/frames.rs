@@ -55,14 +55,13 @@ fn trust() -> Trust {
         node: HOST,
         name: "host".to_owned(),
         role: Role::Member,
-        addresses: [].into(),
         added_by: HOST,
         added_at: 0,
         revoked: None,
         left: false,
     };
     let mut trust = Trust::new(Arc::new(Credulous));
-    trust.learn(&[member], []);
+    trust.learn(&[member]);
     trust
 }
 
@@ -90,7 +89,10 @@ fn base() -> (DocumentId, Automerge, ObjId) {
         deleted: None,
     };
     let id = "ses_1".parse().expect("it is an id");
-    document.write(0, |tx| tx.create_session(&id, &record)).expect("it is new");
+    document
+        .write(0, |tx| tx.create_session(&id, &record))
+        .expect("it is new")
+        .expect("it is written");
     let doc = Automerge::load(&document.save()).expect("it was just saved").with_actor(actor(2));
     let child = |object: &ObjId, key: &str| doc.get(object, key).ok().flatten().map(|(_, id)| id);
     let buckets = child(&ROOT, "sessions").expect("it is there");

@@ -146,7 +146,7 @@ fn of_what_a_member_tells_of_its_addresses_few_are_dialled_and_none_where_no_pee
     assert_eq!(world.ask(1, announce(addresses)), Ok(Reply::Done));
     world.agree();
     assert_eq!(world.nodes[0].dials[&peer], BTreeSet::from(["10.0.0.2:7177".to_owned()]));
-    let told = world.nodes[0].replica.peers()[0].member.addresses.len();
+    let told = world.nodes[0].replica.peers()[0].addresses.len();
     assert_eq!(told, bad.len() + 1, "people see what it tells");
 }
 

@@ -253,7 +253,6 @@ fn history(key: &NodeKey, changes: u64, sessions: u64) -> Vec<Write> {
         node: host,
         name: "busy".to_owned(),
         role: Role::Admin,
-        addresses: [].into(),
         added_by: host,
         added_at: 0,
         revoked: None,
@@ -284,7 +283,7 @@ fn history(key: &NodeKey, changes: u64, sessions: u64) -> Vec<Write> {
         let written = session(own.change_count() % sessions);
         last = own.write(0, |tx| tx.update_session(&written, &fields));
     }
-    let last = last.expect("each title is new");
+    let last = last.expect("peers take it").expect("each title is new");
     let mut writes = vec![Write::Fleet(fleet)];
     for (document, applied) in [(&members, &joined), (&own, &last)] {
         let id = document.id();

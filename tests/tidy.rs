@@ -100,6 +100,34 @@ fn the_top_of_the_repository_holds_only_known_names() {
 }
 
 #[test]
+fn every_path_that_a_page_names_exists() {
+    let folders = ["", "src", "tests", "benches", "proto"];
+    let mut named = 0;
+    let mut faults = Vec::new();
+    for folder in folders {
+        for entry in fs::read_dir(top().join(folder)).expect("a folder can be listed") {
+            let path = entry.expect("an entry can be read").path();
+            // The change log tells of files as they were.
+            let is_log = path.ends_with("CHANGELOG.md");
+            if is_log || path.extension().is_none_or(|extension| extension != "md") {
+                continue;
+            }
+            let text = fs::read_to_string(&path).expect("a page is UTF-8");
+            let page = path.strip_prefix(top()).expect("below the top").display();
+            for (line, path) in hygiene::named_paths(&text) {
+                named += 1;
+                if !top().join(&path).exists() {
+                    faults
+                        .push(format!("{page}:{line}: `{path}` does not exist; name it as it is"));
+                }
+            }
+        }
+    }
+    assert!(named > 20, "hardly any paths were found in the pages");
+    refuse(&faults);
+}
+
+#[test]
 fn every_dependency_says_which_rooms_may_name_it() {
     let manifest = fs::read_to_string(top().join("Cargo.toml")).expect("Cargo.toml can be read");
     let crates = crates_under("[dependencies]", &manifest);

@@ -12,8 +12,8 @@ use sessionmesh::{
         voucher::Voucher,
     },
     wire::{
-        CloseCode, DecodeError, Decoded, DocumentHeads, EncodeError, Frame, HEADER_BYTES, Hello,
-        Join, Links, LinksBase, decode, encode, frame_length, limits,
+        CloseCode, Contact, DecodeError, Decoded, DocumentHeads, EncodeError, Frame, HEADER_BYTES,
+        Hello, Join, Links, LinksBase, decode, encode, frame_length, limits,
     },
 };
 
@@ -101,7 +101,14 @@ fn frames() -> Vec<(&'static str, Frame)> {
         ),
         (
             "joined",
-            Frame::Joined { fleet_document: run::<300>(0).to_vec(), vouchers: vec![voucher(1)] },
+            Frame::Joined {
+                fleet_document: run::<300>(0).to_vec(),
+                vouchers: vec![voucher(1)],
+                contacts: vec![Contact {
+                    node: NodeId(run(0x20)),
+                    addresses: vec!["192.0.2.7:7464".into()],
+                }],
+            },
         ),
         (
             "links",
@@ -273,6 +280,7 @@ fn a_count_over_its_limit_is_refused_by_the_fields_name() {
         (2, [&[1, 1][..], &[0; 48], &[0]].concat(), "join.addresses", limits::ADDRESSES_MAX),
         (3, vec![], "joined.fleet_document", limits::FRAME_BYTES_MAX),
         (3, vec![0], "joined.vouchers", limits::VOUCHERS_MAX),
+        (3, vec![0, 0], "joined.contacts", limits::CONTACTS_MAX),
         (4, vec![0], "links.linked", limits::LINKS_MAX),
         (4, vec![1, 0], "links.unlinked", limits::LINKS_MAX),
         (4, [&[2][..], &[0; 8]].concat(), "links.bits", limits::LINKS_BITS_MAX),
@@ -410,6 +418,7 @@ fn the_contract_states_every_limit() {
         limits::VERSION_BYTES_MAX,
         limits::ADDRESSES_MAX,
         limits::ADDRESS_BYTES_MAX,
+        limits::CONTACTS_MAX,
         limits::LINKS_MAX,
         limits::LINKS_BITS_MAX,
         limits::DOCUMENTS_MAX,

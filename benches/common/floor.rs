@@ -109,13 +109,12 @@ impl Core {
             node: host,
             name: String::new(),
             role: Role::Admin,
-            addresses: [].into(),
             added_by: host,
             added_at: 0,
             revoked: None,
             left: false,
         };
-        trust.learn([&member], []);
+        trust.learn([&member]);
         let author = Automerge::load(bytes).expect("it was just saved").with_actor(actor(20));
         let sessions = author.get(ROOT, "sessions").ok().flatten().expect("it is there").1;
         let buckets =
@@ -188,7 +187,7 @@ impl Core {
                     let read = self.mirror.workspace(&id);
                     touched.workspaces.insert(WorkspaceKey { host, id }, read);
                 }
-                Touched::Trash(_) | Touched::Member(_) | Touched::Meta => {}
+                Touched::Trash(_) | Touched::Member(_) | Touched::Meta | Touched::Description => {}
             }
         }
         let events = diff::between(&self.view.apply(touched));

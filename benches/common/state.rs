@@ -74,7 +74,7 @@ impl Fleet {
     }
 
     /// Returns the fleet's own document, written by the first host: all hosts are members, and so
-    /// are these, with an address unless it is empty.
+    /// are these.
     fn members(&self, addresses: &[(NodeId, String)]) -> StoredDocument {
         let founder = &self.hosts[0].key;
         let actor = sessionmesh::replica::document::actor(&founder.node(), StartId([9; 8]));
@@ -82,12 +82,10 @@ impl Fleet {
         let hosts = self.hosts.iter().map(|host| host.key.node());
         let members = hosts.chain(addresses.iter().map(|(node, _)| *node));
         for node in members.collect::<std::collections::BTreeSet<_>>() {
-            let addresses = addresses.iter().filter(|(other, at)| *other == node && !at.is_empty());
             let member = Member {
                 node,
                 name: format!("host-{}", node.short()),
                 role: Role::Admin,
-                addresses: addresses.map(|(_, address)| address.clone()).collect(),
                 added_by: founder.node(),
                 added_at: WALL_MS,
                 revoked: None,
@@ -109,16 +107,19 @@ impl Fleet {
             vouchers: vec![host.voucher],
         });
         let documents = [self.members(addresses)].into_iter().chain(hosts).collect();
-        Stored { fleet: Some(self.id), documents, ..Stored::default() }
+        let contacts = addresses.iter().filter(|(_, address)| !address.is_empty());
+        let contacts = contacts.map(|(node, address)| (*node, [address.clone()].into())).collect();
+        Stored { fleet: Some(self.id), documents, contacts, ..Stored::default() }
     }
 
     /// Writes it to a data folder that has a key already.
     pub fn write(&self, folder: &Path, addresses: &[(NodeId, String)]) {
         let store = Store::open(folder).expect("the folder is new");
         let mut writes = vec![Write::Fleet(self.id)];
-        for StoredDocument { id: document, snapshot, vouchers, .. } in
-            self.stored(addresses).documents
-        {
+        let Stored { documents, contacts, .. } = self.stored(addresses);
+        let contacts = contacts.into_iter();
+        writes.extend(contacts.map(|(node, addresses)| Write::Contact { node, addresses }));
+        for StoredDocument { id: document, snapshot, vouchers, .. } in documents {
             writes.extend(snapshot.map(|bytes| Write::Snapshot { document, bytes }));
             writes.extend(vouchers.into_iter().map(|voucher| Write::Voucher { document, voucher }));
         }
@@ -166,7 +167,9 @@ pub fn host_document(host: NodeId, sessions: usize) -> (Document, Applied) {
                 requests: [].into(),
                 dismissals: [].into(),
             };
-            document.write(WALL_MS, |tx| tx.create_workspace(&workspace, &record));
+            document
+                .write(WALL_MS, |tx| tx.create_workspace(&workspace, &record))
+                .expect("peers take it");
         }
         let at = WALL_MS + n as i64 * 61_000;
         let record = StoredSession {
@@ -185,7 +188,7 @@ pub fn host_document(host: NodeId, sessions: usize) -> (Document, Applied) {
         };
         let id = session_id(&host, n).parse().expect("it is an id");
         let written = document.write(at, |tx| tx.create_session(&id, &record));
-        last = written.expect("the session is new");
+        last = written.expect("peers take it").expect("the session is new");
     }
     (document, last)
 }

@@ -67,6 +67,11 @@ fn write(out: &mut String, shared: &Shared, status: &Status) -> fmt::Result {
     for (code, count) in &status.refusals {
         writeln!(out, r#"sessionmesh_refusals_total{{code="{code}"}} {count}"#)?;
     }
+    let help = "Times something was left out of what nodes wrote, whoever passed it on, by reason.";
+    header_of(out, "left_out_total", "counter", help)?;
+    for (code, count) in &status.left_out {
+        writeln!(out, r#"sessionmesh_left_out_total{{code="{code}"}} {count}"#)?;
+    }
     let contained = ["panicked", "broken"].map(|code| status.refusals.get(code).unwrap_or(&0));
     let help = "Inputs of peers on which automerge panicked.";
     single(out, "contained_panics_total", "counter", help, contained.into_iter().sum())?;

@@ -18,6 +18,12 @@ pub const PROBLEM_JSON: &str = "application/problem+json";
 /// milliseconds, so a second drains it, and a second brings thousands of requests that may be made.
 pub const RETRY_AFTER_S: u32 = 1;
 
+/// What to do where something is in the way.
+const BLOCKED: &str = "Nothing was written. Have the record's host delete it there; a node that writes what it must \
+                       not is shut out with `sessionmesh peer revoke`.";
+/// What to do where a document holds too much for one more change.
+const UNWRITABLE: &str = "Nothing was written. Do less at once, or try again once the host has been connected: it \
+                          tidies its document by itself.";
 const BAD_TICKET: &str = "Copy the whole ticket, or make a new one with `sessionmesh invite`.";
 
 /// A failed request as its client is told of it.
@@ -363,7 +369,9 @@ fn refused(refusal: &Refusal) -> (StatusCode, &'static str) {
             StatusCode::SERVICE_UNAVAILABLE,
             "Try again once the host is connected; GET /v1/peers shows it.",
         ),
-        Refusal::ReadOnly => {
+        Refusal::Blocked { .. } => (CONFLICT, BLOCKED),
+        Refusal::Unwritable { .. } => (CONFLICT, UNWRITABLE),
+        Refusal::ReadOnly | Refusal::ReaderHost(_) => {
             (FORBIDDEN, "Make the change on a node whose role is member or admin.")
         }
         Refusal::NotAdmin => (FORBIDDEN, "Do it on a node whose role is admin."),

@@ -188,6 +188,11 @@ fn peer_check(peer: &Peer) -> Check {
                       folder and a new ticket";
         return Check::warning("peer", format!("{name}: {problem}"), remedy);
     }
+    if let Some(left_out) = &peer.left_out {
+        let remedy = format!("if it goes on, shut it out: sessionmesh peer revoke {name}");
+        let found = format!("{name} writes what no node takes: {left_out}");
+        return Check::warning("peer", found, &remedy);
+    }
     if !peer.in_sync {
         let remedy = "look again; if it lasts, see both logs";
         return Check::warning("peer", format!("{name} does not hold the same yet"), remedy);

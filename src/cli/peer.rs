@@ -85,7 +85,7 @@ pub async fn list(args: ListArgs, context: Context) -> Result<(), Failure> {
         let role = serde_json::to_value(peer.role).unwrap_or_default();
         let addresses: Vec<_> = peer.addresses.iter().map(String::as_str).collect();
         table.row([
-            peer.name.clone(),
+            called(&peer),
             peer.node.short(),
             role.as_str().unwrap_or_default().to_owned(),
             state(&peer),
@@ -94,6 +94,14 @@ pub async fn list(args: ListArgs, context: Context) -> Result<(), Failure> {
         ]);
     }
     out.table(&table)
+}
+
+/// Returns what a peer calls itself, and the name that commands take where that is another one.
+fn called(peer: &Peer) -> String {
+    if peer.name == peer.admitted_as {
+        return peer.name.clone();
+    }
+    format!("{} (admitted as {})", peer.name, peer.admitted_as)
 }
 
 fn say(
@@ -122,9 +130,13 @@ fn state(peer: &Peer) -> String {
     } else {
         "away"
     };
-    match &peer.problem {
+    let state = match &peer.problem {
         Some(problem) => format!("{state}: {problem}"),
         None => state.to_owned(),
+    };
+    match &peer.left_out {
+        Some(left_out) => format!("{state}; {left_out}"),
+        None => state,
     }
 }
 
@@ -157,10 +169,12 @@ mod tests {
         let peer = Peer {
             node: NodeId([1; 32]),
             name: "linux".to_owned(),
+            admitted_as: "linux".to_owned(),
             role: Role::Member,
             connected: true,
             paused: false,
             in_sync: true,
+            left_out: None,
             addresses: Default::default(),
             rtt_ms: None,
             revoked: false,

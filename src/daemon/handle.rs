@@ -153,6 +153,9 @@ pub struct Status {
     /// How often what peers sent was refused since the start, by the reason's name.
     #[serde(default)]
     pub refusals: BTreeMap<String, u64>,
+    /// How often something was left out of what nodes wrote, whoever passed it on, by the reason's name.
+    #[serde(default)]
+    pub left_out: BTreeMap<String, u64>,
     /// How many members are kept off for a while for what they sent, or hold this node to be hostile.
     #[serde(default)]
     pub kept_off: u64,
@@ -185,8 +188,10 @@ pub struct Status {
 pub struct Peer {
     /// Its key.
     pub node: NodeId,
-    /// What people call the machine.
+    /// What it calls itself.
     pub name: String,
+    /// The name under which it was admitted: the one that commands take.
+    pub admitted_as: String,
     /// What it may do.
     pub role: Role,
     /// Whether a link is up and both have greeted.
@@ -203,6 +208,9 @@ pub struct Peer {
     pub revoked: bool,
     /// Why there is no link, where that is known, or what is wrong although there is one.
     pub problem: Option<String>,
+    /// What this node has left out of what the member wrote, whoever passed it on: no node takes it.
+    #[serde(default)]
+    pub left_out: Option<String>,
 }
 
 /// Reaches the loop; cheap to clone.

@@ -487,6 +487,11 @@ impl Loop {
                 .iter()
                 .map(|(code, count)| ((*code).to_owned(), *count))
                 .collect(),
+            left_out: replica
+                .left_out_total()
+                .iter()
+                .map(|(code, count)| ((*code).to_owned(), *count))
+                .collect(),
             kept_off: replica.kept_off_count(),
             recovering: replica.is_recovering(),
             holding: replica.holding(now).map(|Holding { sessions, workspaces, left }| {
@@ -521,12 +526,14 @@ impl Loop {
                     .filter(|_| peer.connected)
                     .map(|rtt| (rtt.as_secs_f64() * 1e6).round() / 1e3),
                 node: peer.member.node,
-                name: peer.member.name,
+                name: peer.name,
+                admitted_as: peer.member.name,
                 role: peer.member.role,
                 connected: peer.connected,
                 paused: peer.paused,
                 in_sync: peer.in_sync,
-                addresses: peer.member.addresses,
+                left_out: peer.left_out,
+                addresses: peer.addresses,
                 revoked: peer.member.revoked.is_some(),
             })
             .collect()

@@ -171,6 +171,11 @@ impl Found {
                     invite: Some(invite),
                 }),
             );
+            let contacts = self.stored.contacts.iter();
+            writes.extend(contacts.map(|(node, addresses)| Write::Contact {
+                node: *node,
+                addresses: addresses.clone(),
+            }));
             let receipts = self.stored.receipts.iter().cloned();
             writes
                 .extend(receipts.map(|it| Write::Receipt { id: it.id.clone(), receipt: Some(it) }));

@@ -465,9 +465,28 @@ pub enum Refusal {
     /// The host's document has not reached this node yet.
     #[error("the document of host {0} has not arrived here yet")]
     HostNotReady(NodeId),
+    /// Something else than a map stands where what is written belongs.
+    #[error("{place} holds what it must not{}", by.as_ref().map(|by| format!(", written by {by}")).unwrap_or_default())]
+    Blocked {
+        /// Which place.
+        place: String,
+        /// Who has written there, if that is known.
+        by: Option<String>,
+    },
+    /// Other nodes would not take what this writes.
+    #[error("other nodes would refuse what this writes to the document of {host}: {why}")]
+    Unwritable {
+        /// Whose document.
+        host: String,
+        /// Why they would.
+        why: String,
+    },
     /// This node is a reader.
     #[error("this node is a reader of its fleet and writes nothing")]
     ReadOnly,
+    /// The host is a reader.
+    #[error("host {0} is a reader of its fleet; nothing is written to its document")]
+    ReaderHost(NodeId),
     /// Only an admin may do this.
     #[error("this node is not an admin of its fleet")]
     NotAdmin,
@@ -528,7 +547,10 @@ impl Refusal {
             Self::NodeNotFound(_) => "node_not_found",
             Self::AmbiguousNode { .. } => "ambiguous_node",
             Self::HostNotReady(_) => "host_not_ready",
+            Self::Blocked { .. } => "blocked",
+            Self::Unwritable { .. } => "unwritable",
             Self::ReadOnly => "read_only",
+            Self::ReaderHost(_) => "reader_host",
             Self::NotAdmin => "not_admin",
             Self::LastAdmin(_) => "last_admin",
             Self::Revoked(_) => "revoked",

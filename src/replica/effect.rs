@@ -3,7 +3,11 @@
 //! Must not know who carries an effect out. Invariant of order, kept by whoever does: frames and
 //! diffs leave at once; replies and teardowns wait until the writes beside them are durable.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{
     command::{Command, Refusal, Reply},
@@ -175,6 +179,13 @@ pub enum Write {
     },
     /// The node now belongs to this fleet.
     Fleet(FleetId),
+    /// Where a member can be dialled that has not said so itself yet.
+    Contact {
+        /// Who.
+        node: NodeId,
+        /// `IP:PORT`; none once it has.
+        addresses: BTreeSet<String>,
+    },
     /// A member is paused, or no longer.
     Paused {
         /// Who.
@@ -370,6 +381,8 @@ pub struct Stored {
     pub documents: Vec<StoredDocument>,
     /// Members with which syncing is paused.
     pub paused: BTreeSet<NodeId>,
+    /// Where members can be dialled that have not said so themselves yet.
+    pub contacts: BTreeMap<NodeId, BTreeSet<String>>,
     /// Invites that are open or were redeemed, by the hash of their secret.
     pub invites: Vec<([u8; 32], StoredInvite)>,
     /// The deletes that were asked for here, in any order.

@@ -371,12 +371,10 @@ pub const ADDRESSES_MAX: usize = 32;
 pub struct Member {
     /// Its key.
     pub node: NodeId,
-    /// What people call the machine.
+    /// The name under which it was admitted: the one that commands take.
     pub name: String,
     /// What it may do.
     pub role: Role,
-    /// Where it can be dialled, `IP:PORT`.
-    pub addresses: BTreeSet<String>,
     /// Who let it in.
     pub added_by: NodeId,
     /// Milliseconds since the epoch by that node's clock; for people only.
@@ -392,6 +390,15 @@ impl Member {
     pub fn is_current(&self) -> bool {
         self.revoked.is_none() && !self.left
     }
+}
+
+/// What a node says of itself, in its own host document.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Description {
+    /// What people call the machine; `None` until it has said so.
+    pub name: Option<String>,
+    /// Where it can be dialled, `IP:PORT`, at most [`ADDRESSES_MAX`].
+    pub addresses: BTreeSet<String>,
 }
 
 /// Says who shut a member out, and when.

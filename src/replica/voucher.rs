@@ -35,6 +35,17 @@ impl fmt::Debug for Voucher {
 }
 
 impl Voucher {
+    /// Makes what stands in a voucher's place where a change counts by what was built on it, and its
+    /// author's own word, which no longer counts, may not be at hand.
+    pub fn marker(actor: ActorBytes, seq: u64, hash: ChangeHash) -> Self {
+        Self { actor, seq, hash, signature: [0; SIGNATURE_BYTES] }
+    }
+
+    /// Tells whether it only marks a place, and nobody has signed it.
+    pub fn is_marker(&self) -> bool {
+        self.signature == [0; SIGNATURE_BYTES]
+    }
+
     /// Has a key stand for a change.
     pub fn sign(
         keyring: &dyn Keyring,

@@ -30,7 +30,7 @@ use self::{
     folder::Folder,
     ledger::Ledger,
     tables::{
-        ARCHIVED, CHANGES, INVITES, JOURNAL, PAUSED, RECEIPTS, SCHEMA, SETTING_FLEET,
+        ARCHIVED, CHANGES, CONTACTS, INVITES, JOURNAL, PAUSED, RECEIPTS, SCHEMA, SETTING_FLEET,
         SETTING_RECOVERING, SETTING_SCHEMA, SETTINGS, SNAPSHOTS, VOUCHERS,
     },
 };
@@ -156,6 +156,12 @@ impl Store {
             stored.fleet = fleet(transaction)?;
             for entry in transaction.open_table(PAUSED)?.iter()? {
                 stored.paused.insert(NodeId(*entry?.0.value()));
+            }
+            for entry in transaction.open_table(CONTACTS)?.iter()? {
+                let (node, addresses) = entry?;
+                let addresses = serde_json::from_slice(addresses.value());
+                let addresses = addresses.map_err(|_| Fault::Table("contacts"))?;
+                stored.contacts.insert(NodeId(*node.value()), addresses);
             }
             for entry in transaction.open_table(INVITES)?.iter()? {
                 let (secret_hash, invite) = entry?;
@@ -309,6 +315,7 @@ fn set_up(database: &Database) -> Result<(), Fault> {
     transaction.open_table(INVITES)?;
     transaction.open_table(RECEIPTS)?;
     transaction.open_table(PAUSED)?;
+    transaction.open_table(CONTACTS)?;
     transaction.open_table(SETTINGS)?.insert(SETTING_SCHEMA, SCHEMA.to_be_bytes().as_slice())?;
     Ok(transaction.commit()?)
 }
@@ -316,12 +323,14 @@ fn set_up(database: &Database) -> Result<(), Fault> {
 /// Makes the tables that a store of an earlier version of the same schema lacks.
 fn add_tables(database: &Database, present: &ReadTransaction) -> Result<(), Fault> {
     let present: Vec<_> = present.list_tables()?.map(|table| table.name().to_owned()).collect();
-    if [ARCHIVED.name(), RECEIPTS.name()].iter().all(|name| present.iter().any(|is| is == name)) {
+    let added = [ARCHIVED.name(), RECEIPTS.name(), CONTACTS.name()];
+    if added.iter().all(|name| present.iter().any(|is| is == name)) {
         return Ok(());
     }
     let transaction = database.begin_write()?;
     transaction.open_table(ARCHIVED)?;
     transaction.open_table(RECEIPTS)?;
+    transaction.open_table(CONTACTS)?;
     Ok(transaction.commit()?)
 }
 
@@ -457,6 +466,13 @@ fn apply(transaction: &WriteTransaction, ledger: &mut Ledger, write: &Write) -> 
         }
         Write::Paused { node, paused: false } => {
             transaction.open_table(PAUSED)?.remove(&node.0)?;
+        }
+        Write::Contact { node, addresses } if addresses.is_empty() => {
+            transaction.open_table(CONTACTS)?.remove(&node.0)?;
+        }
+        Write::Contact { node, addresses } => {
+            let json = serde_json::to_vec(addresses).expect("texts have a JSON form");
+            transaction.open_table(CONTACTS)?.insert(&node.0, json.as_slice())?;
         }
         Write::Invite { secret_hash, invite: Some(invite) } => {
             let json = serde_json::to_vec(invite).expect("an invite has a JSON form");

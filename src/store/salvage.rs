@@ -22,7 +22,7 @@ use super::{
     error::{Damage, Error, OpenError},
     folder::Folder,
     tables::{
-        self, ARCHIVED, CHANGES, INVITES, PAUSED, RECEIPTS, SCHEMA, SETTING_FLEET,
+        self, ARCHIVED, CHANGES, CONTACTS, INVITES, PAUSED, RECEIPTS, SCHEMA, SETTING_FLEET,
         SETTING_RECOVERING, SETTING_SCHEMA, SETTINGS, SNAPSHOTS, VOUCHERS,
     },
 };
@@ -165,6 +165,11 @@ impl Suspect {
             rows(transaction, PAUSED, problems, |node: &[u8; 32], ()| Some(NodeId(*node)))
                 .into_iter()
                 .collect();
+        stored.contacts = rows(transaction, CONTACTS, problems, |node: &[u8; 32], value: &[u8]| {
+            Some((NodeId(*node), serde_json::from_slice(value).ok()?))
+        })
+        .into_iter()
+        .collect();
         stored.invites = rows(transaction, INVITES, problems, |hash: &[u8; 32], value: &[u8]| {
             Some((*hash, serde_json::from_slice(value).ok()?))
         });

@@ -30,6 +30,9 @@ pub(super) const JOURNAL: TableDefinition<u64, &[u8]> = TableDefinition::new("jo
 pub(super) const INVITES: TableDefinition<&[u8; 32], &[u8]> = TableDefinition::new("invites");
 /// The nodes with which syncing is paused.
 pub(super) const PAUSED: TableDefinition<&[u8; 32], ()> = TableDefinition::new("paused");
+/// The member that has not said itself where it can be dialled → its addresses as JSON. Added after the
+/// first stores were made.
+pub(super) const CONTACTS: TableDefinition<&[u8; 32], &[u8]> = TableDefinition::new("contacts");
 /// The receipt's name → its JSON. Added after the first stores were made.
 pub(super) const RECEIPTS: TableDefinition<&str, &[u8]> = TableDefinition::new("receipts");
 /// What there is one of, under the names below.

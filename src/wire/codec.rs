@@ -4,12 +4,12 @@
 //! given, and no bytes make it panic.
 
 use super::{
-    DocumentHeads, Frame, Hello, Join, Links, LinksBase,
+    Contact, DocumentHeads, Frame, Hello, Join, Links, LinksBase,
     bytes::{Sink, Source},
     limits::{
-        ADDRESS_BYTES_MAX, ADDRESSES_MAX, CHANGES_MAX, DOCUMENTS_MAX, FRAME_BYTES_MAX, HEADS_MAX,
-        LINKS_BITS_MAX, LINKS_MAX, NAME_BYTES_MAX, SNAPSHOT_BYTES_MAX, VERSION_BYTES_MAX,
-        VOUCHERS_MAX,
+        ADDRESS_BYTES_MAX, ADDRESSES_MAX, CHANGES_MAX, CONTACTS_MAX, DOCUMENTS_MAX,
+        FRAME_BYTES_MAX, HEADS_MAX, LINKS_BITS_MAX, LINKS_MAX, NAME_BYTES_MAX, SNAPSHOT_BYTES_MAX,
+        VERSION_BYTES_MAX, VOUCHERS_MAX,
     },
     split::{HEADER_BYTES, Lane},
 };
@@ -165,7 +165,7 @@ fn size_hint(frame: &Frame) -> usize {
     const LENGTH_BYTES: usize = 5;
     FIXED_BYTES
         + match frame {
-            Frame::Joined { fleet_document: bytes, vouchers }
+            Frame::Joined { fleet_document: bytes, vouchers, .. }
             | Frame::Snapshot { bytes, vouchers, .. }
             | Frame::Sync { message: bytes, vouchers, .. } => {
                 bytes.len() + vouchers.len() * VOUCHER_BYTES_MAX
@@ -201,15 +201,20 @@ fn write(frame: &Frame, sink: &mut Sink) -> Result<(), EncodeError> {
             sink.array(&join.fleet.0);
             sink.array(&join.secret);
             sink.blob(join.name.as_bytes(), NAME_BYTES_MAX, "join.name")?;
-            sink.count(join.addresses.len(), ADDRESSES_MAX, "join.addresses")?;
-            for address in &join.addresses {
-                sink.blob(address.as_bytes(), ADDRESS_BYTES_MAX, "join.addresses")?;
-            }
+            write_addresses(&join.addresses, sink, "join.addresses")?;
         }
-        Frame::Joined { fleet_document, vouchers } => {
+        Frame::Joined { fleet_document, vouchers, contacts } => {
             sink.u32(kind::JOINED, "kind")?;
             sink.blob(fleet_document, FRAME_BYTES_MAX, "joined.fleet_document")?;
             write_vouchers(vouchers, sink, "joined.vouchers")?;
+            sink.count(contacts.len(), CONTACTS_MAX, "joined.contacts")?;
+            if !is_sorted(contacts, |it| &it.node) {
+                return Err(EncodeError::Invalid { field: "joined.contacts" });
+            }
+            for Contact { node, addresses } in contacts {
+                sink.array(&node.0);
+                write_addresses(addresses, sink, "joined.contacts")?;
+            }
         }
         Frame::Links(links) => write_links(links, sink)?,
         Frame::Heads { documents, answer } => {
@@ -274,16 +279,12 @@ fn read(kind: u32, source: &mut Source<'_>) -> Result<Option<Frame>, DecodeError
             fleet: FleetId(source.array("join.fleet")?),
             secret: source.array("join.secret")?,
             name: source.text(NAME_BYTES_MAX, "join.name")?,
-            addresses: {
-                let count = source.count(ADDRESSES_MAX, 1, "join.addresses")?;
-                (0..count)
-                    .map(|_| source.text(ADDRESS_BYTES_MAX, "join.addresses"))
-                    .collect::<Result<_, _>>()?
-            },
+            addresses: read_addresses(source, "join.addresses")?,
         }),
         kind::JOINED => Frame::Joined {
             fleet_document: source.blob(FRAME_BYTES_MAX, "joined.fleet_document")?.to_vec(),
             vouchers: read_vouchers(source, "joined.vouchers")?,
+            contacts: read_contacts(source)?,
         },
         kind::LINKS => Frame::Links(Links {
             base: read_base(source)?,
@@ -360,6 +361,37 @@ fn read_heads(source: &mut Source<'_>, field: &'static str) -> Result<DocumentHe
 /// Tells whether each item is greater than the one before it: then none is there twice.
 fn is_sorted<T, K: Ord>(items: &[T], key: impl Fn(&T) -> &K) -> bool {
     items.windows(2).all(|pair| key(&pair[0]) < key(&pair[1]))
+}
+
+fn write_addresses(
+    addresses: &[String],
+    sink: &mut Sink,
+    field: &'static str,
+) -> Result<(), EncodeError> {
+    sink.count(addresses.len(), ADDRESSES_MAX, field)?;
+    addresses.iter().try_for_each(|it| sink.blob(it.as_bytes(), ADDRESS_BYTES_MAX, field))
+}
+
+fn read_addresses(
+    source: &mut Source<'_>,
+    field: &'static str,
+) -> Result<Vec<String>, DecodeError> {
+    let count = source.count(ADDRESSES_MAX, 1, field)?;
+    (0..count).map(|_| source.text(ADDRESS_BYTES_MAX, field)).collect()
+}
+
+fn read_contacts(source: &mut Source<'_>) -> Result<Vec<Contact>, DecodeError> {
+    let field = "joined.contacts";
+    let count = source.count(CONTACTS_MAX, size_of::<NodeId>() + 1, field)?;
+    let contacts = (0..count).map(|_| {
+        let node = NodeId(source.array(field)?);
+        Ok(Contact { node, addresses: read_addresses(source, field)? })
+    });
+    let contacts: Vec<_> = contacts.collect::<Result<_, _>>()?;
+    if !is_sorted(&contacts, |it| &it.node) {
+        return Err(DecodeError::Invalid { field });
+    }
+    Ok(contacts)
 }
 
 fn write_links(links: &Links, sink: &mut Sink) -> Result<(), EncodeError> {

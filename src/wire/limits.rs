@@ -23,6 +23,10 @@ pub const ADDRESSES_MAX: usize = 32;
 /// Longest address, in bytes: an IPv6 address with a zone, brackets and a port has at most 63.
 pub const ADDRESS_BYTES_MAX: usize = 64;
 
+/// Most members of which a new node is told where they can be dialled: whoever of them it reaches
+/// tells it of the others.
+pub const CONTACTS_MAX: usize = 1_024;
+
 /// Most nodes with which a node tells that it has links: more than a full mesh ever has.
 pub const LINKS_MAX: usize = 4096;
 
@@ -33,7 +37,7 @@ pub const LINKS_BITS_MAX: usize = LINKS_MAX / 8;
 pub const DOCUMENTS_MAX: usize = 8192;
 
 /// Most heads of a document: one a start of a node that wrote without having seen another's write.
-pub const HEADS_MAX: usize = 4096;
+pub const HEADS_MAX: usize = 65_536;
 
 /// Most changes in a frame: an encoded change has over 60 bytes, so a full frame of the smallest
 /// holds hardly more.

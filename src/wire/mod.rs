@@ -59,6 +59,15 @@ pub struct Join {
     pub addresses: Vec<String>,
 }
 
+/// Where a member can be dialled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contact {
+    /// Who.
+    pub node: NodeId,
+    /// `IP:PORT`.
+    pub addresses: Vec<String>,
+}
+
 /// What the nodes of a [`Links`] are added to, and taken from.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum LinksBase {
@@ -121,6 +130,9 @@ pub enum Frame {
         fleet_document: Vec<u8>,
         /// For the last change of each actor in it.
         vouchers: Vec<Voucher>,
+        /// Where members can be dialled, as far as the sender knows: the new node may have to find them
+        /// before their own documents, which tell it, have come; sorted by node.
+        contacts: Vec<Contact>,
     },
     /// Tells with whom the sender has links, so that nobody relays what they get anyway.
     Links(Links),

@@ -144,7 +144,7 @@ async fn every_refusal_is_a_problem_with_its_own_code_a_hint_and_a_fitting_statu
         let expected = match code {
             code if code.ends_with("_not_found") => 404,
             "workspace_on_other_host" | "invalid_field" | "bad_ticket" => 422,
-            "read_only" | "not_admin" | "join_refused" => 403,
+            "read_only" | "reader_host" | "not_admin" | "join_refused" => 403,
             "host_not_ready" => 503,
             "join_unreachable" => 504,
             _ => 409,

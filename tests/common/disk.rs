@@ -63,6 +63,12 @@ impl Disk {
                     self.journal.clear();
                 }
                 Write::Fleet(fleet) => self.stored.fleet = Some(*fleet),
+                Write::Contact { node, addresses } if addresses.is_empty() => {
+                    self.stored.contacts.remove(node);
+                }
+                Write::Contact { node, addresses } => {
+                    self.stored.contacts.insert(*node, addresses.clone());
+                }
                 Write::Paused { node, paused: true } => {
                     self.stored.paused.insert(*node);
                 }

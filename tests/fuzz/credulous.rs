@@ -29,13 +29,12 @@ pub fn trust(nodes: &[NodeId]) -> Trust {
         node: *node,
         name: String::new(),
         role: Role::Member,
-        addresses: Default::default(),
         added_by: nodes[0],
         added_at: 0,
         revoked: None,
         left: false,
     });
     let mut trust = Trust::new(Arc::new(Credulous));
-    trust.learn(&members.collect::<Vec<_>>(), []);
+    trust.learn(&members.collect::<Vec<_>>());
     trust
 }

@@ -22,7 +22,7 @@ const IDS: usize = 8;
 /// How long a server that has taken a port, or has it back, keeps it at least.
 const SWAPS_APART: Duration = Duration::from_millis(100);
 /// How long all may take to agree once the servers are well.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What the programs met.
 #[derive(Debug, Default)]

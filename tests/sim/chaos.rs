@@ -96,6 +96,8 @@ pub enum Kind {
     CrashInRewrite,
     /// A host writes its document anew, others go on with the one before.
     Straggle,
+    /// The node that has gone bad does something, if there is one; drawn for its lives only.
+    Rogue,
 }
 
 /// How often each is drawn.
@@ -212,6 +214,11 @@ impl World {
         let long = Duration::from_millis(random.u64(500..25_000));
         self.fabric.log(|| format!("act {:?} node {node} other {other}", act.kind));
         self.fabric.note((act.kind as u8, node, other));
+        // Who is let in by it alone, or shut out, is not to blame for what follows.
+        let by_rogue = self.fabric.rogue == Some(node);
+        if by_rogue && matches!(act.kind, Kind::Join | Kind::JoinAndCrash | Kind::Revoke) {
+            return;
+        }
         match act.kind {
             Kind::CreateSession => self.draw(node, &mut random, |a| Some(a.create_session())),
             Kind::CreateWorkspace => self.draw(node, &mut random, |a| Some(a.create_workspace())),
@@ -353,6 +360,7 @@ impl World {
                 self.ask(node, Command::Rewrite, Asked::Person);
             }
             Kind::Straggle => self.straggle(node, other, &mut random),
+            Kind::Rogue => self.play_rogue(&mut random),
             Kind::Revoke => {
                 if !self.revoked && self.nodes.len() > 2 {
                     self.revoked = true;

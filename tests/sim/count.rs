@@ -55,6 +55,7 @@ kinds! {
         Revoked = "node revoked",
         Apart = "used while it is ended elsewhere",
         Straggled = "written to an epoch left behind",
+        Rogue = "a member gone bad does something",
     }
     states {
         Acknowledged = "acknowledged",

@@ -118,6 +118,8 @@ pub struct Fabric {
     /// Slow ways: from, to.
     pub slow: BTreeSet<(usize, usize)>,
     pub random: fastrand::Rng,
+    /// The node that has gone bad.
+    pub rogue: Option<usize>,
     /// Draws what is read beside a loop, and how long that takes.
     pub aside: fastrand::Rng,
     pub counts: Counts,
@@ -152,6 +154,7 @@ impl Fabric {
             weather,
             slow: BTreeSet::new(),
             random: fastrand::Rng::with_seed(seed),
+            rogue: None,
             aside: fastrand::Rng::with_seed(!seed),
             counts: Counts::default(),
             crash_in_snapshot: false,

@@ -10,9 +10,9 @@ use std::{
 
 use sessionmesh::replica::{
     command::Command,
-    ids::NodeId,
+    ids::{ChangeHash, DocumentId, NodeId},
     machine::Replica,
-    record::{Role, SessionState},
+    record::{Role, Session, SessionState, Workspace},
 };
 
 use super::{
@@ -100,6 +100,15 @@ impl Scenario {
         Self { nodes: 3, weather: CALM, calm: true, ..scenario }
     }
 
+    /// Has the last of the first nodes gone bad: one thing in three is its own.
+    pub fn with_rogue(mut self) -> Self {
+        self.nodes = self.nodes.max(3);
+        for act in self.acts.iter_mut().step_by(3) {
+            act.kind = super::chaos::Kind::Rogue;
+        }
+        self
+    }
+
     /// Plays it from beginning to end.
     ///
     /// # Errors
@@ -150,6 +159,8 @@ impl Scenario {
             }
             (0..2).for_each(|follower| world.look(node, follower));
         }
+        let is_rogue = |act: &Act| matches!(act.kind, super::chaos::Kind::Rogue);
+        world.fabric.rogue = self.acts.iter().any(is_rogue).then(|| self.nodes - 1);
         world.pass(Duration::from_secs(2));
         let mut wait = Duration::ZERO;
         for (number, act) in self.acts.iter().enumerate() {
@@ -292,6 +303,7 @@ impl World {
     /// ended.
     pub fn finish(&mut self) {
         self.agree();
+        self.pass_grace();
         for _ in 0..4 {
             self.pass(UNDO_WINDOW + Duration::from_secs(1));
             self.agree();
@@ -300,8 +312,24 @@ impl World {
         self.check_end();
     }
 
+    /// Lets the time pass for which hosts hold back what was pending before their start: one that
+    /// everybody has shut out, and that does not know it, meets none of those for whom it waits.
+    fn pass_grace(&mut self) {
+        let holding = (0..self.nodes.len()).filter_map(|node| {
+            let up = self.nodes[node].up.as_ref()?;
+            up.engine.replica().holding(self.now_at(node))
+        });
+        if let Some(left) = holding.map(|holding| holding.left).max() {
+            self.pass(left);
+            self.agree();
+        }
+    }
+
     /// Tells whether two nodes have no business with each other.
     fn is_apart(&self, a: usize, b: usize) -> bool {
+        if self.fabric.rogue == Some(a) || self.fabric.rogue == Some(b) {
+            return true;
+        }
         let [a, b] = [a, b].map(|node| self.nodes[node].up.as_ref());
         let (Some(a), Some(b)) = (a, b) else { return false };
         let (a, b) = (a.engine.replica(), b.engine.replica());
@@ -313,6 +341,25 @@ impl World {
         a.fleet() != b.fleet() || shut_out(a, b.node()) || shut_out(b, a.node())
     }
 
+    /// Tells where a node's documents stand, but for those of a host gone bad: nobody sees to it that what
+    /// each has of them is carried over.
+    fn stands(&self, replica: &Replica) -> Vec<(DocumentId, Vec<ChangeHash>)> {
+        let rogue = self.fabric.rogue.map(super::node::key);
+        let documents = replica.document_heads().into_iter();
+        let documents = documents.filter(|(id, ..)| rogue.is_none() || id.host() != rogue);
+        documents.map(|(id, heads, _)| (id, heads)).collect()
+    }
+
+    /// Lists what a node shows, but for what a host gone bad has.
+    fn shows(&self, replica: &Replica) -> (Vec<Session>, Vec<Workspace>) {
+        let rogue = self.fabric.rogue.map(super::node::key);
+        let (sessions, workspaces) = replica.records();
+        let sessions = sessions.iter().filter(|it| Some(it.host) != rogue);
+        let workspaces = workspaces.iter().filter(|it| Some(it.host) != rogue);
+        let workspaces = workspaces.map(|it| (**it).clone());
+        (sessions.map(|it| (**it).clone()).collect(), workspaces.collect())
+    }
+
     fn is_agreed(&self) -> bool {
         let nodes = self.nodes.len();
         let pairs = (0..nodes).flat_map(|a| (0..a).map(move |b| (a, b)));
@@ -321,7 +368,7 @@ impl World {
         idle && pairs.filter(|(a, b)| !self.is_apart(*a, *b)).all(|(a, b)| {
             let [a, b] = [a, b].map(|node| self.nodes[node].up.as_ref());
             let (Some(a), Some(b)) = (a, b) else { return false };
-            a.engine.replica().frontier() == b.engine.replica().frontier()
+            self.stands(a.engine.replica()) == self.stands(b.engine.replica())
         })
     }
 
@@ -390,7 +437,10 @@ impl World {
         }
         for up in &ups {
             let replica = up.engine.replica();
-            assert_eq!(replica.view(), ups[0].engine.replica().view(), "all show the same");
+            let first = ups[0].engine.replica();
+            assert!(self.shows(replica) == self.shows(first), "all show the same");
+            let all = self.fabric.rogue.is_some() || replica.view() == first.view();
+            assert!(all, "all show the same");
             ends::nothing_is_due(replica.view(), |host| hosts.contains(host));
             ends::nothing_acknowledged_is_lost(replica, &acknowledged);
             self.deleted_sessions_were_restored(replica);

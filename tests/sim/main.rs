@@ -30,6 +30,7 @@ mod links;
 mod node;
 mod past;
 mod power;
+mod rogue;
 mod teardowns;
 mod world;
 
@@ -54,6 +55,8 @@ const ACTS_SHORT: usize = 24;
 const ACTS_LONG: usize = 60;
 /// One life in so many is played twice, to see that it takes the same way.
 const REPLAYED: u64 = 40;
+/// In one life in so many a member has gone bad.
+const ROGUE: u64 = 8;
 /// How long a failing scenario is made shorter.
 const SHRINK_MAX: Duration = Duration::from_secs(60);
 
@@ -71,6 +74,12 @@ fn number(variable: &str) -> Option<u64> {
 #[expect(clippy::print_stdout, reason = "whoever runs it with --nocapture wants to see it")]
 fn say(text: &str) {
     println!("{text}");
+}
+
+/// Draws a life; in one of so many a member has gone bad.
+fn scenario(seed: u64, acts: usize) -> Scenario {
+    let scenario = Scenario::draw(seed, acts);
+    if seed % ROGUE == ROGUE - 1 { scenario.with_rogue() } else { scenario }
 }
 
 /// Plays a life; tells the line that plays it again if it fails, made as short as it gets.
@@ -124,17 +133,21 @@ struct Sum {
 }
 
 /// Plays lives on two threads, one after the other, as long as `go_on` says so.
-fn play_many(first: u64, acts: usize, go_on: impl Fn(u64, u64) -> bool + Sync) -> Sum {
+fn play_many(
+    (first, stride): (u64, u64),
+    acts: usize,
+    go_on: impl Fn(u64, u64) -> bool + Sync,
+) -> Sum {
     (2..=4).for_each(life::form);
     let sum = Mutex::new(Sum::default());
     let (next, faults) = (AtomicU64::new(first), AtomicU64::new(0));
     let failed = AtomicBool::new(false);
     let work = || loop {
-        let seed = next.fetch_add(1, Ordering::Relaxed);
+        let seed = next.fetch_add(stride, Ordering::Relaxed);
         if failed.load(Ordering::Relaxed) || !go_on(seed, faults.load(Ordering::Relaxed)) {
             return;
         }
-        let scenario = Scenario::draw(seed, acts);
+        let scenario = scenario(seed, acts);
         // Whoever plays on is told by it that another life has failed.
         let guard = Guard(&failed);
         let lived = play(&scenario);
@@ -175,7 +188,7 @@ impl Drop for Guard<'_> {
 #[test]
 fn short_lives_keep_the_invariants() {
     let lives = number("SIM_LIVES").unwrap_or(LIVES);
-    let sum = play_many(0, ACTS_SHORT, |seed, _| seed < lives);
+    let sum = play_many((0, 1), ACTS_SHORT, |seed, _| seed < lives);
     say(&format!("{} lives, {} steps\n{}", sum.lives, sum.steps, sum.counts));
     assert!(sum.counts.of(Seen::Acknowledged) > 0, "something was acknowledged");
 }
@@ -192,6 +205,14 @@ fn wall_clocks_that_are_a_year_apart_change_nothing_but_what_is_shown_of_time() 
     }
 }
 
+/// Whatever one of them writes, the others are never cut off from each other for it, and agree.
+#[test]
+fn honest_nodes_keep_the_invariants_beside_one_that_has_gone_bad() {
+    let last = number("SIM_LIVES").unwrap_or(LIVES);
+    let sum = play_many((ROGUE - 1, ROGUE), ACTS_SHORT, |seed, _| seed < last);
+    assert!(sum.counts.of(Seen::Rogue) > 0, "it has done something");
+}
+
 #[test]
 fn a_fleet_in_which_nothing_goes_wrong_has_nothing_to_repair() {
     (0..CALM_LIVES).for_each(|seed| drop(play(&Scenario::calm(seed, ACTS_LONG))));
@@ -204,7 +225,7 @@ fn long_run() {
     let faults = number("SIM_FAULTS").unwrap_or(100_000);
     let first = number("SIM_FIRST").unwrap_or(1_000_000);
     let began = Instant::now();
-    let sum = play_many(first, ACTS_LONG, |_, seen| seen < faults);
+    let sum = play_many((first, 1), ACTS_LONG, |_, seen| seen < faults);
     say(&format!("{}{} s", sum.counts, began.elapsed().as_secs()));
     say(&format!(
         "sim: faults={} seeds={} steps={} replayed={} acked={} lost=0 diverged=0 kinds={}",
@@ -225,7 +246,7 @@ fn long_run() {
 fn one_life() {
     let seed = number("SIM_SEED").expect("SIM_SEED names the life");
     let acts = number("SIM_ACTS").map_or(ACTS_SHORT, |acts| acts as usize);
-    let mut scenario = Scenario::draw(seed, acts);
+    let mut scenario = scenario(seed, acts);
     if let Ok(only) = env::var("SIM_ONLY") {
         let parse = |text: &str| text.parse().expect("SIM_ONLY lists numbers");
         scenario.only = only.split(',').filter(|text| !text.is_empty()).map(parse).collect();

@@ -321,6 +321,13 @@ impl Hands for Ports<'_> {
 
     fn close(&mut self, peer: NodeId, code: CloseCode, reason: String) {
         let number = self.out.number;
+        let is_honest = |number| self.fabric.rogue != Some(number);
+        assert!(
+            code != CloseCode::Hostile
+                || !is_honest(number)
+                || !is_honest(usize::from(peer.0[0]) - 1),
+            "node {number} refuses what {peer:?} sent, as all that is its own is honest: {reason}"
+        );
         self.fabric.log(|| format!("node {number} closes the link to {peer:?}: {code} {reason}"));
         let Some(link) = self.out.shown.get(&peer).copied() else { return };
         if let Some(known) = self.fabric.links.get(&link) {

@@ -148,3 +148,13 @@ fn what_was_restored_since_a_backup_is_not_purged_by_a_host_that_was_put_back() 
     }
     assert!(behind > 0, "some hosts were put back behind a restore");
 }
+
+/// A host crashed with a delete pending, was revoked before its start, and found only a node that it let in
+/// itself. It waits for a member that may know better until its hour is over, and purges then: the check at
+/// the end asked for that after a minute (`SIM_SEED=1000577` of the long run).
+#[test]
+fn a_host_that_all_others_have_shut_out_purges_after_its_grace() {
+    let mut scenario = Scenario::draw(1_000_577, 60);
+    scenario.only = vec![0, 1, 2, 4, 5, 7, 8, 18, 19, 23, 24, 25, 26, 27, 37];
+    play(&scenario);
+}

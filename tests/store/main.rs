@@ -80,6 +80,9 @@ fn each_kind_of_write_is_there_after_a_restart() {
             change(epoch(2), b"c1"),
             vouched(epoch(2), 1, 1),
             Write::Forget { document: epoch(2) },
+            Write::Contact { node, addresses: ["10.0.0.1:7177".to_owned()].into() },
+            Write::Contact { node: other, addresses: ["10.0.0.2:7177".to_owned()].into() },
+            Write::Contact { node, addresses: Default::default() },
             Write::Paused { node, paused: true },
             Write::Paused { node: other, paused: true },
             Write::Paused { node, paused: false },
@@ -108,6 +111,7 @@ fn each_kind_of_write_is_there_after_a_restart() {
             .map(|voucher| ((epoch(1), voucher.actor), voucher))
             .into(),
         paused: [other].into(),
+        contacts: [(other, ["10.0.0.2:7177".to_owned()].into())].into(),
         invites: [([1; 32], redeemed)].into(),
         receipts: [(first.id.clone(), first)].into(),
         cursor: Some(cursor(2)),

@@ -51,6 +51,7 @@ pub struct Contents {
     pub archived: BTreeSet<DocumentId>,
     pub vouchers: BTreeMap<(DocumentId, ActorBytes), Voucher>,
     pub paused: BTreeSet<NodeId>,
+    pub contacts: BTreeMap<NodeId, BTreeSet<String>>,
     pub invites: BTreeMap<[u8; 32], StoredInvite>,
     pub receipts: BTreeMap<ReceiptId, StoredReceipt>,
     pub cursor: Option<Cursor>,
@@ -62,8 +63,17 @@ pub struct Contents {
 impl Contents {
     /// Reads everything.
     pub fn of(store: &Store) -> Result<Self, Error> {
-        let Stored { fleet, documents, paused, invites, receipts, cursor, digest, recovering } =
-            store.load()?;
+        let Stored {
+            fleet,
+            documents,
+            paused,
+            contacts,
+            invites,
+            receipts,
+            cursor,
+            digest,
+            recovering,
+        } = store.load()?;
         let journal = store.journal()?;
         let loaded: BTreeSet<DocumentId> = documents.iter().map(|stored| stored.id).collect();
         let all = NAMES.map(|name| store.reload(&[name]));
@@ -84,6 +94,7 @@ impl Contents {
             archived: documents.keys().filter(|id| !loaded.contains(id)).copied().collect(),
             documents,
             paused,
+            contacts,
             invites: invites.into_iter().collect(),
             receipts: receipts.into_iter().map(|receipt| (receipt.id.clone(), receipt)).collect(),
             cursor,
@@ -140,6 +151,12 @@ impl Contents {
                 self.digest = None;
             }
             Write::Fleet(fleet) => self.fleet = Some(*fleet),
+            Write::Contact { node, addresses } if addresses.is_empty() => {
+                self.contacts.remove(node);
+            }
+            Write::Contact { node, addresses } => {
+                self.contacts.insert(*node, addresses.clone());
+            }
             Write::Paused { node, paused: true } => {
                 self.paused.insert(*node);
             }
@@ -227,7 +244,11 @@ fn random_write(rng: &mut Rng, sequence: &mut u64) -> Write {
             let cursor = Cursor { sequence: *sequence, start: StartId([1; 8]) };
             Write::Journal { cursor, body: body(*sequence).into() }
         }
-        7 => Write::Paused { node, paused: rng.bool() },
+        7 if rng.bool() => Write::Paused { node, paused: rng.bool() },
+        7 => {
+            let addresses = (0..rng.u8(..3)).map(|last| format!("10.0.0.{last}:7177")).collect();
+            Write::Contact { node, addresses }
+        }
         8 => {
             let invite = StoredInvite {
                 role: Role::Member,

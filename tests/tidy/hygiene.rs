@@ -57,6 +57,24 @@ pub fn top_violation(name: &str, is_folder: bool) -> Option<String> {
     })
 }
 
+/// Returns the paths of this repository that a page names, with their lines: what stands in backticks
+/// or as the target of a link and begins with a folder of the repository.
+pub fn named_paths(page: &str) -> Vec<(usize, String)> {
+    let folders = ["src/", "tests/", "benches/", "proto/", ".ci/"];
+    let mut found = Vec::new();
+    for (number, line) in page.lines().enumerate() {
+        for part in line.split(['`', '(', ')', '[', ']']) {
+            let path = part.trim_start_matches("../");
+            let is_path = folders.iter().any(|folder| path.starts_with(folder))
+                && !path.contains([' ', '…', '*', '{']);
+            if is_path {
+                found.push((number + 1, path.to_owned()));
+            }
+        }
+    }
+    found
+}
+
 type Faults = Vec<(usize, String)>;
 
 fn length(source: &str) -> Faults {
@@ -221,5 +239,12 @@ mod tests {
         for (name, is_folder) in [("src", true), ("Cargo.toml", false), (".gitignore", false)] {
             assert!(top_violation(name, is_folder).is_none(), "{name}");
         }
+    }
+
+    #[test]
+    fn paths_in_backticks_and_links_of_a_page_are_found() {
+        let page = "Read `src/lib.rs`, [this](../tests/README.md)\nand `cargo run src`.";
+        let expected = [(1, "src/lib.rs".to_owned()), (1, "tests/README.md".to_owned())];
+        assert_eq!(named_paths(page), expected);
     }
 }

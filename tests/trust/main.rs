@@ -6,6 +6,8 @@ mod authors;
 #[path = "../common/mod.rs"]
 #[expect(dead_code, reason = "each test uses its own part of the world")]
 mod common;
+mod described;
+mod own;
 mod revoked;
 mod rights;
 

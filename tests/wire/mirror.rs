@@ -55,7 +55,7 @@ pub enum Mirror {
     Open { start: [u8; 8] },
     Hello(Greeting),
     Join(Request),
-    Joined { fleet_document: Vec<u8>, vouchers: Vec<Word> },
+    Joined { fleet_document: Vec<u8>, vouchers: Vec<Word>, contacts: Vec<([u8; 32], Vec<String>)> },
     Links { base: Base, linked: Vec<[u8; 32]>, unlinked: Vec<[u8; 32]>, tells: bool, again: bool },
     Heads { documents: Vec<Heads>, answer: bool },
     Want(Heads),
@@ -118,9 +118,11 @@ impl From<Frame> for Mirror {
                 name: join.name,
                 addresses: join.addresses,
             }),
-            Frame::Joined { fleet_document, vouchers } => {
-                Self::Joined { fleet_document, vouchers: to_words(vouchers) }
-            }
+            Frame::Joined { fleet_document, vouchers, contacts } => Self::Joined {
+                fleet_document,
+                vouchers: to_words(vouchers),
+                contacts: contacts.into_iter().map(|it| (it.node.0, it.addresses)).collect(),
+            },
             Frame::Links(Links { base, linked, unlinked, tells, again }) => Self::Links {
                 base: match base {
                     LinksBase::Told => Base::Told,

@@ -2,8 +2,6 @@
 //!
 //! Must not know how a member is let in. Invariant: a revocation, once written, stays.
 
-use std::collections::BTreeSet;
-
 use automerge::{
     Automerge, ObjId, ObjType, ROOT, ReadDoc,
     transaction::{Transactable, Transaction},
@@ -11,9 +9,8 @@ use automerge::{
 
 use super::{
     super::{
-        ids::{self, ActorBytes, DocumentId, FleetId, NodeId},
-        record::{ADDRESSES_MAX, Member, Revocation, Role},
-        trust::{Attested, Extent},
+        ids::{FleetId, NodeId},
+        record::{Member, Revocation, Role},
     },
     Applied, Document, Places as AllPlaces,
     host::{Done, int_at, map_at, maps_at, only_map_at, text_at, texts_at},
@@ -69,10 +66,6 @@ impl Document {
         let records = maps_at(&self.automerge, self.members_place(), &node.to_string());
         let record = records.last()?.clone();
         let text = |key| text_at(&self.automerge, &record, key);
-        let addresses = map_at(&self.automerge, &record, "addresses");
-        // A member may write any number of them, and all others read them.
-        let few = |object| self.automerge.keys(&object).take(ADDRESSES_MAX).collect();
-        let addresses: BTreeSet<String> = addresses.map(few).unwrap_or_default();
         // Two admins may have let the node in at once: either's revocation counts.
         let revoked = records.iter().find_map(|record| map_at(&self.automerge, record, "revoked"));
         let revoked = revoked.map(|object| Revocation {
@@ -92,7 +85,6 @@ impl Document {
                 .map(|role| role_named(&role))
                 .max()
                 .unwrap_or(Role::Reader),
-            addresses,
             added_by: text("added_by").and_then(|by| by.parse().ok()).unwrap_or(*node),
             added_at: int_at(&self.automerge, &record, "added_at").unwrap_or(0),
             revoked,
@@ -106,55 +98,12 @@ impl Document {
         nodes.filter_map(|node| self.member(&node.parse().ok()?)).collect()
     }
 
-    /// Lists what the members attest to have of the changes of others.
-    pub fn attested(&self) -> Vec<(NodeId, Attested)> {
-        let nodes = self.automerge.keys(self.members_place()).filter_map(|key| key.parse().ok());
-        nodes.map(|node: NodeId| (node, self.attested_by(&node))).collect()
-    }
-
-    fn attested_by(&self, node: &NodeId) -> Attested {
-        let records = maps_at(&self.automerge, self.members_place(), &node.to_string());
-        let maps = records.iter().flat_map(|record| maps_at(&self.automerge, record, ATTESTED));
-        let mut attested = Attested::new();
-        for map in maps {
-            for key in self.automerge.keys(&map) {
-                let hash = text_at(&self.automerge, &map, &key);
-                let read = hash.and_then(|hash| read_attested(&key, &hash));
-                let Some((key, extent)) = read else { continue };
-                let greatest = attested.entry(key).or_insert(extent);
-                *greatest = (*greatest).max(extent);
-            }
-        }
-        attested
-    }
-
-    /// Writes what a member attests to have, in one change.
-    pub fn attest(&mut self, wall_ms: i64, by: &NodeId, attested: &Attested) -> Option<Applied> {
+    /// Writes that a member has left, in one change.
+    pub fn put_left(&mut self, wall_ms: i64, node: &NodeId) -> Option<Applied> {
         let members = self.members_place().clone();
         self.commit(wall_ms, |tx| {
-            for record in maps_at(tx, &members, &by.to_string()) {
-                let map = match map_at(tx, &record, ATTESTED) {
-                    Some(map) => map,
-                    None => tx.put_object(&record, ATTESTED, ObjType::Map)?,
-                };
-                for ((document, actor), extent) in attested {
-                    let key = attested_key(document, actor, extent.seq);
-                    tx.put(&map, key, extent.hash.to_string())?;
-                }
-            }
-            Ok(())
-        })
-    }
-
-    /// Writes what a member says of itself, in one change.
-    pub fn put_own(&mut self, wall_ms: i64, member: &Member) -> Option<Applied> {
-        let members = self.members_place().clone();
-        self.commit(wall_ms, |tx| {
-            let records = maps_at(tx, &members, &member.node.to_string());
-            records.iter().try_for_each(|record| {
-                write_own(tx, record, member)?;
-                if member.left { tx.put(record, "left", true) } else { Ok(()) }
-            })
+            let records = maps_at(tx, &members, &node.to_string());
+            records.iter().try_for_each(|record| tx.put(record, "left", true))
         })
     }
 
@@ -171,23 +120,6 @@ impl Document {
             records.iter().try_for_each(|record| write_member(tx, record, member))
         })
     }
-}
-
-/// The key in a member's record of what it attests to have.
-const ATTESTED: &str = "attested";
-
-/// Returns the key of an attestation: there is one for each extent, so that none is ever taken
-/// back by a later one.
-fn attested_key(document: &DocumentId, actor: &ActorBytes, seq: u64) -> String {
-    let actor: String = actor.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{document} {actor} {seq}")
-}
-
-fn read_attested(key: &str, hash: &str) -> Option<((DocumentId, ActorBytes), Extent)> {
-    let mut words = key.split(' ');
-    let (document, actor) = (words.next()?.parse().ok()?, ids::actor_from_hex(words.next()?)?);
-    let extent = Extent { seq: words.next()?.parse().ok()?, hash: hash.parse().ok()? };
-    Some(((document, actor), extent))
 }
 
 /// Returns the role of a name; one that is not known may do least.
@@ -213,7 +145,7 @@ fn write_member(tx: &mut Transaction<'_>, record: &ObjId, member: &Member) -> Do
     }
     tx.put(record, "added_by", member.added_by.to_string())?;
     tx.put(record, "added_at", member.added_at)?;
-    write_own(tx, record, member)?;
+    tx.put(record, "name", member.name.as_str())?;
     if let Some(revoked) = &member.revoked
         && map_at(tx, record, "revoked").is_none()
     {
@@ -225,18 +157,4 @@ fn write_member(tx: &mut Transaction<'_>, record: &ObjId, member: &Member) -> Do
         (false, true) => tx.delete(record, "left"),
         _ => Ok(()),
     }
-}
-
-fn write_own(tx: &mut Transaction<'_>, record: &ObjId, member: &Member) -> Done {
-    tx.put(record, "name", member.name.as_str())?;
-    let known = map_at(tx, record, "addresses");
-    let known_addresses: BTreeSet<String> =
-        known.as_ref().map(|object| tx.keys(object).collect()).unwrap_or_default();
-    if known.is_none() || known_addresses != member.addresses {
-        let addresses = tx.put_object(record, "addresses", ObjType::Map)?;
-        for address in &member.addresses {
-            tx.put(&addresses, address, true)?;
-        }
-    }
-    Ok(())
 }

@@ -160,7 +160,7 @@ impl Document {
             DocumentId::Host { .. } => trust,
             DocumentId::Fleet(_) => {
                 learned = trust.clone();
-                learned.learn(&document.members(), document.attested());
+                learned.learn(&document.members());
                 &learned
             }
         };

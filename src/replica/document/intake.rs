@@ -11,44 +11,16 @@ use automerge::{Change, ChangeHash};
 use super::{
     super::{
         guard,
-        ids::{self, ActorBytes, Fingerprint, NodeId},
+        ids::{self, ActorBytes},
         trust::{Standing, Trust},
         voucher::Voucher,
     },
-    Applied, ApplyError, Document, Places, Touched, Untrusted, actor_in, apply_all,
+    Applied, ApplyError, Document, LeftOut, Places, Touched, Untrusted, actor_in, apply_all,
     authority::{self, Overreach},
-    hash_in,
+    branches, hash_in,
     orphans::ORPHANS_MAX,
     saved::Saved,
-    vouchers::{ACTORS_PER_NODE_MAX, Vouchers},
 };
-
-/// What was not taken of what a peer sent, though the peer may mean well.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LeftOut {
-    /// Changes of whom this node does not know, or not yet.
-    pub unknown: u64,
-    /// Changes of members that may only read.
-    pub reader: u64,
-    /// Changes of revoked members, beyond what anyone attests to have had before.
-    pub revoked: u64,
-    /// Changes that no voucher at hand reaches.
-    pub unvouched: u64,
-    /// Members that have signed two changes for one place: what others have of theirs, this node
-    /// may never have.
-    pub forked: BTreeSet<NodeId>,
-}
-
-impl LeftOut {
-    pub(super) fn extend(&mut self, more: Self) {
-        let Self { unknown, reader, revoked, unvouched, forked } = more;
-        self.unknown += unknown;
-        self.reader += reader;
-        self.revoked += revoked;
-        self.unvouched += unvouched;
-        self.forked.extend(forked);
-    }
-}
 
 /// What a peer promises of what it sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,15 +34,9 @@ pub enum Coverage {
 /// Which records changes touch, by their names.
 type TouchedBy = BTreeMap<ChangeHash, BTreeSet<Touched>>;
 
-/// Tells whether a change that has waited is still taken: its author may write, or is attested to
-/// have written as far as this.
-fn may_stand(standing: Standing, change: &Change) -> bool {
-    match standing {
-        Standing::Writer(_, None) => true,
-        Standing::Writer(_, Some(extent)) => extent.is_some_and(|e| change.seq() <= e.seq),
-        Standing::Attested(extent) => change.seq() <= extent.seq,
-        Standing::Reader | Standing::Unknown => false,
-    }
+/// What there is in the document of a member that may only read.
+pub(super) fn is_of_reader(touched: &Touched) -> bool {
+    matches!(touched, Touched::Meta | Touched::Description)
 }
 
 impl Document {
@@ -91,92 +57,8 @@ impl Document {
         actors.iter().filter_map(|actor| self.vouchers.newest.get(actor).copied()).collect()
     }
 
-    /// Checks that each actor of a whole document is vouched for, and returns the vouchers.
-    pub(super) fn check_whole(
-        document: &automerge::Automerge,
-        id: ids::DocumentId,
-        header: &guard::DocumentHeader,
-        vouchers: &[Voucher],
-        trust: &Trust,
-    ) -> Result<Vouchers, ApplyError> {
-        let untrusted = |source| ApplyError::Untrusted { document: id, source };
-        let given: BTreeMap<_, _> =
-            vouchers.iter().map(|voucher| ((voucher.actor, voucher.seq), voucher)).collect();
-        let mut newest = Vouchers::default();
-        for (actor, seq) in header.actors.iter().zip(&header.seqs).filter(|(_, seq)| **seq > 0) {
-            let seq = u64::from(*seq);
-            let voucher = given.get(&(*actor, seq)).ok_or(untrusted(Untrusted::Unvouched))?;
-            let named = document.get_change_meta_by_hash(&super::hash_out(&voucher.hash));
-            if !named.is_some_and(|meta| actor_in(&meta.actor) == *actor && meta.seq == seq) {
-                return Err(untrusted(Untrusted::Unvouched));
-            }
-            match trust.standing(&id, actor) {
-                Standing::Writer(_, Some(extent)) if extent.is_none_or(|e| e.seq < seq) => {
-                    return Err(ApplyError::NotYet { document: id });
-                }
-                Standing::Writer(node, _) => {
-                    if !trust.is_by(voucher, &id, &node) {
-                        return Err(untrusted(Untrusted::Forged));
-                    }
-                }
-                Standing::Attested(extent) if extent.seq == seq && extent.hash == voucher.hash => {}
-                Standing::Attested(_) | Standing::Reader | Standing::Unknown => {
-                    return Err(ApplyError::NotYet { document: id });
-                }
-            }
-            if newest.actors_of(actor) >= ACTORS_PER_NODE_MAX {
-                return Err(untrusted(Untrusted::TooManyActors));
-            }
-            newest.newest.insert(*actor, **voucher);
-        }
-        Ok(newest)
-    }
-
-    /// Checks that all that is in a whole document may be there, of authors that stand for it.
-    pub(super) fn check_authority(
-        &self,
-        header: &guard::DocumentHeader,
-        trust: &Trust,
-    ) -> Result<(), ApplyError> {
-        let document = self.id;
-        // A host may do anything in its document but change how that is laid out, which would show.
-        let host = document.host().map(|host| host.fingerprint());
-        let is_host = |actor: &ActorBytes| Some(ids::fingerprint(actor)) == host;
-        if header.actors.iter().all(is_host) {
-            return Ok(());
-        }
-        let judged = guard::contained(|| {
-            let mut is_laid_out = false;
-            let mut judge = authority::Judge::of_whole(self);
-            let (mut max_ops, mut last) = (BTreeMap::new(), BTreeMap::new());
-            for change in self.automerge.get_changes(&[]) {
-                let lays_out = change.deps().is_empty() && !is_laid_out;
-                is_laid_out |= lays_out;
-                let is_by_host = is_host(&actor_in(change.actor_id()));
-                if is_by_host || lays_out && host.is_none() {
-                    judge.note(&change.decode());
-                } else {
-                    let before = last.insert(change.actor_id().clone(), change.hash());
-                    if before.is_some_and(|before| !change.deps().contains(&before)) {
-                        return Err(Untrusted::Unlinked);
-                    }
-                    if change.start_op().get() != self.max_op(&change, &max_ops) + 1 {
-                        return Err(Untrusted::Counter);
-                    }
-                    let by = || trust.node(&ids::fingerprint(&actor_in(change.actor_id())));
-                    let judged = judge.check(&change.decode());
-                    judged.map_err(|did| Untrusted::Overreach { by: by(), did })?;
-                }
-                max_ops.insert(change.hash(), change.max_op());
-            }
-            Ok(())
-        });
-        let judged = judged.map_err(ApplyError::panicked(document))?;
-        judged.map_err(|source| ApplyError::Untrusted { document, source })
-    }
-
     /// Returns the greatest counter of what a change depends on.
-    fn max_op(&self, change: &Change, batch: &BTreeMap<ChangeHash, u64>) -> u64 {
+    pub(super) fn max_op(&self, change: &Change, batch: &BTreeMap<ChangeHash, u64>) -> u64 {
         let before = change.deps().iter().filter_map(|dep| {
             let here = || self.automerge.get_change_meta_by_hash(dep).map(|meta| meta.max_op);
             batch.get(dep).copied().or_else(here)
@@ -210,7 +92,10 @@ impl Document {
             }
             ((reached, checked), left_out) = (more, left);
         }
-        changes.retain(|change| reached.contains(&change.hash()));
+        let counted = self.counted(&changes, &reached, trust, &mut left_out);
+        let is_taken = |hash: &ChangeHash| reached.contains(hash) || counted.contains(hash);
+        changes.retain(|change| is_taken(&change.hash()));
+        left_out.based_on_refused += self.refused.drop_based_on(&mut changes);
         // Most changes build on the heads; to look any other up, automerge reads all that it knows of
         // it.
         let heads = self.automerge.get_heads();
@@ -225,16 +110,18 @@ impl Document {
             self.vouchers.pending.clear();
             return Err(ApplyError::TooManyOrphans { document });
         };
-        let judged = guard::contained(|| self.judge(&ready, &reached, trust, &mut left_out));
-        let judged = judged.map_err(ApplyError::panicked(document))?;
-        let (refused, touched) = judged.map_err(|source| {
-            // Nothing of it is kept: what else waited comes again with the repair.
-            self.orphans.clear();
-            self.vouchers.pending.clear();
-            untrusted(source)
-        })?;
-        let ready = self.complete(ready, refused);
-        let applied = self.apply_ready(&ready, touched)?;
+        let judged = guard::contained(|| {
+            let (out, touched) = self.judge(&ready, (&reached, &counted), trust, &mut left_out);
+            let crowded = branches::crowded(&self.automerge, &ready, &out);
+            (out, touched, crowded)
+        });
+        let (mut refused, touched, crowded) = judged.map_err(ApplyError::panicked(document))?;
+        // What is only too much at once comes again.
+        self.refused.extend(refused.iter().copied());
+        left_out.crowded.extend(crowded.values().filter_map(|author| trust.node(author)));
+        refused.extend(crowded.into_keys());
+        let ready = self.complete(ready, refused, &counted);
+        let applied = self.apply_ready(&ready, touched, &counted)?;
         Ok(Applied { left_out, ..applied })
     }
 
@@ -283,7 +170,7 @@ impl Document {
             .map_err(ApplyError::panicked(document))?
             .map_err(|error| ApplyError::Unreadable { document, reason: error.to_string() })?;
         let mut after = trust.clone();
-        after.learn(&trial.members(), trial.attested());
+        after.learn(&trial.members());
         Ok(after)
     }
 
@@ -320,39 +207,34 @@ impl Document {
             let of_actor = by_actor.entry(actor_in(change.actor_id())).or_default();
             let other = of_actor.insert(change.seq(), change);
             if other.is_some_and(|other| other.hash() != change.hash()) {
-                return Err(Untrusted::Unlinked);
+                return Err(Untrusted::Unlinked { by: None });
             }
         }
         let mut given: BTreeMap<ActorBytes, Vec<&Voucher>> = BTreeMap::new();
         for voucher in vouchers {
             given.entry(voucher.actor).or_default().push(voucher);
         }
-        self.count_actors(by_actor.keys())?;
         let (mut reached, mut checked) = (BTreeSet::new(), Vec::new());
         for (actor, of_actor) in by_actor {
-            let Some((&seq, last)) = of_actor.last_key_value() else { continue };
+            let Some((&seq, _)) = of_actor.last_key_value() else { continue };
             let count = of_actor.len() as u64;
-            let hash = hash_in(&last.hash());
-            let standing = trust.standing(&self.id, &actor);
-            let by = match standing {
-                Standing::Unknown => {
+            let by = match trust.standing(&self.id, &actor) {
+                // Their own word is not asked for.
+                Standing::Former(_) | Standing::Unknown if self.id.host().is_some() => continue,
+                Standing::Former(_) | Standing::Unknown => {
                     left_out.unknown += count;
                     continue;
                 }
-                Standing::Reader => {
+                Standing::Reader(node) if self.id.host() == Some(node) => node,
+                Standing::Reader(_) => {
                     left_out.reader += count;
                     continue;
                 }
-                Standing::Writer(_, Some(extent)) if extent.is_none_or(|e| e.seq < seq) => {
-                    left_out.revoked += count;
+                Standing::Writer(_) if trust.is_readers(&self.id) => {
+                    left_out.reader += count;
                     continue;
                 }
-                Standing::Attested(extent) if extent.seq != seq || extent.hash != hash => {
-                    left_out.unknown += count;
-                    continue;
-                }
-                Standing::Writer(node, _) => Some(node),
-                Standing::Attested(_) => None,
+                Standing::Writer(node) => node,
             };
             let of_this = given.get(&actor).into_iter().flatten().copied();
             let names = |voucher: &&Voucher| {
@@ -360,16 +242,23 @@ impl Document {
                 change.is_some_and(|change| hash_in(&change.hash()) == voucher.hash)
             };
             let mut words: BTreeMap<u64, &Voucher> = BTreeMap::new();
+            let mut is_marked = false;
             // Each is checked, which takes long, but for those that the last one covers anyway.
             let counts = |voucher: &&Voucher| coverage == Coverage::Gaps || voucher.seq == seq;
             for voucher in of_this.filter(names).filter(counts) {
-                if let Some(node) = by
-                    && !self.vouchers.is_known(voucher)
-                    && !trust.is_by(voucher, &self.id, &node)
-                {
+                if voucher.is_marker() {
+                    // The peer knows its author as a former member, as this node soon will.
+                    is_marked = true;
+                    continue;
+                }
+                if !self.vouchers.is_known(voucher) && !trust.is_by(voucher, &self.id, &by) {
                     return Err(Untrusted::Forged);
                 }
                 words.insert(voucher.seq, voucher);
+            }
+            if is_marked && !words.contains_key(&seq) {
+                left_out.unvouched += count;
+                continue;
             }
             if coverage == Coverage::Whole && !words.contains_key(&seq) {
                 return Err(Untrusted::Unvouched);
@@ -381,7 +270,7 @@ impl Document {
             let here = follow(&of_actor, &words, waiting);
             if (here.len() as u64) < count {
                 if coverage == Coverage::Whole {
-                    return Err(Untrusted::Unlinked);
+                    return Err(Untrusted::Unlinked { by: None });
                 }
                 left_out.unvouched += count - here.len() as u64;
             }
@@ -391,33 +280,15 @@ impl Document {
         Ok((reached, checked))
     }
 
-    /// Refuses more actors of one node than it may have, before any word of theirs is checked: each
-    /// takes as long as some hundred bytes take to come.
-    fn count_actors<'a>(
-        &self,
-        actors: impl Iterator<Item = &'a ActorBytes>,
-    ) -> Result<(), Untrusted> {
-        let mut new: BTreeMap<Fingerprint, usize> = BTreeMap::new();
-        for actor in actors.filter(|actor| !self.vouchers.newest.contains_key(*actor)) {
-            let fingerprint = ids::fingerprint(actor);
-            let count = new.entry(fingerprint).or_insert_with(|| self.vouchers.actors_of(actor));
-            *count += 1;
-            if *count > ACTORS_PER_NODE_MAX {
-                return Err(Untrusted::TooManyActors);
-            }
-        }
-        Ok(())
-    }
-
-    /// Judges changes that can be applied one after the other; returns those that must not be and
-    /// that the peer is not to blame for, since it did not send them now, and what the others touch.
+    /// Judges changes that can be applied one after the other; returns those that must not be, and what
+    /// the others touch.
     fn judge(
         &self,
         ready: &[Change],
-        sent: &BTreeSet<ChangeHash>,
+        (sent, counted): (&BTreeSet<ChangeHash>, &BTreeSet<ChangeHash>),
         trust: &Trust,
         left_out: &mut LeftOut,
-    ) -> Result<(BTreeSet<ChangeHash>, TouchedBy), Untrusted> {
+    ) -> (BTreeSet<ChangeHash>, TouchedBy) {
         let (mut refused, mut touched) = (BTreeSet::new(), TouchedBy::new());
         // What an author of a fleet document was allowed to, shows only in what it built on.
         let mut scratch = matches!(self.places, Places::Fleet(_)).then(|| self.automerge.clone());
@@ -426,14 +297,23 @@ impl Document {
         let mut max_ops: BTreeMap<ChangeHash, u64> = BTreeMap::new();
         for change in ready {
             let actor = actor_in(change.actor_id());
+            if change.deps().iter().any(|dep| refused.contains(dep)) {
+                left_out.based_on_refused += 1;
+                refused.insert(change.hash());
+                continue;
+            }
             let (seq, hash) = *last.entry(actor).or_insert_with(|| {
                 let newest = self.vouchers.newest.get(&actor);
                 newest.map_or((0, None), |v| (v.seq, Some(super::hash_out(&v.hash))))
             });
-            if !sent.contains(&change.hash())
-                && !may_stand(trust.standing(&self.id, &actor), change)
-            {
-                // Its author may no longer write, and what it is taken to have written no longer grows.
+            let may_stand = match trust.standing(&self.id, &actor) {
+                Standing::Reader(node) => self.id.host() == Some(node),
+                _ if trust.is_readers(&self.id) => false,
+                Standing::Writer(_) => true,
+                Standing::Former(_) | Standing::Unknown => counted.contains(&change.hash()),
+            };
+            if !may_stand && (self.id.host().is_some() || !sent.contains(&change.hash())) {
+                // Its author may no longer write, and has waited since it could.
                 left_out.revoked += 1;
                 refused.insert(change.hash());
                 continue;
@@ -446,12 +326,11 @@ impl Document {
             }
             let is_next =
                 change.seq() == seq + 1 && hash.is_none_or(|hash| change.deps().contains(&hash));
+            let by = || trust.node(&ids::fingerprint(&actor));
             let wrong = if !is_next {
-                Some(Untrusted::Unlinked)
+                Some(Untrusted::Unlinked { by: by() })
             } else if change.start_op().get() != self.max_op(change, &max_ops) + 1 {
-                Some(Untrusted::Counter)
-            } else if seq == 0 && self.vouchers.actors_of(&actor) >= ACTORS_PER_NODE_MAX {
-                Some(Untrusted::TooManyActors)
+                Some(Untrusted::Counter { by: by() })
             } else {
                 let expanded = change.decode();
                 let judged = match &mut scratch {
@@ -465,8 +344,15 @@ impl Document {
                         })
                     }
                 };
-                let by = || trust.node(&ids::fingerprint(&actor));
                 match judged {
+                    // Whoever passes it on may know its author as more than a reader.
+                    Ok(touches)
+                        if trust.is_readers(&self.id) && !touches.iter().all(is_of_reader) =>
+                    {
+                        left_out.reader += 1;
+                        refused.insert(change.hash());
+                        continue;
+                    }
                     Ok(touches) => {
                         touched.insert(change.hash(), touches);
                         None
@@ -475,9 +361,8 @@ impl Document {
                 }
             };
             match wrong {
-                Some(wrong) if sent.contains(&change.hash()) => return Err(wrong),
                 Some(wrong) => {
-                    tracing::warn!(document = %self.id, %wrong, "dropped a change that waited");
+                    left_out.refused.entry(by()).or_insert(wrong);
                     refused.insert(change.hash());
                 }
                 None => {
@@ -486,12 +371,17 @@ impl Document {
                 }
             }
         }
-        Ok((refused, touched))
+        (refused, touched)
     }
 
     /// Returns those of the changes after which the last of each actor is vouched for; has the
     /// others wait, but for what depends on refused ones.
-    fn complete(&mut self, ready: Vec<Change>, mut refused: BTreeSet<ChangeHash>) -> Vec<Change> {
+    fn complete(
+        &mut self,
+        ready: Vec<Change>,
+        mut refused: BTreeSet<ChangeHash>,
+        counted: &BTreeSet<ChangeHash>,
+    ) -> Vec<Change> {
         let mut held = BTreeSet::new();
         loop {
             let before = (refused.len(), held.len());
@@ -503,19 +393,39 @@ impl Document {
                     held.insert(change.hash());
                 }
             }
+            let mut built_on: BTreeSet<ChangeHash> = BTreeSet::new();
+            let mut held_on: BTreeSet<ChangeHash> = BTreeSet::new();
             for change in ready.iter().rev() {
                 let hash = change.hash();
-                if refused.contains(&hash) || held.contains(&hash) {
+                if held.contains(&hash) {
+                    held_on.extend(change.deps());
+                    continue;
+                }
+                if refused.contains(&hash) {
                     continue;
                 }
                 let actor = actor_in(change.actor_id());
-                if !vouched.contains(&actor) {
+                if counted.contains(&hash) {
+                    // It counts only with what was built on it, and waits if that does.
+                    if !built_on.contains(&hash) {
+                        if held_on.contains(&hash) {
+                            held_on.extend(change.deps());
+                            held.insert(hash);
+                        } else {
+                            refused.insert(hash);
+                        }
+                        continue;
+                    }
+                } else if !vouched.contains(&actor) {
                     if self.vouchers.reaches(change) {
                         vouched.insert(actor);
                     } else {
+                        held_on.extend(change.deps());
                         held.insert(hash);
+                        continue;
                     }
                 }
+                built_on.extend(change.deps());
             }
             if before == (refused.len(), held.len()) {
                 break;
@@ -532,6 +442,7 @@ impl Document {
         &mut self,
         ready: &[Change],
         mut touched: TouchedBy,
+        counted: &BTreeSet<ChangeHash>,
     ) -> Result<Applied, ApplyError> {
         let document = self.id;
         if !ready.is_empty() {
@@ -554,7 +465,10 @@ impl Document {
         let mut vouchers = BTreeMap::new();
         for change in ready {
             let key = (actor_in(change.actor_id()), change.seq());
-            if let Some(voucher) = self.vouchers.pending.remove(&key) {
+            let hash = change.hash();
+            let marker = || Voucher::marker(key.0, key.1, hash_in(&hash));
+            let word = self.vouchers.pending.remove(&key);
+            if let Some(voucher) = word.or_else(|| counted.contains(&hash).then(marker)) {
                 vouchers.insert(key.0, voucher);
                 self.vouchers.newest.insert(key.0, voucher);
             }

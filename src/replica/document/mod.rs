@@ -5,20 +5,25 @@
 //! node is made under an actor that no other start of it has used.
 
 mod authority;
+mod branches;
 mod fleet;
 mod foreign;
+mod former;
 mod history;
 mod host;
 mod intake;
+mod left_out;
 mod merged;
 mod message;
 mod orphans;
+mod own;
 mod rewriting;
 mod salvage;
 mod saved;
 mod touched;
 mod untrusted;
 mod vouchers;
+mod whole;
 
 use std::collections::BTreeSet;
 
@@ -26,22 +31,24 @@ pub use authority::Overreach;
 use automerge::{
     ActorId, Automerge, AutomergeError, Change, ExpandedChange, transaction::CommitOptions,
 };
+pub use branches::BRANCHES_MAX;
 pub use foreign::{Foreign, Judged};
 pub use history::{History, Outcome, Step as HistoryStep, Wrote};
 pub use host::{
-    Done as Written, Kept, Limits, Part, Records, Scope, SessionFields, Sketch, Vector,
-    Writer as HostWriter,
+    CLEARED_MAX, Done as Written, Kept, Limits, Part, Records, Scope, SessionFields, Sketch,
+    Vector, Writer as HostWriter,
 };
-pub use intake::{Coverage, LeftOut};
+pub use intake::Coverage;
+pub use left_out::LeftOut;
 pub use merged::Merged;
 pub use message::Message;
-pub use rewriting::{Rewrite, Rewritten};
+pub use own::NotWritten;
+pub use rewriting::{NotRewritten, Rewrite, Rewritten};
 pub use salvage::Salvaged;
 pub use touched::Touched;
 pub use untrusted::Untrusted;
-pub use vouchers::ACTORS_PER_NODE_MAX;
 
-use self::{orphans::Orphans, saved::Saved, vouchers::Vouchers};
+use self::{left_out::Refused, orphans::Orphans, saved::Saved, vouchers::Vouchers};
 use super::{
     guard,
     ids::{self, ActorBytes, ChangeHash, DocumentId, Fingerprint, NodeId, StartId},
@@ -211,6 +218,7 @@ pub struct Document {
     automerge: Automerge,
     saved: Saved,
     orphans: Orphans,
+    refused: Refused,
     vouchers: Vouchers,
     places: Places,
 }
@@ -299,6 +307,20 @@ fn hash_out(hash: &ChangeHash) -> automerge::ChangeHash {
     automerge::ChangeHash(hash.0)
 }
 
+/// Reads a change and compares its hash with the checksum in its bytes.
+///
+/// `Change::try_from` of automerge 0.12 does not: a flipped bit may leave a change that parses and
+/// applies, and automerge panics once it is to give the change back.
+fn sound_change(bytes: &[u8]) -> Result<Change, String> {
+    let change = Change::try_from(bytes).map_err(|error| error.to_string())?;
+    // A chunk begins with four bytes that say what it is and the first four of its hash.
+    if bytes.get(4..8) == change.hash().0.get(..4) {
+        Ok(change)
+    } else {
+        Err(format!("the checksum of change {} is wrong", change.hash()))
+    }
+}
+
 impl Document {
     /// Makes the host document of a node that has none, with its empty buckets.
     pub fn create_host(host: NodeId, epoch: u32, actor: ActorId, wall_ms: i64) -> (Self, Applied) {
@@ -342,9 +364,8 @@ impl Document {
             None => Automerge::new(),
         };
         automerge.set_actor(actor);
-        let changes = changes.iter().map(|bytes| Change::try_from(&bytes[..]));
-        let changes = changes.collect::<Result<Vec<_>, _>>();
-        let changes = changes.map_err(|e| unreadable(e.to_string()))?;
+        let changes = changes.iter().map(|bytes| sound_change(bytes));
+        let changes = changes.collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
         apply_all(&mut automerge, &changes).map_err(|e| unreadable(e.to_string()))?;
         let saved = snapshot.filter(|_| changes.is_empty());
         let saved = saved.map(|bytes| Saved::of(&automerge, bytes)).unwrap_or_default();
@@ -357,8 +378,17 @@ impl Document {
     fn place(id: DocumentId, automerge: Automerge, vouchers: Vouchers) -> Option<Self> {
         let places = Places::find(id, &automerge)?;
         let name = id.to_string().into();
-        let (orphans, saved) = (Orphans::default(), Saved::default());
-        Some(Self { id, name, automerge, saved, orphans, vouchers, places })
+        let (orphans, refused) = (Orphans::default(), Refused::default());
+        Some(Self {
+            id,
+            name,
+            automerge,
+            saved: Saved::default(),
+            orphans,
+            refused,
+            vouchers,
+            places,
+        })
     }
 
     /// Returns the document's name.
@@ -384,6 +414,16 @@ impl Document {
     /// Tells whether all of a peer's heads are part of the document.
     pub fn has_all(&self, heads: &[ChangeHash]) -> bool {
         heads.iter().all(|hash| self.has(hash))
+    }
+
+    /// Tells whether each of a peer's heads is part of the document, or was refused for good.
+    pub fn accounts_for(&self, heads: &[ChangeHash]) -> bool {
+        heads.iter().all(|hash| self.has(hash) || self.refused.has(&hash_out(hash)))
+    }
+
+    /// Returns how many changes there are that nothing builds on.
+    pub fn head_count(&self) -> usize {
+        self.automerge.get_heads().len()
     }
 
     /// Returns the changes that a replica with these heads lacks, in an order in which it can
@@ -463,9 +503,9 @@ impl Document {
     }
 
     fn read_change(document: DocumentId, bytes: &[u8]) -> Result<Change, ApplyError> {
-        guard::contained(|| Change::try_from(bytes))
+        guard::contained(|| sound_change(bytes))
             .map_err(ApplyError::panicked(document))?
-            .map_err(|e| ApplyError::Unreadable { document, reason: e.to_string() })
+            .map_err(|reason| ApplyError::Unreadable { document, reason })
     }
 
     /// Lists the changes that are not here and that others wait for.
@@ -506,7 +546,7 @@ impl Document {
         }
     }
 
-    /// Writes to the document in one change; `None` if nothing was written.
+    /// Writes to the document in one change; `None` if nothing was written, or peers would not take it.
     ///
     /// # Panics
     ///
@@ -516,21 +556,12 @@ impl Document {
         wall_ms: i64,
         write: impl FnOnce(&mut automerge::transaction::Transaction<'_>) -> host::Done,
     ) -> Option<Applied> {
-        let change = self.commit_change(wall_ms, write)?;
-        Some(self.describe_own(&[change]))
-    }
-
-    /// Writes as [`Document::commit`] does, and leaves it to its caller to say what was touched.
-    fn commit_change(
-        &mut self,
-        wall_ms: i64,
-        write: impl FnOnce(&mut automerge::transaction::Transaction<'_>) -> host::Done,
-    ) -> Option<Change> {
-        let mut tx = self.automerge.transaction();
-        write(&mut tx).expect("the paths and values written are the schema's own");
-        let (hash, _) = tx.commit_with(CommitOptions::default().with_time(wall_ms / 1_000));
-        hash?;
-        self.saved = Saved::default();
-        Some(self.automerge.get_last_local_change().expect("it was just committed"))
+        match self.commit_change(wall_ms, |tx| write(tx).map(|()| None)) {
+            Ok(change) => Some(self.describe_own(&[change?])),
+            Err(problem) => {
+                tracing::error!(document = %self.id, %problem, "took back a change that peers would refuse");
+                None
+            }
+        }
     }
 }

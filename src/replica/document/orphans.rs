@@ -11,6 +11,9 @@ use automerge::{Change, ChangeHash};
 /// pushes don't mend, and is repaired instead.
 pub const ORPHANS_MAX: usize = 1_024;
 
+/// Most changes that may wait until their author's word reaches them: as many as come in one frame.
+const HELD_MAX: usize = 65_536;
+
 /// Most bytes that they may have together, so that few great ones are no more than many small.
 pub const ORPHANS_BYTES_MAX: usize = 16 << 20;
 
@@ -81,8 +84,15 @@ impl Orphans {
     }
 
     /// Has changes wait that could be applied, until the next ones come.
+    /// Of more than may wait none do: they come again with the repair.
     pub fn hold(&mut self, changes: impl IntoIterator<Item = Change>) {
         self.held.extend(changes);
+        let bytes = || self.held.iter().map(|change| change.raw_bytes().len()).sum::<usize>();
+        if self.held.len() > HELD_MAX
+            || self.held.len() > ORPHANS_MAX && bytes() > ORPHANS_BYTES_MAX
+        {
+            self.held.clear();
+        }
     }
 
     /// Drops all that wait.

@@ -4,7 +4,7 @@
 //! copy, while the document goes on; what is written to it meanwhile is carried over like what comes
 //! late, so that nothing is lost.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use automerge::{ActorId, Change, ReadDoc as _};
 
@@ -32,6 +32,17 @@ pub struct Rewritten {
     pub bytes: Vec<u8>,
 }
 
+/// Explains why a document could not be written anew.
+#[derive(Debug, thiserror::Error)]
+pub enum NotRewritten {
+    /// Automerge panicked.
+    #[error(transparent)]
+    Panicked(#[from] guard::Panicked),
+    /// Peers would not take it whole.
+    #[error("it holds more than other nodes take of one host: {0}")]
+    TooMuch(#[from] guard::Refused),
+}
+
 impl Rewrite {
     /// Has a copy of a document written anew as that epoch, under that actor.
     pub fn new(copy: Document, epoch: u32, actor: ActorId, wall_ms: i64) -> Self {
@@ -42,14 +53,16 @@ impl Rewrite {
     ///
     /// # Errors
     ///
-    /// Automerge panicked.
-    pub fn write(self) -> Result<Rewritten, guard::Panicked> {
+    /// Automerge panicked, or peers would not take it.
+    pub fn write(self) -> Result<Rewritten, NotRewritten> {
         let Self { copy, epoch, actor, wall_ms } = self;
         guard::contained(|| {
             let (next, written) = copy.rewritten(epoch, actor, wall_ms);
             let bytes = next.save();
-            Rewritten { before: copy, next, written, bytes }
-        })
+            // It goes to peers as a whole, and is judged as that.
+            guard::check_document(&bytes, guard::DocumentLimits::SNAPSHOT)?;
+            Ok(Rewritten { before: copy, next, written, bytes })
+        })?
     }
 }
 
@@ -66,7 +79,9 @@ impl Rewritten {
             return Applied::default();
         }
         let touched = own.touched_since(&self.before);
-        self.next.carry_over(&self.before, own, &touched, wall_ms)
+        let mut written = self.next.say_again(&self.before, own, wall_ms).unwrap_or_default();
+        written.extend(self.next.carry_over(&self.before, own, &touched, wall_ms));
+        written
     }
 }
 
@@ -101,8 +116,27 @@ impl Document {
             left.extend(change.deps());
             newest.push(change);
         }
-        // Whatever a change builds on has lower counters than it.
+        // Whatever a change builds on has lower counters than it, but where one of the two is empty.
         newest.sort_by_key(Change::start_op);
-        Some(newest)
+        let is_empty = |change: &Change| change.len() == 0;
+        Some(if newest.iter().any(is_empty) { in_order(newest) } else { newest })
     }
+}
+
+/// Puts changes in an order in which they can be applied.
+fn in_order(changes: Vec<Change>) -> Vec<Change> {
+    let mut left: BTreeMap<automerge::ChangeHash, Change> =
+        changes.iter().map(|change| (change.hash(), change.clone())).collect();
+    let mut ordered = Vec::with_capacity(changes.len());
+    let mut stack: Vec<(automerge::ChangeHash, bool)> =
+        changes.iter().rev().map(|change| (change.hash(), false)).collect();
+    while let Some((hash, is_behind_deps)) = stack.pop() {
+        if is_behind_deps {
+            ordered.extend(left.remove(&hash));
+        } else if let Some(change) = left.get(&hash) {
+            stack.push((hash, true));
+            stack.extend(change.deps().iter().map(|dep| (*dep, false)));
+        }
+    }
+    ordered
 }

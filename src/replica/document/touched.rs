@@ -10,7 +10,7 @@ use automerge::{Automerge, ExpandedChange, ObjId, legacy};
 use super::{
     super::ids::{NodeId, SessionId, TrashId, WorkspaceId},
     authority::path_of,
-    host::TRASH,
+    host::{SELF, TRASH},
 };
 
 /// How many maps are remembered by where they are: most is written to one again and again.
@@ -29,6 +29,8 @@ pub enum Touched {
     Member(NodeId),
     /// What the document says of itself.
     Meta,
+    /// What the host says of itself.
+    Description,
 }
 
 /// Returns the records that the changes touched; paths that a newer version has added are none.
@@ -73,6 +75,7 @@ pub fn record_at(path: &[String], key: Option<&str>) -> Option<Touched> {
             id => id.parse().ok().map(Touched::Workspace),
         },
         "meta" => Some(Touched::Meta),
+        SELF => Some(Touched::Description),
         "members" => steps.next()?.parse().ok().map(Touched::Member),
         _ => None,
     }

@@ -14,11 +14,17 @@ pub enum Untrusted {
     #[error("a voucher is not by the node in whose name it is")]
     Forged,
     /// It does not stand where its author's next change does.
-    #[error("a change does not follow its author's previous one")]
-    Unlinked,
+    #[error("a change{} does not follow its author's previous one", by_whom(by.as_ref()))]
+    Unlinked {
+        /// Its author, where the fault is in what that has signed.
+        by: Option<NodeId>,
+    },
     /// Its counters are not those that follow from what it depends on.
-    #[error("a change does not count its operations on from those before it")]
-    Counter,
+    #[error("a change{} does not count its operations on from those before it", by_whom(by.as_ref()))]
+    Counter {
+        /// Its author, where it is known here.
+        by: Option<NodeId>,
+    },
     /// It does what its author must not.
     #[error("a change by {} {did}", named(by.as_ref()))]
     Overreach {
@@ -27,9 +33,6 @@ pub enum Untrusted {
         /// What it does.
         did: Overreach,
     },
-    /// Its author writes under more names than any honest node.
-    #[error("a node writes under too many actors")]
-    TooManyActors,
 }
 
 impl Untrusted {
@@ -38,14 +41,25 @@ impl Untrusted {
         match self {
             Self::Unvouched => "unvouched",
             Self::Forged => "forged",
-            Self::Unlinked => "unlinked",
-            Self::Counter => "counter",
+            Self::Unlinked { .. } => "unlinked",
+            Self::Counter { .. } => "counter",
             Self::Overreach { .. } => "overreach",
-            Self::TooManyActors => "too_many_actors",
+        }
+    }
+
+    /// Returns the node that has signed what is wrong, where that is not whoever sent it.
+    pub fn author(self) -> Option<NodeId> {
+        match self {
+            Self::Unvouched | Self::Forged => None,
+            Self::Unlinked { by } | Self::Counter { by } | Self::Overreach { by, .. } => by,
         }
     }
 }
 
 fn named(node: Option<&NodeId>) -> String {
     node.map_or_else(|| "a node that is not known here".to_owned(), ToString::to_string)
+}
+
+fn by_whom(node: Option<&NodeId>) -> String {
+    node.map_or_else(String::new, |node| format!(" by {node}"))
 }

@@ -8,16 +8,9 @@ use std::collections::BTreeMap;
 use automerge::Change;
 
 use super::{
-    super::{
-        ids::{self, ActorBytes},
-        voucher::Voucher,
-    },
+    super::{ids::ActorBytes, voucher::Voucher},
     actor_in, hash_in,
 };
-
-/// Most actors of one node in a document: each start of it that writes there makes one, so this
-/// is years of restarts, and the vouchers of all of them are checked within a fraction of a second.
-pub const ACTORS_PER_NODE_MAX: usize = 4_096;
 
 /// The vouchers that a document holds.
 #[derive(Debug, Clone, Default)]
@@ -58,13 +51,5 @@ impl Vouchers {
     pub fn reaches(&self, change: &Change) -> bool {
         let key = (actor_in(change.actor_id()), change.seq());
         self.pending.get(&key).is_some_and(|voucher| voucher.hash == hash_in(&change.hash()))
-    }
-
-    pub fn actors_of(&self, actor: &ActorBytes) -> usize {
-        let fingerprint = ids::fingerprint(actor);
-        let (mut first, mut last) = ([0; ids::ACTOR_BYTES], [0xff; ids::ACTOR_BYTES]);
-        first[..fingerprint.len()].copy_from_slice(&fingerprint);
-        last[..fingerprint.len()].copy_from_slice(&fingerprint);
-        self.newest.range(first..=last).count()
     }
 }

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use super::{
     APPLIED, Budget, CHANGE_ACTORS_MAX, CHANGE_BYTES_MAX, CHANGE_OPS_FREE, CHANGE_OPS_MAX,
-    DEPENDENCIES_MAX, DEPTH_MAX, MEMORY_BYTES_MAX, MESSAGE_BYTES_MAX, OPS_PER_BYTE_MAX, Refused,
-    TIME_MAX, at_most,
+    CHANGE_OVERWRITES_MAX, DEPENDENCIES_MAX, DEPTH_MAX, MEMORY_BYTES_MAX, MESSAGE_BYTES_MAX,
+    OPS_PER_BYTE_MAX, Refused, TIME_MAX, at_most,
     chunk::{Chunk, Kind, inflate},
     column::{Listed, Spec, count_items},
     operation::{
@@ -168,7 +168,8 @@ fn check_contents(
     actors.push(actor);
     actors.extend_from_slice(&other_actors);
 
-    let mut operations = Operations::new(&columns, ops, PREDECESSORS, CHANGE_OPS_MAX, &actors)?;
+    let mut operations =
+        Operations::new(&columns, ops, PREDECESSORS, CHANGE_OVERWRITES_MAX, &actors)?;
     let mut depths: BTreeMap<u32, u8> = BTreeMap::new();
     // It fits, as both summands were just bounded.
     let counters = start_op as u32..start_op as u32 + ops as u32;

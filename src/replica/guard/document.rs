@@ -73,6 +73,10 @@ const OPERATION_COLUMNS: [Spec; 12] = [
 /// which bring an id or a time, take three at the least.
 const DOCUMENT_CHANGES_FREE: u64 = 1_024;
 
+/// How many dependencies a document may have for each change that it may have: most have one, and of many
+/// that stand beside each other each is named by all who write next.
+const DEPENDENCIES_PER_CHANGE: u64 = 8;
+
 /// How many operations a document may have however short it is: the buckets of a host document are
 /// 256 that differ in nothing but two digits.
 const DOCUMENT_OPS_FREE: u64 = 8_192;
@@ -273,7 +277,8 @@ fn check_changes(
     let mut time = Deltas::new(columns, CHANGE_TIME, count);
     let mut message = columns.runs::<&'static str>(CHANGE_MESSAGE, count);
     let mut dependencies = columns.runs::<u64>(CHANGE_DEPENDENCIES, count);
-    let mut dependency = Deltas::new(columns, CHANGE_DEPENDENCY, limits.changes);
+    let edges_max = DEPENDENCIES_PER_CHANGE * limits.changes;
+    let mut dependency = Deltas::new(columns, CHANGE_DEPENDENCY, edges_max);
     let mut extra = columns.runs::<u64>(CHANGE_EXTRA_META, count);
     let mut last = vec![Last::default(); actors];
     let mut edges = 0;
@@ -294,7 +299,7 @@ fn check_changes(
         let count = dependencies.required()?;
         at_most("dependencies", count, DEPENDENCIES_MAX)?;
         edges += count;
-        at_most("dependencies of a document", edges, limits.changes)?;
+        at_most("dependencies of a document", edges, edges_max)?;
         budget.spend_memory(DEPENDENCY_COST * count + LOADED.byte * text.len() as u64)?;
         let mut is_linked = previous.seq == 0;
         for _ in 0..count {

@@ -45,12 +45,16 @@ pub const CHANGE_OPS_FREE: u64 = 512;
 /// value, take three bytes each at the least, saved and deflated.
 pub const OPS_PER_BYTE_MAX: u64 = 2;
 
+/// Most values that all operations of a change overwrite: were one key written to in every change that a
+/// document may have, its host could still purge it with one operation.
+pub const CHANGE_OVERWRITES_MAX: u64 = 4 * CHANGE_OPS_MAX;
+
 /// Most dependencies of a change: the heads that its author had. Were it less than a document may
 /// have, a node that writes side by side with itself could have whoever writes next be refused by all.
 pub const DEPENDENCIES_MAX: u64 = HEADS_MAX;
 
-/// Most actors that a change names: the authors of what it overwrites.
-pub const CHANGE_ACTORS_MAX: u64 = 4096;
+/// Most actors that a change names: the authors of what it overwrites, who may be all of a document's.
+pub const CHANGE_ACTORS_MAX: u64 = DocumentLimits::SNAPSHOT.actors;
 
 /// Furthest a change's time may be from the epoch, whichever way: automerge subtracts times from each
 /// other in 64 bits, and JSON readers take no greater numbers.
@@ -111,8 +115,9 @@ const APPLIED: Costs = Costs { change: 4_000, op: 700, map: 300, related: 300, b
 const DEPENDENCY_COST: u64 = 64;
 /// What an actor takes.
 const ACTOR_COST: u64 = 256;
-/// Most heads of a document, as on the wire.
-pub const HEADS_MAX: u64 = 4096;
+/// Most heads of a document, as on the wire: far more than all members of a fleet may leave beside each
+/// other, so that no number of changes, each of which is taken, makes one that is not.
+pub const HEADS_MAX: u64 = 65_536;
 
 /// Explains why a peer's bytes are not given to automerge.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -200,6 +205,16 @@ impl Refused {
 /// Refuses what is more than a limit.
 fn at_most(what: &'static str, count: u64, limit: u64) -> Result<(), Refused> {
     if count > limit { Err(Refused::TooMuch { what, count, limit }) } else { Ok(()) }
+}
+
+/// Refuses a change that is to be written on so many heads, or with so many operations.
+///
+/// # Errors
+///
+/// It is more than is taken of one change.
+pub fn check_counts(heads: u64, ops: u64) -> Result<(), Refused> {
+    at_most("dependencies", heads, DEPENDENCIES_MAX)?;
+    at_most("operations of a change", ops, CHANGE_OPS_MAX)
 }
 
 /// What may still be spent on a frame or a document.

@@ -1,11 +1,10 @@
 //! Owns splitting what one act writes into changes that peers take.
 //!
-//! Must not know what is written. Invariant: no change that this node makes breaks the limits by
-//! which peers judge it, or nothing after it would reach them either.
+//! Must not know what is written. Invariant: of an act that can't be written whole, nothing is.
 
 use super::super::{
     command::Refusal,
-    document::{HostWriter, Written},
+    document::{Document, HostWriter, NotWritten, Written},
     effect::{Effects, Now},
     guard,
     ids::{ChangeHash, NodeId},
@@ -51,16 +50,118 @@ impl Replica {
         each: impl Fn(&mut HostWriter<'_, '_>, &T) -> Written,
         last: impl Fn(&mut HostWriter<'_, '_>) -> Written,
     ) -> Result<Option<ChangeHash>, Refusal> {
-        let mut parts = split(records, RECORDS_MAX, |_| 1);
-        let rest = parts.pop().unwrap_or_default();
-        for part in parts {
-            self.write_host(now, host, fx, |tx| part.iter().try_for_each(|one| each(tx, one)))?;
+        if records.len() <= RECORDS_MAX {
+            let written = self.write_host(now, host, fx, |tx| {
+                records.iter().try_for_each(|one| each(tx, one))?;
+                last(tx)
+            });
+            match written {
+                // Of each record there may be many copies; less at once may do.
+                Err(Refusal::Unwritable { .. }) if records.len() > 1 => {}
+                written => return written,
+            }
         }
+        let mut left = records;
+        let (mut lengths, rest) = self.rehearse(now, host, records, &each, &last)?;
+        lengths.reverse();
+        while let Some(length) = lengths.pop() {
+            let (part, next) = left.split_at(length);
+            self.write_host(now, host, fx, |tx| part.iter().try_for_each(|one| each(tx, one)))?;
+            left = next;
+        }
+        debug_assert_eq!(left.len(), rest);
         self.write_host(now, host, fx, |tx| {
-            rest.iter().try_for_each(|one| each(tx, one))?;
+            left.iter().try_for_each(|one| each(tx, one))?;
             last(tx)
         })
     }
+
+    /// Writes records to a copy of a host's document, in as few changes as peers take, and tells how many
+    /// go into each, and into the last: what can't be written whole is refused before any of it is.
+    fn rehearse<T>(
+        &self,
+        now: Now,
+        host: NodeId,
+        records: &[T],
+        each: &impl Fn(&mut HostWriter<'_, '_>, &T) -> Written,
+        last: &impl Fn(&mut HostWriter<'_, '_>) -> Written,
+    ) -> Result<(Vec<usize>, usize), Refusal> {
+        let known = self.newest(host).ok_or(Refusal::HostNotReady(host))?;
+        let mut copy = known.clone();
+        let refuse = |problem| self.not_written(host, problem);
+        let mut parts = split(records, RECORDS_MAX, |_| 1);
+        let mut rest = parts.pop().unwrap_or_default();
+        let mut lengths = Vec::new();
+        for part in parts {
+            lengths.extend(fit(&mut copy, now, part, each).map_err(refuse)?);
+        }
+        loop {
+            let written = copy.write(now.wall_ms, |tx| {
+                rest.iter().try_for_each(|one| each(tx, one))?;
+                last(tx)
+            });
+            match written {
+                Ok(_) => return Ok((lengths, rest.len())),
+                Err(NotWritten::Refused(_)) if !rest.is_empty() => {
+                    let (part, left) = rest.split_at(rest.len().div_ceil(2));
+                    lengths.extend(fit(&mut copy, now, part, each).map_err(refuse)?);
+                    rest = left;
+                }
+                Err(problem) => return Err(refuse(problem)),
+            }
+        }
+    }
+
+    /// Writes each record to the own document, as many in one change as peers take; returns those that they
+    /// would not take, each by itself.
+    pub(super) fn write_own_each<T: Clone>(
+        &mut self,
+        now: Now,
+        fx: &mut Effects,
+        records: &[T],
+        each: &impl Fn(&mut HostWriter<'_, '_>, &T) -> Written,
+    ) -> Vec<T> {
+        let written = self
+            .write_host(now, self.node, fx, |tx| records.iter().try_for_each(|one| each(tx, one)));
+        match written {
+            Ok(_) => Vec::new(),
+            Err(Refusal::Blocked { .. } | Refusal::Unwritable { .. }) if records.len() > 1 => {
+                let (first, second) = records.split_at(records.len() / 2);
+                let mut refused = self.write_own_each(now, fx, first, each);
+                refused.extend(self.write_own_each(now, fx, second, each));
+                refused
+            }
+            Err(refusal @ (Refusal::Blocked { .. } | Refusal::Unwritable { .. })) => {
+                tracing::error!(%refusal, "can't carry out what is due; it is tried again later");
+                records.to_vec()
+            }
+            Err(refusal) => {
+                tracing::warn!(%refusal, "the own document is being reloaded; the work stays due");
+                Vec::new()
+            }
+        }
+    }
+}
+
+/// Writes records to a document in as few changes as peers take, and tells how many go into each.
+fn fit<T>(
+    document: &mut Document,
+    now: Now,
+    records: &[T],
+    each: &impl Fn(&mut HostWriter<'_, '_>, &T) -> Written,
+) -> Result<Vec<usize>, NotWritten> {
+    let (mut ahead, mut lengths) = (vec![records], Vec::new());
+    while let Some(part) = ahead.pop() {
+        match document.write(now.wall_ms, |tx| part.iter().try_for_each(|one| each(tx, one))) {
+            Ok(_) => lengths.push(part.len()),
+            Err(NotWritten::Refused(_)) if part.len() > 1 => {
+                let (first, second) = part.split_at(part.len() / 2);
+                ahead.extend([second, first]);
+            }
+            Err(problem) => return Err(problem),
+        }
+    }
+    Ok(lengths)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use std::{
 };
 
 use super::super::{
+    document::CLEARED_MAX,
     effect::{Effects, Now, Startup, TeardownDue, TeardownOutcome},
     ids::{NodeId, SessionId, WorkspaceId},
     record::{
@@ -25,6 +26,10 @@ use super::{Replica, agents::Agents, batch, holding::Held, session_key, workspac
 /// Most records carried out in one change: an undo window that ends for thousands at once is
 /// spread over several.
 const CARRIED_OUT_MAX: usize = 256;
+
+/// How long what peers would not take waits until it is tried again: what is in the way of it is somebody's
+/// doing, and goes, if at all, when the document is written anew.
+const REFUSED_RETRY: Duration = Duration::from_secs(3_600);
 
 /// Longest word on a teardown that is written down, in characters: a person reads it, and
 /// peers refuse values of more than 64 KiB.
@@ -288,10 +293,15 @@ impl Replica {
                 (id, confirmed)
             })
             .collect();
+        let mut refused = Vec::new();
         for part in batch::split(&purged, batch::RECORDS_MAX, |_| 1) {
-            self.write_own(now, fx, |tx| {
-                part.iter().try_for_each(|(id, confirmed)| tx.purge_session(id, *confirmed))
-            });
+            refused.extend(self.write_own_each(now, fx, part, &|tx, (id, confirmed)| {
+                tx.purge_session(id, *confirmed)
+            }));
+        }
+        for (id, _) in refused {
+            self.host_work.agents.awaiting.remove(&id);
+            self.host_work.deleted.put(now.monotonic + REFUSED_RETRY, id);
         }
     }
 
@@ -304,9 +314,11 @@ impl Replica {
             tracing::info!(workspace = %id, "sealing vacated workspace");
         }
         let due: Vec<_> = due.into_iter().map(|id| (self.sealed(now, &id, 1), id)).collect();
-        self.write_own(now, fx, |tx| {
-            due.iter().try_for_each(|(sealed, id)| tx.set_teardown(id, sealed))
-        });
+        let refused =
+            self.write_own_each(now, fx, &due, &|tx, (sealed, id)| tx.set_teardown(id, sealed));
+        for (_, id) in refused {
+            self.host_work.vacated.put(now.monotonic + REFUSED_RETRY, id);
+        }
     }
 
     /// Returns the seal of an attempt to end a workspace that begins now.
@@ -358,11 +370,12 @@ impl Replica {
                 .into_iter()
                 .map(|(id, incarnation)| (self.sealed(now, &id, incarnation), id))
                 .collect();
-            self.write_own(now, fx, |tx| {
-                retried.iter().try_for_each(|(sealed, id)| tx.set_teardown(id, sealed))
-            });
+            let refused = self
+                .write_own_each(now, fx, &retried, &|tx, (sealed, id)| tx.set_teardown(id, sealed));
             self.host_work.ending_changed = false;
-            self.go_on_ending(now, fx);
+            if refused.is_empty() {
+                self.go_on_ending(now, fx);
+            }
         }
     }
 
@@ -413,6 +426,7 @@ impl Replica {
         let kept_until = entry
             .and_then(|entry| entry.stored.teardown.as_ref())
             .and_then(|teardown| teardown.kept_until);
+        let requests = entry.map_or(0, |entry| entry.stored.requests.len());
         let gone = |done: String| Ended {
             kept_until,
             incarnation,
@@ -435,6 +449,9 @@ impl Replica {
                     error: Some(reason.chars().take(REASON_CHARS_MAX).collect()),
                     kept_until: None,
                 };
+                for _ in 0..requests / CLEARED_MAX {
+                    self.write_own(now, fx, |tx| tx.clear_some_requests(&id));
+                }
                 self.write_own(now, fx, |tx| {
                     tx.set_teardown(&id, &failed)?;
                     tx.clear_requests(&id)

@@ -165,6 +165,7 @@ impl Replica {
             let mark = |tx: &mut HostWriter<'_, '_>, (id, deletion): &(SessionId, Deletion)| {
                 tx.delete_session(id, deletion)
             };
+            self.unkeep_most(now, &key, fx)?;
             let hash = self.write_records(now, key.host, fx, &marks, mark, |tx| {
                 tx.use_workspace(&key.id)?;
                 tx.unkeep(&key.id)?;

@@ -7,9 +7,9 @@
 use std::collections::BTreeSet;
 
 use super::super::{
-    document::{Applied, ApplyError, Document, Part, Rewrite, Rewritten},
+    document::{Applied, ApplyError, Document, NotRewritten, Part, Rewrite, Rewritten},
     effect::StoredDocument,
-    guard::{self, Panicked},
+    guard,
     ids::{ChangeHash, DocumentId, NodeId},
     trust::Trust,
     voucher::Voucher,
@@ -39,7 +39,7 @@ pub struct EpochDone {
 
 #[derive(Debug)]
 pub(super) enum Done {
-    Rewritten(Result<Box<Rewritten>, Panicked>),
+    Rewritten(Result<Box<Rewritten>, NotRewritten>),
     Read(Box<ReadEarlier>),
 }
 

@@ -8,11 +8,10 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use super::super::{
-    document::{Applied, ApplyError, Document, Part, Rewrite, Rewritten},
+    document::{Applied, ApplyError, Document, NotRewritten, Part, Rewrite, Rewritten},
     effect::{Effects, Now, StoredDocument, Write},
-    guard::{DocumentLimits, Panicked},
+    guard::DocumentLimits,
     ids::{ChangeHash, DocumentId, NodeId},
-    record::Role,
     trust::Trust,
     voucher::Voucher,
 };
@@ -222,8 +221,9 @@ impl Replica {
     }
 
     fn is_rewrite_due(&mut self, now: Now) -> bool {
-        // What a reader writes goes to nobody.
-        if self.role() == Role::Reader || self.epochs.retry_at.is_some_and(|at| at > now.monotonic)
+        // What a reader wrote before it was one goes to nobody.
+        if !self.exchange.is_shared(&self.own_document())
+            || self.epochs.retry_at.is_some_and(|at| at > now.monotonic)
         {
             return false;
         }
@@ -279,7 +279,7 @@ impl Replica {
     fn epoch_written(
         &mut self,
         now: Now,
-        written: Result<Box<Rewritten>, Panicked>,
+        written: Result<Box<Rewritten>, NotRewritten>,
         fx: &mut Effects,
     ) {
         let mut rewritten = match written {

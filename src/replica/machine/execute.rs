@@ -11,12 +11,12 @@ use super::super::{
         Command, NewSession, NewWorkspace, Refusal, Reply, Restored, SessionPatch, Target,
         WorkspacePatch,
     },
-    document::{HostWriter, SessionFields, Written},
+    document::{CLEARED_MAX, HostWriter, NotWritten, SessionFields, Written},
     effect::{Effects, Now, RequestId},
     ids::{ChangeHash, NodeId, OperationId, SessionId, WorkspaceId},
     record::{
-        Extra, Session, SessionKey, SessionState, StoredSession, StoredWorkspace, TeardownAction,
-        TeardownState, Workspace, WorkspaceKey, WorkspaceState,
+        Extra, Role, Session, SessionKey, SessionState, StoredSession, StoredWorkspace,
+        TeardownAction, TeardownState, Workspace, WorkspaceKey, WorkspaceState,
     },
 };
 use super::{
@@ -346,6 +346,9 @@ impl Replica {
         let by = self.node;
         let name = patch.name.filter(|name| *name != workspace.name);
         let branch = patch.branch.filter(|branch| *branch != workspace.branch);
+        if patch.keep == Some(false) {
+            self.unkeep_most(now, &key, fx)?;
+        }
         self.write_host(now, key.host, fx, |tx| {
             let branch = branch.as_ref().map(Option::as_deref);
             tx.update_workspace(&key.id, name.as_deref(), branch, &patch.extra)?;
@@ -356,6 +359,20 @@ impl Replica {
             }
         })?;
         Ok(Reply::Workspace(self.workspace_record(&key)))
+    }
+
+    /// Takes back so many keeps of a workspace that the rest goes into one change with something else.
+    pub(super) fn unkeep_most(
+        &mut self,
+        now: Now,
+        key: &WorkspaceKey,
+        fx: &mut Effects,
+    ) -> Result<(), Refusal> {
+        let keeps = self.view.workspace(key).map_or(0, |entry| entry.stored.keepers.len());
+        for _ in 0..keeps / CLEARED_MAX {
+            self.write_host(now, key.host, fx, |tx| tx.unkeep_some(&key.id))?;
+        }
+        Ok(())
     }
 
     fn restore(
@@ -454,13 +471,35 @@ impl Replica {
         write: impl Fn(&mut HostWriter<'_, '_>) -> Written,
     ) -> Result<Option<ChangeHash>, Refusal> {
         let id = self.host_document_id(host).ok_or(Refusal::HostNotReady(host))?;
+        // Nothing but what it says of itself is taken in there, from whomever.
+        let member = self.members.get(&host).filter(|member| member.node != self.node);
+        if member.is_some_and(|member| member.role == Role::Reader) {
+            return Err(Refusal::ReaderHost(host));
+        }
         if self.has_layers(host) {
-            return Ok(self.write_layers(now, host, fx, write));
+            let written = self.write_layers(now, host, fx, write);
+            return written.map_err(|problem| self.not_written(host, problem));
         }
         let document = self.documents.get_mut(&id).ok_or(Refusal::HostNotReady(host))?;
-        let Some(mut applied) = document.write(now.wall_ms, write) else { return Ok(None) };
+        let written = document.write(now.wall_ms, write);
+        let written = written.map_err(|problem| self.not_written(host, problem))?;
+        let Some(mut applied) = written else { return Ok(None) };
         self.absorb(now, id, &mut applied, None, fx);
         Ok(applied.changes.first().map(|change| change.hash))
+    }
+
+    /// Says why nothing was written to a host's document, and who has written what is in the way.
+    pub(super) fn not_written(&self, host: NodeId, problem: NotWritten) -> Refusal {
+        let host = self.name_of(&host);
+        tracing::warn!(host, %problem, "took back what peers would refuse");
+        match problem {
+            NotWritten::Blocked { place, by } => {
+                let by = self.trust.node(&by).map(|by| self.name_of(&by));
+                Refusal::Blocked { place: format!("{place} on {host}"), by }
+            }
+            NotWritten::Refused(why) => Refusal::Unwritable { host, why: why.to_string() },
+            NotWritten::Overreach(why) => Refusal::Unwritable { host, why: why.to_string() },
+        }
     }
 
     /// Writes to this node's own document.
@@ -471,7 +510,7 @@ impl Replica {
         write: impl Fn(&mut HostWriter<'_, '_>) -> Written,
     ) {
         if let Err(refusal) = self.write_host(now, self.node, fx, write) {
-            tracing::warn!(%refusal, "the own document is being reloaded; the work stays due");
+            tracing::warn!(%refusal, "could not write to the own document; the work stays due");
         }
     }
 

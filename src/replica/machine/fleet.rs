@@ -15,7 +15,7 @@ use super::super::{
     voucher::Voucher,
 };
 use super::{Replica, names::check_title, reach::is_address};
-use crate::wire::{CloseCode, Frame, Join, PROTOCOL, PROTOCOL_MIN, ProtocolRange};
+use crate::wire::{CloseCode, Contact, Frame, Join, PROTOCOL, PROTOCOL_MIN, ProtocolRange};
 
 /// How long a join may take: several dials at every address of the ticket.
 const JOIN_WITHIN: Duration = Duration::from_secs(20);
@@ -49,7 +49,6 @@ impl Replica {
             node: self.node,
             name: self.name.clone(),
             role: Role::Admin,
-            addresses: self.addresses.clone(),
             added_by: self.node,
             added_at: now.wall_ms,
             revoked: None,
@@ -62,7 +61,7 @@ impl Replica {
         self.vouch(id, &mut applied);
         self.record(id, &applied, fx);
         self.read_members();
-        self.attest(now, fx);
+        self.look_for_loose_ends(now);
     }
 
     /// Takes over what the fleet document now says, and cuts off who no longer belongs.
@@ -86,29 +85,38 @@ impl Replica {
                 fx.closes.push((peer, CloseCode::Left, "left the fleet".to_owned()));
             }
         }
-        self.attest(now, fx);
+        self.look_for_loose_ends(now);
     }
 
     pub(super) fn read_members(&mut self) {
         let Some(document) = self.documents.get(&DocumentId::Fleet(self.fleet)) else { return };
         self.members = document.members().into_iter().map(|m| (m.node, m)).collect();
         self.reach_changed = true;
-        self.trust.learn(self.members.values(), document.attested());
-        let readers = self.members.values().filter(|member| member.role == Role::Reader);
+        self.trust.learn(self.members.values());
         self.exchange.set_members(self.linkable());
-        self.exchange.unshare(readers.map(|reader| reader.node).collect());
+        // What a reader has written before it was one, nobody takes in.
+        let own = self.documents.get(&self.own_document());
+        let is_taken = self.role() != Role::Reader || own.is_some_and(Document::is_of_reader);
+        let unshared = (!is_taken).then_some(self.node);
+        // What a reader says of itself nobody can build on, once its own word does not count.
+        let revoked = |it: &&Member| it.role == Role::Reader && it.revoked.is_some();
+        let revoked = self.members.values().filter(revoked).map(|member| member.node);
+        self.exchange.unshare(unshared.into_iter().chain(revoked).collect());
     }
 
     fn put_member(&mut self, now: Now, member: &Member, fx: &mut Effects) {
         let id = DocumentId::Fleet(self.fleet);
         let Some(document) = self.documents.get_mut(&id) else { return };
-        // Of itself, each writes only what anyone may: it need not be an admin.
-        let written = if member.node == self.node {
-            document.put_own(now.wall_ms, member)
-        } else {
-            document.put_member(now.wall_ms, member)
-        };
-        if let Some(mut applied) = written {
+        if let Some(mut applied) = document.put_member(now.wall_ms, member) {
+            self.absorb(now, id, &mut applied, None, fx);
+        }
+    }
+
+    /// Writes that this node has left: it need not be an admin for that.
+    fn put_left(&mut self, now: Now, fx: &mut Effects) {
+        let id = DocumentId::Fleet(self.fleet);
+        let Some(document) = self.documents.get_mut(&id) else { return };
+        if let Some(mut applied) = document.put_left(now.wall_ms, &self.node) {
             self.absorb(now, id, &mut applied, None, fx);
         }
     }
@@ -328,7 +336,6 @@ impl Replica {
                 node: peer,
                 name,
                 role: invite.role,
-                addresses,
                 added_by: self.node,
                 added_at: now.wall_ms,
                 revoked: None,
@@ -336,6 +343,7 @@ impl Replica {
             };
             self.put_member(now, &member, fx);
         }
+        self.note_contact(peer, addresses, fx);
         let redeemed = StoredInvite { redeemed_by: Some(peer), ..invite };
         fx.writes.push(Write::Invite { secret_hash: hash, invite: Some(redeemed.clone()) });
         self.invites.insert(hash, redeemed);
@@ -347,7 +355,8 @@ impl Replica {
         // Whatever was said on the link before, both greet from here on.
         self.exchange.connected(now.monotonic, peer);
         let vouchers = document.vouchers().copied().collect();
-        let frame = Frame::Joined { fleet_document: document.save(), vouchers };
+        let fleet_document = document.save();
+        let frame = Frame::Joined { fleet_document, vouchers, contacts: self.contacts_for(peer) };
         fx.frames_durable.push(Outgoing { to: vec![peer], frame });
         Ok(())
     }
@@ -357,8 +366,8 @@ impl Replica {
         &mut self,
         now: Now,
         peer: NodeId,
-        fleet_document: &[u8],
-        vouchers: &[Voucher],
+        (fleet_document, vouchers): (&[u8], &[Voucher]),
+        contacts: Vec<Contact>,
         fx: &mut Effects,
     ) {
         let Some(joining) = self.joining.take_if(|joining| joining.ticket.inviter == peer) else {
@@ -391,16 +400,19 @@ impl Replica {
         fx.writes.push(Write::Fleet(self.fleet));
         fx.writes.push(Write::Snapshot { document: id, bytes: fleet_document.to_vec() });
         self.record_vouchers(id, fx);
+        // Until its own document says where it is.
+        self.note_contact(peer, joining.ticket.addresses, fx);
         self.forget_invites(fx);
         self.read_members();
-        self.attest(now, fx);
+        for Contact { node, addresses } in contacts {
+            if node != self.node && self.members.contains_key(&node) {
+                self.note_contact(node, addresses.into_iter().collect(), fx);
+            }
+        }
+        self.look_for_loose_ends(now);
         tracing::info!(fleet = %self.fleet, inviter = %peer, "joined the fleet");
         fx.replies.push((joining.request, Ok(Reply::Joined(self.fleet))));
         self.greet(peer, fx);
-        let (name, addresses) = (self.name.clone(), self.addresses.clone());
-        if let Err(refusal) = self.announce(now, name, addresses, fx) {
-            tracing::debug!(%refusal, "not announced");
-        }
     }
 
     fn forget_invites(&mut self, fx: &mut Effects) {
@@ -417,7 +429,7 @@ impl Replica {
         if let Some(own) = self.members.get(&self.node).cloned() {
             self.keep_an_admin(&own)?;
             // What a reader writes nobody takes in; to the others it stays a member until revoked.
-            self.put_member(now, &Member { left: true, ..own }, fx);
+            self.put_left(now, fx);
         }
         let connected: Vec<NodeId> = self.exchange.peers().collect();
         for peer in connected {
@@ -433,6 +445,7 @@ impl Replica {
         self.forget_invites(fx);
         self.receipts.forget(fx);
         self.problems.clear();
+        self.blame.forget();
         self.found_fleet(now, fx);
         tracing::info!(fleet = %self.fleet, "left the fleet; this node is alone in a new one");
         Ok(Reply::Done)
@@ -447,6 +460,7 @@ impl Replica {
             fx.writes.push(Write::Forget { document: id });
             shown_no_more.extend(id.host().map(|host| self.view.remove_host(host)));
         }
+        self.forget_descriptions(fx);
         self.reloading.retain(|id| *id == own);
         self.epochs.forget_peers();
         if shown_no_more.iter().any(|changes| !changes.is_empty()) {
@@ -517,25 +531,5 @@ impl Replica {
             self.put_member(now, &Member { revoked, ..member.clone() }, fx);
         }
         Ok(Reply::Peer(member.node))
-    }
-
-    /// Publishes this node's name and addresses, where they have changed.
-    pub(super) fn announce(
-        &mut self,
-        now: Now,
-        name: String,
-        addresses: BTreeSet<String>,
-        fx: &mut Effects,
-    ) -> Result<Reply, Refusal> {
-        self.name = name;
-        self.addresses = addresses.into_iter().take(ADDRESSES_MAX).collect();
-        self.reach_changed = true;
-        self.may_write()?;
-        let Some(own) = self.members.get(&self.node).cloned() else { return Ok(Reply::Done) };
-        if own.name != self.name || own.addresses != self.addresses {
-            let (name, addresses) = (self.name.clone(), self.addresses.clone());
-            self.put_member(now, &Member { name, addresses, ..own }, fx);
-        }
-        Ok(Reply::Done)
     }
 }

@@ -131,6 +131,9 @@ impl Replica {
                 Vec::new()
             }
             DocumentId::Host { host, .. } => {
+                if touched.contains(&Touched::Description) {
+                    self.read_description(host, fx);
+                }
                 let records = self.layers_changed(host, id, touched, fx);
                 let is_trash = |record: &Touched| matches!(record, Touched::Trash(_));
                 fx.trash |= host == self.node && records.iter().any(is_trash);

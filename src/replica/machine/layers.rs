@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::{
-    document::{self, Document, HostWriter, Limits, Part, Scope, Touched, Written},
+    document::{self, Document, HostWriter, Limits, NotWritten, Part, Scope, Touched, Written},
     effect::{Effects, Now, Write},
     ids::{ChangeHash, DocumentId, Fingerprint, NodeId, StartId},
     record::StoredSession,
@@ -50,6 +50,8 @@ enum Verdict {
     CarryOver,
     /// Everything in it is here already.
     Known,
+    /// Of its host as many epochs are held as may be, and it covers too few of them.
+    OneTooMany,
 }
 
 fn epochs_of(host: NodeId) -> std::ops::RangeInclusive<DocumentId> {
@@ -139,7 +141,10 @@ impl Replica {
                         && strange.get(&host).is_none_or(|strange| epoch >= *strange)
                 }
                 // One more of each host, however many a peer claims.
-                _ => newest.get(&host) == Some(&epoch),
+                _ => {
+                    newest.get(&host) == Some(&epoch)
+                        && !self.epochs.has_seen(&told.document, &told.heads)
+                }
             }
         };
         theirs.into_iter().filter(is_useful).collect()
@@ -183,8 +188,17 @@ impl Replica {
                 false => Verdict::Older,
             },
             (Some(known), None) if epoch < known => Verdict::Known,
+            _ if host != self.node && self.left_by(host, copy) >= EPOCHS_HELD_MAX => {
+                Verdict::OneTooMany
+            }
             _ => Verdict::Newest,
         }
+    }
+
+    /// Counts the epochs of a host that would still be held beside a newer one.
+    fn left_by(&self, host: NodeId, newer: &Document) -> usize {
+        let held = self.documents.range(epochs_of(host)).map(|(_, document)| document);
+        held.filter(|held| !newer.covers(held)).count()
     }
 
     /// Takes a document over that this node had nothing of; false if it is not held.
@@ -227,6 +241,14 @@ impl Replica {
                 self.epochs.remember(id, heads);
                 false
             }
+            Verdict::OneTooMany => {
+                self.epochs.remember(id, heads);
+                let reason = "its host begins epochs that go on from none of those that are held";
+                if let Some(host) = id.host() {
+                    self.name_author(host, id, ("epochs", reason.to_owned()));
+                }
+                false
+            }
         }
     }
 
@@ -263,6 +285,7 @@ impl Replica {
             self.epochs.begun(epoch);
             fx.trash = true;
         }
+        self.read_description(host, fx);
         self.give_up_epochs(host, fx);
         self.relayer(host, None);
         let mut authors = BTreeSet::from([host.fingerprint()]);
@@ -370,7 +393,7 @@ impl Replica {
         let mut shown = newest.fork(self.actor.clone());
         for (id, part) in &older {
             if let Some(document) = self.documents.get(id) {
-                shown.carry_over(&part.before, document, &part.touched, 0);
+                shown.show_carried(&part.before, document, &part.touched);
             }
         }
         Some(Layers { shown, older })
@@ -424,17 +447,21 @@ impl Replica {
 
     /// Writes an act to a host's document: into each of the epochs that are held, the newest first,
     /// what of it belongs there.
+    ///
+    /// # Errors
+    ///
+    /// Peers would not take it, and nothing was written to any.
     pub(super) fn write_layers(
         &mut self,
         now: Now,
         host: NodeId,
         fx: &mut Effects,
         write: impl Fn(&mut HostWriter<'_, '_>) -> Written,
-    ) -> Option<ChangeHash> {
+    ) -> Result<Option<ChangeHash>, NotWritten> {
         // What was written together before comes before.
         self.stand_for_written(now, fx);
         let held = self.held_of(host);
-        let mut written = Vec::new();
+        let (mut documents, mut written) = (Vec::new(), Vec::new());
         for (at, id) in held.iter().enumerate() {
             let known = &self.documents[id];
             let newer = |record: &Touched| {
@@ -469,11 +496,12 @@ impl Replica {
             };
             let limits = Limits { scope: &scope, creates: &creates };
             let mut document = known.clone();
-            if let Some(applied) = document.write_within(now.wall_ms, &limits, &write) {
-                self.documents.insert(*id, document);
+            if let Some(applied) = document.write_within(now.wall_ms, &limits, &write)? {
+                documents.push((*id, document));
                 written.push((*id, applied));
             }
         }
+        self.documents.extend(documents);
         // All at once for whoever is shown it: it is one act.
         let mut records = BTreeSet::new();
         for (id, applied) in &mut written {
@@ -485,6 +513,7 @@ impl Replica {
         let touched = self.read_touched(host, &records);
         let authors = BTreeSet::from([self.node.fingerprint()]);
         self.publish(now, touched, Origin::Here, authors, fx);
-        written.first().and_then(|(_, applied)| applied.changes.first()).map(|change| change.hash)
+        let first = written.first().and_then(|(_, applied)| applied.changes.first());
+        Ok(first.map(|change| change.hash))
     }
 }

@@ -176,8 +176,8 @@ impl Replica {
         let frame = match frame {
             Frame::Hello(hello) => return self.hello_said(now, peer, hello, fx),
             Frame::Join(join) => return self.join_asked(now, peer, join, fx),
-            Frame::Joined { fleet_document, vouchers } => {
-                return self.joined(now, peer, &fleet_document, &vouchers, fx);
+            Frame::Joined { fleet_document, vouchers, contacts } => {
+                return self.joined(now, peer, (&fleet_document, &vouchers), contacts, fx);
             }
             frame => frame,
         };
@@ -241,7 +241,8 @@ impl Replica {
 
     /// Tells whether what the peer sends of a document is taken in at all.
     pub(super) fn may_write_to(&self, peer: &NodeId, document: &DocumentId) -> bool {
-        let reads_only = self.members.get(peer).is_none_or(|member| member.role == Role::Reader);
+        let is_own = document.host() == Some(*peer);
+        let reads_only = self.members.get(peer).is_none_or(|it| it.role == Role::Reader && !is_own);
         if reads_only {
             tracing::debug!(%peer, %document, "ignored what a reader sent");
         }
@@ -293,8 +294,22 @@ impl Replica {
             Ok(mut applied) => {
                 self.left_out(now, peer, document, &applied.left_out, fx);
                 self.absorb(now, document, &mut applied, Some(peer), fx);
+                self.end_branches(now, document, fx);
             }
             Err(error) => self.contain(now, peer, document, &error, sent, fx),
+        }
+    }
+
+    /// Ends the branches of a document, if there are many: what others hold of a node that writes beside
+    /// itself and this one does not, they take from each other from then on.
+    fn end_branches(&mut self, now: Now, id: DocumentId, fx: &mut Effects) {
+        let (writes, by_host) = (self.may_write().is_ok(), id.host() == Some(self.node));
+        let document = self.documents.get_mut(&id).filter(|_| writes && id.host().is_some());
+        let Some(document) = document else { return };
+        match document.end_branches(now.wall_ms, by_host) {
+            Ok(Some(mut applied)) => self.absorb(now, id, &mut applied, None, fx),
+            Ok(None) => {}
+            Err(problem) => tracing::error!(document = %id, %problem, "can't end branches"),
         }
     }
 
@@ -319,6 +334,7 @@ impl Replica {
         match loaded {
             Ok(()) => {
                 tracing::info!(document = %id, "rebuilt the document from the store");
+                self.read_descriptions(fx);
                 self.members_changed(now, fx);
                 self.publish(now, touched, Origin::Store, BTreeSet::new(), fx);
                 self.host_work.look_again();

@@ -7,10 +7,12 @@
 mod agents;
 mod aside;
 mod batch;
+mod blame;
 mod bridge;
 mod bulk;
 mod carry_out;
 mod deleting;
+mod descriptions;
 mod earlier;
 mod epoch;
 mod execute;
@@ -46,12 +48,13 @@ use super::{
     effect::{Effects, Input, Now, Publication, Startup, Stored, StoredDocument, Write},
     ids::{Cursor, DocumentId, Fingerprint, FleetId, NodeId, StartId},
     invite::StoredInvite,
-    record::{Member, Role, Session, Workspace},
+    record::{Description, Member, Role, Session, Workspace},
     sync::{Documents, Exchange},
     trust::Trust,
     view::{self, View},
 };
 pub use aside::{Done, Work};
+use blame::Blame;
 pub use bulk::{AT_ONCE_BYTES_MAX, AT_ONCE_CHANGES_MAX, Bulk, ReadBulk, bulk_bytes};
 use carry_out::HostWork;
 pub use carry_out::TeardownStands;
@@ -65,6 +68,7 @@ pub use loaded::Loaded;
 use offence::Offences;
 pub use peers::PeerView;
 use receipts::Receipts;
+use standing::LooseEnds;
 pub use together::{TOGETHER_MAX, goes_together};
 use together::{Together, vouch_for};
 
@@ -88,6 +92,12 @@ pub struct Replica {
     node: NodeId,
     name: String,
     addresses: BTreeSet<String>,
+    /// Whether both were announced since the start.
+    is_announced: bool,
+    /// What each host says of itself.
+    descriptions: BTreeMap<NodeId, Description>,
+    /// Where members can be dialled that have not said so themselves yet.
+    contacts: BTreeMap<NodeId, BTreeSet<String>>,
     start: StartId,
     actor: ActorId,
     /// Makes ids; the same seed gives the same ids.
@@ -117,6 +127,8 @@ pub struct Replica {
     /// Whether whom to dial, or who is a member, may have changed since it was last told.
     reach_changed: bool,
     offences: Offences,
+    blame: Blame,
+    loose_ends: LooseEnds,
     /// Why there is no link to a peer, where that is known.
     problems: BTreeMap<NodeId, String>,
     /// See [`Stored::recovering`].
@@ -179,6 +191,9 @@ impl Replica {
             node: startup.node,
             name: startup.name,
             addresses: BTreeSet::new(),
+            is_announced: false,
+            descriptions: BTreeMap::new(),
+            contacts: stored.contacts,
             start: startup.start,
             actor,
             random: fastrand::Rng::with_seed(startup.seed),
@@ -202,6 +217,8 @@ impl Replica {
             reloading: BTreeSet::new(),
             reach_changed: true,
             offences: Offences::default(),
+            blame: Blame::default(),
+            loose_ends: LooseEnds::default(),
             problems: BTreeMap::new(),
             recovering: stored.recovering,
         };
@@ -234,8 +251,9 @@ impl Replica {
             replica.cursor.start = replica.start;
             fx.writes.push(Write::ResetJournal { cursor: replica.cursor });
         }
+        replica.read_descriptions(&mut fx);
         replica.read_members();
-        replica.attest(now, &mut fx);
+        replica.look_for_loose_ends(now);
         replica.open_trash(&mut fx);
         replica.hold(now);
         replica.settle(now, &mut fx);
@@ -286,6 +304,8 @@ impl Replica {
             self.carry_out(now, fx);
         }
         self.go_on_with_epochs(now, fx);
+        self.describe_this_node(now, fx);
+        self.attest(now, fx);
         self.join_timed_out(now, fx);
         self.close_silent(now, fx);
         self.forgive(now);
@@ -305,7 +325,14 @@ impl Replica {
         let joining = self.joining.as_ref().map(|joining| joining.until);
         let host_work = self.host_work.due().filter(|_| self.may_carry_out());
         let epochs = self.epochs.due().filter(|_| self.may_carry_out());
-        let due = [self.exchange.due(), host_work, epochs, joining, self.offences.due()];
+        let due = [
+            self.exchange.due(),
+            host_work,
+            epochs,
+            joining,
+            self.offences.due(),
+            self.loose_ends.due(),
+        ];
         due.into_iter().flatten().min()
     }
 
@@ -474,7 +501,7 @@ impl Replica {
                 Touched::Workspace(id) => {
                     read.workspaces.insert(workspace_key(host, id), document.workspace(id));
                 }
-                Touched::Trash(_) | Touched::Member(_) | Touched::Meta => {}
+                Touched::Trash(_) | Touched::Member(_) | Touched::Meta | Touched::Description => {}
             }
         }
         read

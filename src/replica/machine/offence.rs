@@ -69,7 +69,7 @@ impl Offences {
         &self.by_code
     }
 
-    fn count(&mut self, code: &'static str) {
+    pub(super) fn count(&mut self, code: &'static str) {
         *self.by_code.entry(code).or_default() += 1;
     }
 
@@ -121,7 +121,7 @@ impl Offences {
 }
 
 impl Replica {
-    /// Cuts off a peer whose bytes did not become part of a document.
+    /// Cuts off a peer whose bytes did not become part of a document, if it is at fault itself.
     pub(super) fn contain(
         &mut self,
         now: Now,
@@ -133,12 +133,24 @@ impl Replica {
     ) {
         let code = error.code();
         self.offences.count(code);
-        tracing::warn!(%peer, %document, code, %error, "closing the link to a peer for what it sent");
         let panic = match error {
             // The peer is far ahead; the comparison of frontiers asks for what is missing.
             ApplyError::TooManyOrphans { .. } => return,
             // It may know more members than this node: it is asked again.
-            ApplyError::NotYet { .. } => return,
+            ApplyError::NotYet { .. } => {
+                tracing::debug!(%peer, %document, %error, "did not take what a peer sent");
+                return;
+            }
+            // Whoever passed it on took it in when its author alone had written there, or knew less.
+            ApplyError::Untrusted { source, .. }
+                if source.author().is_some_and(|author| author != peer) =>
+            {
+                if let Some(author) = source.author() {
+                    self.name_author(author, document, (code, source.to_string()));
+                }
+                self.exchange.could_not_fetch(now.monotonic, &peer, &document, &mut fx.frames);
+                return;
+            }
             ApplyError::Panicked { message, .. } => Some(message),
             ApplyError::Broken { message, .. } => {
                 if self.documents.remove(&document).is_some() {
@@ -152,6 +164,7 @@ impl Replica {
             | ApplyError::Unreadable { .. }
             | ApplyError::Misnamed { .. } => None,
         };
+        tracing::warn!(%peer, %document, code, %error, "closing the link to a peer for what it sent");
         if let Some(message) = panic {
             let (kind, bytes) = sent.evidence();
             let message = message.clone();

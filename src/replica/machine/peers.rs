@@ -2,6 +2,8 @@
 //!
 //! Must not change anything. Invariant: it is read off what the replica knows at that moment.
 
+use std::collections::BTreeSet;
+
 use super::{super::record::Member, Replica};
 
 /// A member other than this node, as [`Replica::peers`] tells it.
@@ -9,6 +11,10 @@ use super::{super::record::Member, Replica};
 pub struct PeerView {
     /// What the fleet document says of it.
     pub member: Member,
+    /// What it calls itself: for people, not for commands.
+    pub name: String,
+    /// Where it says that it can be dialled, `IP:PORT`.
+    pub addresses: BTreeSet<String>,
     /// Whether a link is up and both have greeted.
     pub connected: bool,
     /// Whether this node has paused syncing with it.
@@ -17,6 +23,8 @@ pub struct PeerView {
     pub in_sync: bool,
     /// Why there is no link, where that is known.
     pub problem: Option<String>,
+    /// What this node has left out of what the member wrote, whoever passed it on; `None` if nothing.
+    pub left_out: Option<String>,
 }
 
 impl Replica {
@@ -31,6 +39,9 @@ impl Replica {
                 paused: self.paused.contains(&member.node),
                 in_sync: self.exchange.is_in_sync(&member.node, &frontier),
                 problem: self.problems.get(&member.node).cloned(),
+                name: self.display_name(&member.node),
+                addresses: self.addresses_of(&member.node).clone(),
+                left_out: self.blame.of(&member.node),
                 member: member.clone(),
             })
             .collect()

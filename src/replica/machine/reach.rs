@@ -29,7 +29,7 @@ impl Replica {
         });
         let targets = members.map(|member| DialTarget {
             node: member.node,
-            addresses: dialable(&member.addresses, by_loopback),
+            addresses: dialable(self.addresses_of(&member.node), by_loopback),
         });
         targets
             .filter(|target| !target.addresses.is_empty())

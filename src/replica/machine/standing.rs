@@ -1,67 +1,108 @@
-//! Owns whose changes this node takes, and what it attests to have of those whose word no longer
+//! Owns whose changes this node takes, and attesting to what it has of those whose word no longer
 //! counts.
 //!
-//! Must not know what a change says. Invariant: what is here of a revoked node, or of a former fleet
-//! in this node's own document, is attested, so that every member comes to take it.
+//! Must not know what a change says. Invariants: what is here of a revoked node, or of a former fleet
+//! in this node's own document, is built on, so that every member comes to take it; one member does
+//! so for all, and another only for what is then still missing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::super::{
-    document::LeftOut,
     effect::{Effects, Now, Write},
-    ids::{DocumentId, NodeId, fingerprint},
+    ids::{DocumentId, NodeId},
     record::Role,
-    trust::{Attested, Extent, Standing},
+    trust::Standing,
+    voucher::Voucher,
 };
 use super::Replica;
 
+/// How long the second node waits whether the first has attested to all: far longer than a network
+/// takes.
+const ATTEST_AFTER: Duration = Duration::from_secs(3);
+/// How much longer each one waits than the one before it.
+const ATTEST_STEP: Duration = Duration::from_millis(500);
+/// How many of them wait longer than the one before.
+const ATTEST_STEPS_MAX: u32 = 60;
+/// To how many documents a node attests in one turn of the loop: each takes a signature.
+const ATTEST_AT_ONCE: usize = 64;
+
+/// The documents that hold what nobody has built on whose word counts, and when this node does.
+#[derive(Debug, Clone, Default)]
+pub(super) struct LooseEnds(BTreeMap<DocumentId, Duration>);
+
+impl LooseEnds {
+    /// Returns when the first is due.
+    pub fn due(&self) -> Option<Duration> {
+        self.0.values().min().copied()
+    }
+}
+
 impl Replica {
-    /// Writes down what this node has of changes that are only taken as far as someone attests to
-    /// have them, where nobody has attested to as much.
-    pub(super) fn attest(&mut self, now: Now, fx: &mut Effects) {
-        let id = DocumentId::Fleet(self.fleet);
-        if self.role() == Role::Reader || !self.documents.contains_key(&id) {
+    /// Looks for what nobody has built on whose word counts; level-triggered, since who it is may
+    /// change, and documents come back from the store.
+    pub(super) fn look_for_loose_ends(&mut self, now: Now) {
+        let known = std::mem::take(&mut self.loose_ends.0);
+        if self.role() == Role::Reader {
             return;
         }
-        let mut attested = Attested::new();
-        for (name, document) in &self.documents {
-            for voucher in document.vouchers() {
-                let extent = Extent { seq: voucher.seq, hash: voucher.hash };
-                let is_news = match self.trust.standing(name, &voucher.actor) {
-                    Standing::Writer(_, Some(known)) => known.is_none_or(|e| e.seq < extent.seq),
-                    Standing::Unknown => name.host() == Some(self.node),
-                    Standing::Writer(_, None) | Standing::Attested(_) | Standing::Reader => false,
-                };
-                if is_news && self.trust.node(&fingerprint(&voucher.actor)) != Some(self.node) {
-                    attested.insert((*name, voucher.actor), extent);
-                }
-            }
-        }
-        if attested.is_empty() {
+        let is_loose = |id: &DocumentId| {
+            self.exchange.is_shared(id) && self.documents[id].has_loose_ends(&self.trust)
+        };
+        let loose: Vec<DocumentId> =
+            self.documents.keys().filter(|id| is_loose(id)).copied().collect();
+        if loose.is_empty() {
             return;
         }
-        let Some(document) = self.documents.get_mut(&id) else { return };
-        if let Some(mut applied) = document.attest(now.wall_ms, &self.node, &attested) {
-            self.absorb(now, id, &mut applied, None, fx);
+        let others = now.monotonic + self.attests_after();
+        let due = |id: DocumentId| {
+            // Of those with whom it was in another fleet, nobody else can attest to anything.
+            let is_strange =
+                |voucher: &Voucher| self.trust.standing(&id, &voucher.actor) == Standing::Unknown;
+            let is_own = id.host() == Some(self.node);
+            let due = if is_own && self.documents[&id].vouchers().any(is_strange) {
+                now.monotonic
+            } else {
+                others
+            };
+            (id, known.get(&id).copied().unwrap_or(due).min(due))
+        };
+        self.loose_ends = LooseEnds(loose.into_iter().map(due).collect());
+    }
+
+    /// Returns how long this node waits for others to attest: who has revoked goes first, of the
+    /// others that are linked the one with the lowest key.
+    fn attests_after(&self) -> Duration {
+        let revoked = |member: &super::Member| member.revoked.as_ref().map(|revoked| revoked.by);
+        let revokers: BTreeSet<NodeId> = self.members.values().filter_map(revoked).collect();
+        let rank = |node: &NodeId| (!revokers.contains(node), *node);
+        let writes = |node: &NodeId| {
+            let member = self.members.get(node);
+            member.is_some_and(|it| it.is_current() && it.role > Role::Reader)
+        };
+        let linked = self.exchange.greeted().into_iter().filter(writes);
+        let before = linked.filter(|node| rank(node) < rank(&self.node)).count();
+        match u32::try_from(before).unwrap_or(u32::MAX).min(ATTEST_STEPS_MAX) {
+            0 => Duration::ZERO,
+            steps => ATTEST_AFTER + ATTEST_STEP * steps,
         }
     }
 
-    /// Takes note of what was not taken of what a peer sent.
-    pub(super) fn left_out(
-        &mut self,
-        now: Now,
-        peer: NodeId,
-        document: DocumentId,
-        left_out: &LeftOut,
-        fx: &mut Effects,
-    ) {
-        if *left_out == LeftOut::default() {
+    /// Builds on what is due, if nobody else has.
+    pub(super) fn attest(&mut self, now: Now, fx: &mut Effects) {
+        if self.loose_ends.due().is_none_or(|due| due > now.monotonic) {
             return;
         }
-        tracing::debug!(%peer, %document, ?left_out, "left out some of what a peer sent");
-        for author in &left_out.forked {
-            tracing::warn!(%peer, %document, %author, "a node has signed two changes for one place");
-            if *author == peer {
-                let reason = "it has signed two changes for one place".to_owned();
-                self.close_for_offence(now, peer, false, reason, fx);
+        let due = self.loose_ends.0.iter().filter(|(_, due)| **due <= now.monotonic);
+        let due: Vec<DocumentId> = due.map(|(id, _)| *id).take(ATTEST_AT_ONCE).collect();
+        for id in due {
+            self.loose_ends.0.remove(&id);
+            let Some(document) = self.documents.get_mut(&id) else { continue };
+            if document.has_loose_ends(&self.trust) {
+                let mut applied = document.build_on_all(now.wall_ms);
+                self.absorb(now, id, &mut applied, None, fx);
             }
         }
     }

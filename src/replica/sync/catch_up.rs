@@ -9,13 +9,13 @@ use std::{collections::VecDeque, time::Duration};
 use super::{
     super::{
         document::{Applied, ApplyError, Document, Message},
-        effect::Outgoing,
         guard,
         ids::{ChangeHash, DocumentId, NodeId},
         trust::Trust,
         voucher::Voucher,
     },
-    ANSWER_WITHIN, Documents, Exchange, FETCHES_MAX, Out, all_heads, push, to,
+    ANSWER_WITHIN, Documents, Exchange, FETCHES_MAX, Out, REFETCH_AFTER, UNFETCHABLE_MAX, push,
+    tell_heads, to,
 };
 use crate::wire::{DocumentHeads, Frame};
 
@@ -42,11 +42,11 @@ fn is_recent(
 fn missing(document: &Document, heads: &[ChangeHash]) -> Option<Frame> {
     // Decoding more than go into a frame would be for nothing.
     if heads.is_empty() || document.lag(heads).changes > push::CHANGES_MAX {
-        return Some(whole(document));
+        return whole(document);
     }
     let (changes, vouchers) = document.changes_since(heads);
     let frame = |changes| push::frame(document.id(), changes, vouchers);
-    (!changes.is_empty()).then(|| frame(changes).unwrap_or_else(|| whole(document)))
+    if changes.is_empty() { None } else { frame(changes).or_else(|| whole(document)) }
 }
 
 /// Returns a message of automerge's sync protocol, or the document whole if it is much.
@@ -55,12 +55,18 @@ fn message(document: &Document, state: &mut automerge::sync::State) -> Option<Fr
     let fits =
         message.len() <= push::CHANGES_BYTES_MAX && guard::check_sync_message(&message).is_ok();
     let sync = || Frame::Sync { document: document.id(), message, vouchers };
-    Some(if fits { sync() } else { whole(document) })
+    if fits { Some(sync()) } else { whole(document) }
 }
 
-fn whole(document: &Document) -> Frame {
+/// Returns a document whole, if peers take it: what they would refuse closes the link to them.
+fn whole(document: &Document) -> Option<Frame> {
+    let bytes = document.save();
+    if let Err(error) = guard::check_document(&bytes, guard::DocumentLimits::SNAPSHOT) {
+        tracing::warn!(document = %document.id(), %error, "can't send a document whole: peers would refuse it");
+        return None;
+    }
     let vouchers = document.vouchers().copied().collect();
-    Frame::Snapshot { document: document.id(), bytes: document.save(), vouchers }
+    Some(Frame::Snapshot { document: document.id(), bytes, vouchers })
 }
 
 impl Exchange {
@@ -81,14 +87,16 @@ impl Exchange {
         let greeting = std::mem::take(&mut link.awaits_heads);
         for DocumentHeads { document: id, heads } in theirs {
             let Some(document) = documents.get(&id) else {
-                link.lacking.insert(id);
+                if self.unfetchable.get(&(*peer, id)).is_none_or(|until| *until <= now) {
+                    link.lacking.insert(id);
+                }
                 continue;
             };
             let progress = link.documents.entry(id).or_default();
             let ours = document.heads();
             if ours == heads {
                 link.suspects.remove(&id);
-            } else if !document.has_all(&heads) {
+            } else if !document.accounts_for(&heads) {
                 if greeting {
                     if id.host() == Some(self.node) {
                         let heads = heads.clone();
@@ -99,8 +107,10 @@ impl Exchange {
                 } else {
                     // While what was suspected before is still not here, its time runs on: a peer
                     // that writes on and on would else put the repair off for ever.
-                    let since =
-                        link.suspects.remove(&id).filter(|(known, _)| !document.has_all(known));
+                    let since = link
+                        .suspects
+                        .remove(&id)
+                        .filter(|(known, _)| !document.accounts_for(known));
                     link.suspects.insert(id, (heads, since.map_or(now, |(_, since)| since)));
                 }
             } else if greeting {
@@ -111,10 +121,7 @@ impl Exchange {
             }
         }
         if answer {
-            out.push(to(
-                peer,
-                Frame::Heads { documents: all_heads(documents, &self.unshared), answer: false },
-            ));
+            tell_heads(&[*peer], documents, &self.unshared, false, out);
         }
         self.fetch(now, out);
     }
@@ -160,8 +167,7 @@ impl Exchange {
             link.traffic_at = Some(now);
         }
         if !others.is_empty() {
-            let documents = all_heads(documents, &self.unshared);
-            out.push(Outgoing { to: others, frame: Frame::Heads { documents, answer: false } });
+            tell_heads(&others, documents, &self.unshared, false, out);
         }
     }
 
@@ -171,6 +177,28 @@ impl Exchange {
         self.links.values_mut().for_each(|link| {
             link.lacking.remove(id);
         });
+        self.fetch(now, out);
+    }
+
+    /// Notes that a document could not be taken as a peer has it: others are asked, and that one not for
+    /// a while.
+    pub fn could_not_fetch(
+        &mut self,
+        now: Duration,
+        peer: &NodeId,
+        id: &DocumentId,
+        out: &mut Out,
+    ) {
+        self.unfetchable.retain(|_, until| *until > now);
+        if self.unfetchable.len() < UNFETCHABLE_MAX {
+            self.unfetchable.insert((*peer, *id), now + REFETCH_AFTER);
+        }
+        if self.fetching.get(id).is_some_and(|(of, _)| of == peer) {
+            self.fetching.remove(id);
+        }
+        if let Some(link) = self.links.get_mut(peer) {
+            link.lacking.remove(id);
+        }
         self.fetch(now, out);
     }
 
@@ -256,7 +284,9 @@ impl Exchange {
             return Ok(Applied::default());
         };
         let Some(document) = documents.get_mut(&id) else {
-            link.lacking.insert(id);
+            if self.unfetchable.get(&(*peer, id)).is_none_or(|until| *until <= now) {
+                link.lacking.insert(id);
+            }
             self.fetch(now, out);
             return Ok(Applied::default());
         };
@@ -372,7 +402,7 @@ impl Owed {
         if heads.is_empty() {
             let changes = usize::try_from(document.change_count()).unwrap_or(usize::MAX);
             if few(changes, document.op_count()) {
-                return out.push(to(&peer, whole(document)));
+                return out.extend(whole(document).map(|frame| to(&peer, frame)));
             }
         } else {
             let lag = document.lag(&heads);

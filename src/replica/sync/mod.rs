@@ -22,6 +22,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     document::Document,
     effect::Outgoing,
+    guard,
     ids::{ChangeHash, DocumentId, NodeId},
 };
 use crate::wire::{DocumentHeads, Frame};
@@ -41,6 +42,13 @@ pub const FETCH_WITHIN: Duration = Duration::from_secs(30);
 /// How long a peer may be silent on a fresh link before it greets or asks to join: far longer than
 /// any network takes, short enough that strangers who say nothing hold no places.
 pub const GREET_WITHIN: Duration = Duration::from_secs(10);
+/// How long a peer is not asked again for a document that could not be taken as it has it.
+pub const REFETCH_AFTER: Duration = Duration::from_secs(300);
+/// How many such are remembered.
+const UNFETCHABLE_MAX: usize = 4_096;
+/// Most documents and heads, together, that are told of in one frame: at some 40 bytes each, a fraction of
+/// what a frame holds, and no more documents than one may name.
+const HEADS_AT_ONCE: usize = 8_192;
 /// How many documents are asked for whole at once: enough to keep a link busy, few enough that
 /// they fit its send queue.
 pub const FETCHES_MAX: usize = 4;
@@ -55,6 +63,8 @@ pub struct Exchange {
     links: BTreeMap<NodeId, Link>,
     /// Documents that were asked for whole: of whom and when.
     fetching: BTreeMap<DocumentId, (NodeId, Duration)>,
+    /// Documents that could not be taken whole of a peer, and until when it is not asked again.
+    unfetchable: BTreeMap<(NodeId, DocumentId), Duration>,
     /// Hosts whose documents stay where they are: what a reader writes nobody takes in, so its
     /// own document is not compared either, or its frontier would differ for ever.
     unshared: BTreeSet<NodeId>,
@@ -116,6 +126,7 @@ impl Exchange {
             node,
             links: BTreeMap::new(),
             fetching: BTreeMap::new(),
+            unfetchable: BTreeMap::new(),
             unshared: BTreeSet::new(),
             owed: Owed::default(),
             telling: Telling::default(),
@@ -171,6 +182,7 @@ impl Exchange {
         self.links.keys().for_each(|peer| self.owed.lost(peer));
         self.links.clear();
         self.fetching.clear();
+        self.unfetchable.clear();
         self.tell_nothing();
     }
 
@@ -231,7 +243,7 @@ impl Exchange {
     pub fn has_caught_up(&self, peer: &NodeId, documents: &Documents) -> bool {
         let is_here = |told: &DocumentHeads| {
             // What is not held any more was given up once all of it was held elsewhere.
-            documents.get(&told.document).is_none_or(|it| it.has_all(&told.heads))
+            documents.get(&told.document).is_none_or(|it| it.accounts_for(&told.heads))
         };
         self.links.get(peer).is_some_and(|link| {
             link.greeted
@@ -271,10 +283,7 @@ impl Exchange {
         link.checked_at = now;
         if link.greeted_with != Some(their_frontier) {
             link.awaits_heads = true;
-            out.push(to(
-                peer,
-                Frame::Heads { documents: all_heads(documents, &self.unshared), answer: false },
-            ));
+            tell_heads(&[*peer], documents, &self.unshared, false, out);
         }
         self.link_gained(now, peer);
     }
@@ -292,10 +301,7 @@ impl Exchange {
         if theirs == frontier(documents, &self.unshared) {
             link.suspects.clear();
         } else {
-            out.push(to(
-                peer,
-                Frame::Heads { documents: all_heads(documents, &self.unshared), answer: true },
-            ));
+            tell_heads(&[*peer], documents, &self.unshared, true, out);
         }
     }
 
@@ -308,10 +314,7 @@ impl Exchange {
             progress.repair = None;
             progress.answering = None;
         }
-        out.push(to(
-            peer,
-            Frame::Heads { documents: all_heads(documents, &self.unshared), answer: true },
-        ));
+        tell_heads(&[*peer], documents, &self.unshared, true, out);
         // What was asked for may be among what was dropped, and so may the last word on our links.
         self.tell_anew(peer);
         self.fetching.retain(|_, (of, _)| of != peer);
@@ -327,7 +330,7 @@ impl Exchange {
                 if *since + SUSPECT_AFTER > now {
                     return true;
                 }
-                let lacking = documents.get(id).filter(|document| !document.has_all(heads));
+                let lacking = documents.get(id).filter(|document| !document.accounts_for(heads));
                 let Some(document) = lacking else { return false };
                 *since = now;
                 let progress = link.documents.entry(*id).or_default();
@@ -399,10 +402,36 @@ fn frontier(documents: &Documents, unshared: &BTreeSet<NodeId>) -> [u8; 32] {
     hasher.finalize().into()
 }
 
-fn all_heads(documents: &Documents, unshared: &BTreeSet<NodeId>) -> Vec<DocumentHeads> {
-    shared(documents, unshared)
-        .map(|(id, document)| DocumentHeads { document: *id, heads: document.heads() })
-        .collect()
+/// Tells peers where all documents stand, in as many frames as it takes: one document that has very many
+/// heads must not keep the others from being compared.
+fn tell_heads(
+    to: &[NodeId],
+    documents: &Documents,
+    unshared: &BTreeSet<NodeId>,
+    answer: bool,
+    out: &mut Out,
+) {
+    let (mut parts, mut part, mut heads) = (Vec::new(), Vec::new(), 0);
+    for (id, document) in shared(documents, unshared) {
+        let stand = DocumentHeads { document: *id, heads: document.heads() };
+        if stand.heads.len() as u64 > guard::HEADS_MAX {
+            tracing::error!(document = %id, heads = stand.heads.len(), "has too many heads to be compared");
+            continue;
+        }
+        let more = stand.heads.len() + 1;
+        if heads + more > HEADS_AT_ONCE && !part.is_empty() {
+            parts.push(std::mem::take(&mut part));
+            heads = 0;
+        }
+        heads += more;
+        part.push(stand);
+    }
+    parts.push(part);
+    let last = parts.len() - 1;
+    for (number, documents) in parts.into_iter().enumerate() {
+        let frame = Frame::Heads { documents, answer: answer && number == last };
+        out.push(Outgoing { to: to.to_vec(), frame });
+    }
 }
 
 fn to(peer: &NodeId, frame: Frame) -> Outgoing {

@@ -83,10 +83,9 @@ impl Exchange {
 /// take: it is what a node is counted to take for them that bounds it, and not their bytes alone.
 pub fn frame(document: DocumentId, changes: Vec<Vec<u8>>, vouchers: Vec<Voucher>) -> Option<Frame> {
     let bytes: usize = changes.iter().map(Vec::len).sum();
-    // One that may be at all is taken by itself.
     let fits = bytes <= CHANGES_BYTES_MAX
         && changes.len() <= CHANGES_MAX
-        && (changes.len() < 2 || guard::check_changes(&changes).is_ok());
+        && guard::check_changes(&changes).is_ok();
     fits.then_some(Frame::Changes { document, changes, vouchers })
 }
 

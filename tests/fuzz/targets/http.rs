@@ -169,6 +169,7 @@ impl Node {
             received_bytes: 0,
             sync_repairs_total: 0,
             refusals: Default::default(),
+            left_out: Default::default(),
             kept_off: 0,
             recovering: false,
             agents_awaited: Default::default(),

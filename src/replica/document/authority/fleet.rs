@@ -1,8 +1,8 @@
 //! Owns who may write what in a fleet document.
 //!
 //! Must not know how a member is let in. Invariants: only an admin, as what a change builds on has
-//! it, makes members, changes their roles and revokes; nobody takes a revocation or an attestation
-//! back; a member writes of itself where it is and what it has.
+//! it, makes members, changes their roles and revokes; nobody takes a revocation back; a member
+//! writes of itself where it is and what it has.
 
 use automerge::{Automerge, ChangeHash, ObjId, ObjType, ReadDoc, Value};
 
@@ -53,7 +53,6 @@ pub(super) fn check(
                 ("addresses", Action::Map) => is_own(node) || is_admin(),
                 ("left", Action::Value(_)) => is_own(node),
                 ("left", Action::Delete) => is_admin(),
-                ("attested", Action::Map) => is_own(node) && !act.overwrites(),
                 ("role", action) => {
                     let role = action.text().map(role_named);
                     role.is_some_and(|role| keeps(automerge, act, author, role)) && is_admin()
@@ -61,7 +60,7 @@ pub(super) fn check(
                 ("added_by", action) => action.text().is_some() && is_admin(),
                 ("added_at", action) => action.is_int() && is_admin(),
                 ("revoked", Action::Map) => !act.overwrites() && is_admin(),
-                ("addresses" | "attested" | "revoked", _) | ("left", Action::Map) => false,
+                ("addresses" | "revoked", _) | ("left", Action::Map) => false,
                 // What newer versions may add.
                 _ => is_own(node) || is_admin(),
             };
@@ -70,10 +69,6 @@ pub(super) fn check(
         ["members", node, "addresses"] => {
             let fits = !matches!(act.action, Action::Map) && (is_own(node) || is_admin());
             (fits, "writes of a member where it is")
-        }
-        ["members", node, "attested"] => {
-            let fits = act.action.text().is_some() && !act.overwrites() && is_own(node);
-            (fits, "attests in another's name, or takes it back")
         }
         ["members", _, "revoked", ..] => (act.fresh && is_admin(), "changes a revocation"),
         ["members", node, _, ..] => (is_own(node) || is_admin(), "writes of another member"),

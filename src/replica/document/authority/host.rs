@@ -3,14 +3,16 @@
 //! Must not know how records are read. Invariant: only the host purges, seals, ends and makes
 //! workspaces, and lays the document out; nobody brings back what it has ended, nor what was deleted,
 //! but by a restore; of what a host keeps others only ask to have it restored, each in its own name. Where two wrote a field at once and a third writes what already stands, automerge
-//! deletes what does not: so who may write a field may delete it.
+//! deletes what does not: so who may write a field may delete it. A host too writes each field in the form in
+//! which others go on from it: who writes beside anything else would be refused for that.
 
+use automerge::ScalarValue;
 use sha2::{Digest as _, Sha256};
 
 use super::{
     super::{
-        super::ids::{NodeId, OperationId, SessionId},
-        host::{CARRIED, Places, REQUESTS, TRASH},
+        super::ids::{NodeId, OperationId, SessionId, WorkspaceId},
+        host::{CARRIED, Places, REQUESTS, SELF, SUMMARY, TRASH},
     },
     Act, Action, Author, Overreach, refuse,
 };
@@ -20,7 +22,12 @@ pub(super) fn check(places: &Places, author: &Author<'_>, act: &Act<'_>) -> Resu
     let path: Vec<&str> = act.path.iter().map(String::as_str).collect();
     let is_host = author.fingerprint == places.host();
     // What of its earlier epochs a document holds, its host counts up.
-    if is_host && matches!(path[..], ["meta", CARRIED, ..]) {
+    let begins = path == ["meta"] && act.key == CARRIED && matches!(act.action, Action::Map);
+    if is_host && (matches!(path[..], ["meta", CARRIED, ..]) || begins && !act.overwrites()) {
+        return Ok(());
+    }
+    // What a host says of itself is laid out with its document, or, in one of an earlier layout, later.
+    if is_host && matches!(path[..], [] if act.key == SELF) {
         return Ok(());
     }
     // The layout is written once, with the first change, which nobody takes later.
@@ -30,10 +37,11 @@ pub(super) fn check(places: &Places, author: &Author<'_>, act: &Act<'_>) -> Resu
         return refuse("changes how the document is laid out");
     }
     if is_host {
-        return Ok(());
+        return by_host(&path, act);
     }
     match path[..] {
         ["workspaces"] => refuse("makes, or removes, a workspace of another host"),
+        [SELF, ..] => refuse("says of a host what only that says of itself"),
         ["workspaces", TRASH, _, REQUESTS] => restore(author, act),
         ["workspaces", TRASH, ..] => refuse("says what a host keeps"),
         ["sessions", bucket] => session_made(bucket, act),
@@ -48,6 +56,62 @@ pub(super) fn check(places: &Places, author: &Author<'_>, act: &Act<'_>) -> Resu
         ["sessions", _, _, _, ..] | ["workspaces", _, _, ..] => Ok(()),
         _ => refuse("writes to a place that is not known"),
     }
+}
+
+/// What a field may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Map,
+    Text,
+    Int,
+    Truth,
+    /// A record, or the grave of one.
+    Record,
+    /// What newer versions may add.
+    Any,
+}
+
+impl Form {
+    fn takes(self, action: Action<'_>) -> bool {
+        match (self, action) {
+            (Self::Any, _) | (_, Action::Delete) => true,
+            (Self::Map | Self::Record, Action::Map) => true,
+            (Self::Text | Self::Record, action) => action.text().is_some(),
+            (Self::Int, action) => action.is_int(),
+            (Self::Truth, Action::Value(value)) => matches!(value, ScalarValue::Boolean(_)),
+            (Self::Map | Self::Truth, _) => false,
+        }
+    }
+}
+
+/// A host may write anything of what it hosts, in the form in which others go on from it.
+fn by_host(path: &[&str], act: &Act<'_>) -> Result<(), Overreach> {
+    let form = match (path, act.key) {
+        (["workspaces"], TRASH) => Form::Map,
+        (["workspaces"], key) if key.parse::<WorkspaceId>().is_ok() => Form::Record,
+        (["sessions", _], key) if key.parse::<SessionId>().is_ok() => Form::Record,
+        (["workspaces", TRASH], _) => Form::Map,
+        (["workspaces", TRASH, _], SUMMARY) => Form::Text,
+        (["workspaces", TRASH, _], REQUESTS) => Form::Map,
+        (["workspaces", TRASH, _, REQUESTS], _) => Form::Text,
+        (["workspaces", _], "name" | "kind" | "project_id" | "directory" | "branch") => Form::Text,
+        (["workspaces", _], "created_at") => Form::Int,
+        (["workspaces", _], "used") => Form::Truth,
+        (["workspaces", _], "keepers" | "dismissals" | "requests" | "extra" | "teardown") => {
+            Form::Map
+        }
+        (["workspaces", _, "keepers" | "requests" | "extra"], _) => Form::Text,
+        (["workspaces", _, "dismissals"], _) => Form::Truth,
+        (["sessions", _, _], "title" | "workspace_id" | "parent_id" | "project_id") => Form::Text,
+        (["sessions", _, _], "directory" | "agent" | "agent_server") => Form::Text,
+        (["sessions", _, _], "created_at" | "updated_at" | "archived_at") => Form::Int,
+        (["sessions", _, _], "deleted" | "extra") => Form::Map,
+        (["sessions", _, _, "extra"], _) => Form::Text,
+        (["sessions", _, _, "deleted"], "by" | "operation" | "reason") => Form::Text,
+        (["sessions", _, _, "deleted"], "at") => Form::Int,
+        _ => Form::Any,
+    };
+    if form.takes(act.action) { Ok(()) } else { refuse("writes to a field what it never holds") }
 }
 
 /// A record is made where there is none, as far as its author knows: over an ended one it would
@@ -103,7 +167,7 @@ fn workspace(act: &Act<'_>) -> Result<(), Overreach> {
         ("name", action) => action.text().is_some(),
         ("branch", action) => action.text().is_some(),
         ("used", action) => {
-            matches!(action, Action::Value(automerge::ScalarValue::Boolean(true)))
+            matches!(action, Action::Value(ScalarValue::Boolean(true)))
         }
         ("keepers" | "dismissals" | "requests" | "extra", action) => {
             matches!(action, Action::Map) && !act.overwrites()
@@ -137,7 +201,7 @@ fn names_author(author: &Author<'_>, act: &Act<'_>) -> bool {
 }
 
 fn dismissal(act: &Act<'_>) -> Result<(), Overreach> {
-    let noted = matches!(act.action, Action::Value(automerge::ScalarValue::Boolean(_)));
+    let noted = matches!(act.action, Action::Value(ScalarValue::Boolean(_)));
     let fits = matches!(act.action, Action::Delete) || noted && is_operation(act);
     if fits { Ok(()) } else { refuse("writes to a workspace's deletes what is none") }
 }

@@ -127,6 +127,8 @@ pub(super) struct Judge<'a> {
     written: BTreeSet<Mark>,
     /// Whether the batch is all of the document: what a change builds on is in there.
     is_whole: bool,
+    /// Whether this node's own automerge has just made the change: it overwrites what stands there.
+    is_own: bool,
     /// For each change of the batch, where to find what it builds on in the document.
     built_on: BTreeMap<ChangeHash, BuiltOn>,
 }
@@ -157,8 +159,14 @@ impl<'a> Judge<'a> {
             paths_bytes: 0,
             written: BTreeSet::new(),
             is_whole: false,
+            is_own: false,
             built_on: BTreeMap::new(),
         }
+    }
+
+    /// Begins to judge a change that this node has just made, which is in the document.
+    pub(super) fn of_own(document: &'a Document) -> Self {
+        Self { is_own: true, ..Self::new(document) }
     }
 
     /// Begins to judge all that a document is made of: each of its changes is judged, or
@@ -208,6 +216,8 @@ impl<'a> Judge<'a> {
         let author = Author { fingerprint: fingerprint(&actor), heads: &change.deps };
         let heads = OnceCell::new();
         let mut fresh: BTreeSet<Made> = BTreeSet::new();
+        // What the change itself has left standing at each key that it wrote to.
+        let mut left: BTreeMap<(Made, &str), u64> = BTreeMap::new();
         for (number, operation) in (change.start_op.get()..).zip(&change.operations) {
             let id = (number, actor);
             let legacy::Key::Map(key) = &operation.key else { return refuse("writes to a list") };
@@ -219,7 +229,18 @@ impl<'a> Judge<'a> {
             };
             let (object, made) = object_of(operation);
             let overwritten = operation.pred.iter().count();
-            if overwritten > 0 {
+            // Else a few bytes would leave thousands of values at a key, which whoever writes there next
+            // would have to name one by one.
+            let is_named = |own: &u64| {
+                operation.pred.iter().any(|legacy::OpId(at, by)| at == own && actor_in(by) == actor)
+            };
+            if left.remove(&(made, key.as_str())).is_some_and(|own| !is_named(&own)) {
+                return refuse("writes to one key twice at once");
+            }
+            if !matches!(action, Action::Delete) {
+                left.insert((made, key.as_str()), number);
+            }
+            if overwritten > 0 && !self.is_own {
                 let heads = || heads.get_or_init(|| self.in_document(&change.deps)).as_slice();
                 self.check_overwritten(&actor, &object, made, key, operation, heads)?;
             }

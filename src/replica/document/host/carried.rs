@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use automerge::{
-    ActorId, Automerge, Change, ObjId, ObjType, ReadDoc,
+    ActorId, Automerge, Change, ObjId, ReadDoc,
     transaction::{Transactable, Transaction},
 };
 
@@ -16,6 +16,7 @@ use super::{
         Touched, Vouchers, actor_in, touched,
     },
     AllPlaces, Document, Done, is_by, map_at, maps_at,
+    tree::map_or_new,
 };
 
 /// Where in `meta` it stands.
@@ -292,15 +293,4 @@ pub(super) fn write(tx: &mut Transaction<'_>, epoch: u32, held: &Epoch) -> Done 
         }
     }
     Ok(())
-}
-
-fn map_or_new(
-    tx: &mut Transaction<'_>,
-    object: &ObjId,
-    key: &str,
-) -> Result<ObjId, automerge::AutomergeError> {
-    match map_at(tx, object, key) {
-        Some(map) => Ok(map),
-        None => tx.put_object(object, key, ObjType::Map),
-    }
 }

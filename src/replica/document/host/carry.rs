@@ -53,6 +53,7 @@ impl Document {
             automerge,
             saved: self.saved.clone(),
             orphans: Default::default(),
+            refused: self.refused.clone(),
             vouchers: self.vouchers.clone(),
             places: self.places.clone(),
         }
@@ -60,6 +61,9 @@ impl Document {
 
     /// Writes into this document, the host's present one, what an earlier epoch has gained, and that
     /// it is held now: `before` and `after` are that epoch's, `touched` the records that differ.
+    ///
+    /// What peers would not take is not written, nor what follows, and the earlier epoch is not said to be
+    /// held.
     ///
     /// # Panics
     ///
@@ -70,6 +74,22 @@ impl Document {
         after: &Self,
         touched: &BTreeSet<Touched>,
         wall_ms: i64,
+    ) -> Applied {
+        self.carry(before, after, touched, (wall_ms, true))
+    }
+
+    /// Shows in this copy of the host's present document what an earlier epoch has gained, as
+    /// [`Document::carry_over`] would write it: nobody else is ever given the copy.
+    pub fn show_carried(&mut self, before: &Self, after: &Self, touched: &BTreeSet<Touched>) {
+        self.carry(before, after, touched, (0, false));
+    }
+
+    fn carry(
+        &mut self,
+        before: &Self,
+        after: &Self,
+        touched: &BTreeSet<Touched>,
+        (wall_ms, is_told): (i64, bool),
     ) -> Applied {
         let DocumentId::Host { epoch, .. } = after.id else { return Applied::default() };
         let is_gained = self.follows(epoch);
@@ -100,9 +120,15 @@ impl Document {
             });
             written.expect("the paths and values written are the schema's own");
             let time = CommitOptions::default().with_time(wall_ms / 1_000);
-            if tx.commit_with(time).0.is_some() {
-                changes.extend(self.automerge.get_last_local_change());
+            if tx.commit_with(time).0.is_none() {
+                continue;
             }
+            let change = self.automerge.get_last_local_change().expect("it was just committed");
+            if let Err(problem) = self.check_own(&change, is_told) {
+                tracing::error!(document = %self.id, %problem, "can't carry over what an earlier epoch has gained");
+                break;
+            }
+            changes.push(change);
         }
         self.describe_own(&changes)
     }
@@ -117,7 +143,7 @@ impl Document {
             Touched::Trash(id) => {
                 return Stand { record: Some(self.requests_tree(id)), ..Stand::default() };
             }
-            Touched::Member(_) | Touched::Meta => return Stand::default(),
+            Touched::Member(_) | Touched::Meta | Touched::Description => return Stand::default(),
         };
         match standing {
             Standing::Nothing => Stand::default(),
@@ -147,7 +173,7 @@ impl Step<'_> {
                 };
                 return trash::carry_requests(tx, places, id, (was, is));
             }
-            Touched::Member(_) | Touched::Meta => return Ok(()),
+            Touched::Member(_) | Touched::Meta | Touched::Description => return Ok(()),
         };
         if self.was.grave.is_some() || matches!(standing, Standing::Grave) {
             return Ok(());

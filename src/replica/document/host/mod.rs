@@ -6,6 +6,7 @@
 
 mod carried;
 mod carry;
+mod description;
 mod graves;
 mod read;
 mod rewrite;
@@ -25,14 +26,15 @@ use sha2::{Digest as _, Sha256};
 use self::graves::Graves;
 pub use self::{
     carried::{CARRIED, Part, Vector},
+    description::SELF,
     read::Records,
     sketch::Sketch,
-    trash::{Kept, REQUESTS, TRASH},
-    write::{Limits, Scope, SessionFields, Writer},
+    trash::{Kept, REQUESTS, SUMMARY, TRASH},
+    write::{CLEARED_MAX, Limits, Scope, SessionFields, Writer},
 };
 use super::{
     super::ids::{Fingerprint, NodeId, SessionId, WorkspaceId},
-    Applied, Document, Places as AllPlaces, Touched, authority,
+    Applied, Document, NotWritten, Places as AllPlaces, Touched, authority,
 };
 
 /// The version of the document's shape.
@@ -84,6 +86,7 @@ pub fn genesis(tx: &mut Transaction<'_>, host: NodeId, epoch: u32) -> Done {
     tx.put(&meta, "schema", SCHEMA)?;
     tx.put(&meta, "host", host.to_string())?;
     tx.put(&meta, "epoch", i64::from(epoch))?;
+    description::lay_out(tx)?;
     tx.put_object(ROOT, "workspaces", ObjType::Map)?;
     let sessions = tx.put_object(ROOT, "sessions", ObjType::Map)?;
     for bucket in 0..BUCKETS {
@@ -225,21 +228,26 @@ impl Document {
     }
 
     /// Writes to the workspaces and sessions in one change; `None` if nothing was written.
+    ///
+    /// # Errors
+    ///
+    /// Peers would not take it, and nothing was written.
     pub fn write(
         &mut self,
         wall_ms: i64,
         write: impl FnOnce(&mut Writer<'_, '_>) -> Done,
-    ) -> Option<Applied> {
+    ) -> Result<Option<Applied>, NotWritten> {
         self.write_noting(wall_ms, None, write)
     }
 
     /// Writes what of an act belongs into this one of its host's epochs; `None` if nothing does.
+    /// Errors as [`Document::write`].
     pub fn write_within(
         &mut self,
         wall_ms: i64,
         limits: &Limits<'_>,
         write: impl FnOnce(&mut Writer<'_, '_>) -> Done,
-    ) -> Option<Applied> {
+    ) -> Result<Option<Applied>, NotWritten> {
         self.write_noting(wall_ms, Some(limits), write)
     }
 
@@ -249,16 +257,17 @@ impl Document {
         wall_ms: i64,
         limits: Option<&Limits<'_>>,
         write: impl FnOnce(&mut Writer<'_, '_>) -> Done,
-    ) -> Option<Applied> {
+    ) -> Result<Option<Applied>, NotWritten> {
         let places = self.host_places().clone();
         let mut touched = BTreeSet::new();
         let change = self.commit_change(wall_ms, |tx| {
             let mut writer = Writer::new(tx, &places, limits);
             write(&mut writer)?;
-            touched = writer.into_touched();
-            Ok(())
+            let problem;
+            (touched, problem) = writer.end();
+            Ok(problem)
         })?;
-        Some(self.describe(&[change], touched))
+        Ok(change.map(|change| self.describe(&[change], touched)))
     }
 
     /// Tells whether a record is there.
@@ -267,7 +276,7 @@ impl Document {
             Touched::Session(id) => self.host_places().session(&self.automerge, id),
             Touched::Workspace(id) => self.host_places().workspace(&self.automerge, id),
             Touched::Trash(id) => return self.keeps(id),
-            Touched::Member(_) | Touched::Meta => return false,
+            Touched::Member(_) | Touched::Meta | Touched::Description => return false,
         };
         matches!(standing, Standing::Records(_))
     }
@@ -343,14 +352,13 @@ mod tests {
             node: HOST,
             name: "host".to_owned(),
             role: Role::Member,
-            addresses: BTreeSet::new(),
             added_by: HOST,
             added_at: 0,
             revoked: None,
             left: false,
         };
         let mut trust = Trust::new(Arc::new(Trusting));
-        trust.learn([&host], []);
+        trust.learn([&host]);
         trust
     }
 
@@ -375,7 +383,7 @@ mod tests {
     }
 
     fn write(document: &mut Document, write: impl FnOnce(&mut Writer<'_, '_>) -> Done) -> Applied {
-        let applied = document.write(0, write).expect("something was written");
+        let applied = document.write(0, write).unwrap().expect("something was written");
         vouch(document, &applied);
         applied
     }

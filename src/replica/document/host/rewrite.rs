@@ -18,6 +18,7 @@ use super::{
     },
     AllGraves, Applied, Document, Done, GRAVES, Standing,
     carried::{self, Epoch},
+    description::{SELF, Said},
     graves::{self, Row},
     map_at, trash,
     tree::{self, DELETED, Node, Tree},
@@ -38,6 +39,7 @@ enum Step<'a> {
     Trash(TrashId, String, Tree),
     Grave(&'static str, Row<'a>),
     Carried(u32, &'a Epoch),
+    Said(Said),
 }
 
 impl Step<'_> {
@@ -52,6 +54,7 @@ impl Step<'_> {
                 (ops + 3, bytes + summary.len())
             }
             Self::Grave(_, row) => (2, row.bytes()),
+            Self::Said(said) => said.weight(),
             Self::Carried(_, epoch) => {
                 /// An actor or a head, in hexadecimal.
                 const KEY_BYTES: usize = 64;
@@ -90,6 +93,7 @@ impl Step<'_> {
                 graves::write_row(tx, &map, row)
             }
             Self::Carried(epoch, held) => carried::write(tx, *epoch, held),
+            Self::Said(said) => said.write(tx),
         }
     }
 }
@@ -137,7 +141,7 @@ impl Document {
     fn steps<'a>(&self, graves: &'a AllGraves, carried: &'a BTreeMap<u32, Epoch>) -> Vec<Step<'a>> {
         let automerge = &self.automerge;
         let mut steps = Vec::new();
-        let own = ["meta", "sessions", "workspaces"];
+        let own = ["meta", "sessions", "workspaces", SELF];
         let beside = tree::read(automerge, &ROOT).into_iter();
         let beside = beside.filter(|(key, _)| !own.contains(&key.as_str()));
         steps.extend(beside.map(|(key, node)| Step::Beside(None, key, node)));
@@ -145,6 +149,7 @@ impl Document {
         let meta = map_at(automerge, &ROOT, "meta").map(|meta| tree::read(automerge, &meta));
         let meta = meta.into_iter().flatten().filter(|(key, _)| !own.contains(&key.as_str()));
         steps.extend(meta.map(|(key, node)| Step::Beside(Some("meta"), key, node)));
+        steps.extend(self.said().into_iter().map(Step::Said));
         steps.extend(carried.iter().map(|(epoch, held)| Step::Carried(*epoch, held)));
         let rows = graves.sessions.rows().into_iter();
         steps.extend(rows.map(|row| Step::Grave("sessions", row)));

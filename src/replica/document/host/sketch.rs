@@ -265,7 +265,7 @@ mod tests {
         let text = format!("text {}", random.u8(..));
         let number = random.i64(..);
         let kind = random.u8(..20);
-        document.commit_change(0, |tx| match kind {
+        document.commit_unjudged(0, |tx| match kind {
             // Fields of every type, at keys that are known and at others.
             0..=3 => {
                 let records =
@@ -354,7 +354,7 @@ mod tests {
 
     /// Leaves graves as an epoch before would have.
     fn dig(document: &mut Document) {
-        document.commit_change(0, |tx| {
+        document.commit_unjudged(0, |tx| {
             let meta = map_at(tx, &ROOT, "meta").unwrap();
             let all = tx.put_object(&meta, GRAVES, ObjType::Map)?;
             for (kind, id) in [("sessions", "s0"), ("workspaces", "w0")] {
@@ -415,7 +415,7 @@ mod tests {
             let bytes = plain.save();
             let mut document =
                 Document::load(plain.id(), actor.clone(), Some(&bytes), &[], &[]).unwrap();
-            document.commit_change(0, |tx| {
+            document.commit_unjudged(0, |tx| {
                 for number in 0..records {
                     let key = format!("w{number}");
                     let record = tx.put_object(&places.workspaces, key, ObjType::Map)?;

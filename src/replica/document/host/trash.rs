@@ -25,7 +25,7 @@ use super::{
 /// top level of a document they would take it for an attack.
 pub const TRASH: &str = ".trash";
 /// In an entry, its summary.
-const SUMMARY: &str = "summary";
+pub const SUMMARY: &str = "summary";
 /// In an entry, the restores that were asked for, by operation.
 pub const REQUESTS: &str = "requests";
 

@@ -93,6 +93,18 @@ pub(super) fn are_agents(automerge: &impl ReadDoc, mut marks: impl Iterator<Item
     marks.all(|mark| automerge.get(&mark, REASON).is_ok_and(|reason| reason.is_some()))
 }
 
+/// Returns the map at a key, which is made if none is there.
+pub(super) fn map_or_new(
+    tx: &mut Transaction<'_>,
+    object: &ObjId,
+    key: &str,
+) -> Result<ObjId, automerge::AutomergeError> {
+    match map_at(tx, object, key) {
+        Some(map) => Ok(map),
+        None => tx.put_object(object, key, ObjType::Map),
+    }
+}
+
 /// Writes all of a tree into a map.
 pub(super) fn write(tx: &mut Transaction<'_>, object: &ObjId, tree: &Tree) -> Done {
     tree.iter().try_for_each(|(key, node)| write_node(tx, object, key, node))

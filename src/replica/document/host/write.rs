@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use automerge::{
-    ObjId, ObjType, ReadDoc, ScalarValue,
+    AutomergeError, ObjId, ObjType, ReadDoc, ScalarValue,
+    iter::MapRangeItem,
     transaction::{Transactable, Transaction},
 };
 
@@ -18,8 +19,9 @@ use super::{
             TeardownAction, TeardownState,
         },
     },
-    super::Touched,
+    super::{NotWritten, Touched, own::in_the_way},
     Done, GRAVE, GRAVE_CONFIRMED, Places, Standing, int_at, map_at, maps_at,
+    read::{text, value_in},
 };
 
 /// The fields of a session that can be written later than at its creation.
@@ -36,6 +38,10 @@ pub struct SessionFields {
     pub agent_server: Option<Option<String>>,
     pub extra: BTreeMap<String, Option<String>>,
 }
+
+/// How many notes of a workspace are removed in one change at most: a fraction of the operations that peers
+/// take of one.
+pub const CLEARED_MAX: usize = 8_192;
 
 /// What may be written to a record of one epoch while its host has several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,6 +72,8 @@ pub struct Writer<'tx, 'doc> {
     limits: Option<&'tx Limits<'tx>>,
     /// The records that were written to, or may have been.
     pub(super) touched: BTreeSet<Touched>,
+    /// What is in the way of what was to be written.
+    problem: Option<NotWritten>,
 }
 
 impl<'tx, 'doc> Writer<'tx, 'doc> {
@@ -75,12 +83,31 @@ impl<'tx, 'doc> Writer<'tx, 'doc> {
         places: &'tx Places,
         limits: Option<&'tx Limits<'tx>>,
     ) -> Self {
-        Self { tx, places, limits, touched: BTreeSet::new() }
+        Self { tx, places, limits, touched: BTreeSet::new(), problem: None }
     }
 
-    /// Returns the records that were written to.
-    pub(super) fn into_touched(self) -> BTreeSet<Touched> {
-        self.touched
+    /// Returns the records that were written to, and what was in the way.
+    pub(super) fn end(self) -> (BTreeSet<Touched>, Option<NotWritten>) {
+        (self.touched, self.problem)
+    }
+
+    /// Finds the map at a key of a record, or makes it; `None` if something else stands there, which
+    /// only its author may overwrite.
+    fn map_in(
+        &mut self,
+        record: &ObjId,
+        key: &str,
+        of: impl FnOnce() -> String,
+    ) -> Result<Option<ObjId>, AutomergeError> {
+        if let Some(map) = map_at(self.tx, record, key) {
+            return Ok(Some(map));
+        }
+        let place = || format!("`{key}` of {}", of());
+        if let Some(problem) = in_the_way(self.tx, record, key, place) {
+            self.problem.get_or_insert(problem);
+            return Ok(None);
+        }
+        self.tx.put_object(record, key, ObjType::Map).map(Some)
     }
 
     pub(super) fn may(&self, record: Touched, scope: Scope) -> bool {
@@ -150,7 +177,7 @@ impl<'tx, 'doc> Writer<'tx, 'doc> {
             if let Some(at) = fields.updated_at {
                 tx.put(&record, "updated_at", at)?;
             }
-            patch_extra(tx, &record, &fields.extra)?;
+            self.patch_extra(&record, &fields.extra, || format!("session {id}"))?;
         }
         Ok(())
     }
@@ -243,7 +270,7 @@ impl<'tx, 'doc> Writer<'tx, 'doc> {
                 Some(Some(branch)) => self.tx.put(&record, "branch", branch)?,
                 Some(None) => delete_key(self.tx, &record, "branch")?,
             }
-            patch_extra(self.tx, &record, extra)?;
+            self.patch_extra(&record, extra, || format!("workspace {id}"))?;
         }
         Ok(())
     }
@@ -271,14 +298,36 @@ impl<'tx, 'doc> Writer<'tx, 'doc> {
     }
 
     /// Keeps a workspace, under the operation's own entry: automerge drops a put of an equal
-    /// value, and a keep beside a concurrent unkeep would be lost.
+    /// value, and a keep beside a concurrent unkeep would be lost. It stands for the node's earlier ones.
     pub fn keep(&mut self, id: &WorkspaceId, operation: &OperationId, by: NodeId) -> Done {
-        self.note(id, "keepers", operation, by.to_string().into())
+        let by = by.to_string();
+        if self.may_workspace(id, Scope::All) {
+            for record in self.workspace_objects(id) {
+                for notes in maps_at(self.tx, &record, "keepers") {
+                    let own = |item: &MapRangeItem<'_>| text(value_in(&item.value)) == Some(&by);
+                    let own = self.tx.map_range(&notes, ..).filter(own);
+                    let own: Vec<String> =
+                        own.take(CLEARED_MAX).map(|item| item.key.to_string()).collect();
+                    own.into_iter().try_for_each(|key| self.tx.delete(&notes, key))?;
+                }
+            }
+        }
+        self.note(id, "keepers", operation, by.into())
     }
 
     /// Takes back every keep that this replica has seen.
     pub fn unkeep(&mut self, id: &WorkspaceId) -> Done {
-        self.clear(id, "keepers")
+        self.clear(id, "keepers", usize::MAX)
+    }
+
+    /// Takes back so many of the keeps as go into one change, for [`Self::unkeep`] to do the rest.
+    pub fn unkeep_some(&mut self, id: &WorkspaceId) -> Done {
+        self.clear(id, "keepers", CLEARED_MAX)
+    }
+
+    /// Removes so many of the requests as go into one change, as [`Self::unkeep_some`] does.
+    pub fn clear_some_requests(&mut self, id: &WorkspaceId) -> Done {
+        self.clear(id, "requests", CLEARED_MAX)
     }
 
     /// Notes a delete of the workspace as a whole, and whether it cleared a keep.
@@ -315,7 +364,7 @@ impl<'tx, 'doc> Writer<'tx, 'doc> {
 
     /// Removes the requests that this replica has seen; only the host may.
     pub fn clear_requests(&mut self, id: &WorkspaceId) -> Done {
-        self.clear(id, "requests")
+        self.clear(id, "requests", usize::MAX)
     }
 
     /// Writes where the ending of a workspace stands; only its host may.
@@ -354,22 +403,39 @@ impl<'tx, 'doc> Writer<'tx, 'doc> {
             return Ok(());
         }
         for record in self.workspace_objects(id) {
-            let notes = match map_at(self.tx, &record, map) {
-                Some(notes) => notes,
-                None => self.tx.put_object(&record, map, ObjType::Map)?,
-            };
-            self.tx.put(&notes, operation.as_str(), value.clone())?;
+            if let Some(notes) = self.map_in(&record, map, || format!("workspace {id}"))? {
+                self.tx.put(&notes, operation.as_str(), value.clone())?;
+            }
         }
         Ok(())
     }
 
-    fn clear(&mut self, id: &WorkspaceId, map: &str) -> Done {
+    fn patch_extra(
+        &mut self,
+        record: &ObjId,
+        patch: &BTreeMap<String, Option<String>>,
+        of: impl FnOnce() -> String,
+    ) -> Done {
+        if patch.is_empty() {
+            return Ok(());
+        }
+        let Some(object) = self.map_in(record, "extra", of)? else { return Ok(()) };
+        for (key, value) in patch {
+            match value {
+                Some(value) => self.tx.put(&object, key, value.as_str())?,
+                None => delete_key(self.tx, &object, key)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn clear(&mut self, id: &WorkspaceId, map: &str, most: usize) -> Done {
         if !self.may_workspace(id, Scope::Removals) {
             return Ok(());
         }
         for record in self.workspace_objects(id) {
             for notes in maps_at(self.tx, &record, map) {
-                let keys: Vec<String> = self.tx.keys(&notes).collect();
+                let keys: Vec<String> = self.tx.keys(&notes).take(most).collect();
                 for key in keys {
                     self.tx.delete(&notes, key)?;
                 }
@@ -402,27 +468,6 @@ fn put_text(tx: &mut Transaction<'_>, object: &ObjId, key: &str, text: Option<&s
 fn put_extra(tx: &mut Transaction<'_>, record: &ObjId, extra: &Extra) -> Done {
     let object = tx.put_object(record, "extra", ObjType::Map)?;
     extra.iter().try_for_each(|(key, value)| tx.put(&object, key, value.as_str()))
-}
-
-fn patch_extra(
-    tx: &mut Transaction<'_>,
-    record: &ObjId,
-    patch: &BTreeMap<String, Option<String>>,
-) -> Done {
-    if patch.is_empty() {
-        return Ok(());
-    }
-    let object = match map_at(tx, record, "extra") {
-        Some(object) => object,
-        None => tx.put_object(record, "extra", ObjType::Map)?,
-    };
-    for (key, value) in patch {
-        match value {
-            Some(value) => tx.put(&object, key, value.as_str())?,
-            None => delete_key(tx, &object, key)?,
-        }
-    }
-    Ok(())
 }
 
 /// Deletes a key; nothing if it is not there, which automerge takes for an error in some cases.
