@@ -49,6 +49,13 @@ pub fn ask_repository(at: &Path, arguments: &[&str]) -> Result<Vec<u8>, Problem>
     finish(at, in_repository(at), arguments, Vec::new())
 }
 
+/// The same of a git folder itself, which may be that of a linked worktree.
+pub fn ask_git_dir(git_dir: &Path, arguments: &[&str]) -> Result<Vec<u8>, Problem> {
+    let mut command = base();
+    command.arg("--git-dir").arg(git_dir);
+    finish(git_dir, command, arguments, Vec::new())
+}
+
 fn in_repository(at: &Path) -> Command {
     let mut command = base();
     match Repository::at(at) {
