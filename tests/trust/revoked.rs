@@ -177,7 +177,7 @@ fn of_what_a_revoked_node_wrote_under_many_actors_one_member_attests_for_all() {
             written.push(doc.get_last_local_change().expect("it was just written"));
         }
         (0..6).for_each(|to| {
-            rogue.send(&mut world, to, document, &written.iter().collect::<Vec<_>>())
+            rogue.send(&mut world, to, document, &written.iter().collect::<Vec<_>>());
         });
     }
     world.cut(6, 0);
@@ -189,8 +189,8 @@ fn of_what_a_revoked_node_wrote_under_many_actors_one_member_attests_for_all() {
     world.ask(0, Command::Revoke(name_of(6))).expect("an admin revokes");
     world.pass(Duration::from_secs(60));
     let bytes = received(&mut world);
-    for host in 0..6 {
-        assert_eq!(changes(&world, 1, host), before[host] + 1, "one has attested for all");
+    for (host, before) in before.into_iter().enumerate() {
+        assert_eq!(changes(&world, 1, host), before + 1, "one has attested for all");
     }
     // A link to the revoked one is closed, and no other.
     assert!(closes(&world).iter().all(|(_, to, _)| *to == 6), "{:?}", closes(&world));

@@ -25,15 +25,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use automerge::{Automerge, Change, ChangeHash, transaction::CommitOptions};
+use automerge::{Automerge, Change, ChangeHash};
 
 use super::{
     super::{
         ids::{ActorBytes, DocumentId, fingerprint},
         trust::{Standing, Trust},
     },
-    Applied, Document, LeftOut, actor_in,
-    saved::Saved,
+    Document, LeftOut, actor_in,
 };
 
 /// Tells whether all of a document counts that is by former members.
@@ -156,15 +155,6 @@ impl Document {
         let actors: Vec<ActorBytes> = self.vouchers.newest.keys().copied().collect();
         !all_count(&self.automerge, &self.id, &actors, trust)
     }
-
-    /// Builds on all that is here with an empty change: so its author attests to have had it.
-    pub fn build_on_all(&mut self, wall_ms: i64) -> Applied {
-        let time = CommitOptions::default().with_time(wall_ms / 1_000);
-        self.automerge.empty_commit(time);
-        self.saved = Saved::default();
-        let change = self.automerge.get_last_local_change().expect("it was just committed");
-        self.describe_own(&[change])
-    }
 }
 
 #[cfg(test)]
@@ -242,7 +232,7 @@ mod tests {
                         all[at].automerge.merge(&mut met).unwrap();
                     }
                 }
-                2 => drop(all[at].build_on_all(0)),
+                2 => drop(all[at].build_on_all(0).unwrap()),
                 _ => {
                     let id = format!("s{number}").parse().unwrap();
                     let record = session(format!("{number}"));
@@ -360,7 +350,7 @@ mod tests {
                 }
                 built_on += 1;
                 let mut by_host = document.fork(super::super::actor(&HOST, StartId([7; 8])));
-                let applied = by_host.build_on_all(0);
+                let applied = by_host.build_on_all(0).unwrap();
                 assert_eq!(applied.changes.len(), 1);
                 let changes = by_host.automerge.get_changes(&[]);
                 let words = self::words(&changes, &mut random);

@@ -144,7 +144,7 @@ mod tests {
                     None => assert_eq!(broken, 0, "only the beginning is indispensable"),
                     // The last bits of what is deflated may be of no consequence.
                     Some(left) if left.lost == 0 => {
-                        assert_eq!(left.document.heads(), whole.document.heads())
+                        assert_eq!(left.document.heads(), whole.document.heads());
                     }
                     Some(left) => {
                         assert_eq!((left.changes.len(), left.lost), (broken, 5 - broken));

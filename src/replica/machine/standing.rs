@@ -101,8 +101,10 @@ impl Replica {
             self.loose_ends.0.remove(&id);
             let Some(document) = self.documents.get_mut(&id) else { continue };
             if document.has_loose_ends(&self.trust) {
-                let mut applied = document.build_on_all(now.wall_ms);
-                self.absorb(now, id, &mut applied, None, fx);
+                match document.build_on_all(now.wall_ms) {
+                    Ok(mut applied) => self.absorb(now, id, &mut applied, None, fx),
+                    Err(problem) => tracing::error!(document = %id, %problem, "can't attest"),
+                }
             }
         }
     }
