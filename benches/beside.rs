@@ -23,7 +23,7 @@ use common::{
 use fake::{Fake, Mode};
 use serde_json::json;
 use sessionmesh::{agent::opencode::Client, daemon::pace::Task};
-use tokio::runtime::Runtime;
+use tokio::{runtime::Runtime, sync::oneshot::error::TryRecvError};
 
 /// How many sessions a server has where they are few, and where they are many.
 const FEW: usize = 20;
@@ -119,7 +119,7 @@ fn measure(sessions: usize, happens: impl Fn(&Fake, &Node)) -> Measured {
     let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
     let asking = runtime.spawn(async move {
         let mut answers = Samples::default();
-        while stopped.try_recv().is_err() {
+        while matches!(stopped.try_recv(), Err(TryRecvError::Empty)) {
             let begun = Instant::now();
             let _ = handle.trash().await;
             answers.push(begun.elapsed());

@@ -155,6 +155,7 @@ impl Host {
             directory: Some("/home/dev/work/main".to_owned()),
             branch: Some("main".to_owned()),
             created_at: WALL_MS,
+            agent_server: None,
             keepers: [].into(),
             used: true,
             extra: Extra::new(),

@@ -96,6 +96,7 @@ fn stored_workspace() -> impl Strategy<Value = StoredWorkspace> {
                 directory: None,
                 branch: None,
                 created_at: 1,
+                agent_server: None,
                 keepers: keepers.into_iter().map(|(n, host)| (operation(n), host)).collect(),
                 used,
                 extra: BTreeMap::new(),
@@ -202,6 +203,7 @@ fn expected_workspaces(facts: &Facts) -> Vec<Workspace> {
             keep,
             used: stored.used,
             created_at: stored.created_at,
+            agent_server: stored.agent_server.clone(),
             state: match stored.teardown.as_ref().map(|teardown| teardown.state) {
                 Some(TeardownState::Sealed) => WorkspaceState::Sealed,
                 Some(TeardownState::Failed) => WorkspaceState::Failed,

@@ -159,6 +159,7 @@ pub fn host_document(host: NodeId, sessions: usize) -> (Document, Applied) {
                 directory: Some(format!("/home/dev/work/feature-{room}")),
                 branch: Some(format!("feature-{room}")),
                 created_at: WALL_MS,
+                agent_server: None,
                 keepers: [].into(),
                 used: true,
                 extra: Extra::new(),

@@ -17,7 +17,10 @@ use axum::{
 
 use super::{Shared, problem::Error};
 use crate::{
-    daemon::{handle::Status, hub::Hub, pace::Task},
+    daemon::{
+        handle::{Status, Task},
+        hub::Hub,
+    },
     replica::record::{SessionState, WorkspaceState},
 };
 

@@ -226,6 +226,7 @@ async fn show(args: WorkspaceArgs, context: Context) -> Result<(), Failure> {
         ("branch", workspace.branch.unwrap_or_default()),
         ("created", utc(workspace.created_at)),
     ];
+    facts.extend(workspace.agent_server.map(|server| ("server", server)));
     if workspace.teardown.is_some() {
         let told = explain::of(&client, &found.name, Kind::Workspace).await?;
         let attempts = told.map(|told| told.teardowns).unwrap_or_default();

@@ -10,6 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub use super::pace::Task;
 use super::{
     hub::Hub,
     machine::{Facts, Git, Machine},

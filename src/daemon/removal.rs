@@ -15,7 +15,7 @@ use crate::{
         bridge::{Keeper, Kept},
         opencode::{Client, Standing, import},
     },
-    replica::record::{EXTRA_SERVER, Workspace},
+    replica::record::Workspace,
     teardown::{
         Remover,
         trash::{KeptSession, SessionImporter},
@@ -45,8 +45,7 @@ impl ByOpencode {
 
 impl Remover for ByOpencode {
     fn claims(&self, workspace: &Workspace) -> bool {
-        let server = self.client.address().as_str();
-        workspace.extra.get(EXTRA_SERVER).is_some_and(|marked| marked == server)
+        workspace.agent_server.as_deref() == Some(self.client.address().as_str())
     }
 
     fn remove(&self, workspace: &Workspace) -> Result<(), String> {
@@ -125,5 +124,24 @@ impl SessionImporter for ToOpencode {
             // It is listed once the server is back.
             Err(_) => Ok(id),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{replica::record::TeardownAction, teardown::testing};
+
+    #[tokio::test]
+    async fn a_workspace_is_an_agents_by_its_hosts_word_alone() {
+        let server = "http://localhost:4096/";
+        let by_opencode = ByOpencode::new(Client::new(server, None).unwrap());
+        let mut workspace = testing::due("worktree", None, TeardownAction::Retry).workspace;
+        workspace.extra.insert("agent_server".to_owned(), server.to_owned());
+        assert!(!by_opencode.claims(&workspace), "anyone may write the free fields");
+        workspace.agent_server = Some(server.to_owned());
+        assert!(by_opencode.claims(&workspace));
+        workspace.agent_server = Some("http://localhost:5000/".to_owned());
+        assert!(!by_opencode.claims(&workspace));
     }
 }

@@ -162,6 +162,8 @@ pub struct ImportedWorkspace {
     pub branch: Option<String>,
     pub created_at: i64,
     #[serde(default)]
+    pub agent_server: Option<String>,
+    #[serde(default)]
     pub extra: Extra,
 }
 

@@ -273,6 +273,7 @@ mod tests {
             keep: false,
             used: true,
             created_at: 1,
+            agent_server: None,
             state,
             session_count,
             teardown: None,
@@ -506,7 +507,8 @@ mod tests {
                     "workspace": {
                         "id": "w", "host": host, "name": "w", "kind": "directory",
                         "project_id": null, "directory": null, "branch": null, "keep": false,
-                        "used": true, "created_at": 1, "state": "vacated", "session_count": 0,
+                        "used": true, "created_at": 1, "agent_server": null,
+                        "state": "vacated", "session_count": 0,
                         "teardown": null, "extra": {}
                     },
                     "reason": "last_session"

@@ -159,6 +159,7 @@ mod tests {
             directory: None,
             branch: None,
             created_at: 0,
+            agent_server: None,
             keepers: BTreeMap::new(),
             used: true,
             extra: BTreeMap::new(),

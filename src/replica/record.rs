@@ -25,8 +25,7 @@ pub const EXTRA_KEY_CHARS_MAX: usize = 64;
 /// Longest value in `extra`, in characters; 32 of them stay under the guard's 64 KiB a string.
 pub const EXTRA_VALUE_CHARS_MAX: usize = 4_096;
 
-/// The key in `extra` under which a bridge marks the server that a workspace came from, and under
-/// which earlier versions marked a session's.
+/// The key in `extra` under which earlier versions marked the server that a session came from.
 pub const EXTRA_SERVER: &str = "agent_server";
 
 /// The key in `extra` under which a host reports how the git worktree of a workspace stands.
@@ -201,6 +200,8 @@ pub struct StoredWorkspace {
     pub branch: Option<String>,
     /// Milliseconds since the epoch.
     pub created_at: i64,
+    /// The agent's server that has it, by its address; written by the host alone.
+    pub agent_server: Option<String>,
     /// The keeps that no unkeep has seen; the workspace is kept while there is one.
     pub keepers: BTreeMap<OperationId, NodeId>,
     /// Whether it has ever held a session or been dismissed; never turns back.
@@ -294,6 +295,7 @@ pub struct Workspace {
     pub keep: bool,
     pub used: bool,
     pub created_at: i64,
+    pub agent_server: Option<String>,
     /// Derived from the merged state on each replica.
     pub state: WorkspaceState,
     /// How many alive sessions are in it.

@@ -336,6 +336,7 @@ mod tests {
             directory: None,
             branch: None,
             created_at: 0,
+            agent_server: None,
             keepers: [].into(),
             used: true,
             extra: [].into(),

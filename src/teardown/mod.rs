@@ -21,7 +21,7 @@ mod problem;
 mod running;
 pub mod survey;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod trash;
 mod users;
 mod worktree;

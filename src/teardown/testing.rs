@@ -30,6 +30,7 @@ pub fn due(kind: &str, directory: Option<&str>, action: TeardownAction) -> Teard
         keep: false,
         used: true,
         created_at: 0,
+        agent_server: None,
         state: WorkspaceState::Sealed,
         session_count: 0,
         teardown: None,

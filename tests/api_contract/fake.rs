@@ -89,6 +89,7 @@ pub fn workspace(id: &str) -> Workspace {
         keep: false,
         used: true,
         created_at: 1_000,
+        agent_server: Some("http://localhost:4096/".to_owned()),
         state: WorkspaceState::Live,
         session_count: 1,
         teardown: None,

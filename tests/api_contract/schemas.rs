@@ -327,6 +327,7 @@ fn import() -> Import {
         directory,
         branch: Some("main".to_owned()),
         created_at: 1,
+        agent_server: Some("http://localhost:4096/".to_owned()),
         extra,
     };
     Import { workspaces: vec![workspace], sessions: vec![session] }

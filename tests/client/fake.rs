@@ -146,7 +146,7 @@ pub fn session(id: &str) -> Value {
 pub fn workspace(id: &str) -> Value {
     json!({
         "id": id, "host": NODE, "name": "place", "kind": "directory", "project_id": null,
-        "directory": "/w", "branch": null, "keep": false, "used": true, "created_at": 1,
+        "directory": "/w", "branch": null, "keep": false, "used": true, "created_at": 1, "agent_server": null,
         "state": "live", "session_count": 1, "teardown": null, "extra": {}
     })
 }

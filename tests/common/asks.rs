@@ -138,6 +138,7 @@ impl Asks<'_> {
                 directory: None,
                 branch: None,
                 created_at: 1,
+                agent_server: None,
                 extra: Default::default(),
             });
         }

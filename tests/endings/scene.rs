@@ -252,6 +252,7 @@ impl Scene {
             keep: false,
             used: true,
             created_at: 0,
+            agent_server: None,
             state: WorkspaceState::Sealed,
             session_count: 0,
             teardown: None,

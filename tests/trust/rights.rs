@@ -37,7 +37,7 @@ fn member(world: &World, node: usize) -> Member {
 #[test]
 fn what_only_a_host_may_write_is_refused_from_others() {
     type Write = fn(&mut AutoCommit);
-    let writes: [(&str, Write); 21] = [
+    let writes: [(&str, Write); 22] = [
         ("purges", |doc| {
             let path = session_path("s0");
             let bucket = at(doc, &[&path[0], &path[1]]);
@@ -75,6 +75,11 @@ fn what_only_a_host_may_write_is_refused_from_others() {
         ("only its host", |doc| {
             let workspace = at(doc, &["workspaces", "w0"]);
             doc.put(&workspace, "directory", "/home/somebody/else").unwrap();
+        }),
+        // Who has it decides whether a missing folder is taken for removed.
+        ("only its host", |doc| {
+            let workspace = at(doc, &["workspaces", "w0"]);
+            doc.put(&workspace, "agent_server", "http://elsewhere/").unwrap();
         }),
         ("only its host", |doc| {
             let workspace = at(doc, &["workspaces", "w0"]);

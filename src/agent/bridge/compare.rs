@@ -12,9 +12,7 @@ use std::{
 use crate::replica::{
     command::{Import, ImportedSession, ImportedWorkspace},
     ids::{SessionId, WorkspaceId},
-    record::{
-        DeletionReason, EXTRA_SERVER, Extra, Session, SessionState, Workspace, WorkspaceState,
-    },
+    record::{DeletionReason, Extra, Session, SessionState, Workspace, WorkspaceState},
 };
 
 /// This host's records.
@@ -60,7 +58,7 @@ pub fn mark(list: &mut Import, server: &str) {
         session.agent_server = Some(server.to_owned());
     }
     for workspace in &mut list.workspaces {
-        workspace.extra.insert(EXTRA_SERVER.to_owned(), server.to_owned());
+        workspace.agent_server = Some(server.to_owned());
     }
 }
 
@@ -94,14 +92,14 @@ impl Here {
             match self.workspaces.get(&workspace.id) {
                 None => plan.import.workspaces.push(workspace.clone()),
                 Some(known) => {
-                    let server = known.extra.get(EXTRA_SERVER).map(String::as_str);
+                    let server = known.agent_server.as_deref();
                     let is_open = known.state == WorkspaceState::Live
                         && !unlisted.contains(&workspace.id)
                         && !speaker.is_foreign(server);
                     let mut workspace = workspace.clone();
                     if speaker.owns(server) {
                         // Two servers on one database would each write its own name for ever.
-                        workspace.extra.remove(EXTRA_SERVER);
+                        workspace.agent_server = None;
                     }
                     if is_open && differs(known, &workspace) {
                         plan.import.workspaces.push(workspace);
@@ -141,7 +139,7 @@ impl Here {
         let missing = self.workspaces.values().filter(|workspace| {
             workspace.state == WorkspaceState::Live
                 && workspace.session_count == 0
-                && speaker.owns(workspace.extra.get(EXTRA_SERVER).map(String::as_str))
+                && speaker.owns(workspace.agent_server.as_deref())
                 && !listed.contains(&workspace.id)
         });
         plan.missing_workspaces = missing.map(|workspace| workspace.id.clone()).collect();
@@ -157,8 +155,10 @@ impl Here {
 }
 
 fn differs(known: &Workspace, listed: &ImportedWorkspace) -> bool {
+    let is_unmarked = listed.agent_server.is_some() && known.agent_server != listed.agent_server;
     known.name != listed.name
         || known.branch != listed.branch
+        || is_unmarked
         || !contains(&known.extra, &listed.extra)
 }
 
@@ -283,6 +283,55 @@ mod tests {
         let list = list(&["agents", "mine"]);
         let plan = here.compare(&list, &BTreeSet::new(), &Speaker::alone(SERVER));
         assert_eq!((plan.back, plan.import), (ids(&["agents"]), Import::default()));
+    }
+
+    #[test]
+    fn only_an_empty_workspace_that_its_host_has_marked_is_missing_whatever_its_free_fields_say() {
+        let workspace = |id: &str, agent_server: Option<&str>, extra: &[(&str, &str)]| {
+            let extra = extra.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+            Arc::new(Workspace {
+                id: id.parse().unwrap(),
+                host: NodeId([1; 32]),
+                name: id.to_owned(),
+                kind: "worktree".to_owned(),
+                project_id: None,
+                directory: None,
+                branch: None,
+                keep: false,
+                used: false,
+                created_at: 1,
+                agent_server: agent_server.map(str::to_owned),
+                state: WorkspaceState::Live,
+                session_count: 0,
+                teardown: None,
+                extra: extra.collect(),
+            })
+        };
+        let all = [
+            workspace("marked", Some(SERVER), &[]),
+            workspace("claimed", None, &[("agent_server", SERVER)]),
+            workspace("listed", None, &[]),
+        ];
+        let here = Here {
+            workspaces: all.into_iter().map(|one| (one.id.clone(), one)).collect(),
+            ..Here::default()
+        };
+        let listed = ImportedWorkspace {
+            id: "listed".parse().unwrap(),
+            name: "listed".to_owned(),
+            kind: "worktree".to_owned(),
+            project_id: None,
+            directory: None,
+            branch: None,
+            created_at: 1,
+            agent_server: None,
+            extra: Extra::new(),
+        };
+        let mut list = Import { workspaces: vec![listed], ..Import::default() };
+        mark(&mut list, SERVER);
+        let plan = here.compare(&list, &BTreeSet::new(), &Speaker::alone(SERVER));
+        assert_eq!(plan.missing_workspaces, ["marked".parse().unwrap()]);
+        assert_eq!(plan.import, list, "one that an earlier version has made is marked now");
     }
 
     #[test]

@@ -40,10 +40,7 @@ use super::opencode::{
     self, Client, Listing, Places, events::Event, listener::Process, model::LeftOut,
 };
 use crate::{
-    daemon::{
-        handle::{AgentState, Handle, RequestError},
-        pace::Task,
-    },
+    daemon::handle::{AgentState, Handle, RequestError, Task},
     replica::ids::{Cursor, NodeId, SessionId},
 };
 

@@ -168,6 +168,7 @@ fn map_workspace(id: WorkspaceId, workspace: &Workspace) -> ImportedWorkspace {
         project_id: word(workspace.project_id.as_ref()),
         directory: directory(workspace.directory.as_ref()),
         branch: word(workspace.branch.as_ref()),
+        agent_server: None,
         extra,
     }
 }
@@ -182,6 +183,7 @@ fn unlisted(id: WorkspaceId, session: &ImportedSession) -> ImportedWorkspace {
         project_id: session.project_id.clone(),
         directory: session.directory.clone(),
         branch: None,
+        agent_server: None,
         created_at: created_at(id.as_str(), Some(session.created_at)),
         id,
         extra: extra(),
@@ -325,7 +327,8 @@ mod tests {
                     "id": "wrk_204f140fa001aEYBgWeOZILOpE", "name": "happy-panda",
                     "kind": "worktree", "project_id": "941bac649176e9f08fd3d3d18648daff1a89d47b",
                     "directory": "/data/opencode/worktree/941bac649176e9f08fd3d3d18648daff1a89d47b/happy-panda", "branch": null,
-                    "created_at": 1795379249402_i64, "extra": { "agent": "opencode" }
+                    "created_at": 1795379249402_i64, "agent_server": null,
+                    "extra": { "agent": "opencode" }
                 }],
                 "sessions": [{
                     "id": "ses_dfb0eb7efffe5Pxcfv7U8SB8sY",

@@ -45,6 +45,7 @@ fn workspace(id: &str, session_count: u64) -> Arc<Workspace> {
         keep: false,
         used: true,
         created_at: 1,
+        agent_server: None,
         state: WorkspaceState::Live,
         session_count,
         teardown: None,

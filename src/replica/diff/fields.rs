@@ -46,6 +46,7 @@ differing_fields!(
     /// Names the public fields in which two workspaces differ, sorted.
     of_workspace,
     Workspace {
+        agent_server,
         branch,
         created_at,
         directory,
@@ -139,6 +140,7 @@ mod tests {
             keep: false,
             used: true,
             created_at: 1,
+            agent_server: None,
             state: WorkspaceState::Live,
             session_count: 1,
             teardown: None,
@@ -155,6 +157,7 @@ mod tests {
             keep: true,
             used: false,
             created_at: 8,
+            agent_server: Some("s".into()),
             state: WorkspaceState::Failed,
             session_count: 8,
             teardown: Some(Teardown {

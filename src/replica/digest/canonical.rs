@@ -114,6 +114,7 @@ impl<'a> From<&'a Deletion> for InOrderDeletion<'a> {
 /// A workspace with its keys sorted.
 #[derive(Serialize)]
 struct InOrderWorkspace<'a> {
+    agent_server: Option<&'a str>,
     branch: Option<&'a str>,
     created_at: Exact,
     directory: Option<&'a str>,
@@ -143,12 +144,14 @@ impl<'a> From<&'a Workspace> for InOrderWorkspace<'a> {
             keep,
             used,
             created_at,
+            agent_server,
             state,
             session_count,
             teardown,
             extra,
         } = record;
         Self {
+            agent_server: agent_server.as_deref(),
             branch: branch.as_deref(),
             created_at: Exact(*created_at),
             directory: directory.as_deref(),
@@ -278,6 +281,7 @@ mod tests {
             (created_at, at, kept_until) in (integer(), integer(), option::of(integer())),
             session_count in prop_oneof![any::<u64>(), 0..3_u64],
             (name, branch, error) in (text(), option::of(text()), option::of(text())),
+            server in option::of(text()),
             ended in any::<bool>(),
             extra in btree_map(text(), text(), 0..5),
         ) -> Workspace {
@@ -293,6 +297,7 @@ mod tests {
                 keep: ended,
                 used: true,
                 created_at,
+                agent_server: server,
                 state: WorkspaceState::Failed,
                 session_count,
                 teardown: ended.then_some(Teardown {

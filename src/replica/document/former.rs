@@ -25,15 +25,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use automerge::{Automerge, Change, ChangeHash, transaction::CommitOptions};
+use automerge::{Automerge, Change, ChangeHash};
 
 use super::{
     super::{
         ids::{ActorBytes, DocumentId, fingerprint},
         trust::{Standing, Trust},
     },
-    Applied, Document, LeftOut, actor_in,
-    saved::Saved,
+    Document, LeftOut, actor_in,
 };
 
 /// Tells whether all of a document counts that is by former members.
@@ -156,13 +155,227 @@ impl Document {
         let actors: Vec<ActorBytes> = self.vouchers.newest.keys().copied().collect();
         !all_count(&self.automerge, &self.id, &actors, trust)
     }
+}
 
-    /// Builds on all that is here with an empty change: so its author attests to have had it.
-    pub fn build_on_all(&mut self, wall_ms: i64) -> Applied {
-        let time = CommitOptions::default().with_time(wall_ms / 1_000);
-        self.automerge.empty_commit(time);
-        self.saved = Saved::default();
-        let change = self.automerge.get_last_local_change().expect("it was just committed");
-        self.describe_own(&[change])
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::replica::{
+        document::Coverage,
+        ids::{NodeId, StartId},
+        record::{Extra, Member, Revocation, Role, StoredSession},
+        voucher::{Trusting, Voucher},
+    };
+
+    const HOST: NodeId = NodeId([1; 32]);
+    const MEMBER: NodeId = NodeId([2; 32]);
+    const FORMER: NodeId = NodeId([3; 32]);
+    /// Of another fleet.
+    const UNKNOWN: NodeId = NodeId([4; 32]);
+    const AUTHORS: [NodeId; 6] = [HOST, MEMBER, FORMER, FORMER, UNKNOWN, UNKNOWN];
+    const ID: DocumentId = DocumentId::Host { host: HOST, epoch: 0 };
+
+    fn trust() -> Trust {
+        let member = |node: NodeId| Member {
+            node,
+            name: node.short(),
+            role: Role::Member,
+            added_by: HOST,
+            added_at: 0,
+            revoked: (node == FORMER).then_some(Revocation { by: HOST, at: 0 }),
+            left: false,
+        };
+        let mut trust = Trust::new(Arc::new(Trusting));
+        trust.learn(&[member(HOST), member(MEMBER), member(FORMER)]);
+        trust
+    }
+
+    fn session(title: String) -> StoredSession {
+        StoredSession {
+            workspace_id: None,
+            parent_id: None,
+            project_id: None,
+            directory: None,
+            title: Some(title),
+            created_at: 0,
+            updated_at: 0,
+            archived_at: None,
+            agent: None,
+            agent_server: None,
+            extra: Extra::new(),
+            deleted: None,
+        }
+    }
+
+    /// Replicas of one document on which several authors have written and which have met now and then.
+    fn replicas(random: &mut fastrand::Rng) -> (Document, Vec<Document>) {
+        let actor =
+            |node: &NodeId, start: usize| super::super::actor(node, StartId([start as u8; 8]));
+        let (mut first, laid_out) = Document::create_host(HOST, 0, actor(&HOST, 9), 0);
+        let last = &laid_out.changes[0];
+        first.vouch(trust().vouch(&ID, last.actor, last.seq, last.hash));
+        let mut all: Vec<Document> =
+            AUTHORS.iter().enumerate().map(|(at, node)| first.fork(actor(node, at))).collect();
+        for number in 0..random.usize(4..16) {
+            let at = random.usize(..all.len());
+            match random.u8(..5) {
+                0 | 1 => {
+                    let mut met = all[random.usize(..all.len())].automerge.clone();
+                    met.merge(&mut all[at].automerge).unwrap();
+                    let unknown = |actor: &ActorBytes| fingerprint(actor) == UNKNOWN.fingerprint();
+                    // A member has what one of no fleet wrote only once the host stands for it.
+                    if matches!(AUTHORS[at], HOST | UNKNOWN)
+                        || host_has_built_on(&met, &ID, unknown)
+                    {
+                        all[at].automerge.merge(&mut met).unwrap();
+                    }
+                }
+                2 => drop(all[at].build_on_all(0).unwrap()),
+                _ => {
+                    let id = format!("s{number}").parse().unwrap();
+                    let record = session(format!("{number}"));
+                    all[at].write(0, |tx| tx.create_session(&id, &record)).unwrap();
+                }
+            }
+        }
+        (first, all)
+    }
+
+    /// Returns what of these changes counts: the most of which each has all that it builds on, and
+    /// something built on it by one whose word counts, if its author's does not.
+    fn model(changes: &[Change]) -> BTreeSet<ChangeHash> {
+        let author = |change: &Change| {
+            let actor = actor_in(change.actor_id());
+            AUTHORS.into_iter().find(|node| node.fingerprint() == fingerprint(&actor)).unwrap()
+        };
+        let mut counts: BTreeSet<ChangeHash> = changes.iter().map(Change::hash).collect();
+        loop {
+            let kept = || changes.iter().filter(|change| counts.contains(&change.hash()));
+            let under = |by: &dyn Fn(NodeId) -> bool| {
+                let by_hash = kept().map(|change| (change.hash(), change)).collect();
+                below(kept().filter(|change| by(author(change))).collect(), &by_hash)
+            };
+            let of_members = under(&|node| node == HOST || node == MEMBER);
+            let of_host = under(&|node| node == HOST);
+            let stays = |change: &&Change| {
+                change.deps().iter().all(|dep| counts.contains(dep))
+                    && match author(change) {
+                        FORMER => of_members.contains(&change.hash()),
+                        UNKNOWN => of_host.contains(&change.hash()),
+                        _ => true,
+                    }
+            };
+            let next: BTreeSet<ChangeHash> = kept().filter(stays).map(Change::hash).collect();
+            if next.len() == counts.len() {
+                return next;
+            }
+            counts = next;
+        }
+    }
+
+    /// Returns the word for the last change of each actor; where it may be no more, only its place.
+    fn words(changes: &[Change], random: &mut fastrand::Rng) -> Vec<Voucher> {
+        let mut last: BTreeMap<ActorBytes, Voucher> = BTreeMap::new();
+        for change in changes {
+            let (actor, hash) =
+                (actor_in(change.actor_id()), super::super::hash_in(&change.hash()));
+            let standing = trust().standing(&ID, &actor);
+            let voucher = match standing.is_former() && random.bool() {
+                true => Voucher::marker(actor, change.seq(), hash),
+                false => trust().vouch(&ID, actor, change.seq(), hash),
+            };
+            let known = last.entry(actor).or_insert(voucher);
+            if known.seq < voucher.seq {
+                *known = voucher;
+            }
+        }
+        last.into_values().collect()
+    }
+
+    fn held(document: &Document) -> BTreeSet<ChangeHash> {
+        document.automerge.get_changes(&[]).iter().map(Change::hash).collect()
+    }
+
+    #[test]
+    fn what_counts_follows_from_what_there_is_whatever_came_first() {
+        for seed in 0..100 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let (first, mut all) = replicas(&mut random);
+            let mut union = first.automerge.clone();
+            all.iter_mut().for_each(|it| drop(union.merge(&mut it.automerge).unwrap()));
+            let everything = union.get_changes(&[]);
+            let expected = model(&everything);
+            for coverage in [Coverage::Whole, Coverage::Gaps] {
+                let mut reader = first.fork(super::super::actor(&NodeId([8; 32]), StartId([8; 8])));
+                for turn in 0..24 {
+                    let of_one = all[random.usize(..all.len())].automerge.get_changes(&[]);
+                    let sent = if turn < 12 { of_one } else { everything.clone() };
+                    let mut sent: Vec<Change> =
+                        sent.into_iter().filter(|it| !held(&reader).contains(&it.hash())).collect();
+                    let words = words(&sent, &mut random);
+                    if coverage == Coverage::Gaps && turn < 18 {
+                        sent.retain(|_| random.u8(..4) > 0);
+                    }
+                    reader.take_in(sent, &words, &trust(), coverage).unwrap();
+                    let so_far = held(&reader);
+                    assert!(so_far.is_subset(&expected), "seed {seed}");
+                    assert!(!reader.has_loose_ends(&trust()), "seed {seed}: it can be passed on");
+                }
+                assert_eq!(held(&reader), expected, "seed {seed}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_whole_document_is_taken_if_all_of_it_counts_and_when_its_ends_are_built_on() {
+        let (mut taken, mut built_on) = (0, 0);
+        for seed in 0..60 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let (_, all) = replicas(&mut random);
+            for mut document in all {
+                let changes = document.automerge.get_changes(&[]);
+                let actor = || super::super::actor(&NodeId([8; 32]), StartId([8; 8]));
+                let words = words(&changes, &mut random);
+                let adopted =
+                    Document::adopt(ID, actor(), &document.automerge.save(), &words, &trust());
+                let all_counts = model(&changes).len() == changes.len();
+                assert_eq!(adopted.is_ok(), all_counts, "seed {seed}: {adopted:?}");
+                taken += u32::from(all_counts);
+                words.iter().for_each(|word| document.vouch(*word));
+                assert_eq!(document.has_loose_ends(&trust()), !all_counts, "seed {seed}");
+                if all_counts {
+                    continue;
+                }
+                built_on += 1;
+                let mut by_host = document.fork(super::super::actor(&HOST, StartId([7; 8])));
+                let applied = by_host.build_on_all(0).unwrap();
+                assert_eq!(applied.changes.len(), 1);
+                let changes = by_host.automerge.get_changes(&[]);
+                let words = self::words(&changes, &mut random);
+                let adopted =
+                    Document::adopt(ID, actor(), &by_host.automerge.save(), &words, &trust());
+                assert_eq!(adopted.unwrap().heads(), by_host.heads(), "seed {seed}");
+            }
+        }
+        assert!(taken > 30 && built_on > 30, "{taken} taken, {built_on} built on");
+    }
+
+    #[test]
+    fn what_was_gained_with_empty_changes_in_it_comes_in_an_order_in_which_it_can_be_applied() {
+        for seed in 0..30 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let (first, mut all) = replicas(&mut random);
+            let mut union = first.fork(super::super::actor(&HOST, StartId([7; 8])));
+            all.iter_mut().for_each(|it| drop(union.automerge.merge(&mut it.automerge).unwrap()));
+            let gained = union.newest(|hash| held(&first).contains(hash), usize::MAX).unwrap();
+            let mut here = held(&first);
+            for change in gained {
+                assert!(change.deps().iter().all(|dep| here.contains(dep)), "seed {seed}");
+                here.insert(change.hash());
+            }
+            assert_eq!(here, held(&union));
+        }
     }
 }

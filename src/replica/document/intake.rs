@@ -394,22 +394,33 @@ impl Document {
                 }
             }
             let mut built_on: BTreeSet<ChangeHash> = BTreeSet::new();
+            let mut held_on: BTreeSet<ChangeHash> = BTreeSet::new();
             for change in ready.iter().rev() {
                 let hash = change.hash();
-                if refused.contains(&hash) || held.contains(&hash) {
+                if held.contains(&hash) {
+                    held_on.extend(change.deps());
+                    continue;
+                }
+                if refused.contains(&hash) {
                     continue;
                 }
                 let actor = actor_in(change.actor_id());
                 if counted.contains(&hash) {
-                    // It counts only with what was built on it; both come again together.
+                    // It counts only with what was built on it, and waits if that does.
                     if !built_on.contains(&hash) {
-                        refused.insert(hash);
+                        if held_on.contains(&hash) {
+                            held_on.extend(change.deps());
+                            held.insert(hash);
+                        } else {
+                            refused.insert(hash);
+                        }
                         continue;
                     }
                 } else if !vouched.contains(&actor) {
                     if self.vouchers.reaches(change) {
                         vouched.insert(actor);
                     } else {
+                        held_on.extend(change.deps());
                         held.insert(hash);
                         continue;
                     }

@@ -119,13 +119,21 @@ impl Document {
         if !branches::are_to_be_ended(&self.automerge, by_host) {
             return Ok(None);
         }
-        let heads = self.automerge.get_heads();
-        guard::check_counts(heads.len() as u64, 0)?;
+        self.build_on_all(wall_ms).map(Some)
+    }
+
+    /// Builds on all that is here, by a change that says nothing: so its author attests to have had it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Document::write`].
+    pub fn build_on_all(&mut self, wall_ms: i64) -> Result<Applied, NotWritten> {
+        guard::check_counts(self.automerge.get_heads().len() as u64, 0)?;
         self.automerge.empty_commit(CommitOptions::default().with_time(wall_ms / 1_000));
         let change = self.automerge.get_last_local_change().expect("it was just committed");
         self.check_own(&change, true)?;
         self.saved = Saved::default();
-        Ok(Some(self.describe(&[change], BTreeSet::new())))
+        Ok(self.describe(&[change], BTreeSet::new()))
     }
 
     /// Judges a change that this node has just made as each peer will.

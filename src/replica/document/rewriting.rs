@@ -118,8 +118,7 @@ impl Document {
         }
         // Whatever a change builds on has lower counters than it, but where one of the two is empty.
         newest.sort_by_key(Change::start_op);
-        let is_empty = |change: &Change| change.len() == 0;
-        Some(if newest.iter().any(is_empty) { in_order(newest) } else { newest })
+        Some(if newest.iter().any(Change::is_empty) { in_order(newest) } else { newest })
     }
 }
 

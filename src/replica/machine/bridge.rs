@@ -37,7 +37,11 @@ impl Step {
             Self::UpdateWorkspace(id, new) => {
                 let extra = new.extra.iter().map(|(k, v)| (k.clone(), Some(v.clone())));
                 let branch = Some(new.branch.as_deref());
-                tx.update_workspace(id, Some(&new.name), branch, &extra.collect())
+                tx.update_workspace(id, Some(&new.name), branch, &extra.collect())?;
+                match &new.agent_server {
+                    Some(server) => tx.set_workspace_server(id, server),
+                    None => Ok(()),
+                }
             }
             Self::CreateSession(id, stored) => tx.create_session(id, stored),
             Self::UpdateSession(id, fields) => tx.update_session(id, fields),
@@ -141,6 +145,7 @@ impl Replica {
                     directory: new.directory,
                     branch: new.branch,
                     created_at: new.created_at,
+                    agent_server: new.agent_server,
                     keepers: BTreeMap::new(),
                     used: false,
                     extra: new.extra,
@@ -253,6 +258,7 @@ fn changed_extra(before: &Extra, after: &Extra) -> BTreeMap<String, Option<Strin
 fn is_workspace_equal(known: &Workspace, new: &ImportedWorkspace) -> bool {
     known.name == new.name
         && known.branch == new.branch
+        && changed_text(&known.agent_server, new.agent_server.clone()).is_none()
         && changed_extra(&known.extra, &new.extra).is_empty()
 }
 
@@ -273,6 +279,7 @@ fn check_workspace(new: &ImportedWorkspace) -> Result<(), Refusal> {
     check_word("kind", Some(&new.kind))?;
     check_word("project_id", new.project_id.as_deref())?;
     check_word("branch", new.branch.as_deref())?;
+    check_word("agent_server", new.agent_server.as_deref())?;
     check_directory(new.directory.as_deref())?;
     check_time("created_at", Some(new.created_at))?;
     check_extra(new.extra.iter().map(|(key, value)| (key, Some(value))), new.extra.len())

@@ -312,6 +312,7 @@ impl Replica {
             project_id: new.project_id,
             directory: new.directory,
             branch: new.branch,
+            agent_server: None,
             created_at: now.wall_ms,
             keepers,
             used: false,

@@ -14,6 +14,8 @@ use super::super::{
     effect::{Effects, Now, Write},
     ids::{DocumentId, NodeId},
     record::Role,
+    trust::Standing,
+    voucher::Voucher,
 };
 use super::Replica;
 
@@ -57,8 +59,14 @@ impl Replica {
         let others = now.monotonic + self.attests_after();
         let due = |id: DocumentId| {
             // Of those with whom it was in another fleet, nobody else can attest to anything.
+            let is_strange =
+                |voucher: &Voucher| self.trust.standing(&id, &voucher.actor) == Standing::Unknown;
             let is_own = id.host() == Some(self.node);
-            let due = if is_own { now.monotonic } else { others };
+            let due = if is_own && self.documents[&id].vouchers().any(is_strange) {
+                now.monotonic
+            } else {
+                others
+            };
             (id, known.get(&id).copied().unwrap_or(due).min(due))
         };
         self.loose_ends = LooseEnds(loose.into_iter().map(due).collect());
@@ -93,8 +101,10 @@ impl Replica {
             self.loose_ends.0.remove(&id);
             let Some(document) = self.documents.get_mut(&id) else { continue };
             if document.has_loose_ends(&self.trust) {
-                let mut applied = document.build_on_all(now.wall_ms);
-                self.absorb(now, id, &mut applied, None, fx);
+                match document.build_on_all(now.wall_ms) {
+                    Ok(mut applied) => self.absorb(now, id, &mut applied, None, fx),
+                    Err(problem) => tracing::error!(document = %id, %problem, "can't attest"),
+                }
             }
         }
     }

@@ -485,6 +485,7 @@ fn workspace(host: NodeId, id: WorkspaceId, stored: &StoredWorkspace) -> Workspa
         project_id: stored.project_id.clone(),
         directory: stored.directory.clone(),
         branch: stored.branch.clone(),
+        agent_server: stored.agent_server.clone(),
         keep: lifecycle::keep(stored),
         used: stored.used,
         created_at: stored.created_at,

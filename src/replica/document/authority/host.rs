@@ -172,7 +172,10 @@ fn workspace(act: &Act<'_>) -> Result<(), Overreach> {
         ("keepers" | "dismissals" | "requests" | "extra", action) => {
             matches!(action, Action::Map) && !act.overwrites()
         }
-        ("kind" | "project_id" | "directory" | "created_at" | "teardown", _) => false,
+        // Which agent has it, its host says alone: how it is ended depends on it.
+        ("kind" | "project_id" | "directory" | "created_at" | "teardown" | "agent_server", _) => {
+            false
+        }
         // What newer versions may add.
         _ => true,
     };

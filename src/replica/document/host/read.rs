@@ -108,6 +108,7 @@ impl Document {
             later.dismissals.append(&mut workspace.dismissals);
             later.used |= workspace.used;
             later.teardown = later.teardown.or(workspace.teardown);
+            later.agent_server = later.agent_server.or(workspace.agent_server);
             workspace = later;
         }
         Some(workspace)
@@ -362,6 +363,7 @@ pub(super) fn empty_workspace() -> StoredWorkspace {
         directory: None,
         branch: None,
         created_at: 0,
+        agent_server: None,
         keepers: BTreeMap::new(),
         used: false,
         extra: Extra::new(),
@@ -401,6 +403,7 @@ pub(super) fn set_workspace_field(workspace: &mut StoredWorkspace, key: &str, va
         "project_id" => workspace.project_id = text(value).map(str::to_owned),
         "directory" => workspace.directory = text(value).map(str::to_owned),
         "branch" => workspace.branch = text(value).map(str::to_owned),
+        "agent_server" => workspace.agent_server = text(value).map(str::to_owned),
         "created_at" => workspace.created_at = time(value).unwrap_or(0),
         "used" => workspace.used = truth(value).unwrap_or(false),
         _ => {}

@@ -18,7 +18,7 @@ use super::{Done, map_at, maps_at};
 const NOTES: [&str; 3] = ["dismissals", "keepers", "requests"];
 /// What counts as soon as it stands in one of several records made at once.
 const SEALS: [&str; 2] = [DELETED, TEARDOWN];
-/// What a host has said of a session in one of several records made at once stays said.
+/// What a host has said of a session or a workspace in one of several records made at once stays said.
 const OWNERS: [&str; 2] = ["agent", "agent_server"];
 /// Where a session's deletion stands.
 pub(super) const DELETED: &str = "deleted";

@@ -242,6 +242,7 @@ impl<'tx, 'doc> Writer<'tx, 'doc> {
         put_text(tx, &record, "branch", workspace.branch.as_deref())?;
         tx.put(&record, "created_at", workspace.created_at)?;
         tx.put(&record, "used", workspace.used)?;
+        put_text(tx, &record, "agent_server", workspace.agent_server.as_deref())?;
         let keepers = tx.put_object(&record, "keepers", ObjType::Map)?;
         for (operation, node) in &workspace.keepers {
             tx.put(&keepers, operation.as_str(), node.to_string())?;
@@ -270,6 +271,17 @@ impl<'tx, 'doc> Writer<'tx, 'doc> {
                 Some(None) => delete_key(self.tx, &record, "branch")?,
             }
             self.patch_extra(&record, extra, || format!("workspace {id}"))?;
+        }
+        Ok(())
+    }
+
+    /// Says which agent's server has a workspace; only its host may.
+    pub fn set_workspace_server(&mut self, id: &WorkspaceId, server: &str) -> Done {
+        if !self.may_workspace(id, Scope::Fields) {
+            return Ok(());
+        }
+        for record in self.workspace_objects(id) {
+            self.tx.put(&record, "agent_server", server)?;
         }
         Ok(())
     }

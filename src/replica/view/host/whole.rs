@@ -211,6 +211,7 @@ mod tests {
             directory: None,
             branch: None,
             created_at: 0,
+            agent_server: random.bool().then(|| format!("server {}", random.u8(..3))),
             keepers: random.bool().then(|| (operation.clone(), HOST)).into_iter().collect(),
             used: random.bool(),
             extra: Extra::new(),
