@@ -167,8 +167,8 @@ async fn peer(
                 transport.send(&[target.node], &Frame::Hello(hello)).expect("it fits");
                 let _ = greeted.send(());
             }
-            Event::Frame { frame: Frame::Check { frontier }, .. } => {
-                transport.send(&[target.node], &Frame::Check { frontier }).expect("it fits");
+            Event::Frame { frame: frame @ Frame::Check { .. }, .. } => {
+                transport.send(&[target.node], &frame).expect("it fits");
             }
             Event::Frame { frame: Frame::Changes { .. }, .. } => {
                 let _ = told.send(Instant::now());

@@ -36,10 +36,22 @@ pub enum Bug {
     QueueUnbounded,
     /// A diff is published twice.
     DiffTwice,
+    /// A statement about membership counts that its author's key did not sign.
+    SignatureUnchecked,
+    /// The acts of juniors are applied before those of their seniors.
+    SeniorityIgnored,
+    /// A removal is applied that another one excludes.
+    ExcludedCounts,
+    /// The last admin can be removed.
+    LastAdminRemoved,
+    /// What a key signs beside its step-down is applied before it.
+    StepDownLate,
+    /// A node whose admission is excluded stays in.
+    ExcludedAdmits,
 }
 
 impl Bug {
-    /// All of them.
+    /// Those that the simulation of whole nodes is to notice.
     pub const ALL: [Self; 14] = [
         Self::ActorReused,
         Self::NoFsync,
@@ -55,6 +67,16 @@ impl Bug {
         Self::DigestStale,
         Self::QueueUnbounded,
         Self::DiffTwice,
+    ];
+
+    /// Those that the tests of membership are to notice.
+    pub const MEMBERSHIP: [Self; 6] = [
+        Self::SignatureUnchecked,
+        Self::SeniorityIgnored,
+        Self::ExcludedCounts,
+        Self::LastAdminRemoved,
+        Self::StepDownLate,
+        Self::ExcludedAdmits,
     ];
 }
 

@@ -17,9 +17,10 @@ use sessionmesh::{
         document::{self, Copied, Document, SessionFields},
         effect::{DialTarget, Now, Outgoing, Publication, Startup, TeardownDue, Write},
         guard::{DocumentLimits, check_document},
-        ids::{DocumentId, FleetId, NodeId, SessionId, StartId},
+        ids::{DocumentId, NodeId, SessionId, StartId},
         machine::Work,
-        record::{Extra, Member, Role, SessionKey, StoredSession},
+        membership::statement::Statement,
+        record::{Extra, SessionKey, StoredSession},
         voucher::Voucher,
     },
     store::{InMemoryBackend, Store, compact::Plan},
@@ -246,19 +247,8 @@ fn a_host_writes_its_document_anew_by_itself_at_30_000_changes_whatever_they_hol
 /// The state of a host that has written so many sessions over and over.
 fn history(key: &NodeKey, changes: u64, sessions: u64) -> Vec<Write> {
     let host = key.node();
-    let fleet = FleetId([7; 16]);
+    let (fleet, founding) = Statement::found(key, host, 0, [7; 16], "busy".to_owned());
     let actor = || document::actor(&host, StartId([1; 8]));
-    let (mut members, _) = Document::create_fleet(fleet, actor(), 0);
-    let member = Member {
-        node: host,
-        name: "busy".to_owned(),
-        role: Role::Admin,
-        added_by: host,
-        added_at: 0,
-        revoked: None,
-        left: false,
-    };
-    let joined = members.put_member(0, &member).expect("it is new");
     let (mut own, _) = Document::create_host(host, 0, actor(), 0);
     let record = StoredSession {
         workspace_id: None,
@@ -285,7 +275,8 @@ fn history(key: &NodeKey, changes: u64, sessions: u64) -> Vec<Write> {
     }
     let last = last.expect("peers take it").expect("each title is new");
     let mut writes = vec![Write::Fleet(fleet)];
-    for (document, applied) in [(&members, &joined), (&own, &last)] {
+    writes.push(Write::Statement { number: 0, bytes: founding.encode() });
+    for (document, applied) in [(&own, &last)] {
         let id = document.id();
         let change = applied.changes.last().expect("something was written");
         let voucher = Voucher::sign(key, &id, change.actor, change.seq, change.hash);

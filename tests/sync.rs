@@ -484,11 +484,7 @@ fn a_document_in_a_sync_message_closes_the_link() {
 
 #[test]
 fn a_frame_out_of_turn_closes_the_link() {
-    let join = |_: &World| Frame::Joined {
-        fleet_document: Vec::new(),
-        vouchers: Vec::new(),
-        contacts: Vec::new(),
-    };
+    let join = |_: &World| Frame::Joined { contacts: Vec::new() };
     harmless(join, Some(CloseCode::Unexpected));
 }
 

@@ -103,7 +103,7 @@ fn one_transaction(peer: NodeId, fx: &Effects) {
         *redeemed_by == Some(peer)
     });
     assert_eq!(redeemed.count(), 1);
-    assert!(fx.writes.iter().any(|write| matches!(write, Write::Change { .. })));
+    assert!(fx.writes.iter().any(|write| matches!(write, Write::Statement { .. })));
 }
 
 /// Has a crowd link up, and then each present one of the tickets, in a random order.

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, time::Duration};
 use sessionmesh::{
     replica::{
         guard::DocumentLimits,
-        ids::{ChangeHash, DocumentId, FleetId, NodeId, StartId},
+        ids::{ChangeHash, DocumentId, FleetId, NodeId, StartId, StatementHash},
         voucher::Voucher,
     },
     wire::{
@@ -74,6 +74,7 @@ fn frames() -> Vec<(&'static str, Frame)> {
                 version: "0.1.0".into(),
                 features: 0,
                 frontier: run(0x80),
+                statements: run(0xa0),
             }),
         ),
         (
@@ -86,6 +87,7 @@ fn frames() -> Vec<(&'static str, Frame)> {
                 version: String::new(),
                 features: 1 << 40,
                 frontier: [0xff; 32],
+                statements: [0; 32],
             }),
         ),
         (
@@ -102,8 +104,6 @@ fn frames() -> Vec<(&'static str, Frame)> {
         (
             "joined",
             Frame::Joined {
-                fleet_document: run::<300>(0).to_vec(),
-                vouchers: vec![voucher(1)],
                 contacts: vec![Contact {
                     node: NodeId(run(0x20)),
                     addresses: vec!["192.0.2.7:7464".into()],
@@ -179,7 +179,18 @@ fn frames() -> Vec<(&'static str, Frame)> {
                 vouchers: vec![],
             },
         ),
-        ("check", Frame::Check { frontier: run(0x80) }),
+        ("check", Frame::Check { frontier: run(0x80), statements: run(0xa0) }),
+        (
+            "known",
+            Frame::Known {
+                statements: vec![StatementHash(run(0x11)), StatementHash(run(0x22))],
+                answer: true,
+            },
+        ),
+        (
+            "statements",
+            Frame::Statements { statements: vec![run::<140>(1).to_vec(), run::<256>(7).to_vec()] },
+        ),
     ]
 }
 
@@ -240,7 +251,7 @@ fn other_implementations_of_bincode_read_and_write_the_same_bytes() {
 
 #[test]
 fn a_frame_of_a_newer_version_is_skipped() {
-    assert_eq!(decode(&[11]), Ok(Decoded::Unknown { kind: 11 }));
+    assert_eq!(decode(&[13]), Ok(Decoded::Unknown { kind: 13 }));
     assert_eq!(decode(&[200, 1, 2, 3]), Ok(Decoded::Unknown { kind: 200 }));
     assert_eq!(decode(&[251, 0x39, 0x30, 9]), Ok(Decoded::Unknown { kind: 12_345 }));
     assert_eq!(decode(&[253, 0, 0, 0, 0, 1, 0, 0, 0]), Err(DecodeError::Invalid { field: "kind" }));
@@ -278,9 +289,7 @@ fn a_count_over_its_limit_is_refused_by_the_fields_name() {
     for (kind, before, field, limit) in [
         (1_u8, [&[1, 1][..], &[0; 16]].concat(), "hello.name", limits::NAME_BYTES_MAX),
         (2, [&[1, 1][..], &[0; 48], &[0]].concat(), "join.addresses", limits::ADDRESSES_MAX),
-        (3, vec![], "joined.fleet_document", limits::FRAME_BYTES_MAX),
-        (3, vec![0], "joined.vouchers", limits::VOUCHERS_MAX),
-        (3, vec![0, 0], "joined.contacts", limits::CONTACTS_MAX),
+        (3, vec![], "joined.contacts", limits::CONTACTS_MAX),
         (4, vec![0], "links.linked", limits::LINKS_MAX),
         (4, vec![1, 0], "links.unlinked", limits::LINKS_MAX),
         (4, [&[2][..], &[0; 8]].concat(), "links.bits", limits::LINKS_BITS_MAX),
@@ -289,6 +298,9 @@ fn a_count_over_its_limit_is_refused_by_the_fields_name() {
         (7, document.clone(), "changes.changes", limits::CHANGES_MAX),
         (8, document.clone(), "snapshot.bytes", limits::SNAPSHOT_BYTES_MAX),
         (9, document, "sync.message", limits::FRAME_BYTES_MAX),
+        (11, vec![], "known.statements", limits::STATEMENTS_MAX),
+        (12, vec![], "statements.statements", limits::STATEMENTS_AT_ONCE_MAX),
+        (12, vec![1], "statements.statements", limits::STATEMENT_BYTES_MAX),
     ] {
         let payload = [&[kind][..], &before, &HUGE].concat();
         assert_eq!(decode(&payload), Err(DecodeError::FieldTooLong { field, count, limit }));
@@ -425,6 +437,9 @@ fn the_contract_states_every_limit() {
         limits::HEADS_MAX,
         limits::CHANGES_MAX,
         limits::VOUCHERS_MAX,
+        limits::STATEMENTS_MAX,
+        limits::STATEMENTS_AT_ONCE_MAX,
+        limits::STATEMENT_BYTES_MAX,
     ];
     assert_eq!(written, kept);
 }

@@ -187,7 +187,7 @@ impl Core {
                     let read = self.mirror.workspace(&id);
                     touched.workspaces.insert(WorkspaceKey { host, id }, read);
                 }
-                Touched::Trash(_) | Touched::Member(_) | Touched::Meta | Touched::Description => {}
+                Touched::Trash(_) | Touched::Meta | Touched::Description => {}
             }
         }
         let events = diff::between(&self.view.apply(touched));

@@ -11,7 +11,8 @@ use sessionmesh::{
         document::{Applied, Document},
         effect::{Stored, StoredDocument, Write},
         ids::{DocumentId, FleetId, NodeId, StartId},
-        record::{Extra, Member, Role, StoredSession, StoredWorkspace},
+        membership::statement::{Act, Statement},
+        record::{Extra, Role, StoredSession, StoredWorkspace},
         voucher::Voucher,
     },
     store::Store,
@@ -65,7 +66,7 @@ impl Fleet {
                 .collect();
             parts.into_iter().flat_map(|part| part.join().expect("nothing panics")).collect()
         });
-        Self { id: FleetId([7; 16]), hosts, sessions: per_host * keys.len() }
+        Self { id: founding(&keys[0]).0, hosts, sessions: per_host * keys.len() }
     }
 
     /// Returns how many bytes the host documents have, saved.
@@ -73,29 +74,21 @@ impl Fleet {
         self.hosts.iter().map(|host| host.bytes.len()).sum()
     }
 
-    /// Returns the fleet's own document, written by the first host: all hosts are members, and so
-    /// are these.
-    fn members(&self, addresses: &[(NodeId, String)]) -> StoredDocument {
+    /// Returns the statements by which all hosts are admins, and so are these.
+    fn statements(&self, addresses: &[(NodeId, String)]) -> Vec<Vec<u8>> {
         let founder = &self.hosts[0].key;
-        let actor = sessionmesh::replica::document::actor(&founder.node(), StartId([9; 8]));
-        let (mut document, mut last) = Document::create_fleet(self.id, actor, WALL_MS);
+        let (fleet, founding) = founding(founder);
+        let mut all = vec![founding];
         let hosts = self.hosts.iter().map(|host| host.key.node());
         let members = hosts.chain(addresses.iter().map(|(node, _)| *node));
-        for node in members.collect::<std::collections::BTreeSet<_>>() {
-            let member = Member {
-                node,
-                name: format!("host-{}", node.short()),
-                role: Role::Admin,
-                added_by: founder.node(),
-                added_at: WALL_MS,
-                revoked: None,
-                left: false,
-            };
-            last = document.put_member(WALL_MS, &member).expect("each is new");
+        let members: std::collections::BTreeSet<_> = members.collect();
+        for node in members.into_iter().filter(|node| *node != founder.node()) {
+            let name = format!("host-{}", node.short());
+            let act = Act::Admitted { node, role: Role::Admin, name };
+            let previous = all.last().map(Statement::hash);
+            all.push(Statement::sign(&**founder, fleet, founder.node(), previous, WALL_MS, act));
         }
-        let id = document.id();
-        let vouchers = vec![vouch(founder, id, &last)];
-        StoredDocument { id, snapshot: Some(document.save()), changes: Vec::new(), vouchers }
+        all.iter().map(Statement::encode).collect()
     }
 
     /// Returns everything as a replica starts from it.
@@ -106,17 +99,20 @@ impl Fleet {
             changes: Vec::new(),
             vouchers: vec![host.voucher],
         });
-        let documents = [self.members(addresses)].into_iter().chain(hosts).collect();
+        let documents = hosts.collect();
         let contacts = addresses.iter().filter(|(_, address)| !address.is_empty());
         let contacts = contacts.map(|(node, address)| (*node, [address.clone()].into())).collect();
-        Stored { fleet: Some(self.id), documents, contacts, ..Stored::default() }
+        let statements = self.statements(addresses);
+        Stored { fleet: Some(self.id), statements, documents, contacts, ..Stored::default() }
     }
 
     /// Writes it to a data folder that has a key already.
     pub fn write(&self, folder: &Path, addresses: &[(NodeId, String)]) {
         let store = Store::open(folder).expect("the folder is new");
         let mut writes = vec![Write::Fleet(self.id)];
-        let Stored { documents, contacts, .. } = self.stored(addresses);
+        let Stored { documents, contacts, statements, .. } = self.stored(addresses);
+        let statements = (0..).zip(statements);
+        writes.extend(statements.map(|(number, bytes)| Write::Statement { number, bytes }));
         let contacts = contacts.into_iter();
         writes.extend(contacts.map(|(node, addresses)| Write::Contact { node, addresses }));
         for StoredDocument { id: document, snapshot, vouchers, .. } in documents {
@@ -125,6 +121,11 @@ impl Fleet {
         }
         store.commit(&writes).expect("there is room");
     }
+}
+
+/// Returns the statement by which a host founds the fleet, and the fleet's name.
+fn founding(founder: &NodeKey) -> (FleetId, Statement) {
+    Statement::found(founder, founder.node(), WALL_MS, [7; 16], "host".to_owned())
 }
 
 /// Has a key stand for the last of some changes.

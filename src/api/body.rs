@@ -97,6 +97,14 @@ pub struct InviteBody {
     pub expires_in_s: Option<u64>,
 }
 
+/// The body of `POST /v1/peers/{node}/promote`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PromoteBody {
+    /// What the member may do from now on: no less than before.
+    pub role: Role,
+}
+
 /// The body of `POST /v1/join`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

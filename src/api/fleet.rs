@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Shared,
-    body::{self, BODY_BYTES_MAX, InviteBody, JoinBody, Segment},
+    body::{self, BODY_BYTES_MAX, InviteBody, JoinBody, PromoteBody, Segment},
     problem::Error,
 };
 use crate::{
@@ -47,7 +47,7 @@ pub struct InFleet {
     pub fleet: FleetId,
 }
 
-/// The answer of pausing, resuming and revoking.
+/// The answer of pausing, resuming, promoting, revoking and stepping down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerChanged {
     /// The member that was meant.
@@ -77,6 +77,19 @@ pub(super) async fn revoke(
     Segment(node): Segment,
 ) -> Result<Json<PeerChanged>, Error> {
     peer(&shared, Command::Revoke(node)).await
+}
+
+pub(super) async fn promote(
+    State(shared): State<Shared>,
+    Segment(node): Segment,
+    body: Body,
+) -> Result<Json<PeerChanged>, Error> {
+    let PromoteBody { role } = body::json(body, BODY_BYTES_MAX).await?;
+    peer(&shared, Command::Promote { node, role }).await
+}
+
+pub(super) async fn step_down(State(shared): State<Shared>) -> Result<Json<PeerChanged>, Error> {
+    peer(&shared, Command::StepDown).await
 }
 
 async fn peer(shared: &Shared, command: Command) -> Result<Json<PeerChanged>, Error> {

@@ -379,7 +379,21 @@ fn refused(refusal: &Refusal) -> (StatusCode, &'static str) {
             (FORBIDDEN, "Make the change on a node whose role is member or admin.")
         }
         Refusal::NotAdmin => (FORBIDDEN, "Do it on a node whose role is admin."),
-        Refusal::LastAdmin(_) => (CONFLICT, "Invite another admin first."),
+        Refusal::ThisNodeRevoked(_) => (
+            FORBIDDEN,
+            "Leave the fleet with POST /v1/leave; to come back the machine needs a new key and a ticket.",
+        ),
+        Refusal::SteppedDown(_) => {
+            (CONFLICT, "Let the machine join again with a new key and invite.")
+        }
+        Refusal::RoleShrinks { .. } => {
+            (CONFLICT, "Revoke the machine and let it join again with a new key and invite.")
+        }
+        Refusal::FleetFull { .. } => (
+            CONFLICT,
+            "Found a new fleet and invite the machines to it: each brings its own sessions along.",
+        ),
+        Refusal::LastAdmin(_) => (CONFLICT, "Promote or invite another admin first."),
         Refusal::Revoked(_) => (CONFLICT, "Let the machine join again with a new key and invite."),
         Refusal::Oneself(_) => {
             (CONFLICT, "Name another member; to leave the fleet, use POST /v1/leave.")

@@ -269,6 +269,14 @@ fn refused_hint(refused: &Refused) -> String {
             "bring it back with `sessionmesh session restore ID`".to_owned()
         }
         "not_alone" => "leave the present fleet first, with `sessionmesh leave`".to_owned(),
+        "this_node_revoked" => {
+            "leave with `sessionmesh leave`; to come back the machine needs a new key and a ticket"
+                .to_owned()
+        }
+        "last_admin" => {
+            "give another machine the role first: `sessionmesh peer promote NAME --role admin`"
+                .to_owned()
+        }
         "alone" => "there is nothing to leave; enter a fleet with `sessionmesh join`".to_owned(),
         "bad_ticket" => "make a new one with `sessionmesh invite` on a member".to_owned(),
         "trash_not_found" | "trash_not_kept" => "see `sessionmesh trash list`".to_owned(),

@@ -24,6 +24,7 @@ mod resolve;
 mod serve;
 mod session;
 mod status;
+mod step_down;
 pub mod table;
 mod trash;
 mod undo;
@@ -58,6 +59,8 @@ enum Verb {
     Join(join::Args),
     /// Leave the fleet for a new one of this machine's own
     Leave(leave::Args),
+    /// Make this machine an admin no more, for good; it stays a member
+    StepDown(step_down::Args),
     /// Show how the daemon stands
     Status(status::Args),
     /// List the other machines of the fleet
@@ -71,7 +74,7 @@ enum Verb {
     /// List what machines keep of what they have ended, have it back, or delete it for good
     #[command(subcommand)]
     Trash(trash::Verb),
-    /// List the other machines of the fleet, pause, resume and revoke them
+    /// List the other machines of the fleet, pause, resume, promote and revoke them
     #[command(subcommand)]
     Peer(peer::Verb),
     /// Tell which changes made a session or a workspace what it is
@@ -129,6 +132,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Invite(args) => invite::run(args, context).await,
         Verb::Join(args) => join::run(args, context).await,
         Verb::Leave(args) => leave::run(args, context).await,
+        Verb::StepDown(args) => step_down::run(args, context).await,
         Verb::Status(args) => status::run(args, context).await,
         Verb::Peers(args) => peer::list(args, context).await,
         Verb::Session(verb) => session::run(verb, context).await,
@@ -203,6 +207,8 @@ mod tests {
             "sessionmesh peer pause p",
             "sessionmesh peer resume p",
             "sessionmesh peer revoke p --yes",
+            "sessionmesh peer promote p --role admin --json",
+            "sessionmesh step-down --json",
             "sessionmesh watch --json",
             "sessionmesh import opencode http://127.0.0.1:4096 --json",
             "sessionmesh repair --json",

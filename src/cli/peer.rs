@@ -10,7 +10,11 @@ use clap::Subcommand;
 use super::{
     Context, args::Json, failure::Failure, output::remark, printable::printable, table::Table,
 };
-use crate::{api::fleet::PeerChanged, daemon::handle::Peer};
+use crate::{
+    api::{body::PromoteBody, fleet::PeerChanged},
+    daemon::handle::Peer,
+    replica::record::Role,
+};
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
@@ -20,6 +24,8 @@ pub enum Verb {
     Pause(PeerArgs),
     /// Go on syncing with a machine
     Resume(PeerArgs),
+    /// Give a machine a greater role
+    Promote(PromoteArgs),
     /// Shut a machine out of the fleet for good
     Revoke(RevokeArgs),
 }
@@ -36,6 +42,22 @@ pub struct PeerArgs {
     peer: String,
     #[command(flatten)]
     json: Json,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct PromoteArgs {
+    #[command(flatten)]
+    peer: PeerArgs,
+    /// What the machine may do from now on: write, or also invite and revoke
+    #[arg(long)]
+    role: Greater,
+}
+
+/// The roles that can be given to a machine that is in the fleet.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Greater {
+    Member,
+    Admin,
 }
 
 #[derive(Debug, clap::Args)]
@@ -59,6 +81,15 @@ pub async fn run(verb: Verb, context: Context) -> Result<(), Failure> {
             let path = ["v1", "peers", &args.peer, "resume"];
             let answer = context.client.post(&path, None::<&()>).await?;
             say(context, &args, &answer, "resumed")
+        }
+        Verb::Promote(PromoteArgs { peer: args, role }) => {
+            let (role, said) = match role {
+                Greater::Member => (Role::Member, "a member now"),
+                Greater::Admin => (Role::Admin, "an admin now"),
+            };
+            let path = ["v1", "peers", &args.peer, "promote"];
+            let answer = context.client.post(&path, Some(&PromoteBody { role })).await?;
+            say(context, &args, &answer, said)
         }
         Verb::Revoke(RevokeArgs { peer: args, yes }) => {
             if !yes && !confirmed(&args.peer).await {
@@ -162,7 +193,7 @@ async fn confirmed(peer: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replica::{ids::NodeId, record::Role};
+    use crate::replica::ids::NodeId;
 
     #[test]
     fn a_peer_has_one_state_and_what_is_wrong_with_it() {

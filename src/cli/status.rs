@@ -40,7 +40,7 @@ pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
         ("node", status.node.to_string()),
         ("fleet", status.fleet.to_string()),
         ("role", role.as_str().unwrap_or_default().to_owned()),
-        ("admins", admins(status.admins)),
+        ("admins", status.admins.to_string()),
         ("version", status.version),
         ("up for", lasting(status.uptime_ms)),
         ("links", status.links.to_string()),
@@ -101,16 +101,6 @@ fn trash(trash: &TrashStatus) -> String {
         stuck => format!("; {stuck} can't be deleted, see `sessionmesh trash list`"),
     };
     format!("{items}, {}; {kept}{stuck}", size(trash.bytes))
-}
-
-/// Two admins that revoke each other at once are both out.
-fn admins(count: u64) -> String {
-    match count {
-        0 => "none: nobody can invite or revoke any more; `sessionmesh leave` on one machine \
-              founds a new fleet, into which it can invite the others"
-            .to_owned(),
-        count => count.to_string(),
-    }
 }
 
 /// Says of a server that is not bridged that deletes wait for it.

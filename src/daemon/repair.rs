@@ -18,6 +18,8 @@ use crate::{
         document::{Document, Salvaged},
         effect::{Stored, StoredDocument, Write},
         ids::{self, ActorBytes, DocumentId, NodeId},
+        machine::Replica,
+        membership::{evaluate::evaluate, set::StatementSet, statement::fleet_founded},
         voucher::Voucher,
     },
     store::salvage::{Left, SalvageError, Suspect},
@@ -77,7 +79,7 @@ struct Found {
     /// Earlier epochs of its own document, beside the present one.
     archived: BTreeSet<DocumentId>,
     lost: Vec<String>,
-    /// Whether the document that says who belongs to the fleet is here.
+    /// Whether it is known here who belongs to the fleet.
     fleet_known: bool,
     /// Whether no other node can hold anything of this one's.
     alone: bool,
@@ -88,6 +90,8 @@ impl Found {
         let Left { mut stored, mut archived, problems: mut lost } = left;
         let node = key.node();
         let mut documents = Vec::new();
+        // A version before statements kept the members in a document of the fleet.
+        stored.documents.retain(|document| document.id.host().is_some());
         for document in std::mem::take(&mut stored.documents) {
             let name = told(&document.id, node);
             let id = document.id;
@@ -108,29 +112,22 @@ impl Found {
                 None => lost.push(format!("{name}: all of it")),
             }
         }
-        let fleets = documents.iter().filter_map(|salvaged| match salvaged.document.id() {
-            DocumentId::Fleet(fleet) => Some((fleet, salvaged)),
-            DocumentId::Host { .. } => None,
-        });
-        let fleets: Vec<_> = fleets.collect();
         let begun = !documents.is_empty() || stored.fleet.is_some() || !lost.is_empty();
-        // Where the setting is lost the document still names the fleet; there is one at a time.
-        let fleet = match (stored.fleet, &fleets[..]) {
-            (Some(fleet), _) => fleets.iter().find(|(id, _)| *id == fleet),
-            (None, [only]) => Some(only),
-            (None, _) => None,
-        };
-        let alone = fleet.is_some_and(|(_, salvaged)| {
-            let members = salvaged.document.members();
-            salvaged.lost == 0
-                && lost.is_empty()
-                && members.iter().all(|member| member.node == node || !member.is_current())
+        // Where the setting is lost the founding still names the fleet.
+        let named = || stored.statements.iter().find_map(|bytes| fleet_founded(bytes));
+        stored.fleet = stored.fleet.or_else(named);
+        let set = stored.fleet.map(|fleet| Replica::statements_of(fleet, &stored.statements));
+        let set = set.flatten();
+        let alone = set.as_ref().is_some_and(|set| {
+            let nodes = evaluate(set).nodes;
+            lost.is_empty() && nodes.iter().all(|(other, it)| *other == node || !it.is_current())
         });
-        stored.fleet = fleet.map(|(fleet, _)| *fleet);
-        let fleet_known = fleet.is_some();
+        let fleet_known = set.is_some();
+        stored.fleet = stored.fleet.filter(|_| fleet_known);
+        stored.statements = set.iter().flat_map(StatementSet::encoded).collect();
         let own = documents.iter().any(|salvaged| salvaged.document.id().host() == Some(node));
         if begun && !fleet_known && lost.is_empty() {
-            lost.push("the fleet document: all of it".to_owned());
+            lost.push("who belongs to the fleet: all of it".to_owned());
         }
         if begun && !own && !stored.recovering && !lost.iter().any(|line| line.starts_with(OWN)) {
             lost.push(format!("{OWN}: all of it"));
@@ -164,6 +161,11 @@ impl Found {
         }
         if let Some(fleet) = self.stored.fleet {
             writes.push(Write::Fleet(fleet));
+            let statements = self.stored.statements.iter().enumerate();
+            writes.extend(statements.map(|(number, bytes)| Write::Statement {
+                number: number as u64,
+                bytes: bytes.clone(),
+            }));
             let invites = self.stored.invites.iter().cloned();
             writes.extend(
                 invites.map(|(secret_hash, invite)| Write::Invite {
@@ -195,6 +197,10 @@ impl Found {
                 format!("{name}: {} changes", salvaged.document.change_count())
             },
         ));
+        if self.fleet_known {
+            let statements = self.stored.statements.len();
+            kept.push(format!("who belongs to the fleet: {statements} statements"));
+        }
         if self.fleet_known && !self.stored.invites.is_empty() {
             kept.push(format!("{} tickets", self.stored.invites.len()));
         }

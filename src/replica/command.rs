@@ -278,6 +278,15 @@ pub enum Command {
     Resume(String),
     /// Shuts a member out for good.
     Revoke(String),
+    /// Gives a member a greater role.
+    Promote {
+        /// Who.
+        node: String,
+        /// What it may do from now on.
+        role: Role,
+    },
+    /// Makes this node an admin no more.
+    StepDown,
     /// Publishes where this node can be dialled.
     Announce {
         /// What people call this machine.
@@ -502,6 +511,28 @@ pub enum Refusal {
     /// Only an admin may do this.
     #[error("this node is not an admin of its fleet")]
     NotAdmin,
+    /// An admin has shut this node out.
+    #[error("this node was revoked from its fleet by {0}")]
+    ThisNodeRevoked(String),
+    /// The member was an admin and has stepped down.
+    #[error("{0} has stepped down as an admin; with this key it can't be one again")]
+    SteppedDown(String),
+    /// A role only grows.
+    #[error("{name} is {role} already, and a role only grows")]
+    RoleShrinks {
+        /// The member.
+        name: String,
+        /// What it may do.
+        role: &'static str,
+    },
+    /// As many statements about membership are held as an admin's daemon makes.
+    #[error(
+        "the fleet holds {statements} statements about its members and takes no more of this sort"
+    )]
+    FleetFull {
+        /// How many.
+        statements: usize,
+    },
     /// A fleet needs an admin.
     #[error("{0} is the last admin of the fleet")]
     LastAdmin(String),
@@ -565,6 +596,10 @@ impl Refusal {
             Self::ReadOnly => "read_only",
             Self::ReaderHost(_) => "reader_host",
             Self::NotAdmin => "not_admin",
+            Self::ThisNodeRevoked(_) => "this_node_revoked",
+            Self::SteppedDown(_) => "stepped_down",
+            Self::RoleShrinks { .. } => "role_shrinks",
+            Self::FleetFull { .. } => "fleet_full",
             Self::LastAdmin(_) => "last_admin",
             Self::Revoked(_) => "revoked",
             Self::Oneself(_) => "oneself",

@@ -177,8 +177,15 @@ pub enum Write {
         /// The cursor of the present view.
         cursor: Cursor,
     },
-    /// The node now belongs to this fleet.
+    /// The node now belongs to this fleet; the statements about the one before it go.
     Fleet(FleetId),
+    /// A statement about membership is held.
+    Statement {
+        /// Its place: each comes after those that it builds on.
+        number: u64,
+        /// As it was signed.
+        bytes: Vec<u8>,
+    },
     /// Where a member can be dialled that has not said so itself yet.
     Contact {
         /// Who.
@@ -377,6 +384,8 @@ impl StoredDocument {
 pub struct Stored {
     /// The fleet that the node belongs to.
     pub fleet: Option<FleetId>,
+    /// The statements about membership, each after those that it builds on.
+    pub statements: Vec<Vec<u8>>,
     /// In any order.
     pub documents: Vec<StoredDocument>,
     /// Members with which syncing is paused.

@@ -177,7 +177,7 @@ fn named(record: &Touched) -> Option<(Kind, String)> {
     match record {
         Touched::Session(id) => Some((Kind::Session, SessionId::to_string(id))),
         Touched::Workspace(id) => Some((Kind::Workspace, WorkspaceId::to_string(id))),
-        Touched::Trash(_) | Touched::Member(_) | Touched::Meta | Touched::Description => None,
+        Touched::Trash(_) | Touched::Meta | Touched::Description => None,
     }
 }
 

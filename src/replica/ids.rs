@@ -203,7 +203,8 @@ hex_id!(
     "node id"
 );
 hex_id!(
-    /// Names a fleet: 128 random bits from its first node, written as 32 hexadecimal digits.
+    /// Names a fleet: the first 16 bytes of its founding statement's hash, written as 32
+    /// hexadecimal digits.
     FleetId,
     16,
     "fleet id"
@@ -219,6 +220,13 @@ hex_id!(
     ChangeHash,
     32,
     "change hash"
+);
+
+hex_id!(
+    /// Names a statement about membership: the SHA-256 of what is signed.
+    StatementHash,
+    32,
+    "statement hash"
 );
 
 /// How many bytes of SHA-256(node key) begin each of the node's actor ids.
@@ -277,7 +285,7 @@ impl NodeId {
 /// Names a document that every node of a fleet holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DocumentId {
-    /// The members of a fleet.
+    /// The members of a fleet, as version 0.1.0 kept them; it is found in old stores only.
     Fleet(FleetId),
     /// The workspaces and sessions of one host.
     Host {

@@ -18,6 +18,7 @@ pub mod ids;
 pub mod invite;
 pub mod lifecycle;
 pub mod machine;
+pub mod membership;
 pub mod receipt;
 pub mod record;
 pub mod sync;

@@ -363,6 +363,17 @@ pub enum Role {
     Admin,
 }
 
+impl Role {
+    /// Returns the word under which it is shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Reader => "reader",
+            Self::Member => "member",
+            Self::Admin => "admin",
+        }
+    }
+}
+
 /// Most addresses of a member that count: one a network interface and family.
 pub const ADDRESSES_MAX: usize = 32;
 

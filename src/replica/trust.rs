@@ -1,7 +1,7 @@
 //! Owns whose changes are taken: by whom a change must be signed.
 //!
-//! Must not know what a change says, nor automerge. Invariant: it is derived from the fleet document
-//! alone, so that nodes that hold the same of it judge alike.
+//! Must not know what a change says, nor automerge. Invariant: it is derived from the statements about
+//! membership alone, so that nodes that hold the same of them judge alike.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -52,12 +52,17 @@ impl Trust {
         Self { keyring, authors: BTreeMap::new() }
     }
 
+    /// Returns this node's key, and the checking of others'.
+    pub fn keyring(&self) -> &dyn Keyring {
+        &*self.keyring
+    }
+
     /// Tells whether another would judge every change alike.
     pub fn judges_like(&self, other: &Self) -> bool {
         self.authors == other.authors
     }
 
-    /// Takes over what a fleet document says of its members.
+    /// Takes over who belongs to the fleet, former members too.
     pub fn learn<'a>(&mut self, members: impl IntoIterator<Item = &'a Member>) {
         self.authors.clear();
         for member in members {
@@ -87,14 +92,10 @@ impl Trust {
     }
 
     /// Tells how an actor's changes to a document stand.
-    pub fn standing(&self, document: &DocumentId, actor: &ActorBytes) -> Standing {
+    pub fn standing(&self, actor: &ActorBytes) -> Standing {
         match self.authors.get(&fingerprint(actor)) {
             None => Standing::Unknown,
-            // Of admins that revoke each other, not knowing of each other, both count: so what a
-            // revoked node writes of members is taken, or the fleet would fall in two.
-            Some(author) if author.revoked && document.host().is_some() => {
-                Standing::Former(author.node)
-            }
+            Some(author) if author.revoked => Standing::Former(author.node),
             Some(author) if !author.writes => Standing::Reader(author.node),
             Some(author) => Standing::Writer(author.node),
         }

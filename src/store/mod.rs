@@ -31,7 +31,7 @@ use self::{
     ledger::Ledger,
     tables::{
         ARCHIVED, CHANGES, CONTACTS, INVITES, JOURNAL, PAUSED, RECEIPTS, SCHEMA, SETTING_FLEET,
-        SETTING_RECOVERING, SETTING_SCHEMA, SETTINGS, SNAPSHOTS, VOUCHERS,
+        SETTING_RECOVERING, SETTING_SCHEMA, SETTINGS, SNAPSHOTS, STATEMENTS, VOUCHERS,
     },
 };
 pub use self::{
@@ -151,9 +151,13 @@ impl Store {
     pub fn load(&self) -> Result<Stored, Error> {
         self.read(|transaction| {
             let archived = archived(transaction)?;
-            let documents = documents(transaction, |id| !archived.contains(id))?;
+            let documents =
+                documents(transaction, |id| id.host().is_some() && !archived.contains(id))?;
             let mut stored = Stored { documents, ..Stored::default() };
             stored.fleet = fleet(transaction)?;
+            for entry in transaction.open_table(STATEMENTS)?.iter()? {
+                stored.statements.push(entry?.1.value().to_vec());
+            }
             for entry in transaction.open_table(PAUSED)?.iter()? {
                 stored.paused.insert(NodeId(*entry?.0.value()));
             }
@@ -316,6 +320,7 @@ fn set_up(database: &Database) -> Result<(), Fault> {
     transaction.open_table(RECEIPTS)?;
     transaction.open_table(PAUSED)?;
     transaction.open_table(CONTACTS)?;
+    transaction.open_table(STATEMENTS)?;
     transaction.open_table(SETTINGS)?.insert(SETTING_SCHEMA, SCHEMA.to_be_bytes().as_slice())?;
     Ok(transaction.commit()?)
 }
@@ -323,7 +328,7 @@ fn set_up(database: &Database) -> Result<(), Fault> {
 /// Makes the tables that a store of an earlier version of the same schema lacks.
 fn add_tables(database: &Database, present: &ReadTransaction) -> Result<(), Fault> {
     let present: Vec<_> = present.list_tables()?.map(|table| table.name().to_owned()).collect();
-    let added = [ARCHIVED.name(), RECEIPTS.name(), CONTACTS.name()];
+    let added = [ARCHIVED.name(), RECEIPTS.name(), CONTACTS.name(), STATEMENTS.name()];
     if added.iter().all(|name| present.iter().any(|is| is == name)) {
         return Ok(());
     }
@@ -331,6 +336,7 @@ fn add_tables(database: &Database, present: &ReadTransaction) -> Result<(), Faul
     transaction.open_table(ARCHIVED)?;
     transaction.open_table(RECEIPTS)?;
     transaction.open_table(CONTACTS)?;
+    transaction.open_table(STATEMENTS)?;
     Ok(transaction.commit()?)
 }
 
@@ -460,6 +466,10 @@ fn apply(transaction: &WriteTransaction, ledger: &mut Ledger, write: &Write) -> 
         Write::ResetJournal { cursor } => journal::reset(transaction, ledger, *cursor)?,
         Write::Fleet(fleet) => {
             transaction.open_table(SETTINGS)?.insert(SETTING_FLEET, fleet.0.as_slice())?;
+            transaction.open_table(STATEMENTS)?.retain(|_, _| false)?;
+        }
+        Write::Statement { number, bytes } => {
+            transaction.open_table(STATEMENTS)?.insert(number, bytes.as_slice())?;
         }
         Write::Paused { node, paused: true } => {
             transaction.open_table(PAUSED)?.insert(&node.0, ())?;

@@ -23,7 +23,7 @@ use super::{
     folder::Folder,
     tables::{
         self, ARCHIVED, CHANGES, CONTACTS, INVITES, PAUSED, RECEIPTS, SCHEMA, SETTING_FLEET,
-        SETTING_RECOVERING, SETTING_SCHEMA, SETTINGS, SNAPSHOTS, VOUCHERS,
+        SETTING_RECOVERING, SETTING_SCHEMA, SETTINGS, SNAPSHOTS, STATEMENTS, VOUCHERS,
     },
 };
 use crate::replica::{
@@ -165,6 +165,8 @@ impl Suspect {
             rows(transaction, PAUSED, problems, |node: &[u8; 32], ()| Some(NodeId(*node)))
                 .into_iter()
                 .collect();
+        stored.statements =
+            rows(transaction, STATEMENTS, problems, |_: u64, bytes: &[u8]| Some(bytes.to_vec()));
         stored.contacts = rows(transaction, CONTACTS, problems, |node: &[u8; 32], value: &[u8]| {
             Some((NodeId(*node), serde_json::from_slice(value).ok()?))
         })

@@ -33,6 +33,8 @@ pub(super) const PAUSED: TableDefinition<&[u8; 32], ()> = TableDefinition::new("
 /// The member that has not said itself where it can be dialled → its addresses as JSON. Added after the
 /// first stores were made.
 pub(super) const CONTACTS: TableDefinition<&[u8; 32], &[u8]> = TableDefinition::new("contacts");
+/// Its place → the statement about membership, as it was signed. Added after the first stores were made.
+pub(super) const STATEMENTS: TableDefinition<u64, &[u8]> = TableDefinition::new("statements");
 /// The receipt's name → its JSON. Added after the first stores were made.
 pub(super) const RECEIPTS: TableDefinition<&str, &[u8]> = TableDefinition::new("receipts");
 /// What there is one of, under the names below.

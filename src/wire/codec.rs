@@ -9,12 +9,13 @@ use super::{
     limits::{
         ADDRESS_BYTES_MAX, ADDRESSES_MAX, CHANGES_MAX, CONTACTS_MAX, DOCUMENTS_MAX,
         FRAME_BYTES_MAX, HEADS_MAX, LINKS_BITS_MAX, LINKS_MAX, NAME_BYTES_MAX, SNAPSHOT_BYTES_MAX,
-        VERSION_BYTES_MAX, VOUCHERS_MAX,
+        STATEMENT_BYTES_MAX, STATEMENTS_AT_ONCE_MAX, STATEMENTS_MAX, VERSION_BYTES_MAX,
+        VOUCHERS_MAX,
     },
     split::{HEADER_BYTES, Lane},
 };
 use crate::replica::{
-    ids::{ChangeHash, DocumentId, FleetId, NodeId, StartId},
+    ids::{ChangeHash, DocumentId, FleetId, NodeId, StartId, StatementHash},
     voucher::Voucher,
 };
 
@@ -118,6 +119,8 @@ mod kind {
     pub(super) const SNAPSHOT: u32 = 8;
     pub(super) const SYNC: u32 = 9;
     pub(super) const CHECK: u32 = 10;
+    pub(super) const KNOWN: u32 = 11;
+    pub(super) const STATEMENTS: u32 = 12;
 }
 
 /// Returns a frame's bytes, its length before it.
@@ -165,8 +168,7 @@ fn size_hint(frame: &Frame) -> usize {
     const LENGTH_BYTES: usize = 5;
     FIXED_BYTES
         + match frame {
-            Frame::Joined { fleet_document: bytes, vouchers, .. }
-            | Frame::Snapshot { bytes, vouchers, .. }
+            Frame::Snapshot { bytes, vouchers, .. }
             | Frame::Sync { message: bytes, vouchers, .. } => {
                 bytes.len() + vouchers.len() * VOUCHER_BYTES_MAX
             }
@@ -193,6 +195,7 @@ fn write(frame: &Frame, sink: &mut Sink) -> Result<(), EncodeError> {
             sink.blob(hello.version.as_bytes(), VERSION_BYTES_MAX, "hello.version")?;
             sink.u64(hello.features, "hello.features")?;
             sink.array(&hello.frontier);
+            sink.array(&hello.statements);
         }
         Frame::Join(join) => {
             sink.u32(kind::JOIN, "kind")?;
@@ -203,10 +206,8 @@ fn write(frame: &Frame, sink: &mut Sink) -> Result<(), EncodeError> {
             sink.blob(join.name.as_bytes(), NAME_BYTES_MAX, "join.name")?;
             write_addresses(&join.addresses, sink, "join.addresses")?;
         }
-        Frame::Joined { fleet_document, vouchers, contacts } => {
+        Frame::Joined { contacts } => {
             sink.u32(kind::JOINED, "kind")?;
-            sink.blob(fleet_document, FRAME_BYTES_MAX, "joined.fleet_document")?;
-            write_vouchers(vouchers, sink, "joined.vouchers")?;
             sink.count(contacts.len(), CONTACTS_MAX, "joined.contacts")?;
             if !is_sorted(contacts, |it| &it.node) {
                 return Err(EncodeError::Invalid { field: "joined.contacts" });
@@ -253,9 +254,26 @@ fn write(frame: &Frame, sink: &mut Sink) -> Result<(), EncodeError> {
             sink.blob(message, FRAME_BYTES_MAX, "sync.message")?;
             write_vouchers(vouchers, sink, "sync.vouchers")?;
         }
-        Frame::Check { frontier } => {
+        Frame::Check { frontier, statements } => {
             sink.u32(kind::CHECK, "kind")?;
             sink.array(frontier);
+            sink.array(statements);
+        }
+        Frame::Known { statements, answer } => {
+            sink.u32(kind::KNOWN, "kind")?;
+            sink.count(statements.len(), STATEMENTS_MAX, "known.statements")?;
+            if !is_sorted(statements, |hash| hash) {
+                return Err(EncodeError::Invalid { field: "known.statements" });
+            }
+            statements.iter().for_each(|hash| sink.array(&hash.0));
+            sink.bool(*answer, "known.answer")?;
+        }
+        Frame::Statements { statements } => {
+            sink.u32(kind::STATEMENTS, "kind")?;
+            sink.count(statements.len(), STATEMENTS_AT_ONCE_MAX, "statements.statements")?;
+            for statement in statements {
+                sink.blob(statement, STATEMENT_BYTES_MAX, "statements.statements")?;
+            }
         }
     }
     Ok(())
@@ -272,6 +290,7 @@ fn read(kind: u32, source: &mut Source<'_>) -> Result<Option<Frame>, DecodeError
             version: source.text(VERSION_BYTES_MAX, "hello.version")?,
             features: source.u64("hello.features")?,
             frontier: source.array("hello.frontier")?,
+            statements: source.array("hello.statements")?,
         }),
         kind::JOIN => Frame::Join(Join {
             protocol_min: source.u16("join.protocol_min")?,
@@ -281,11 +300,7 @@ fn read(kind: u32, source: &mut Source<'_>) -> Result<Option<Frame>, DecodeError
             name: source.text(NAME_BYTES_MAX, "join.name")?,
             addresses: read_addresses(source, "join.addresses")?,
         }),
-        kind::JOINED => Frame::Joined {
-            fleet_document: source.blob(FRAME_BYTES_MAX, "joined.fleet_document")?.to_vec(),
-            vouchers: read_vouchers(source, "joined.vouchers")?,
-            contacts: read_contacts(source)?,
-        },
+        kind::JOINED => Frame::Joined { contacts: read_contacts(source)? },
         kind::LINKS => Frame::Links(Links {
             base: read_base(source)?,
             linked: read_nodes(source, "links.linked")?,
@@ -322,10 +337,34 @@ fn read(kind: u32, source: &mut Source<'_>) -> Result<Option<Frame>, DecodeError
             message: source.blob(FRAME_BYTES_MAX, "sync.message")?.to_vec(),
             vouchers: read_vouchers(source, "sync.vouchers")?,
         },
-        kind::CHECK => Frame::Check { frontier: source.array("check.frontier")? },
+        kind::CHECK => Frame::Check {
+            frontier: source.array("check.frontier")?,
+            statements: source.array("check.statements")?,
+        },
+        kind::KNOWN => read_known(source)?,
+        kind::STATEMENTS => read_statements(source)?,
         _ => return Ok(None),
     };
     Ok(Some(frame))
+}
+
+fn read_known(source: &mut Source<'_>) -> Result<Frame, DecodeError> {
+    const FIELD: &str = "known.statements";
+    let count = source.count(STATEMENTS_MAX, 32, FIELD)?;
+    let statements = (0..count).map(|_| source.array(FIELD).map(StatementHash));
+    let statements: Vec<_> = statements.collect::<Result<_, _>>()?;
+    if !is_sorted(&statements, |hash| hash) {
+        return Err(DecodeError::Invalid { field: FIELD });
+    }
+    Ok(Frame::Known { statements, answer: source.bool("known.answer")? })
+}
+
+fn read_statements(source: &mut Source<'_>) -> Result<Frame, DecodeError> {
+    const FIELD: &str = "statements.statements";
+    let count = source.count(STATEMENTS_AT_ONCE_MAX, 1, FIELD)?;
+    let statements =
+        (0..count).map(|_| source.blob(STATEMENT_BYTES_MAX, FIELD).map(<[u8]>::to_vec));
+    Ok(Frame::Statements { statements: statements.collect::<Result<_, _>>()? })
 }
 
 /// Fewest bytes of a document with its heads: a fleet's without any.
@@ -515,6 +554,7 @@ mod tests {
                 version: String::new(),
                 features: 0,
                 frontier: [0; 32],
+                statements: [0; 32],
             })
         };
         let longest = encode(&hello("n".repeat(NAME_BYTES_MAX))).unwrap();

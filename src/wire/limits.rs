@@ -45,3 +45,12 @@ pub const CHANGES_MAX: usize = 65_536;
 
 /// Most vouchers in a frame: one for each start of a node that wrote to a document.
 pub const VOUCHERS_MAX: usize = 65_536;
+
+/// Most statements about membership that a node names: as many as a fleet has.
+pub const STATEMENTS_MAX: usize = 65_536;
+
+/// Most statements about membership in a frame: 4 MiB of the longest.
+pub const STATEMENTS_AT_ONCE_MAX: usize = 16_384;
+
+/// Longest statement about membership, in bytes.
+pub const STATEMENT_BYTES_MAX: usize = 256;

@@ -19,7 +19,7 @@ pub use split::{HEADER_BYTES, Lane, Splitter, frame_length};
 pub use version::{NoCommonProtocol, PROTOCOL, PROTOCOL_MIN, ProtocolRange};
 
 use crate::replica::{
-    ids::{ChangeHash, DocumentId, FleetId, NodeId, StartId},
+    ids::{ChangeHash, DocumentId, FleetId, NodeId, StartId, StatementHash},
     voucher::Voucher,
 };
 
@@ -40,6 +40,8 @@ pub struct Hello {
     pub features: u64,
     /// SHA-256 over the sorted `(document, heads)` list.
     pub frontier: [u8; 32],
+    /// SHA-256 over the sorted hashes of the statements about membership.
+    pub statements: [u8; 32],
 }
 
 /// The first thing that a new node says to the node that invited it.
@@ -124,12 +126,8 @@ pub enum Frame {
     Hello(Hello),
     /// Asks to be let in.
     Join(Join),
-    /// Lets a new node in; both then greet.
+    /// Lets a new node in, after the statements about membership; both then greet.
     Joined {
-        /// The fleet document, whole, as automerge saves it.
-        fleet_document: Vec<u8>,
-        /// For the last change of each actor in it.
-        vouchers: Vec<Voucher>,
         /// Where members can be dialled, as far as the sender knows: the new node may have to find them
         /// before their own documents, which tell it, have come; sorted by node.
         contacts: Vec<Contact>,
@@ -176,6 +174,20 @@ pub enum Frame {
     Check {
         /// SHA-256 over the sorted `(document, heads)` list.
         frontier: [u8; 32],
+        /// SHA-256 over the sorted hashes of the statements about membership.
+        statements: [u8; 32],
+    },
+    /// Names the statements about membership that the sender holds; it is sent what it lacks.
+    Known {
+        /// Sorted.
+        statements: Vec<StatementHash>,
+        /// Whether the receiver is to name its own in turn.
+        answer: bool,
+    },
+    /// Carries statements about membership, each after those that it builds on.
+    Statements {
+        /// As they are signed.
+        statements: Vec<Vec<u8>>,
     },
 }
 
@@ -194,6 +206,8 @@ impl Frame {
             Self::Snapshot { .. } => "snapshot",
             Self::Sync { .. } => "sync",
             Self::Check { .. } => "check",
+            Self::Known { .. } => "known",
+            Self::Statements { .. } => "statements",
         }
     }
 

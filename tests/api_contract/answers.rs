@@ -29,7 +29,7 @@ async fn problem(world: &World, method: &str, uri: &str, body: Option<Value>) ->
 #[tokio::test]
 async fn each_write_asks_the_loop_for_exactly_one_command_and_gives_its_answer() {
     let world = World::new(vec![], vec![]);
-    let rows: [(&str, &str, Option<Value>, &str, &str); 17] = [
+    let rows: [(&str, &str, Option<Value>, &str, &str); 19] = [
         ("PATCH", "/v1/sessions/ses_1@lap", Some(json!({"title": null})), "UpdateSession", "/id"),
         ("DELETE", "/v1/sessions/ses_1", None, "dry_run: false", "/operation"),
         ("DELETE", "/v1/sessions/ses_1?dry_run=true", None, "dry_run: true", "/session/id"),
@@ -43,6 +43,14 @@ async fn each_write_asks_the_loop_for_exactly_one_command_and_gives_its_answer()
         ("DELETE", "/v1/peers/lap", None, r#"Revoke("lap")"#, "/node"),
         ("POST", "/v1/peers/my%20lap/pause", None, r#"Pause("my lap")"#, "/node"),
         ("POST", "/v1/peers/lap/resume", None, r#"Resume("lap")"#, "/node"),
+        (
+            "POST",
+            "/v1/peers/lap/promote",
+            Some(json!({"role": "admin"})),
+            r#"Promote { node: "lap", role: Admin }"#,
+            "/node",
+        ),
+        ("POST", "/v1/step-down", None, "StepDown", "/node"),
         ("POST", "/v1/invites", None, "role: Member, expires_in: 3600s", "/ticket"),
         (
             "POST",
@@ -144,7 +152,7 @@ async fn every_refusal_is_a_problem_with_its_own_code_a_hint_and_a_fitting_statu
         let expected = match code {
             code if code.ends_with("_not_found") => 404,
             "workspace_on_other_host" | "invalid_field" | "bad_ticket" => 422,
-            "read_only" | "reader_host" | "not_admin" | "join_refused" => 403,
+            "read_only" | "reader_host" | "not_admin" | "this_node_revoked" | "join_refused" => 403,
             "host_not_ready" => 503,
             "join_unreachable" => 504,
             _ => 409,

@@ -504,7 +504,11 @@ fn carry_out(hub: &Hub, command: Command) -> Reply {
         Command::Invite { .. } => Reply::Invited(ticket()),
         Command::Join(_) => Reply::Joined(FLEET),
         Command::Leave | Command::Announce { .. } => Reply::Done,
-        Command::Pause(_) | Command::Resume(_) | Command::Revoke(_) => Reply::Peer(LAP),
+        Command::Pause(_)
+        | Command::Resume(_)
+        | Command::Revoke(_)
+        | Command::Promote { .. }
+        | Command::StepDown => Reply::Peer(LAP),
         Command::AgentGone { .. } | Command::ForgetAgent(_) | Command::Rewrite => Reply::Done,
         Command::AgentHas { .. } => Reply::AgentPurged(vec![]),
         Command::ReportTrash { .. } => Reply::TrashReported { left: 0 },

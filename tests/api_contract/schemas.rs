@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use sessionmesh::{
     api::{
         DIFF_SCHEMA, OPENAPI,
-        body::{InviteBody, JoinBody, SessionChanges, TeardownBody, WorkspaceChanges},
+        body::{InviteBody, JoinBody, PromoteBody, SessionChanges, TeardownBody, WorkspaceChanges},
         fleet::{InFleet, Invited, PeerChanged},
         problem::Error,
         routes::{OPEN, ROUTES},
@@ -75,6 +75,10 @@ pub fn every_refusal() -> Vec<Refusal> {
         Refusal::ReadOnly,
         Refusal::ReaderHost(DESK),
         Refusal::NotAdmin,
+        Refusal::ThisNodeRevoked(text()),
+        Refusal::SteppedDown(text()),
+        Refusal::RoleShrinks { name: text(), role: "member" },
+        Refusal::FleetFull { statements: 61_440 },
         Refusal::LastAdmin(text()),
         Refusal::Revoked(text()),
         Refusal::Oneself(text()),
@@ -210,6 +214,7 @@ fn samples() -> Vec<(&'static str, Vec<Value>)> {
         ("TrashStatus", values(vec![status().trash])),
         ("TeardownBody", values(vec![TeardownBody { action: TeardownAction::Retry }])),
         ("InviteBody", values(vec![invite_body()])),
+        ("PromoteBody", values(vec![PromoteBody { role: Role::Admin }])),
         ("JoinBody", values(vec![JoinBody { ticket: "tkt".to_owned() }])),
         ("Import", values(vec![import()])),
         ("ImportedSession", values(import().sessions)),

@@ -62,7 +62,14 @@ impl Disk {
                     self.stored.digest = None;
                     self.journal.clear();
                 }
-                Write::Fleet(fleet) => self.stored.fleet = Some(*fleet),
+                Write::Fleet(fleet) => {
+                    self.stored.fleet = Some(*fleet);
+                    self.stored.statements.clear();
+                }
+                Write::Statement { number, bytes } => {
+                    assert_eq!(*number, self.stored.statements.len() as u64, "none is left out");
+                    self.stored.statements.push(bytes.clone());
+                }
                 Write::Contact { node, addresses } if addresses.is_empty() => {
                     self.stored.contacts.remove(node);
                 }

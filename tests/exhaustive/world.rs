@@ -255,6 +255,7 @@ impl World {
                 version: "0".to_owned(),
                 features: 0,
                 frontier: replica.frontier(),
+                statements: replica.statements_digest(),
             };
             let inputs = [
                 Input::PeerConnected { peer: *peer },

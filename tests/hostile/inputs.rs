@@ -12,7 +12,9 @@ use automerge::{
     transaction::{CommitOptions, Transactable as _},
 };
 use sessionmesh::{
-    replica::ids::{ChangeHash, DocumentId, FINGERPRINT_BYTES, FleetId, NodeId, StartId},
+    replica::ids::{
+        ChangeHash, DocumentId, FINGERPRINT_BYTES, FleetId, NodeId, StartId, StatementHash,
+    },
     wire::{
         self, DocumentHeads, Frame, HEADER_BYTES, Hello, Join, Lane, Links, LinksBase,
         limits::FRAME_BYTES_MAX,
@@ -324,25 +326,7 @@ impl Arsenal {
         }
         attacks
             .extend(self.targets.first().into_iter().flat_map(|target| dear(target, &self.seal)));
-        attacks.extend(self.targets.iter().filter_map(|target| self.farewell(target)));
         attacks
-    }
-
-    /// A member writes of itself that it has left, and goes on: its key is let in no more.
-    fn farewell(&self, target: &Target) -> Option<Attack> {
-        let mut automerge = target.automerge.clone();
-        let (_, members) = automerge.get(ROOT, "members").expect("the root is a map")?;
-        let (_, own) = automerge.get(&members, self.node.to_string()).expect("it is a map")?;
-        let mut actor = [0x1e; 20];
-        actor[..FINGERPRINT_BYTES].copy_from_slice(&self.node.fingerprint());
-        automerge.set_actor(ActorId::from(actor));
-        let before = automerge.get_heads();
-        let mut tx = automerge.transaction();
-        tx.put(&own, "left", true).expect("a put");
-        tx.commit();
-        let changes = automerge.get_changes(&before);
-        let changes = changes.iter().map(|change| change.raw_bytes().to_vec()).collect();
-        Some(Attack::frame("a farewell", &self.seal.changes(target.id, changes)))
     }
 
     /// Frames that are well formed and should not come.
@@ -356,6 +340,7 @@ impl Arsenal {
                 version: "\u{1b}[31mred".to_owned(),
                 features: u64::MAX,
                 frontier: [0xff; 32],
+                statements: [0xff; 32],
             })
         };
         let nowhere = DocumentId::Host { host: NodeId([0xee; 32]), epoch: 0 };
@@ -400,7 +385,16 @@ impl Arsenal {
                 links(LinksBase::Members { digest: [0xee; 8], bits: vec![0xff; 512] }),
             ),
             ("more and more links", links(LinksBase::Told)),
-            ("a frontier of nothing", Frame::Check { frontier: [0; 32] }),
+            ("a frontier of nothing", Frame::Check { frontier: [0; 32], statements: [0; 32] }),
+            ("statements of nothing", Frame::Statements { statements: vec![Vec::new()] }),
+            ("statements of noise", Frame::Statements { statements: vec![vec![1; 256]; 16_384] }),
+            (
+                "statements known to nobody",
+                Frame::Known {
+                    statements: bogus(60_000).iter().map(|hash| StatementHash(hash.0)).collect(),
+                    answer: true,
+                },
+            ),
             ("changes of nowhere", self.seal.changes(nowhere, vec![vec![0; 100]])),
             ("changes of no epoch", self.seal.changes(epoch, vec![vec![0; 100]])),
             ("a snapshot of nowhere", self.seal.snapshot(nowhere, vec![0; 100])),

@@ -14,7 +14,7 @@ use sessionmesh::{
     replica::{
         command::{Command, Refusal, Reply, SessionPatch, Target},
         effect::{Effects, Input, Now, RequestId, Startup, Stored, TeardownOutcome},
-        ids::{DocumentId, FleetId, NodeId, StartId},
+        ids::{DocumentId, NodeId, StartId},
         invite::Ticket,
         machine::Replica,
     },
@@ -45,7 +45,6 @@ pub struct Recording {
 struct Puppet<'a> {
     replica: Replica,
     peer: NodeId,
-    fleet: FleetId,
     line: &'a mut Line,
     began: Instant,
     frames: Vec<Frame>,
@@ -78,7 +77,6 @@ pub async fn record(
     let mut puppet = Puppet {
         replica,
         peer,
-        fleet: ticket.fleet,
         line: &mut line,
         began: Instant::now(),
         frames: Vec::new(),
@@ -89,7 +87,7 @@ pub async fn record(
     puppet.ask(Command::Join(ticket)).await;
     puppet.input(Input::PeerConnected { peer }).await;
     puppet.until(|puppet| puppet.replies.iter().any(|(_, reply)| reply.is_ok())).await;
-    let documents = 2 + others.len();
+    let documents = 1 + others.len();
     puppet.until(|puppet| puppet.replica.document_heads().len() >= documents).await;
     puppet.quiet().await;
     let frames = puppet.work(others).await;
@@ -109,9 +107,6 @@ impl Puppet<'_> {
 
     async fn input(&mut self, input: Input) {
         match &input {
-            Input::FrameReceived { frame: Frame::Joined { vouchers, .. }, .. } => {
-                self.seal.note_all(DocumentId::Fleet(self.fleet), vouchers);
-            }
             Input::FrameReceived { frame, .. } => self.seal.note(frame),
             _ => {}
         }

@@ -215,6 +215,7 @@ impl Rogue {
             version: "0".to_owned(),
             features: 0,
             frontier: [0; 32],
+            statements: [0; 32],
         };
         line.say(&Frame::Hello(hello)).await?;
         while !matches!(line.next().await?, Frame::Hello(_)) {}

@@ -17,6 +17,7 @@ mod members;
 mod power;
 mod repair;
 mod story;
+mod takeover;
 mod tickets;
 
 use harness::{Client, Daemon};

@@ -93,8 +93,8 @@ async fn what_a_damaged_store_has_lost_comes_back_from_peers_however_it_was_dama
         let lost = report["lost"].to_string();
         // Where the fleet is no longer known, a ticket lets the same node in again.
         let ticket = b.invite().await;
-        let join =
-            lost.contains("fleet document: all") || !report["kept"].to_string().contains("fleet");
+        let join = lost.contains("belongs to the fleet: all")
+            || !report["kept"].to_string().contains("fleet");
         let mut more = UNDO.to_vec();
         if join {
             assert!(report["next"].to_string().contains("--join"), "{report}");

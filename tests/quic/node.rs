@@ -156,7 +156,7 @@ pub async fn pair() -> (Node, Node) {
 pub fn numbered(number: u32) -> Frame {
     let mut frontier = [0; 32];
     frontier[..4].copy_from_slice(&number.to_le_bytes());
-    Frame::Check { frontier }
+    Frame::Check { frontier, statements: [0; 32] }
 }
 
 /// Lets two nodes that dial each other come to rest: one link, the same on both sides, and each

@@ -28,7 +28,7 @@ use sessionmesh::{
 };
 use workload::{Contents, REAL, Step, body, perform, program, receipt, voucher};
 
-const FLEET: DocumentId = DocumentId::Fleet(FleetId([9; 16]));
+const FLEET: DocumentId = DocumentId::Host { host: NodeId([9; 32]), epoch: 0 };
 
 fn change(document: DocumentId, bytes: &[u8]) -> Write {
     Write::Change { document, bytes: bytes.to_vec() }
@@ -66,7 +66,10 @@ fn each_kind_of_write_is_there_after_a_restart() {
     assert_eq!(Contents::of(&store).unwrap(), Contents::default());
     store
         .commit(&[
+            Write::Statement { number: 0, bytes: b"of another fleet".to_vec() },
             Write::Fleet(FleetId([3; 16])),
+            Write::Statement { number: 0, bytes: b"founded".to_vec() },
+            Write::Statement { number: 1, bytes: b"admitted".to_vec() },
             change(FLEET, b"f1"),
             change(epoch(0), b"a1"),
             change(epoch(1), b"b1"),
@@ -118,6 +121,7 @@ fn each_kind_of_write_is_there_after_a_restart() {
         digest: Some(format!("{:032x}", 62)),
         journal: vec![(cursor(1), body(1)), (cursor(2), body(2))],
         recovering: true,
+        statements: vec![b"founded".to_vec(), b"admitted".to_vec()],
     };
     assert_eq!(Contents::of(&store).unwrap(), expected);
     let size_bytes = store.size_bytes().unwrap();

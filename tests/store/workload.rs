@@ -24,7 +24,7 @@ pub const REAL: DocumentId = DocumentId::Host { host: NodeId([7; 32]), epoch: 3 
 /// The documents of a random program.
 const NAMES: [DocumentId; 5] = [
     REAL,
-    DocumentId::Fleet(FleetId([9; 16])),
+    DocumentId::Host { host: NodeId([9; 32]), epoch: 0 },
     DocumentId::Host { host: NodeId([8; 32]), epoch: 1 },
     DocumentId::Host { host: NodeId([8; 32]), epoch: 2 },
     DocumentId::Host { host: NodeId([8; 32]), epoch: 3 },
@@ -58,6 +58,7 @@ pub struct Contents {
     pub digest: Option<String>,
     pub journal: Vec<(Cursor, String)>,
     pub recovering: bool,
+    pub statements: Vec<Vec<u8>>,
 }
 
 impl Contents {
@@ -73,6 +74,7 @@ impl Contents {
             cursor,
             digest,
             recovering,
+            statements,
         } = store.load()?;
         let journal = store.journal()?;
         let loaded: BTreeSet<DocumentId> = documents.iter().map(|stored| stored.id).collect();
@@ -100,6 +102,7 @@ impl Contents {
             cursor,
             digest: digest.map(|digest| digest.to_string()),
             recovering,
+            statements,
             journal: journal
                 .into_iter()
                 .map(|entry| (entry.cursor, entry.body.to_string()))
@@ -150,7 +153,14 @@ impl Contents {
                 self.cursor = Some(*cursor);
                 self.digest = None;
             }
-            Write::Fleet(fleet) => self.fleet = Some(*fleet),
+            Write::Fleet(fleet) => {
+                self.fleet = Some(*fleet);
+                self.statements.clear();
+            }
+            Write::Statement { number, bytes } => {
+                assert_eq!(*number, self.statements.len() as u64);
+                self.statements.push(bytes.clone());
+            }
             Write::Contact { node, addresses } if addresses.is_empty() => {
                 self.contacts.remove(node);
             }

@@ -178,6 +178,11 @@ pub const ROOMS: &[Room] = &[
         why: "it puts history into the words of records, whoever asks and wherever it is shown",
     },
     Room {
+        path: "replica::membership",
+        may: &["replica::ids", "replica::record", "replica::voucher"],
+        why: "who belongs is a pure function of signed statements: it is read, and proved, by itself",
+    },
+    Room {
         path: "replica::machine",
         may: &["replica", "wire"],
         why: "it puts the core together, and the core knows no shell",

@@ -17,7 +17,7 @@ use crate::{
         keys::key_of,
         world::{World, name_of},
     },
-    copy, create, fleet_document, host_document, scene, send, session_path, sessions, title,
+    copy, create, host_document, scene, send, session_path, sessions, title,
 };
 
 fn announce(world: &mut World, node: usize, name: &str, addresses: &[&str]) {
@@ -41,8 +41,7 @@ fn heads(world: &World, node: usize, document: &DocumentId) -> Vec<Vec<u8>> {
 #[test]
 fn a_name_and_addresses_are_told_in_the_own_document_and_verbs_go_by_the_admitted_name() {
     let mut world = scene();
-    let fleet = fleet_document(&world);
-    let before = heads(&world, 0, &fleet);
+    let before = world.nodes[0].replica.statements_digest();
     announce(&mut world, 1, "renamed", &["10.0.0.9:7177", "10.0.0.8:7177"]);
     world.agree();
     let told = seen(&world, 2, 1);
@@ -50,7 +49,7 @@ fn a_name_and_addresses_are_told_in_the_own_document_and_verbs_go_by_the_admitte
     let addresses = ["10.0.0.8:7177", "10.0.0.9:7177"].map(str::to_owned);
     assert_eq!(told.addresses, BTreeSet::from(addresses.clone()));
     assert_eq!(world.nodes[2].dials[&world.nodes[1].id], BTreeSet::from(addresses));
-    assert_eq!(heads(&world, 0, &fleet), before, "nothing of it is in the fleet's document");
+    assert_eq!(world.nodes[0].replica.statements_digest(), before, "no statement is made of it");
     let named = world.ask(0, Command::Pause("renamed".to_owned()));
     assert_eq!(named, Err(Refusal::NodeNotFound("renamed".to_owned())));
     assert_eq!(world.ask(0, Command::Pause(name_of(1))), Ok(Reply::Peer(world.nodes[1].id)));

@@ -10,6 +10,7 @@ mod described;
 mod own;
 mod revoked;
 mod rights;
+mod statements;
 
 use automerge::{
     ActorId, AutoCommit, Change, ExpandedChange, ObjId, ROOT, ReadDoc as _,
@@ -27,10 +28,6 @@ use sessionmesh::{
 
 fn host_document(world: &World, host: usize) -> DocumentId {
     DocumentId::Host { host: world.nodes[host].id, epoch: 0 }
-}
-
-fn fleet_document(world: &World) -> DocumentId {
-    DocumentId::Fleet(world.nodes[0].replica.fleet())
 }
 
 fn create(world: &mut World, node: usize, host: usize, id: &str) {

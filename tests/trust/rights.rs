@@ -4,26 +4,16 @@ use automerge::{
     ActorId, AutoCommit, ObjId, ObjType, ROOT, ReadDoc as _,
     transaction::{CommitOptions, Transactable as _},
 };
-use sessionmesh::{
-    replica::{
-        command::Command,
-        document::Document,
-        ids::NodeId,
-        record::{Member, Role},
-        trash::TrashEntry,
-        trust::Trust,
-    },
-    wire::CloseCode,
+use sessionmesh::replica::{
+    command::Command, document::Document, ids::NodeId, record::Member, trash::TrashEntry,
+    trust::Trust,
 };
 
 use crate::{
-    Rogue, actor_of, at, closes,
-    common::{
-        keys::key_of,
-        world::{World, name_of},
-    },
-    copy, crafted, create, fleet_document, host_document, map, refused, scene, send, session_at,
-    session_path, title,
+    Rogue, actor_of, at,
+    common::{keys::key_of, world::World},
+    copy, crafted, create, host_document, map, refused, scene, send, session_at, session_path,
+    title,
 };
 
 /// Returns what the others know of a node.
@@ -291,85 +281,6 @@ fn fields_that_a_newer_version_may_add_are_taken_and_passed_on() {
     assert_eq!(world.closes, []);
     let doc = copy(&world, 2, &document);
     assert!(doc.get(session_at(&doc, "s0"), "mood").unwrap().is_some());
-}
-
-/// A fleet of an admin, a member and another admin.
-fn with_member() -> World {
-    let mut world = World::strangers(3, 1);
-    world.join(1, 0, Role::Member);
-    world.join(2, 0, Role::Admin);
-    world.plug_all();
-    (0..3).for_each(|node| create(&mut world, node, node, &format!("s{node}")));
-    world.agree();
-    world.closes.clear();
-    world
-}
-
-/// Each is written by node 1, a member and no admin.
-#[test]
-fn what_only_an_admin_may_write_is_refused_from_members() {
-    type Write = fn(&mut AutoCommit, NodeId);
-    let writes: [(&str, Write); 7] = [
-        ("a member without being an admin", |doc, _| {
-            let members = at(doc, &["members"]);
-            let stranger = NodeId([0x55; 32]).to_string();
-            let record = doc.put_object(&members, stranger, ObjType::Map).unwrap();
-            doc.put(&record, "role", "admin").unwrap();
-        }),
-        ("a member without being an admin", |doc, own| {
-            let members = at(doc, &["members"]);
-            doc.delete(&members, own.to_string()).unwrap();
-        }),
-        ("what it may not", |doc, own| {
-            let record = at(doc, &["members", &own.to_string()]);
-            doc.put(&record, "role", "admin").unwrap();
-        }),
-        ("what it may not", |doc, _| {
-            let record = at(doc, &["members", &NodeId([1; 32]).to_string()]);
-            doc.put_object(&record, "revoked", ObjType::Map).unwrap();
-        }),
-        ("what it may not", |doc, _| {
-            let record = at(doc, &["members", &NodeId([1; 32]).to_string()]);
-            doc.put(&record, "name", "renamed").unwrap();
-        }),
-        ("laid out", |doc, _| {
-            let meta = at(doc, &["meta"]);
-            doc.put(&meta, "schema", 9).unwrap();
-        }),
-        ("not known", |doc, own| {
-            // A map beside the members that nobody reads, made by whoever may write there.
-            let record = at(doc, &["members", &own.to_string()]);
-            let deep = doc.put_object(&record, "later", ObjType::Map).unwrap();
-            doc.put(&deep, "x", 1).unwrap();
-            doc.put_object(ROOT, "elsewhere", ObjType::Map).unwrap();
-        }),
-    ];
-    for (reason, write) in writes {
-        let reason = if reason == "not known" { "laid out" } else { reason };
-        refused(&mut with_member(), reason, |world, rogue| {
-            let document = fleet_document(world);
-            let own = rogue.id;
-            let change = rogue.write(world, &document, |doc| write(doc, own));
-            rogue.send(world, 0, document, &[&change]);
-        });
-    }
-}
-
-#[test]
-fn an_admin_can_not_take_a_revocation_back() {
-    let mut world = with_member();
-    world.ask(0, Command::Revoke(name_of(1))).expect("an admin revokes");
-    world.agree();
-    world.closes.clear();
-    let rogue = Rogue::new(&world, 2);
-    let document = fleet_document(&world);
-    let of = world.nodes[1].id;
-    let change = rogue.write(&world, &document, |doc| {
-        let record = at(doc, &["members", &of.to_string()]);
-        doc.delete(&record, "revoked").unwrap();
-    });
-    rogue.send(&mut world, 0, document, &[&change]);
-    assert_eq!(closes(&world), [(0, 2, CloseCode::Hostile)]);
 }
 
 #[test]

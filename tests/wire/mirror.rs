@@ -31,6 +31,7 @@ pub struct Greeting {
     version: String,
     features: u64,
     frontier: [u8; 32],
+    statements: [u8; 32],
 }
 
 #[derive(Debug, Clone, PartialEq, Encode, Decode, SchemaRead, SchemaWrite)]
@@ -55,14 +56,16 @@ pub enum Mirror {
     Open { start: [u8; 8] },
     Hello(Greeting),
     Join(Request),
-    Joined { fleet_document: Vec<u8>, vouchers: Vec<Word>, contacts: Vec<([u8; 32], Vec<String>)> },
+    Joined { contacts: Vec<([u8; 32], Vec<String>)> },
     Links { base: Base, linked: Vec<[u8; 32]>, unlinked: Vec<[u8; 32]>, tells: bool, again: bool },
     Heads { documents: Vec<Heads>, answer: bool },
     Want(Heads),
     Changes { document: Document, changes: Vec<Vec<u8>>, vouchers: Vec<Word> },
     Snapshot { document: Document, bytes: Vec<u8>, vouchers: Vec<Word> },
     Sync { document: Document, message: Vec<u8>, vouchers: Vec<Word> },
-    Check { frontier: [u8; 32] },
+    Check { frontier: [u8; 32], statements: [u8; 32] },
+    Known { statements: Vec<[u8; 32]>, answer: bool },
+    Statements { statements: Vec<Vec<u8>> },
 }
 
 #[derive(Debug, Clone, PartialEq, Encode, Decode, SchemaRead, SchemaWrite)]
@@ -109,6 +112,7 @@ impl From<Frame> for Mirror {
                 version: hello.version,
                 features: hello.features,
                 frontier: hello.frontier,
+                statements: hello.statements,
             }),
             Frame::Join(join) => Self::Join(Request {
                 protocol_min: join.protocol_min,
@@ -118,9 +122,7 @@ impl From<Frame> for Mirror {
                 name: join.name,
                 addresses: join.addresses,
             }),
-            Frame::Joined { fleet_document, vouchers, contacts } => Self::Joined {
-                fleet_document,
-                vouchers: to_words(vouchers),
+            Frame::Joined { contacts } => Self::Joined {
                 contacts: contacts.into_iter().map(|it| (it.node.0, it.addresses)).collect(),
             },
             Frame::Links(Links { base, linked, unlinked, tells, again }) => Self::Links {
@@ -147,7 +149,12 @@ impl From<Frame> for Mirror {
             Frame::Sync { document: of, message, vouchers } => {
                 Self::Sync { document: to_document(of), message, vouchers: to_words(vouchers) }
             }
-            Frame::Check { frontier } => Self::Check { frontier },
+            Frame::Check { frontier, statements } => Self::Check { frontier, statements },
+            Frame::Known { statements, answer } => Self::Known {
+                statements: statements.into_iter().map(|hash| hash.0).collect(),
+                answer,
+            },
+            Frame::Statements { statements } => Self::Statements { statements },
         }
     }
 }

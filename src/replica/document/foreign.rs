@@ -155,15 +155,6 @@ impl Document {
         let automerge = automerge.with_actor(actor);
         let document = Self::place(id, automerge, Vouchers::default());
         let mut document = document.ok_or(ApplyError::Misnamed { document: id })?;
-        let mut learned;
-        let trust = match id {
-            DocumentId::Host { .. } => trust,
-            DocumentId::Fleet(_) => {
-                learned = trust.clone();
-                learned.learn(&document.members());
-                &learned
-            }
-        };
         document.vouchers = Self::check_whole(&document.automerge, id, &header, vouchers, trust)?;
         document.check_authority(&header, trust)?;
         Ok(document)
@@ -212,13 +203,13 @@ impl Document {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replica::ids::{FleetId, StartId};
+    use crate::replica::ids::StartId;
 
     #[test]
     fn a_copy_that_says_to_stand_where_ours_does_is_not_loaded() {
         let node = crate::replica::ids::NodeId([1; 32]);
         let actor = super::super::actor(&node, StartId([1; 8]));
-        let (document, _) = Document::create_fleet(FleetId([1; 16]), actor, 0);
+        let (document, _) = Document::create_host(node, 0, actor, 0);
         let (id, bytes, heads) = (document.id(), document.save(), document.heads());
         assert!(Foreign::read(id, &bytes, Some(&heads)).unwrap().is_none());
         assert!(Foreign::read(id, &bytes, Some(&[])).unwrap().is_some());

@@ -42,8 +42,8 @@ pub(super) fn all_count(
     actors: &[ActorBytes],
     trust: &Trust,
 ) -> bool {
-    let standing = |actor: &ActorBytes| trust.standing(id, actor);
-    if id.host().is_none() || !actors.iter().any(|actor| standing(actor).is_former()) {
+    let standing = |actor: &ActorBytes| trust.standing(actor);
+    if !actors.iter().any(|actor| standing(actor).is_former()) {
         return true;
     }
     let by_former = |hash: &ChangeHash| {
@@ -108,9 +108,9 @@ impl Document {
         trust: &Trust,
         left_out: &mut LeftOut,
     ) -> BTreeSet<ChangeHash> {
-        let standing = |change: &Change| trust.standing(&self.id, &actor_in(change.actor_id()));
+        let standing = |change: &Change| trust.standing(&actor_in(change.actor_id()));
         let all = || changes.iter().chain(self.orphans.iter());
-        if self.id.host().is_none() || !all().any(|change| standing(change).is_former()) {
+        if !all().any(|change| standing(change).is_former()) {
             return BTreeSet::new();
         }
         let by_hash: BTreeMap<ChangeHash, &Change> =
@@ -281,7 +281,7 @@ mod tests {
         for change in changes {
             let (actor, hash) =
                 (actor_in(change.actor_id()), super::super::hash_in(&change.hash()));
-            let standing = trust().standing(&ID, &actor);
+            let standing = trust().standing(&actor);
             let voucher = match standing.is_former() && random.bool() {
                 true => Voucher::marker(actor, change.seq(), hash),
                 false => trust().vouch(&ID, actor, change.seq(), hash),

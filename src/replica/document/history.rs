@@ -227,7 +227,7 @@ impl Places {
                 let sessions = self.entered.iter().filter(|(_, workspace)| workspace == id);
                 wanted.extend(sessions.map(|(s, _)| (Touched::Session(s.clone()), Told::Ends)));
             }
-            Touched::Trash(_) | Touched::Member(_) | Touched::Meta | Touched::Description => {}
+            Touched::Trash(_) | Touched::Meta | Touched::Description => {}
         }
         wanted.insert(of.clone(), Told::All);
         wanted

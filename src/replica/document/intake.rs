@@ -15,8 +15,7 @@ use super::{
         trust::{Standing, Trust},
         voucher::Voucher,
     },
-    Applied, ApplyError, Document, LeftOut, Places, Touched, Untrusted, actor_in, apply_all,
-    authority::{self, Overreach},
+    Applied, ApplyError, Document, LeftOut, Touched, Untrusted, actor_in, apply_all, authority,
     branches, hash_in,
     orphans::ORPHANS_MAX,
     saved::Saved,
@@ -79,19 +78,8 @@ impl Document {
         let untrusted = |source| ApplyError::Untrusted { document, source };
         let mut left_out = LeftOut::default();
         changes.retain(|change| !self.has(&hash_in(&change.hash())));
-        let (mut reached, mut checked) =
+        let (reached, checked) =
             self.reached(&changes, vouchers, trust, coverage, &mut left_out).map_err(untrusted)?;
-        // Each turn reaches more of a finite number of changes.
-        while document.host().is_none() && left_out.unknown > 0 {
-            let trust = self.trust_after(&changes, &reached, trust)?;
-            let mut left = LeftOut::default();
-            let more =
-                self.reached(&changes, vouchers, &trust, coverage, &mut left).map_err(untrusted)?;
-            if more.0.len() <= reached.len() {
-                break;
-            }
-            ((reached, checked), left_out) = (more, left);
-        }
         let counted = self.counted(&changes, &reached, trust, &mut left_out);
         let is_taken = |hash: &ChangeHash| reached.contains(hash) || counted.contains(hash);
         changes.retain(|change| is_taken(&change.hash()));
@@ -111,7 +99,7 @@ impl Document {
             return Err(ApplyError::TooManyOrphans { document });
         };
         let judged = guard::contained(|| {
-            let (out, touched) = self.judge(&ready, (&reached, &counted), trust, &mut left_out);
+            let (out, touched) = self.judge(&ready, &counted, trust, &mut left_out);
             let crowded = branches::crowded(&self.automerge, &ready, &out);
             (out, touched, crowded)
         });
@@ -145,33 +133,6 @@ impl Document {
             }
             taken => taken,
         }
-    }
-
-    /// Returns who would be trusted if what is reached were here already.
-    ///
-    /// Whoever let a node in may vouch for that only by a later change, which builds on one of the
-    /// new node's: neither could else be taken without the other. Nothing is let in by this: each
-    /// change is still judged by what it builds on.
-    fn trust_after(
-        &self,
-        changes: &[Change],
-        reached: &BTreeSet<ChangeHash>,
-        trust: &Trust,
-    ) -> Result<Trust, ApplyError> {
-        let document = self.id;
-        let mut trial = self.clone();
-        let reached = changes.iter().filter(|change| reached.contains(&change.hash())).cloned();
-        let has = |hash: &ChangeHash| self.automerge.get_change_meta_by_hash(hash).is_some();
-        let ready = trial
-            .orphans
-            .admit(reached.collect(), has)
-            .map_err(|_| ApplyError::TooManyOrphans { document })?;
-        guard::contained(|| trial.automerge.apply_changes(ready))
-            .map_err(ApplyError::panicked(document))?
-            .map_err(|error| ApplyError::Unreadable { document, reason: error.to_string() })?;
-        let mut after = trust.clone();
-        after.learn(&trial.members());
-        Ok(after)
     }
 
     /// Returns the change of an actor that waits at a place.
@@ -218,13 +179,9 @@ impl Document {
         for (actor, of_actor) in by_actor {
             let Some((&seq, _)) = of_actor.last_key_value() else { continue };
             let count = of_actor.len() as u64;
-            let by = match trust.standing(&self.id, &actor) {
+            let by = match trust.standing(&actor) {
                 // Their own word is not asked for.
-                Standing::Former(_) | Standing::Unknown if self.id.host().is_some() => continue,
-                Standing::Former(_) | Standing::Unknown => {
-                    left_out.unknown += count;
-                    continue;
-                }
+                Standing::Former(_) | Standing::Unknown => continue,
                 Standing::Reader(node) if self.id.host() == Some(node) => node,
                 Standing::Reader(_) => {
                     left_out.reader += count;
@@ -285,13 +242,11 @@ impl Document {
     fn judge(
         &self,
         ready: &[Change],
-        (sent, counted): (&BTreeSet<ChangeHash>, &BTreeSet<ChangeHash>),
+        counted: &BTreeSet<ChangeHash>,
         trust: &Trust,
         left_out: &mut LeftOut,
     ) -> (BTreeSet<ChangeHash>, TouchedBy) {
         let (mut refused, mut touched) = (BTreeSet::new(), TouchedBy::new());
-        // What an author of a fleet document was allowed to, shows only in what it built on.
-        let mut scratch = matches!(self.places, Places::Fleet(_)).then(|| self.automerge.clone());
         let mut judge = authority::Judge::new(self);
         let mut last: BTreeMap<ActorBytes, (u64, Option<ChangeHash>)> = BTreeMap::new();
         let mut max_ops: BTreeMap<ChangeHash, u64> = BTreeMap::new();
@@ -306,13 +261,13 @@ impl Document {
                 let newest = self.vouchers.newest.get(&actor);
                 newest.map_or((0, None), |v| (v.seq, Some(super::hash_out(&v.hash))))
             });
-            let may_stand = match trust.standing(&self.id, &actor) {
+            let may_stand = match trust.standing(&actor) {
                 Standing::Reader(node) => self.id.host() == Some(node),
                 _ if trust.is_readers(&self.id) => false,
                 Standing::Writer(_) => true,
                 Standing::Former(_) | Standing::Unknown => counted.contains(&change.hash()),
             };
-            if !may_stand && (self.id.host().is_some() || !sent.contains(&change.hash())) {
+            if !may_stand {
                 // Its author may no longer write, and has waited since it could.
                 left_out.revoked += 1;
                 refused.insert(change.hash());
@@ -332,18 +287,7 @@ impl Document {
             } else if change.start_op().get() != self.max_op(change, &max_ops) + 1 {
                 Some(Untrusted::Counter { by: by() })
             } else {
-                let expanded = change.decode();
-                let judged = match &mut scratch {
-                    None => judge.check(&expanded),
-                    Some(scratch) => {
-                        let judged = authority::Judge::of(scratch, &self.places).check(&expanded);
-                        judged.and_then(|touches| {
-                            let applied = scratch.apply_changes([change.clone()]);
-                            applied.map_err(|_| Overreach { what: "can't be applied" })?;
-                            Ok(touches)
-                        })
-                    }
-                };
+                let judged = judge.check(&change.decode());
                 match judged {
                     // Whoever passes it on may know its author as more than a reader.
                     Ok(touches)

@@ -6,7 +6,6 @@
 
 mod authority;
 mod branches;
-mod fleet;
 mod foreign;
 mod former;
 mod history;
@@ -256,7 +255,6 @@ impl Copied {
 /// Where in the document the records are; found once, since they never move.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Places {
-    Fleet(fleet::Places),
     Host(host::Places),
 }
 
@@ -269,14 +267,13 @@ impl Places {
     /// Returns where one of the maps is that are in every such document.
     fn path_of(&self, object: &automerge::ObjId) -> Option<Vec<String>> {
         match self {
-            Self::Fleet(places) => places.path_of(object),
             Self::Host(places) => places.path_of(object),
         }
     }
 
     fn find(id: DocumentId, automerge: &Automerge) -> Option<Self> {
         Some(match id {
-            DocumentId::Fleet(fleet) => Self::Fleet(fleet::Places::find(automerge, fleet)?),
+            DocumentId::Fleet(_) => return None,
             DocumentId::Host { host, epoch } => {
                 Self::Host(host::Places::find(automerge, host, epoch)?)
             }
@@ -326,11 +323,6 @@ impl Document {
     pub fn create_host(host: NodeId, epoch: u32, actor: ActorId, wall_ms: i64) -> (Self, Applied) {
         let id = DocumentId::Host { host, epoch };
         Self::create(id, actor, wall_ms, |tx| host::genesis(tx, host, epoch))
-    }
-
-    /// Makes the document of a fleet that has no members yet.
-    pub fn create_fleet(fleet: ids::FleetId, actor: ActorId, wall_ms: i64) -> (Self, Applied) {
-        Self::create(DocumentId::Fleet(fleet), actor, wall_ms, |tx| fleet::genesis(tx, fleet))
     }
 
     fn create(

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use automerge::{Automerge, ExpandedChange, ObjId, legacy};
 
 use super::{
-    super::ids::{NodeId, SessionId, TrashId, WorkspaceId},
+    super::ids::{SessionId, TrashId, WorkspaceId},
     authority::path_of,
     host::{SELF, TRASH},
 };
@@ -25,8 +25,6 @@ pub enum Touched {
     Workspace(WorkspaceId),
     /// Something that the host keeps after it has ended it.
     Trash(TrashId),
-    /// A member of the fleet.
-    Member(NodeId),
     /// What the document says of itself.
     Meta,
     /// What the host says of itself.
@@ -76,7 +74,6 @@ pub fn record_at(path: &[String], key: Option<&str>) -> Option<Touched> {
         },
         "meta" => Some(Touched::Meta),
         SELF => Some(Touched::Description),
-        "members" => steps.next()?.parse().ok().map(Touched::Member),
         _ => None,
     }
 }

@@ -38,7 +38,7 @@ impl Document {
             if !named.is_some_and(|meta| actor_in(&meta.actor) == *actor && meta.seq == seq) {
                 return Err(untrusted(Untrusted::Unvouched));
             }
-            let by = match trust.standing(&id, actor) {
+            let by = match trust.standing(actor) {
                 // Of a reader only what it says of itself.
                 Standing::Reader(node) if id.host() == Some(node) => Some(node),
                 _ if trust.is_readers(&id) => return Err(ApplyError::NotYet { document: id }),
@@ -79,14 +79,11 @@ impl Document {
             return Ok(());
         }
         let judged = guard::contained(|| {
-            let mut is_laid_out = false;
             let mut judge = authority::Judge::of_whole(self);
             let (mut max_ops, mut last) = (BTreeMap::new(), BTreeMap::new());
             for change in self.automerge.get_changes(&[]) {
-                let lays_out = change.deps().is_empty() && !is_laid_out;
-                is_laid_out |= lays_out;
                 let is_by_host = is_host(&actor_in(change.actor_id()));
-                if is_by_host || lays_out && host.is_none() {
+                if is_by_host {
                     judge.note(&change.decode());
                 } else {
                     let by = || trust.node(&ids::fingerprint(&actor_in(change.actor_id())));

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use super::super::{
-    document::{Applied, ApplyError, Document, Foreign, Judged, Merged, Message, Part, Sketch},
+    document::{ApplyError, Document, Foreign, Judged, Merged, Message, Part, Sketch},
     effect::{Effects, Now},
     guard,
     ids::{DocumentId, NodeId},
@@ -288,6 +288,7 @@ impl Replica {
     ///
     /// The frame, where it does not bring anything of a document, or nothing is taken in of that from
     /// this peer.
+    #[expect(clippy::result_large_err, reason = "the frame goes on to where it is read")]
     pub fn to_read(&self, peer: &NodeId, frame: Frame) -> Result<Bulk, Frame> {
         let (document, is_whole) = match &frame {
             Frame::Snapshot { document, .. } => (*document, true),
@@ -461,12 +462,6 @@ impl Replica {
         }
         let Came { merged, message } = *came;
         let taken = merged.take_place(held, &self.trust);
-        // What is let in of the fleet document may say who the authors of the rest are.
-        let is_news =
-            |applied: &Applied| !applied.changes.is_empty() && applied.left_out.unknown > 0;
-        let again = matches!(payload, Payload::Changes(_))
-            && id.host().is_none()
-            && taken.as_ref().is_ok_and(is_news);
         let mut answer = None;
         let applied = taken.and_then(|applied| {
             match message {
@@ -482,7 +477,6 @@ impl Replica {
         });
         self.merged(now, peer, id, applied, payload.sent(), fx);
         Ok(match answer {
-            _ if again => Next::Again,
             Some(answer) => Next::Answer(answer),
             None => Next::Nothing,
         })

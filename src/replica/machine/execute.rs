@@ -109,6 +109,8 @@ impl Replica {
             Command::Pause(name) => self.pause(&name, fx),
             Command::Resume(name) => self.resume(&name, fx),
             Command::Revoke(name) => self.revoke(now, &name, fx),
+            Command::Promote { node, role } => self.promote(now, &node, role, fx),
+            Command::StepDown => self.step_down(now, fx),
             Command::Announce { name, addresses } => self.announce(now, name, addresses, fx),
         }
     }

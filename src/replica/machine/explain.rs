@@ -103,7 +103,7 @@ impl Replica {
                     None => ("gone".to_owned(), vec!["its host has ended it".to_owned()]),
                 };
             }
-            Touched::Trash(_) | Touched::Member(_) | Touched::Meta | Touched::Description => {
+            Touched::Trash(_) | Touched::Meta | Touched::Description => {
                 unreachable!("only sessions and workspaces are found")
             }
         }

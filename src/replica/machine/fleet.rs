@@ -7,14 +7,17 @@ use std::{collections::BTreeSet, time::Duration};
 
 use super::super::{
     command::{Refusal, Reply},
-    document::Document,
     effect::{Effects, Now, Outgoing, RequestId, Write},
     ids::{Cursor, DocumentId, FleetId, NodeId},
     invite::{StoredInvite, Ticket, secret_hash},
-    record::{ADDRESSES_MAX, Member, Revocation, Role},
-    voucher::Voucher,
+    membership::{
+        evaluate::evaluate,
+        set::{STATEMENTS_MAX, StatementSet},
+        statement::{Act, StatementError},
+    },
+    record::{ADDRESSES_MAX, Member, Role},
 };
-use super::{Replica, names::check_title, reach::is_address};
+use super::{Replica, names::check_title, reach::is_address, statements::set_of};
 use crate::wire::{CloseCode, Contact, Frame, Join, PROTOCOL, PROTOCOL_MIN, ProtocolRange};
 
 /// How long a join may take: several dials at every address of the ticket.
@@ -34,94 +37,38 @@ pub struct Joining {
     asked: bool,
     /// What last stood in the way.
     pub(super) problem: String,
+    /// The statements that the inviting node has sent.
+    statements: Vec<Vec<u8>>,
 }
 
 impl Replica {
     /// Begins a fleet of which this node is the only member, and admin.
     pub(super) fn found_fleet(&mut self, now: Now, fx: &mut Effects) {
-        let mut fleet = [0; 16];
-        self.random.fill(&mut fleet);
-        self.fleet = FleetId(fleet);
-        let (document, mut applied) =
-            Document::create_fleet(self.fleet, self.actor.clone(), now.wall_ms);
-        let id = document.id();
-        let own = Member {
-            node: self.node,
-            name: self.name.clone(),
-            role: Role::Admin,
-            added_by: self.node,
-            added_at: now.wall_ms,
-            revoked: None,
-            left: false,
-        };
-        let document = self.documents.entry(id).or_insert(document);
-        let admitted = document.put_member(now.wall_ms, &own).expect("the document is empty");
-        applied.changes.extend(admitted.changes);
-        fx.writes.push(Write::Fleet(self.fleet));
-        self.vouch(id, &mut applied);
-        self.record(id, &applied, fx);
+        self.found(now, fx);
         self.read_members();
         self.look_for_loose_ends(now);
     }
 
-    /// Takes over what the fleet document now says, and cuts off who no longer belongs.
-    pub(super) fn members_changed(&mut self, now: Now, fx: &mut Effects) {
-        let had_admin = self.admin_count() > 0;
-        self.read_members();
-        if had_admin && self.admin_count() == 0 {
-            // Two that revoke each other, or leave, not knowing of each other: both count.
-            tracing::error!(fleet = %self.fleet, "the fleet has no admin left");
-        }
-        let connected: Vec<NodeId> = self.exchange.peers().collect();
-        for peer in connected {
-            let Some(member) = self.members.get(&peer) else { continue };
-            if fx.closes.iter().any(|(closed, ..)| *closed == peer) {
-                continue;
-            }
-            if member.revoked.is_some() {
-                let reason = "revoked from the fleet".to_owned();
-                fx.closes.push((peer, CloseCode::Revoked, reason));
-            } else if member.left {
-                fx.closes.push((peer, CloseCode::Left, "left the fleet".to_owned()));
-            }
-        }
-        self.look_for_loose_ends(now);
-    }
-
-    pub(super) fn read_members(&mut self) {
-        let Some(document) = self.documents.get(&DocumentId::Fleet(self.fleet)) else { return };
-        self.members = document.members().into_iter().map(|m| (m.node, m)).collect();
-        self.reach_changed = true;
-        self.trust.learn(self.members.values());
-        self.exchange.set_members(self.linkable());
-        // What a reader has written before it was one, nobody takes in.
-        let own = self.documents.get(&self.own_document());
-        let is_taken = self.role() != Role::Reader || own.is_some_and(Document::is_of_reader);
-        let unshared = (!is_taken).then_some(self.node);
-        // What a reader says of itself nobody can build on, once its own word does not count.
-        let revoked = |it: &&Member| it.role == Role::Reader && it.revoked.is_some();
-        let revoked = self.members.values().filter(revoked).map(|member| member.node);
-        self.exchange.unshare(unshared.into_iter().chain(revoked).collect());
-    }
-
-    fn put_member(&mut self, now: Now, member: &Member, fx: &mut Effects) {
-        let id = DocumentId::Fleet(self.fleet);
-        let Some(document) = self.documents.get_mut(&id) else { return };
-        if let Some(mut applied) = document.put_member(now.wall_ms, member) {
-            self.absorb(now, id, &mut applied, None, fx);
-        }
-    }
-
-    /// Writes that this node has left: it need not be an admin for that.
-    fn put_left(&mut self, now: Now, fx: &mut Effects) {
-        let id = DocumentId::Fleet(self.fleet);
-        let Some(document) = self.documents.get_mut(&id) else { return };
-        if let Some(mut applied) = document.put_left(now.wall_ms, &self.node) {
-            self.absorb(now, id, &mut applied, None, fx);
-        }
+    /// Begins a fleet of its own in place of one whose members were known in another way: by a version
+    /// before statements, or by a store that has lost them.
+    pub(super) fn stand_alone(&mut self, now: Now, before: FleetId, fx: &mut Effects) {
+        self.drop_what_others_host(fx);
+        self.forget_invites(fx);
+        fx.writes.push(Write::Forget { document: DocumentId::Fleet(before) });
+        self.found_fleet(now, fx);
+        tracing::warn!(
+            %before,
+            fleet = %self.fleet,
+            "this node's members were stored by an earlier version: it stands alone in a new fleet, with \
+             its own sessions and workspaces; invite the others again with `sessionmesh invite`"
+        );
     }
 
     fn may_admit(&self) -> Result<(), Refusal> {
+        let own = self.members.get(&self.node);
+        if let Some(revoked) = own.and_then(|member| member.revoked.as_ref()) {
+            return Err(Refusal::ThisNodeRevoked(self.name_of(&revoked.by)));
+        }
         if self.role() == Role::Admin { Ok(()) } else { Err(Refusal::NotAdmin) }
     }
 
@@ -197,6 +144,7 @@ impl Replica {
             until: now.monotonic + JOIN_WITHIN,
             asked: false,
             problem: "no answer".to_owned(),
+            statements: Vec::new(),
         });
         if self.exchange.is_connected(&inviter) {
             self.ask_to_join(inviter, fx);
@@ -321,9 +269,13 @@ impl Replica {
             }
             None => {}
         }
-        let name: String = join.name.chars().take(64).collect();
-        if check_title("name", Some(&name)).is_err() || name.is_empty() {
+        let name = self.free_name(&join.name, &peer);
+        if check_title("name", Some(&name)).is_err() {
             return Err((CloseCode::Malformed, "the node has no usable name".to_owned()));
+        }
+        if invite.role == Role::Admin && self.has_stepped_down(&peer) {
+            let reason = "this key has stepped down as an admin; a new key is needed".to_owned();
+            return Err((CloseCode::TicketUnknown, reason));
         }
         let addresses: BTreeSet<String> = join
             .addresses
@@ -332,31 +284,20 @@ impl Replica {
             .take(ADDRESSES_MAX)
             .collect();
         if !known.is_some_and(Member::is_current) {
-            let member = Member {
-                node: peer,
-                name,
-                role: invite.role,
-                added_by: self.node,
-                added_at: now.wall_ms,
-                revoked: None,
-                left: false,
-            };
-            self.put_member(now, &member, fx);
+            let act = Act::Admitted { node: peer, role: invite.role, name };
+            self.state(now, act, fx)
+                .map_err(|refusal| (CloseCode::Internal, refusal.to_string()))?;
         }
         self.note_contact(peer, addresses, fx);
         let redeemed = StoredInvite { redeemed_by: Some(peer), ..invite };
         fx.writes.push(Write::Invite { secret_hash: hash, invite: Some(redeemed.clone()) });
         self.invites.insert(hash, redeemed);
-        let Some(document) = self.documents.get(&DocumentId::Fleet(self.fleet)) else {
-            return Err((CloseCode::Internal, "the fleet document is being reloaded".to_owned()));
-        };
         tracing::info!(%peer, "let a new node in");
         fx.accepted.push(peer);
         // Whatever was said on the link before, both greet from here on.
         self.exchange.connected(now.monotonic, peer);
-        let vouchers = document.vouchers().copied().collect();
-        let fleet_document = document.save();
-        let frame = Frame::Joined { fleet_document, vouchers, contacts: self.contacts_for(peer) };
+        fx.frames_durable.extend(self.all_statements(peer));
+        let frame = Frame::Joined { contacts: self.contacts_for(peer) };
         fx.frames_durable.push(Outgoing { to: vec![peer], frame });
         Ok(())
     }
@@ -366,7 +307,6 @@ impl Replica {
         &mut self,
         now: Now,
         peer: NodeId,
-        (fleet_document, vouchers): (&[u8], &[Voucher]),
         contacts: Vec<Contact>,
         fx: &mut Effects,
     ) {
@@ -376,12 +316,10 @@ impl Replica {
             return;
         };
         self.reach_changed = true;
-        let id = DocumentId::Fleet(joining.ticket.fleet);
-        let adopted =
-            Document::adopt(id, self.actor.clone(), fleet_document, vouchers, &self.trust);
-        let document = match adopted {
-            Ok(document) if document.member(&self.node).is_some_and(|m| m.is_current()) => document,
-            Ok(_) => {
+        let judged = self.judge_statements(joining.ticket.fleet, &joining.statements);
+        let set = match judged {
+            Ok(Some(set)) => set,
+            Ok(None) => {
                 let reason = "the inviting node did not list this node".to_owned();
                 fx.replies.push((joining.request, Err(Refusal::JoinUnreachable(reason))));
                 return;
@@ -395,13 +333,7 @@ impl Replica {
         };
         // What former members of the old fleet host is no part of the new one.
         self.drop_what_others_host(fx);
-        self.fleet = joining.ticket.fleet;
-        self.documents.insert(id, document);
-        fx.writes.push(Write::Fleet(self.fleet));
-        fx.writes.push(Write::Snapshot { document: id, bytes: fleet_document.to_vec() });
-        self.record_vouchers(id, fx);
-        // Until its own document says where it is.
-        self.note_contact(peer, joining.ticket.addresses, fx);
+        self.adopt_statements(set, fx);
         self.forget_invites(fx);
         self.read_members();
         for Contact { node, addresses } in contacts {
@@ -415,6 +347,26 @@ impl Replica {
         self.greet(peer, fx);
     }
 
+    /// Reads the statements of the fleet that this node joins; `None` if they do not let it in.
+    fn judge_statements(
+        &self,
+        fleet: FleetId,
+        sent: &[Vec<u8>],
+    ) -> Result<Option<StatementSet>, StatementError> {
+        let set = set_of(fleet, sent, self.trust.keyring())?;
+        let membership = evaluate(&set);
+        let is_in = membership.nodes.get(&self.node).is_some_and(|it| it.is_current());
+        Ok(is_in.then_some(set))
+    }
+
+    /// Keeps what the inviting node sends before it lets this node in.
+    pub(super) fn note_statements(&mut self, statements: Vec<Vec<u8>>) {
+        if let Some(joining) = &mut self.joining {
+            joining.statements.extend(statements);
+            joining.statements.truncate(STATEMENTS_MAX);
+        }
+    }
+
     fn forget_invites(&mut self, fx: &mut Effects) {
         for hash in std::mem::take(&mut self.invites).into_keys() {
             fx.writes.push(Write::Invite { secret_hash: hash, invite: None });
@@ -426,11 +378,8 @@ impl Replica {
         if self.is_alone() {
             return Err(Refusal::Alone);
         }
-        if let Some(own) = self.members.get(&self.node).cloned() {
-            self.keep_an_admin(&own)?;
-            // What a reader writes nobody takes in; to the others it stays a member until revoked.
-            self.put_left(now, fx);
-        }
+        self.keep_an_admin()?;
+        self.say_to_leave(now, fx);
         let connected: Vec<NodeId> = self.exchange.peers().collect();
         for peer in connected {
             fx.closes.push((peer, CloseCode::Left, "left the fleet".to_owned()));
@@ -470,15 +419,34 @@ impl Replica {
         }
     }
 
+    /// States that this node leaves, and before that that it is an admin no more.
+    fn say_to_leave(&mut self, now: Now, fx: &mut Effects) {
+        let Some(own) = self.membership.nodes.get(&self.node).cloned() else { return };
+        if own.removal.is_some() {
+            return;
+        }
+        let steps_down = self.membership.admins.contains(&self.node).then_some(Act::SteppedDown);
+        let ends = own.admissions.into_iter().map(|admitted| Act::Left { admitted });
+        for act in steps_down.into_iter().chain(ends) {
+            if let Err(refusal) = self.state(now, act, fx) {
+                tracing::warn!(%refusal, "leaves without a word");
+            }
+        }
+        // The links end now, and this node makes no other statement in this fleet.
+        let said = std::mem::take(&mut fx.frames_durable);
+        fx.frames.extend(said);
+    }
+
     /// Refuses to take the last admin from a fleet.
-    fn keep_an_admin(&self, leaving: &Member) -> Result<(), Refusal> {
-        let other_admin = self.members.values().any(|member| {
-            member.node != leaving.node && member.is_current() && member.role == Role::Admin
-        });
-        if leaving.role == Role::Admin && !other_admin {
-            return Err(Refusal::LastAdmin(leaving.name.clone()));
+    fn keep_an_admin(&self) -> Result<(), Refusal> {
+        if self.membership.admins == [self.node] {
+            return Err(Refusal::LastAdmin(self.name.clone()));
         }
         Ok(())
+    }
+
+    fn has_stepped_down(&self, node: &NodeId) -> bool {
+        self.membership.nodes.get(node).is_some_and(|it| it.stepped_down)
     }
 
     fn find_peer(&self, name: &str) -> Result<Member, Refusal> {
@@ -523,13 +491,44 @@ impl Replica {
     ) -> Result<Reply, Refusal> {
         self.may_admit()?;
         let member = self.find_peer(name)?;
-        if !self.documents.contains_key(&DocumentId::Fleet(self.fleet)) {
-            return Err(Refusal::HostNotReady(self.node));
-        }
         if member.revoked.is_none() {
-            let revoked = Some(Revocation { by: self.node, at: now.wall_ms });
-            self.put_member(now, &Member { revoked, ..member.clone() }, fx);
+            let last = self.membership.nodes.get(&member.node).and_then(|it| it.newest);
+            let act = Act::Revoked { node: member.node, last, documents: None, retire: false };
+            self.state(now, act, fx)?;
         }
         Ok(Reply::Peer(member.node))
+    }
+
+    /// Gives a member a greater role.
+    pub(super) fn promote(
+        &mut self,
+        now: Now,
+        name: &str,
+        role: Role,
+        fx: &mut Effects,
+    ) -> Result<Reply, Refusal> {
+        self.may_admit()?;
+        let member = self.find_peer(name)?;
+        if member.revoked.is_some() {
+            return Err(Refusal::Revoked(member.name));
+        }
+        if role == Role::Admin && self.has_stepped_down(&member.node) {
+            return Err(Refusal::SteppedDown(member.name));
+        }
+        if role < member.role {
+            return Err(Refusal::RoleShrinks { name: member.name, role: member.role.as_str() });
+        }
+        if role > member.role {
+            self.state(now, Act::Promoted { node: member.node, role }, fx)?;
+        }
+        Ok(Reply::Peer(member.node))
+    }
+
+    /// Makes this node an admin no more; it stays a member.
+    pub(super) fn step_down(&mut self, now: Now, fx: &mut Effects) -> Result<Reply, Refusal> {
+        self.may_admit()?;
+        self.keep_an_admin()?;
+        self.state(now, Act::SteppedDown, fx)?;
+        Ok(Reply::Peer(self.node))
     }
 }

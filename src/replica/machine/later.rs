@@ -126,10 +126,7 @@ impl Replica {
     fn show(&mut self, now: Now, gained: Gained, fx: &mut Effects) -> Vec<Change> {
         let Gained { id, touched, origin, authors } = gained;
         match id {
-            DocumentId::Fleet(_) => {
-                self.members_changed(now, fx);
-                Vec::new()
-            }
+            DocumentId::Fleet(_) => Vec::new(),
             DocumentId::Host { host, .. } => {
                 if touched.contains(&Touched::Description) {
                     self.read_description(host, fx);

@@ -18,10 +18,6 @@ use super::super::{
 use super::{Origin, Replica, offence::Sent, read_all};
 use crate::wire::{CloseCode, DocumentHeads, Frame, Hello, PROTOCOL, PROTOCOL_MIN, ProtocolRange};
 
-/// How often what a peer sent of the fleet document is looked at again, because it let in those who
-/// wrote the rest: each time lets in members that others just let in have invited.
-const ADMISSIONS_MAX: usize = 8;
-
 impl Replica {
     pub(super) fn peer_connected(&mut self, now: Now, peer: NodeId, fx: &mut Effects) {
         self.exchange.connected(now.monotonic, peer);
@@ -94,6 +90,7 @@ impl Replica {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             features: 0,
             frontier,
+            statements: self.statements.digest(),
         };
         fx.frames.push(Outgoing { to: vec![peer], frame: Frame::Hello(hello) });
     }
@@ -154,6 +151,8 @@ impl Replica {
         self.problems.remove(&peer);
         fx.accepted.push(peer);
         tracing::info!(%peer, name = ?hello.name, version = ?hello.version, "peer greeted");
+        self.compared.remove(&peer);
+        self.statements_told(peer, hello.statements, false, fx);
         self.frontier_told(peer, &hello.frontier, fx);
         let documents = &self.documents;
         self.exchange.accept(now.monotonic, &peer, hello.frontier, documents, &mut fx.frames);
@@ -172,14 +171,15 @@ impl Replica {
         let at = now.monotonic;
         if self.is_joining_by(&peer) && !matches!(frame, Frame::Joined { .. }) {
             // An inviter that has let this node in before, unheard, greets it as a member.
+            if let Frame::Statements { statements } = frame {
+                self.note_statements(statements);
+            }
             return;
         }
         let frame = match frame {
             Frame::Hello(hello) => return self.hello_said(now, peer, hello, fx),
             Frame::Join(join) => return self.join_asked(now, peer, join, fx),
-            Frame::Joined { fleet_document, vouchers, contacts } => {
-                return self.joined(now, peer, (&fleet_document, &vouchers), contacts, fx);
-            }
+            Frame::Joined { contacts } => return self.joined(now, peer, contacts, fx),
             frame => frame,
         };
         if !self.exchange.is_greeted(&peer) {
@@ -211,7 +211,12 @@ impl Replica {
             Frame::Want(want) => {
                 self.exchange.wanted(at, &peer, want, &self.documents, &mut fx.frames);
             }
-            Frame::Check { frontier } => {
+            Frame::Known { statements, answer } => {
+                self.statements_known(peer, statements, answer, fx);
+            }
+            Frame::Statements { statements } => self.statements_sent(now, peer, &statements, fx),
+            Frame::Check { frontier, statements } => {
+                self.statements_told(peer, statements, true, fx);
                 self.frontier_told(peer, &frontier, fx);
                 self.exchange.checked(&peer, frontier, &self.documents, &mut fx.frames);
             }
@@ -236,7 +241,7 @@ impl Replica {
             return false;
         }
         match document {
-            DocumentId::Fleet(fleet) => *fleet == self.fleet,
+            DocumentId::Fleet(_) => false,
             DocumentId::Host { host, epoch } => {
                 self.is_epoch(*host, *epoch)
                     && self.members.contains_key(host)
@@ -267,24 +272,15 @@ impl Replica {
         {
             return;
         }
-        // What is let in of the fleet document may say who the authors of the rest are.
-        for _ in 0..ADMISSIONS_MAX {
-            let applied = self.exchange.changes_sent(
-                now.monotonic,
-                &peer,
-                document,
-                sent,
-                (&mut self.documents, &self.trust),
-                &mut fx.frames,
-            );
-            let is_news =
-                |applied: &Applied| !applied.changes.is_empty() && applied.left_out.unknown > 0;
-            let again = document.host().is_none() && applied.as_ref().is_ok_and(is_news);
-            self.merged(now, peer, document, applied, Sent::Changes(sent.0), fx);
-            if !again {
-                return;
-            }
-        }
+        let applied = self.exchange.changes_sent(
+            now.monotonic,
+            &peer,
+            document,
+            sent,
+            (&mut self.documents, &self.trust),
+            &mut fx.frames,
+        );
+        self.merged(now, peer, document, applied, Sent::Changes(sent.0), fx);
     }
 
     pub(super) fn merged(

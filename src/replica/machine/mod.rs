@@ -31,6 +31,7 @@ mod reach;
 mod readings;
 mod receipts;
 mod standing;
+mod statements;
 mod together;
 mod trash;
 
@@ -49,6 +50,7 @@ use super::{
     effect::{Effects, Input, Now, Publication, Startup, Stored, StoredDocument, Write},
     ids::{Cursor, DocumentId, Fingerprint, FleetId, NodeId, StartId},
     invite::StoredInvite,
+    membership::{evaluate::Membership, set::StatementSet},
     record::{Description, Member, Role, Session, Workspace},
     sync::{Documents, Exchange},
     trust::Trust,
@@ -109,6 +111,13 @@ pub struct Replica {
     fleet: FleetId,
     documents: Documents,
     view: View,
+    /// Who belongs to the fleet, as signed.
+    statements: StatementSet,
+    /// What the statements come to.
+    membership: Membership,
+    /// Of each peer, the digests of both sides' statements when they were last compared.
+    compared: BTreeMap<NodeId, ([u8; 32], [u8; 32])>,
+    /// The same as people are told of it.
     members: BTreeMap<NodeId, Member>,
     trust: Trust,
     paused: BTreeSet<NodeId>,
@@ -206,6 +215,9 @@ impl Replica {
             fleet: FleetId([0; 16]),
             documents: Documents::new(),
             view: View::new(),
+            statements: StatementSet::new(FleetId([0; 16])),
+            membership: Membership::default(),
+            compared: BTreeMap::new(),
             members: BTreeMap::new(),
             trust: Trust::new(startup.keyring),
             paused: stored.paused,
@@ -237,8 +249,10 @@ impl Replica {
         }
         replica.open_epochs(&mut fx);
         replica.open_views(now, views);
-        match stored.fleet {
-            Some(fleet) => replica.fleet = fleet,
+        let statements = &stored.statements;
+        match stored.fleet.map(|fleet| (fleet, Self::statements_of(fleet, statements))) {
+            Some((fleet, Some(set))) => (replica.fleet, replica.statements) = (fleet, set),
+            Some((fleet, None)) => replica.stand_alone(now, fleet, &mut fx),
             None => replica.found_fleet(now, &mut fx),
         }
         if !replica.documents.contains_key(&replica.own_document()) && !replica.recovering {
@@ -515,7 +529,7 @@ impl Replica {
                 Touched::Workspace(id) => {
                     read.workspaces.insert(workspace_key(host, id), document.workspace(id));
                 }
-                Touched::Trash(_) | Touched::Member(_) | Touched::Meta | Touched::Description => {}
+                Touched::Trash(_) | Touched::Meta | Touched::Description => {}
             }
         }
         read

@@ -9,7 +9,7 @@ use super::{super::record::Member, Replica};
 /// A member other than this node, as [`Replica::peers`] tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerView {
-    /// What the fleet document says of it.
+    /// What the statements about membership say of it.
     pub member: Member,
     /// What it calls itself: for people, not for commands.
     pub name: String,

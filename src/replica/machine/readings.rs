@@ -5,7 +5,8 @@
 use super::super::{
     document::{Copied, Document},
     ids::{ChangeHash, DocumentId},
-    record::{Member, Role},
+    membership::{evaluate::Membership, set::StatementSet},
+    record::Role,
     view::{self, View},
     voucher::Voucher,
 };
@@ -22,6 +23,26 @@ impl Replica {
         self.exchange.greeted().len() as u64
     }
 
+    /// Returns a digest of the statements about membership: equal on nodes that hold the same.
+    pub fn statements_digest(&self) -> [u8; 32] {
+        self.statements.digest()
+    }
+
+    /// Returns how many statements about membership are held.
+    pub fn statement_count(&self) -> u64 {
+        self.statements.held().len() as u64
+    }
+
+    /// Returns the statements about membership.
+    pub fn statements(&self) -> &StatementSet {
+        &self.statements
+    }
+
+    /// Returns what the statements about membership come to.
+    pub fn membership(&self) -> &Membership {
+        &self.membership
+    }
+
     /// Returns what this node may do in its fleet.
     pub fn role(&self) -> Role {
         self.members.get(&self.node).map_or(Role::Reader, |member| member.role)
@@ -29,8 +50,7 @@ impl Replica {
 
     /// Returns how many admins the fleet has; with none, nobody can be let in or shut out any more.
     pub fn admin_count(&self) -> u64 {
-        let admin = |member: &&Member| member.is_current() && member.role == Role::Admin;
-        self.members.values().filter(admin).count() as u64
+        self.membership.admins.len() as u64
     }
 
     /// Lists the documents with their heads and how many changes each is made of.

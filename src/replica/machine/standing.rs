@@ -60,7 +60,7 @@ impl Replica {
         let due = |id: DocumentId| {
             // Of those with whom it was in another fleet, nobody else can attest to anything.
             let is_strange =
-                |voucher: &Voucher| self.trust.standing(&id, &voucher.actor) == Standing::Unknown;
+                |voucher: &Voucher| self.trust.standing(&voucher.actor) == Standing::Unknown;
             let is_own = id.host() == Some(self.node);
             let due = if is_own && self.documents[&id].vouchers().any(is_strange) {
                 now.monotonic

@@ -68,6 +68,8 @@ pub struct Exchange {
     /// Hosts whose documents stay where they are: what a reader writes nobody takes in, so its
     /// own document is not compared either, or its frontier would differ for ever.
     unshared: BTreeSet<NodeId>,
+    /// The digest of the statements about membership.
+    statements: [u8; 32],
     owed: Owed,
     telling: Telling,
     repairs_total: u64,
@@ -128,6 +130,7 @@ impl Exchange {
             fetching: BTreeMap::new(),
             unfetchable: BTreeMap::new(),
             unshared: BTreeSet::new(),
+            statements: [0; 32],
             owed: Owed::default(),
             telling: Telling::default(),
             repairs_total: 0,
@@ -137,6 +140,11 @@ impl Exchange {
     /// Says whose documents are not exchanged.
     pub fn unshare(&mut self, hosts: BTreeSet<NodeId>) {
         self.unshared = hosts;
+    }
+
+    /// Says which digest the statements about membership have.
+    pub fn set_statements(&mut self, digest: [u8; 32]) {
+        self.statements = digest;
     }
 
     /// Tells whether a document is exchanged with peers.
@@ -344,7 +352,8 @@ impl Exchange {
                 link.traffic_at = None;
                 link.checked_at = now;
                 let frontier = *ours.get_or_insert_with(|| frontier(documents, &self.unshared));
-                out.push(to(peer, Frame::Check { frontier }));
+                let statements = self.statements;
+                out.push(to(peer, Frame::Check { frontier, statements }));
             }
         }
         let links = &mut self.links;

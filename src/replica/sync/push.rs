@@ -29,6 +29,19 @@ pub const CHANGES_BYTES_MAX: usize = 4 << 20;
 pub const CHANGES_MAX: usize = 16_384;
 
 impl Exchange {
+    /// Lists the peers that may lack what these nodes have signed, and one of them sent.
+    pub fn to_tell(&self, authors: &[NodeId], from: Option<NodeId>) -> Vec<NodeId> {
+        let is_open = |(peer, link): &(&NodeId, &super::Link)| {
+            link.greeted_with.is_some() && Some(**peer) != from
+        };
+        let lacks = |peer: &NodeId| {
+            let mut relayed = authors.iter().filter(|author| **author != self.node);
+            let gets = |author: &NodeId| author == peer || self.is_linked(peer, author);
+            authors.contains(&self.node) || relayed.any(|author| !gets(author))
+        };
+        self.links.iter().filter(is_open).map(|(peer, _)| *peer).filter(lacks).collect()
+    }
+
     /// Sends changes on to those who may lack them.
     ///
     /// What does not fit a frame is left to the comparison of frontiers that follows.

@@ -18,7 +18,7 @@ use super::{
 };
 
 /// Judges one operation.
-pub(super) fn check(places: &Places, author: &Author<'_>, act: &Act<'_>) -> Result<(), Overreach> {
+pub(super) fn check(places: &Places, author: &Author, act: &Act<'_>) -> Result<(), Overreach> {
     let path: Vec<&str> = act.path.iter().map(String::as_str).collect();
     let is_host = author.fingerprint == places.host();
     // What of its earlier epochs a document holds, its host counts up.
@@ -183,19 +183,19 @@ fn workspace(act: &Act<'_>) -> Result<(), Overreach> {
 }
 
 /// A keep is its author's own; anyone may let go.
-fn keeper(author: &Author<'_>, act: &Act<'_>) -> Result<(), Overreach> {
+fn keeper(author: &Author, act: &Act<'_>) -> Result<(), Overreach> {
     let by_author = names_author(author, act);
     let fits = matches!(act.action, Action::Delete) || by_author && is_operation(act);
     if fits { Ok(()) } else { refuse("keeps a workspace in another's name") }
 }
 
 /// A request is its author's own, and only the host takes it away: it says by that what came of it.
-fn restore(author: &Author<'_>, act: &Act<'_>) -> Result<(), Overreach> {
+fn restore(author: &Author, act: &Act<'_>) -> Result<(), Overreach> {
     let fits = names_author(author, act) && is_operation(act) && !act.overwrites();
     if fits { Ok(()) } else { refuse("asks for a restore in another's name, or takes one back") }
 }
 
-fn names_author(author: &Author<'_>, act: &Act<'_>) -> bool {
+fn names_author(author: &Author, act: &Act<'_>) -> bool {
     let named = act.action.text().and_then(|node| node.parse::<NodeId>().ok());
     named.is_some_and(|node| node.fingerprint() == author.fingerprint)
 }

@@ -4,7 +4,6 @@
 //! change and what it builds on alone, so that it is the same on every replica, whatever else that
 //! has; a change overwrites only what stands at the key that it writes to.
 
-mod fleet;
 mod host;
 
 use std::{
@@ -75,8 +74,6 @@ impl Action<'_> {
 struct Act<'a> {
     /// Where the map is that is written to.
     path: &'a [String],
-    /// The map itself.
-    object: &'a ObjId,
     /// Whether this change made the map.
     fresh: bool,
     key: &'a str,
@@ -85,12 +82,10 @@ struct Act<'a> {
     overwritten: usize,
 }
 
-/// Who writes, and what it knew.
+/// Who writes.
 #[derive(Debug)]
-struct Author<'a> {
+struct Author {
     fingerprint: Fingerprint,
-    /// What the change builds on; in the fleet's document all of it is there.
-    heads: &'a [ChangeHash],
 }
 
 /// Names an object by the operation that made it.
@@ -194,8 +189,6 @@ impl<'a> Judge<'a> {
 
     /// Judges a change, and returns the records that it touches; all that it builds on is in the
     /// document, or was judged before.
-    ///
-    /// For a fleet document all of it must be in the document.
     pub(super) fn check(
         &mut self,
         change: &ExpandedChange,
@@ -213,7 +206,7 @@ impl<'a> Judge<'a> {
         if !self.is_whole {
             self.built_on.extend(change.hash.map(|hash| (hash, built_on)));
         }
-        let author = Author { fingerprint: fingerprint(&actor), heads: &change.deps };
+        let author = Author { fingerprint: fingerprint(&actor) };
         let heads = OnceCell::new();
         let mut fresh: BTreeSet<Made> = BTreeSet::new();
         // What the change itself has left standing at each key that it wrote to.
@@ -253,17 +246,9 @@ impl<'a> Judge<'a> {
                 self.remember(made, path);
             }
             let path = &self.paths[&made];
-            let act = Act {
-                path,
-                object: &object,
-                fresh: fresh.contains(&made),
-                key,
-                action,
-                overwritten,
-            };
+            let act = Act { path, fresh: fresh.contains(&made), key, action, overwritten };
             match self.places {
                 Places::Host(places) => host::check(places, &author, &act)?,
-                Places::Fleet(places) => fleet::check(self.automerge, places, &author, &act)?,
             }
             if object != ROOT {
                 touches.extend(touched::record_at(path, Some(key)));

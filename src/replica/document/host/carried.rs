@@ -15,7 +15,7 @@ use super::{
         super::ids::{ChangeHash, DocumentId, Fingerprint, NodeId, WorkspaceId, fingerprint},
         Touched, Vouchers, actor_in, touched,
     },
-    AllPlaces, Document, Done, is_by, map_at, maps_at,
+    Document, Done, is_by, map_at, maps_at,
     tree::map_or_new,
 };
 
@@ -226,7 +226,6 @@ impl Document {
 
     /// Lists the earlier epochs that this document goes on from, and how much of each it holds.
     pub(super) fn all_carried(&self) -> BTreeMap<u32, Epoch> {
-        let AllPlaces::Host(_) = &self.places else { return BTreeMap::new() };
         let map = carried_map(&self.automerge, self.host());
         let epochs = map.into_iter().flat_map(|map| self.automerge.keys(&map).collect::<Vec<_>>());
         let epochs = epochs.filter_map(|epoch| epoch.parse().ok());

@@ -143,7 +143,7 @@ impl Document {
             Touched::Trash(id) => {
                 return Stand { record: Some(self.requests_tree(id)), ..Stand::default() };
             }
-            Touched::Member(_) | Touched::Meta | Touched::Description => return Stand::default(),
+            Touched::Meta | Touched::Description => return Stand::default(),
         };
         match standing {
             Standing::Nothing => Stand::default(),
@@ -173,7 +173,7 @@ impl Step<'_> {
                 };
                 return trash::carry_requests(tx, places, id, (was, is));
             }
-            Touched::Member(_) | Touched::Meta | Touched::Description => return Ok(()),
+            Touched::Meta | Touched::Description => return Ok(()),
         };
         if self.was.grave.is_some() || matches!(standing, Standing::Grave) {
             return Ok(());

@@ -194,7 +194,6 @@ impl Document {
     fn host_places(&self) -> &Places {
         match &self.places {
             AllPlaces::Host(places) => places,
-            AllPlaces::Fleet(_) => unreachable!("the fleet document has no sessions"),
         }
     }
 
@@ -276,7 +275,7 @@ impl Document {
             Touched::Session(id) => self.host_places().session(&self.automerge, id),
             Touched::Workspace(id) => self.host_places().workspace(&self.automerge, id),
             Touched::Trash(id) => return self.keeps(id),
-            Touched::Member(_) | Touched::Meta | Touched::Description => return false,
+            Touched::Meta | Touched::Description => return false,
         };
         matches!(standing, Standing::Records(_))
     }
@@ -318,12 +317,6 @@ pub fn maps_at(automerge: &impl ReadDoc, object: &ObjId, key: &str) -> Vec<ObjId
 /// Returns the text at a key, if one is there.
 pub fn text_at(automerge: &impl ReadDoc, object: &ObjId, key: &str) -> Option<String> {
     automerge.get(object, key).ok()??.0.as_str().map(str::to_owned)
-}
-
-/// Returns all texts at a key: several, where nodes wrote one at once.
-pub fn texts_at(automerge: &impl ReadDoc, object: &ObjId, key: &str) -> Vec<String> {
-    let all = automerge.get_all(object, key).unwrap_or_default().into_iter();
-    all.filter_map(|(value, _)| value.as_str().map(str::to_owned)).collect()
 }
 
 /// Returns the whole number at a key, if one is there.
