@@ -89,7 +89,6 @@ fn workspace() -> StoredWorkspace {
         branch: None,
         created_at: 0,
         agent_server: None,
-        agent_server: None,
         keepers: BTreeMap::new(),
         used: false,
         extra: Extra::new(),
