@@ -526,9 +526,7 @@ pub enum Refusal {
         role: &'static str,
     },
     /// As many statements about membership are held as an admin's daemon makes.
-    #[error(
-        "the fleet holds {statements} statements about its members and takes no more of this sort"
-    )]
+    #[error("the fleet holds {statements} statements about its members and takes no more")]
     FleetFull {
         /// How many.
         statements: usize,

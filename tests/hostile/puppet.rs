@@ -106,9 +106,8 @@ impl Puppet<'_> {
     }
 
     async fn input(&mut self, input: Input) {
-        match &input {
-            Input::FrameReceived { frame, .. } => self.seal.note(frame),
-            _ => {}
+        if let Input::FrameReceived { frame, .. } = &input {
+            self.seal.note(frame);
         }
         let effects = self.replica.handle(self.now(), input);
         let Effects { frames, frames_durable, replies, closes, teardowns, .. } = effects;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     harness::{Daemon, fleet, linked},
-    until_linked,
+    until_equal, until_linked,
 };
 
 /// A daemon that is stopped, and can be started again where it was.
@@ -98,7 +98,11 @@ async fn a_revoked_admin_that_goes_on_takes_nothing_over_whoever_slept() {
     for (daemon, others) in &all {
         until_members(daemon, others).await;
     }
-    linked(&[&a, &c_up, &d, &e]).await;
+    for other in [&c_up, &d, &e] {
+        until_linked(&a, other).await;
+        until_linked(other, &a).await;
+    }
+    until_equal(&[&a, &c_up, &d, &e]).await;
     // Nor when they come back.
     let (b, _f) = (b.wake(), f.wake());
     let why = |peers: &Value| {

@@ -403,15 +403,30 @@ impl Replica {
     /// Drops all documents but this node's own, and what they showed.
     fn drop_what_others_host(&mut self, fx: &mut Effects) {
         let own = self.own_document();
-        let mut shown_no_more = Vec::new();
-        for id in self.documents.keys().copied().filter(|id| *id != own).collect::<Vec<_>>() {
-            self.documents.remove(&id);
-            fx.writes.push(Write::Forget { document: id });
-            shown_no_more.extend(id.host().map(|host| self.view.remove_host(host)));
-        }
+        self.drop_documents(|id| *id != own, fx);
         self.forget_descriptions(fx);
-        self.reloading.retain(|id| *id == own);
         self.epochs.forget_peers();
+    }
+
+    /// Drops the documents of nodes that were let in by what does not count any more: no other node
+    /// holds them, and what they show is nobody's.
+    pub(super) fn drop_what_strangers_host(&mut self, fx: &mut Effects) {
+        let known: BTreeSet<NodeId> = self.members.keys().copied().chain([self.node]).collect();
+        self.drop_documents(|id| id.host().is_none_or(|host| !known.contains(&host)), fx);
+    }
+
+    fn drop_documents(&mut self, goes: impl Fn(&DocumentId) -> bool, fx: &mut Effects) {
+        let mut shown_no_more = Vec::new();
+        for id in self.documents.keys().copied().filter(&goes).collect::<Vec<_>>() {
+            self.documents.remove(&id);
+            self.exchange.forget(&id);
+            fx.writes.push(Write::Forget { document: id });
+            if let Some(host) = id.host() {
+                self.layers.remove(&host);
+                shown_no_more.push(self.view.remove_host(host));
+            }
+        }
+        self.reloading.retain(|id| !goes(id));
         if shown_no_more.iter().any(|changes| !changes.is_empty()) {
             self.cursor = Cursor { sequence: self.cursor.sequence + 1, start: self.start };
             fx.writes.push(Write::ResetJournal { cursor: self.cursor });

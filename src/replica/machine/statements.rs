@@ -107,6 +107,7 @@ impl Replica {
     /// Takes over what the statements now say, and cuts off who no longer belongs.
     pub(super) fn members_changed(&mut self, now: Now, fx: &mut Effects) {
         self.read_members();
+        self.drop_what_strangers_host(fx);
         let connected: Vec<NodeId> = self.exchange.peers().collect();
         for peer in connected {
             if fx.closes.iter().any(|(closed, ..)| *closed == peer) {
