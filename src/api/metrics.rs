@@ -72,6 +72,11 @@ fn write(out: &mut String, shared: &Shared, status: &Status) -> fmt::Result {
     for (code, count) in &status.left_out {
         writeln!(out, r#"sessionmesh_left_out_total{{code="{code}"}} {count}"#)?;
     }
+    let help = "How much of each limit is used, percent.";
+    header_of(out, "limit_used_percent", "gauge", help)?;
+    for (limit, percent) in &status.limits_used {
+        writeln!(out, r#"sessionmesh_limit_used_percent{{limit="{limit}"}} {percent}"#)?;
+    }
     let contained = ["panicked", "broken"].map(|code| status.refusals.get(code).unwrap_or(&0));
     let help = "Inputs of peers on which automerge panicked.";
     single(out, "contained_panics_total", "counter", help, contained.into_iter().sum())?;

@@ -18,6 +18,9 @@ pub const PROBLEM_JSON: &str = "application/problem+json";
 /// milliseconds, so a second drains it, and a second brings thousands of requests that may be made.
 pub const RETRY_AFTER_S: u32 = 1;
 
+/// What to do where a host holds as much as others take.
+const HOST_FULL: &str = "Delete sessions of that host that nobody needs any more; it makes room when it next tidies \
+                         its document, or at once where few are left.";
 /// What to do where something is in the way.
 const BLOCKED: &str = "Nothing was written. Have the record's host delete it there; a node that writes what it must \
                        not is shut out with `sessionmesh peer revoke`.";
@@ -369,6 +372,7 @@ fn refused(refusal: &Refusal) -> (StatusCode, &'static str) {
             StatusCode::SERVICE_UNAVAILABLE,
             "Try again once the host is connected; GET /v1/peers shows it.",
         ),
+        Refusal::HostFull { .. } => (CONFLICT, HOST_FULL),
         Refusal::Blocked { .. } => (CONFLICT, BLOCKED),
         Refusal::Unwritable { .. } => (CONFLICT, UNWRITABLE),
         Refusal::ReadOnly | Refusal::ReaderHost(_) => {

@@ -17,7 +17,7 @@ use crate::{
     clock, config,
     daemon::{
         doctor::{self, Check, State},
-        handle::{AgentState, Peer, Status},
+        handle::{AgentState, HoldingStatus, Peer, Status},
         machine::Git,
         trash::TrashStatus,
     },
@@ -117,6 +117,16 @@ fn daemon(status: &Status) -> Vec<Check> {
             "what a damaged store had lost is not back yet; nothing is purged or ended here",
             "start a peer that has been in the fleet for long, and let both connect",
         ));
+    }
+    if let Some(HoldingStatus { sessions, workspaces, until }) = &status.holding {
+        let found = format!(
+            "{sessions} sessions and {workspaces} workspaces that were deleted before the start wait, at \
+             most until {}, for another machine that may know of a restore",
+            clock::utc(*until)
+        );
+        let remedy =
+            "start a peer that may write, and let both connect; or wait, see serve --start-grace";
+        checks.push(Check::warning("start", found, remedy));
     }
     checks.extend(status.agents.iter().map(|agent| match agent.state {
         AgentState::Connected => Check::ok("agent", format!("{} is followed", agent.url)),

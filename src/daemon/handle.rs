@@ -156,6 +156,9 @@ pub struct Status {
     /// How often something was left out of what nodes wrote, whoever passed it on, by the reason's name.
     #[serde(default)]
     pub left_out: BTreeMap<String, u64>,
+    /// How much of each limit is used, percent, by the limit's name: see *What grows* in `proto/wire.md`.
+    #[serde(default)]
+    pub limits_used: BTreeMap<String, u64>,
     /// How many members are kept off for a while for what they sent, or hold this node to be hostile.
     #[serde(default)]
     pub kept_off: u64,

@@ -492,6 +492,11 @@ impl Loop {
                 .iter()
                 .map(|(code, count)| ((*code).to_owned(), *count))
                 .collect(),
+            limits_used: replica
+                .limits_used()
+                .into_iter()
+                .map(|(limit, percent)| (limit.to_owned(), percent))
+                .collect(),
             kept_off: replica.kept_off_count(),
             recovering: replica.is_recovering(),
             holding: replica.holding(now).map(|Holding { sessions, workspaces, left }| {

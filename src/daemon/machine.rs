@@ -6,7 +6,6 @@
 use std::{
     env,
     path::PathBuf,
-    process::{Command, Stdio},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -30,9 +29,7 @@ pub struct Git {
 impl Git {
     /// Looks for the git of this process, and asks it; blocks.
     pub fn look() -> Self {
-        let out = Command::new(GIT).arg("--version").stdin(Stdio::null()).output();
-        let version = out.ok().filter(|out| out.status.success());
-        let version = version.map(|out| String::from_utf8_lossy(&out.stdout).trim().to_owned());
+        let version = teardown::git_version().ok().map(|version| format!("git version {version}"));
         let folders = env::var_os("PATH").unwrap_or_default();
         let path =
             env::split_paths(&folders).map(|folder| folder.join(GIT)).find(|it| it.is_file());

@@ -490,6 +490,18 @@ pub enum Refusal {
         /// Why they would.
         why: String,
     },
+    /// The host has as much as other nodes take of one.
+    #[error(
+        "{host} holds too much for more: its document weighs {percent} % of what other nodes take, and at {limit} % nothing more is created"
+    )]
+    HostFull {
+        /// Which host.
+        host: String,
+        /// How much of the limit is used, percent.
+        percent: u64,
+        /// Up to where something is created, percent.
+        limit: u64,
+    },
     /// This node is a reader.
     #[error("this node is a reader of its fleet and writes nothing")]
     ReadOnly,
@@ -578,6 +590,7 @@ impl Refusal {
             Self::HostNotReady(_) => "host_not_ready",
             Self::Blocked { .. } => "blocked",
             Self::Unwritable { .. } => "unwritable",
+            Self::HostFull { .. } => "host_full",
             Self::ReadOnly => "read_only",
             Self::ReaderHost(_) => "reader_host",
             Self::NotAdmin => "not_admin",

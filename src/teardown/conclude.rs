@@ -39,8 +39,13 @@ pub fn conclude(due: &TeardownDue, manifest: Manifest, config: &Config) -> Resul
         }
         let removed = remover.remove(&due.workspace);
         // It may have deleted the branch before it failed.
-        notes = branches(&manifest, recorded, config);
-        removed.map_err(Problem::Remover)?;
+        let (said, lost) = branches(&manifest, recorded, config);
+        notes = said;
+        let place = manifest.folder.as_ref().map(|folder| folder.place.clone());
+        removed.map_err(|why| Problem::Remover { why, place })?;
+        if let Some(lost) = lost.filter(|_| due.action != TeardownAction::Force) {
+            return Err(lost);
+        }
         config.ledger.add(&entry).map_err(Problem::io(config.ledger.path()))?;
     }
     config.trash.keep(&mut manifest)?;
@@ -83,7 +88,8 @@ pub fn forget(due: &TeardownDue, why: &str, config: &Config) -> Result<Entry, Pr
     if let Some(remover) = config.remover(&due.workspace)
         && may_be_forgotten(due)?
     {
-        remover.remove(&due.workspace).map_err(Problem::Remover)?;
+        let removed = remover.remove(&due.workspace);
+        removed.map_err(|why| Problem::Remover { why, place: None })?;
     }
     let directory = due.workspace.directory.as_deref().unwrap_or_default();
     let done = Some(format!("moved nothing and forgot it: {directory}{why}"));
@@ -91,8 +97,12 @@ pub fn forget(due: &TeardownDue, why: &str, config: &Config) -> Result<Entry, Pr
 }
 
 /// Puts back the branches that the agent has deleted, and says what became of them: those that were
-/// checked out, and the one that the workspace's record names.
-fn branches(manifest: &Manifest, recorded: Option<&str>, config: &Config) -> Vec<String> {
+/// checked out, and the one that the workspace's record names. Returns the first that is lost, too.
+fn branches(
+    manifest: &Manifest,
+    recorded: Option<&str>,
+    config: &Config,
+) -> (Vec<String>, Option<Problem>) {
     let checked_out = manifest
         .registrations
         .iter()
@@ -101,21 +111,25 @@ fn branches(manifest: &Manifest, recorded: Option<&str>, config: &Config) -> Vec
         .own()
         .zip(recorded)
         .and_then(|(own, branch)| Some((own, branch.to_owned(), config.trash.pinned_branch(own)?)));
-    let mut notes = Vec::new();
+    let (mut notes, mut lost) = (Vec::new(), None);
     for (one, branch, commit) in recorded.into_iter().chain(checked_out) {
         match config.trash.keep_branch(one, &branch, &commit) {
             BranchKept::Stayed => {}
             BranchKept::PutBack => {
                 notes.push(format!("its agent had deleted branch {branch}, which was put back"));
             }
-            BranchKept::Lost(why) => notes.push(format!(
-                "its agent has deleted branch {branch} and it can't be put back ({why}); run: git \
-                 -C {} branch -- {branch} {commit}",
-                one.repository.display()
-            )),
+            BranchKept::Lost(why) => {
+                notes.push(format!(
+                    "its agent has deleted branch {branch} and it can't be put back ({why}); run: git \
+                     -C {} branch -- {branch} {commit}",
+                    one.repository.display()
+                ));
+                let repository = one.repository.clone();
+                lost.get_or_insert(Problem::BranchLost { branch, commit, repository, why });
+            }
         }
     }
-    notes
+    (notes, lost)
 }
 
 fn done(manifest: &Manifest, is_kept: bool, notes: &[String]) -> String {

@@ -237,9 +237,32 @@ pub enum Problem {
         /// What is known of its repository.
         why: String,
     },
-    /// Whoever else was to remove it did not.
-    #[error("{0}; see to that and retry")]
-    Remover(String),
+    /// The agent did not forget a workspace whose files may lie in the trash by now.
+    #[error("{why}; {}", remedy_of_agent(place.as_deref()))]
+    Remover {
+        /// What it said.
+        why: String,
+        /// Where the files are, if they were moved.
+        place: Option<PathBuf>,
+    },
+    /// An entry of the trash is in other hands.
+    #[error("{0}; wait for that and retry")]
+    Held(String),
+    /// The agent has deleted a branch, and it can't be made again.
+    #[error(
+        "its agent has deleted branch {branch} of {}, and it can't be put back at {commit}: {why}; its          files lie in the trash, see to that (a lock that no git holds any more may be removed) and          retry, or force to do without the branch",
+        repository.display()
+    )]
+    BranchLost {
+        /// The branch.
+        branch: String,
+        /// Where it pointed.
+        commit: String,
+        /// Its repository.
+        repository: PathBuf,
+        /// Why not.
+        why: String,
+    },
 }
 
 impl Problem {
@@ -251,6 +274,17 @@ impl Problem {
     /// Returns the reason that goes into the record.
     pub fn reason(&self) -> String {
         shortened(&self.to_string(), REASON_CHARS_MAX)
+    }
+}
+
+fn remedy_of_agent(place: Option<&Path>) -> String {
+    match place {
+        Some(place) => format!(
+            "its files lie in the trash already ({}) and are kept there; start the agent's server and \
+             retry, so that it forgets the workspace",
+            place.display()
+        ),
+        None => "start the agent's server and retry".to_owned(),
     }
 }
 

@@ -137,6 +137,7 @@ pub fn status() -> Status {
         sync_repairs_total: 2,
         refusals: [("panicked".to_owned(), 1), ("checksum".to_owned(), 3)].into(),
         left_out: [("overreach".to_owned(), 2)].into(),
+        limits_used: [("own_document".to_owned(), 7)].into(),
         kept_off: 1,
         recovering: false,
         agents_awaited: [("http://127.0.0.1:4096/".to_owned(), 2)].into(),

@@ -69,6 +69,7 @@ pub fn every_refusal() -> Vec<Refusal> {
         Refusal::NodeNotFound(text()),
         Refusal::AmbiguousNode { name: text(), nodes: vec![text()] },
         Refusal::HostNotReady(DESK),
+        Refusal::HostFull { host: text(), percent: 81, limit: 80 },
         Refusal::Blocked { place: text(), by: Some(text()) },
         Refusal::Unwritable { host: text(), why: text() },
         Refusal::ReadOnly,

@@ -138,7 +138,7 @@ impl Asks<'_> {
                 directory: None,
                 branch: None,
                 created_at: 1,
-                agent_server: None,
+                agent_server: Some("http://localhost/".to_owned()),
                 extra: Default::default(),
             });
         }

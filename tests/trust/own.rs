@@ -247,3 +247,21 @@ fn of_a_host_that_begins_epochs_without_end_sixteen_are_held() {
     world.deliver();
     assert!(world.session(0, 0, "goes_on").is_some());
 }
+
+/// A peer that holds less may say that it holds the same: it was told what this node does.
+#[test]
+fn a_node_whose_store_was_damaged_does_not_believe_one_peer_alone() {
+    let mut world = scene();
+    let mut disk = world.nodes[0].disk.clone();
+    disk.commit(&[Write::Recovering(true)]);
+    world.part();
+    world.put_back(0, disk);
+    world.cut(0, 2);
+    world.plug(0, 1);
+    world.agree();
+    assert!(world.nodes[0].replica.is_recovering(), "one of two others has said so");
+    world.cut(0, 1);
+    world.plug(0, 2);
+    world.agree();
+    assert!(!world.nodes[0].replica.is_recovering(), "both have");
+}

@@ -101,6 +101,11 @@ impl Replica {
             self.import_session(session, &open, &mut taken_in, &mut steps, &mut done);
         }
         for part in batch::split(&steps, batch::BYTES_MAX, Step::bytes) {
+            let creates =
+                |step: &Step| matches!(step, Step::CreateWorkspace(..) | Step::CreateSession(..));
+            if part.iter().any(creates) {
+                self.may_grow(self.node)?;
+            }
             self.write_host(now, self.node, fx, |tx| part.iter().try_for_each(|s| s.write(tx)))?;
         }
         Ok(Reply::Imported(done))

@@ -232,7 +232,8 @@ impl Replica {
         }
         let document = &self.documents[&self.own_document()];
         let changes = document.change_count();
-        if changes < CHANGES_MIN || changes < self.epochs.looked_at + LOOK_EVERY {
+        let few = changes < CHANGES_MIN && !self.is_heavy();
+        if few || changes < self.epochs.looked_at + LOOK_EVERY {
             return false;
         }
         self.epochs.looked_at = changes;

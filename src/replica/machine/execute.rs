@@ -154,6 +154,7 @@ impl Replica {
             .or(workspace.as_ref().map(|workspace| workspace.host))
             .or(parent.as_ref().map(|parent| parent.host))
             .unwrap_or(self.node);
+        self.may_grow(host)?;
         let id = match new.id {
             Some(id) => self.unused_session(host, id)?,
             None => self.new_session_id(now.wall_ms),
@@ -287,6 +288,7 @@ impl Replica {
         check_absolute(new.directory.as_deref())?;
         check_extra(new.extra.iter().map(|(k, v)| (k, Some(v))), new.extra.len())?;
         let host = self.node;
+        self.may_grow(host)?;
         let id = match new.id {
             None => self.new_workspace_id(now.wall_ms),
             Some(id) => {

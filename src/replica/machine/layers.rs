@@ -19,7 +19,7 @@ use super::{Origin, Replica, epoch::Arrived, loaded::Shown, read_all};
 use crate::wire::DocumentHeads;
 
 /// How many epochs of a host are held; it signs what makes one, so that more show that it is bad.
-const EPOCHS_HELD_MAX: usize = 16;
+pub(super) const EPOCHS_HELD_MAX: usize = 16;
 
 /// What is shown of a host of which several epochs are held.
 #[derive(Debug, Clone)]

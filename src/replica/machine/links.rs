@@ -11,11 +11,12 @@ use super::super::{
     effect::{Effects, Now, Outgoing, StoredDocument},
     ids::{DocumentId, NodeId},
     record::Role,
+    sync::HEADS_AT_ONCE,
     view,
     voucher::Voucher,
 };
 use super::{Origin, Replica, offence::Sent, read_all};
-use crate::wire::{CloseCode, Frame, Hello, PROTOCOL, PROTOCOL_MIN, ProtocolRange};
+use crate::wire::{CloseCode, DocumentHeads, Frame, Hello, PROTOCOL, PROTOCOL_MIN, ProtocolRange};
 
 impl Replica {
     pub(super) fn peer_connected(&mut self, now: Now, peer: NodeId, fx: &mut Effects) {
@@ -188,6 +189,11 @@ impl Replica {
         }
         match frame {
             Frame::Links(links) => self.exchange.links_told(at, &peer, links, &mut fx.frames),
+            Frame::Heads { documents, answer } if is_more_than_one_tells(&documents) => {
+                let reason = "it told more heads in one frame than goes into one".to_owned();
+                tracing::warn!(%peer, documents = documents.len(), answer, reason);
+                self.close_for_offence(now, peer, false, reason, fx);
+            }
             Frame::Heads { documents, answer } => {
                 let known = |document: &DocumentId| self.is_of_fleet(document);
                 let theirs: Vec<_> = documents.into_iter().filter(|d| known(&d.document)).collect();
@@ -347,6 +353,12 @@ impl Replica {
             }
         }
     }
+}
+
+/// Tells whether heads were told that no honest node puts into one frame: each is looked up.
+fn is_more_than_one_tells(documents: &[DocumentHeads]) -> bool {
+    let heads: usize = documents.iter().map(|told| told.heads.len()).sum();
+    documents.len() > 1 && documents.len() + heads > HEADS_AT_ONCE
 }
 
 #[cfg(test)]

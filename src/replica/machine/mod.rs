@@ -21,6 +21,7 @@ mod fleet;
 mod holding;
 mod later;
 mod layers;
+mod limits;
 mod links;
 mod loaded;
 mod names;
@@ -73,6 +74,9 @@ use receipts::Receipts;
 use standing::LooseEnds;
 pub use together::{TOGETHER_MAX, goes_together};
 use together::{Together, vouch_for};
+
+/// How many peers have to hold the same as a node whose store was damaged, where there are so many.
+const RECOVERED_BY: usize = 2;
 
 /// Explains why a replica can't start from what was stored.
 #[derive(Debug, thiserror::Error)]
@@ -142,6 +146,8 @@ pub struct Replica {
     problems: BTreeMap<NodeId, String>,
     /// See [`Stored::recovering`].
     recovering: bool,
+    /// The peers that were seen to hold the same as this node while it was recovering.
+    equal_to: BTreeSet<NodeId>,
 }
 
 /// Where what is published came from.
@@ -233,6 +239,7 @@ impl Replica {
             loose_ends: LooseEnds::default(),
             problems: BTreeMap::new(),
             recovering: stored.recovering,
+            equal_to: BTreeSet::new(),
         };
         let mut fx = Effects::default();
         let mut views = Vec::new();
@@ -355,17 +362,24 @@ impl Replica {
         self.documents.contains_key(&self.own_document()) && !self.recovering
     }
 
-    /// Ends the recovery from a damaged store once a peer is known to hold no more than this node.
+    /// Ends the recovery from a damaged store once two peers are known to hold no more than this node, or
+    /// the only one there is: one alone may say so whatever it holds.
     fn recover(&mut self, fx: &mut Effects) {
         if !self.recovering || !self.documents.contains_key(&self.own_document()) {
             return;
         }
         let frontier = self.frontier();
         let writes = |peer: &NodeId| self.members.get(peer).is_some_and(|m| m.role != Role::Reader);
-        let mut peers = self.exchange.greeted().into_iter().filter(writes);
-        let equal = peers.find(|peer| self.exchange.is_in_sync(peer, &frontier));
-        if let Some(peer) = equal {
-            tracing::info!(%peer, "has back what a damaged store had lost");
+        let peers = self.exchange.greeted().into_iter().filter(writes);
+        self.equal_to.extend(peers.filter(|peer| self.exchange.is_in_sync(peer, &frontier)));
+        let others = self.members.values().filter(|member| {
+            let is_writer = member.role != Role::Reader && member.is_current();
+            is_writer && member.node != self.node
+        });
+        let needed = others.count().min(RECOVERED_BY);
+        if needed > 0 && self.equal_to.len() >= needed {
+            tracing::info!(peers = ?self.equal_to, "has back what a damaged store had lost");
+            self.equal_to.clear();
             self.recovering = false;
             fx.writes.push(Write::Recovering(false));
             self.host_work.look_again();

@@ -22,7 +22,7 @@ use super::{Replica, session_key};
 use crate::wire::{DocumentHeads, Frame};
 
 /// Most receipts that are kept: more than a person looks back, and each costs a row on disk.
-const RECEIPTS_MAX: usize = 512;
+pub(super) const RECEIPTS_MAX: usize = 512;
 /// Most sessions in all receipts together, so that a few deletes of thousands don't add up; the
 /// last receipt is kept however many it has.
 const SESSIONS_MAX: usize = 20_000;
@@ -46,6 +46,11 @@ impl Receipts {
         let sessions = stored.iter().map(|receipt| receipt.sessions.len()).sum();
         let kept = stored.into_iter().map(|receipt| (receipt.id.clone(), receipt)).collect();
         Self { kept, sessions, asked: BTreeMap::new() }
+    }
+
+    /// Counts them.
+    pub fn count(&self) -> usize {
+        self.kept.len()
     }
 
     /// Tells whether there is one that somebody may wait for.

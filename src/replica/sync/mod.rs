@@ -48,7 +48,7 @@ pub const REFETCH_AFTER: Duration = Duration::from_secs(300);
 const UNFETCHABLE_MAX: usize = 4_096;
 /// Most documents and heads, together, that are told of in one frame: at some 40 bytes each, a fraction of
 /// what a frame holds, and no more documents than one may name.
-const HEADS_AT_ONCE: usize = 8_192;
+pub const HEADS_AT_ONCE: usize = 8_192;
 /// How many documents are asked for whole at once: enough to keep a link busy, few enough that
 /// they fit its send queue.
 pub const FETCHES_MAX: usize = 4;

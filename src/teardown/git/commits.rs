@@ -24,6 +24,8 @@ const REFLOG_KEPT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Steps of a rebase, which git makes and leaves in the reflog: what a person wrote is in the branch
 /// before or after it.
 const REFLOG_OF_GIT: &str = "rebase";
+/// The refs that each worktree has for itself.
+const OWN_REFS: &[&str] = &["refs/worktree/", "refs/bisect/", "refs/rewritten/"];
 /// How a reflog says that a commit came from elsewhere.
 const REFLOG_OF_REMOTES: &[&str] = &["clone: from", "fetch"];
 
@@ -47,6 +49,7 @@ pub fn unreached(
 pub fn anchored(private: &Private<'_>, commit: Option<&str>) -> Result<u32, Problem> {
     let repository = private.repository;
     let mut named = named_by_files(&repository.git_dir)?;
+    named.extend(named_by_tables(&repository.git_dir, OWN_REFS)?);
     named.remove(commit.unwrap_or_default());
     if named.is_empty() {
         return Ok(0);
@@ -71,7 +74,8 @@ pub fn unpushed(private: &Private<'_>) -> Result<u32, Problem> {
         return Ok(0);
     }
     let repository = private.repository;
-    let named = named_by_files(&repository.git_dir)?;
+    let mut named = named_by_files(&repository.git_dir)?;
+    named.extend(named_by_tables(&repository.git_dir, &["refs/"])?);
     let logs = repository.common_dir.join("logs");
     // What a remote-tracking ref was once moved to, the remote has had.
     let tracked = reflog_entries(&logs.join("refs/remotes"))?;
@@ -150,6 +154,46 @@ fn named_by_files(git_dir: &Path) -> Result<BTreeSet<String>, Problem> {
     for entry in reflog_entries(&git_dir.join("logs"))? {
         if entry.at >= oldest && !entry.message.starts_with(REFLOG_OF_GIT) {
             named.insert(entry.id);
+        }
+    }
+    Ok(named)
+}
+
+/// Returns the ids that a git folder's own refs, and the reflogs of refs that begin like one of
+/// these, name where they are not kept in files but in tables; none where they are in files.
+fn named_by_tables(git_dir: &Path, beginnings: &[&str]) -> Result<BTreeSet<String>, Problem> {
+    let mut named = BTreeSet::new();
+    if !git_dir.join("reftable").is_dir() {
+        return Ok(named);
+    }
+    let at = |arguments: &[&str]| run::ask_git_dir(git_dir, arguments);
+    let listed = at(&["for-each-ref", "--format=%(objectname) %(refname)", "--include-root-refs"])?;
+    let oldest = SystemTime::now().checked_sub(REFLOG_KEPT);
+    let oldest = oldest.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+    let oldest = oldest.map_or(0, |age| age.as_secs());
+    for line in String::from_utf8_lossy(&listed).lines() {
+        let Some((id, name)) = line.split_once(' ') else { continue };
+        let is_own = OWN_REFS.iter().any(|own| name.starts_with(own));
+        if is_own || name.ends_with("_HEAD") && name != "FETCH_HEAD" {
+            named.insert(id.to_owned());
+        }
+        if name != "HEAD" && !beginnings.iter().any(|beginning| name.starts_with(beginning)) {
+            continue;
+        }
+        let format = "--format=%H%x09%gd%x09%gs";
+        let walk =
+            ["rev-list", "--walk-reflogs", "--no-commit-header", "--date=unix", format, name];
+        let walked = at(&walk)?;
+        for line in String::from_utf8_lossy(&walked).lines() {
+            let mut fields = line.splitn(3, '\t');
+            let (id, when) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
+            let when =
+                when.rsplit_once("@{").and_then(|(_, at)| at.trim_end_matches('}').parse().ok());
+            let is_recent = when.is_none_or(|at: u64| at >= oldest);
+            let message = fields.next().unwrap_or_default();
+            if is_id(id) && is_recent && !message.starts_with(REFLOG_OF_GIT) {
+                named.insert(id.to_owned());
+            }
         }
     }
     Ok(named)

@@ -5,7 +5,6 @@
 
 use std::{
     io,
-    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -13,7 +12,7 @@ use std::{
 
 use super::repository::Repository;
 use crate::teardown::{
-    child,
+    child, environment,
     problem::{Problem, said},
 };
 
@@ -50,6 +49,13 @@ pub fn ask_repository(at: &Path, arguments: &[&str]) -> Result<Vec<u8>, Problem>
     finish(at, in_repository(at), arguments, Vec::new())
 }
 
+/// The same of a git folder itself, which may be that of a linked worktree.
+pub fn ask_git_dir(git_dir: &Path, arguments: &[&str]) -> Result<Vec<u8>, Problem> {
+    let mut command = base();
+    command.arg("--git-dir").arg(git_dir);
+    finish(git_dir, command, arguments, Vec::new())
+}
+
 fn in_repository(at: &Path) -> Command {
     let mut command = base();
     match Repository::at(at) {
@@ -83,24 +89,13 @@ pub fn ask_private(
 }
 
 fn base() -> Command {
-    let mut command = Command::new("git");
-    for (name, _) in std::env::vars_os() {
-        if name.as_bytes().starts_with(b"GIT_") {
-            command.env_remove(name);
-        }
-    }
-    command
-        .env("LC_ALL", "C")
-        .env("GIT_TERMINAL_PROMPT", "0")
-        // A partial clone must not fetch what it lacks. Git before 2.45 does not know the first
-        // variable; the second one leaves it no protocol to fetch by.
-        .env("GIT_NO_LAZY_FETCH", "1")
-        .env("GIT_ALLOW_PROTOCOL", "none")
-        // What is collected as garbage is judged without replacements, too.
-        .env("GIT_NO_REPLACE_OBJECTS", "1")
-        .current_dir("/")
-        .args(["--no-pager", "--no-optional-locks", "-c", "core.fsmonitor=false"])
-        .args(["-c", "core.hooksPath=/dev/null", "-c", "gc.auto=0"]);
+    let mut command = environment::git();
+    command.args(["--no-pager", "--no-optional-locks", "-c", "core.fsmonitor=false"]).args([
+        "-c",
+        "core.hooksPath=/dev/null",
+        "-c",
+        "gc.auto=0",
+    ]);
     command
 }
 

@@ -3,11 +3,12 @@
 //! Must not decide anything. Invariant: what can't be told is not called the same file system.
 
 use std::{
-    ffi::OsString,
     fs,
-    os::unix::{ffi::OsStringExt as _, fs::MetadataExt as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
+
+use crate::teardown::mounts;
 
 /// Where Linux lists the mounts that this process sees.
 const MOUNTS: &str = "/proc/self/mountinfo";
@@ -35,27 +36,7 @@ pub fn is_same(a: &Path, b: &Path) -> bool {
 
 /// Reads where something is mounted; lines that make no sense are left out.
 fn points(listed: &[u8]) -> Vec<PathBuf> {
-    let lines = listed.split(|byte| *byte == b'\n');
-    lines.filter_map(|line| line.split(|byte| *byte == b' ').nth(4)).map(unescaped).collect()
-}
-
-/// Undoes `\040` and the like.
-fn unescaped(field: &[u8]) -> PathBuf {
-    let mut path = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let [first, others @ ..] = rest {
-        match others {
-            [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', after @ ..] if *first == b'\\' => {
-                path.push(((a - b'0') << 6) | ((b - b'0') << 3) | (c - b'0'));
-                rest = after;
-            }
-            _ => {
-                path.push(*first);
-                rest = others;
-            }
-        }
-    }
-    PathBuf::from(OsString::from_vec(path))
+    mounts::read(listed).into_iter().map(|mount| mount.point).collect()
 }
 
 #[cfg(test)]

@@ -176,7 +176,7 @@ impl Trash {
         &self,
         manifest: Manifest,
     ) -> Result<(Manifest, Claim<'_>), Problem> {
-        self.claim(&manifest.entry).map_err(|error| Problem::Remover(error.to_string()))
+        self.claim(&manifest.entry).map_err(|error| Problem::Held(error.to_string()))
     }
 
     /// Moves what is left to be moved of an entry whose folder lies in the trash.

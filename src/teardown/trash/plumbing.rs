@@ -6,15 +6,13 @@
 
 use std::{
     io,
-    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
-    process::Command,
     sync::OnceLock,
     time::Duration,
 };
 
 use crate::teardown::{
-    child,
+    child, environment,
     problem::{Problem, said},
 };
 
@@ -33,6 +31,8 @@ const SETTINGS: &[&str] = &[
     // What it says may be older than the objects.
     "core.commitGraph=false",
     "core.fsync=all",
+    // Another git that writes the same ref is waited for; a lock that stays is one that died.
+    "core.filesRefLockTimeout=2000",
     "gc.auto=0",
     "protocol.allow=never",
 ];
@@ -96,7 +96,7 @@ impl<'a> Git<'a> {
     }
 
     fn output(&self, arguments: &[&str], input: Vec<u8>) -> Result<child::Output, Problem> {
-        let mut command = command();
+        let mut command = environment::git();
         if let Some(index) = self.index {
             command.env("GIT_INDEX_FILE", index);
         }
@@ -119,30 +119,11 @@ impl<'a> Git<'a> {
     }
 }
 
-fn command() -> Command {
-    let mut command = Command::new("git");
-    for (name, _) in std::env::vars_os() {
-        if name.as_bytes().starts_with(b"GIT_") {
-            command.env_remove(name);
-        }
-    }
-    command
-        .current_dir("/")
-        .env("LC_ALL", "C")
-        .env("GIT_TERMINAL_PROMPT", "0")
-        // A partial clone would fetch what is missing, with programs that its configuration names.
-        .env("GIT_NO_LAZY_FETCH", "1")
-        .env("GIT_ALLOW_PROTOCOL", "")
-        // What is kept is what the ids name, not what stands in for it.
-        .env("GIT_NO_REPLACE_OBJECTS", "1");
-    command
-}
-
 /// Returns git's version; zero if it can't be told, so that everything is made durable by hand.
 fn version() -> (u32, u32) {
     static VERSION: OnceLock<(u32, u32)> = OnceLock::new();
     *VERSION.get_or_init(|| {
-        let output = child::run(command().arg("version"), Vec::new(), TIME_MAX);
+        let output = child::run(environment::git().arg("version"), Vec::new(), TIME_MAX);
         let text = output.map(|output| output.stdout).unwrap_or_default();
         read_version(&String::from_utf8_lossy(&text)).unwrap_or_default()
     })

@@ -419,6 +419,9 @@ fn a_remover_that_does_not_forget_fails_the_attempt_and_is_asked_again() {
     for times in 1..=2 {
         let refused = end(&repository, "w", TeardownAction::Force).unwrap_err();
         assert!(refused.contains("the agent is not there"), "{refused}");
+        let place = repository.config.trash.list()[0].place.clone().unwrap();
+        assert!(refused.contains(&place), "it says where the files are: {refused}");
+        assert!(refused.contains("start the agent's server and retry"), "{refused}");
         assert_eq!(*agent.asked.lock().unwrap(), times);
         assert!(repository.has_branch("feature"), "it is put back all the same");
         assert_eq!(repository.config.trash.list().len(), 1);
@@ -454,6 +457,51 @@ fn a_branch_that_a_remover_deleted_is_brought_back_even_where_others_reach_its_c
         let done = said(&repository, "w", TeardownAction::Force).unwrap();
         assert_eq!(repository.git("repo", &["rev-parse", "feature"]), commit);
         assert!(done.contains("had deleted branch feature, which was put back"), "{done}");
+    }
+}
+
+/// Deletes the branch the first time that it is asked, with a git that dies and leaves its lock.
+#[derive(Debug)]
+struct Dying {
+    lock: PathBuf,
+    agent: Agent,
+}
+
+impl Remover for Dying {
+    fn claims(&self, workspace: &Workspace) -> bool {
+        self.agent.claims(workspace)
+    }
+
+    fn remove(&self, workspace: &Workspace) -> Result<(), String> {
+        if *self.agent.asked.lock().unwrap() == 0 {
+            self.agent.remove(workspace)?;
+            std::fs::write(&self.lock, "").unwrap();
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_branch_that_can_not_be_put_back_for_a_lock_fails_the_attempt_and_is_put_back_at_the_next() {
+    for is_forced in [false, true] {
+        let mut repository = Repository::new();
+        let agent = Agent { repository: repository.path("repo"), ..Agent::default() };
+        let lock = repository.path("repo/.git/refs/heads/feature.lock");
+        repository.config.removers.push(Arc::new(Dying { lock: lock.clone(), agent }));
+        let commit = repository.git("w", &["rev-parse", "HEAD"]);
+        let refused = end(&repository, "w", TeardownAction::Retry).unwrap_err();
+        assert!(refused.contains("feature.lock"), "the lock is named: {refused}");
+        assert!(refused.contains("retry"), "{refused}");
+        assert_eq!(repository.config.trash.list().len(), 1);
+        if is_forced {
+            let done = said(&repository, "w", TeardownAction::Force).unwrap();
+            assert!(done.contains("can't be put back"), "a person does without it: {done}");
+            continue;
+        }
+        std::fs::remove_file(&lock).unwrap();
+        let done = said(&repository, "w", TeardownAction::Retry).unwrap();
+        assert!(done.contains("was put back"), "{done}");
+        assert_eq!(repository.git("repo", &["rev-parse", "feature"]), commit);
     }
 }
 

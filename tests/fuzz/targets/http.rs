@@ -170,6 +170,7 @@ impl Node {
             sync_repairs_total: 0,
             refusals: Default::default(),
             left_out: Default::default(),
+            limits_used: Default::default(),
             kept_off: 0,
             recovering: false,
             agents_awaited: Default::default(),

@@ -67,6 +67,31 @@ fn add_submodule(fixture: &Fixture) {
 }
 
 #[test]
+fn commits_that_only_a_reflog_or_a_ref_of_its_own_names_are_seen_where_those_are_in_tables() {
+    let known = Command::new("git").args(["init", "-h"]).output().unwrap();
+    // Git before 2.45 has one format of refs alone.
+    if !String::from_utf8_lossy(&known.stdout).contains("--ref-format") {
+        return;
+    }
+    let dropped = |fixture: &Fixture| {
+        fixture.commit("w");
+        fixture.git("w", &["reset", "-q", "--hard", "HEAD~1"]);
+    };
+    let own = |fixture: &Fixture| {
+        let only = fixture.git("w", &["commit-tree", "-m", "only", "HEAD^{tree}"]);
+        fixture.git("w", &["update-ref", "refs/worktree/mine", only.trim()]);
+    };
+    for (name, make) in [("dropped", &dropped as &dyn Fn(&Fixture)), ("own", &own)] {
+        let fixture = Fixture::init(&["--ref-format=reftable"]);
+        fixture.git("w", &["checkout", "-q", "--detach"]);
+        free(&fixture);
+        make(&fixture);
+        let refusal = refused(&fixture);
+        assert!(refusal.contains("1 commit that nothing but its own reflog"), "{name}: {refusal}");
+    }
+}
+
+#[test]
 fn a_file_that_a_flag_in_the_index_hides_is_seen() {
     for flag in ["--assume-unchanged", "--skip-worktree"] {
         let fixture = Fixture::new();
