@@ -437,7 +437,7 @@ impl Bridge {
     async fn read(&mut self) -> Result<(), Error> {
         let listing = Listing::read(&self.client, |_, _| {}).await?;
         identify(&self.client, &self.shared.anchors, &listing).await?;
-        self.listing = Arc::new(listing);
+        drop_beside(std::mem::replace(&mut self.listing, Arc::new(listing)));
         self.odd = LeftOut::default();
         self.refused.clear();
         self.asked.clear();
@@ -470,6 +470,11 @@ async fn identify(client: &Client, anchors: &Arc<Anchors>, listing: &Listing) ->
         Ok(Identity::Untold) => Err(Error::Untold(server)),
         Err(source) => Err(Error::Anchors { path, source }),
     }
+}
+
+/// Drops something beside the loop: to free tens of thousands of records takes milliseconds.
+fn drop_beside(value: impl Send + 'static) {
+    tokio::task::spawn_blocking(move || drop(value));
 }
 
 /// Waits for the answer to a question, for ever if none was asked.

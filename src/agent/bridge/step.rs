@@ -11,21 +11,23 @@ use super::{
     Bridge, Error,
     anchor::spoken_for,
     compare::{Here, Plan, Speaker, mark},
+    drop_beside,
     due::read_session,
     recognise,
     verify::{ASKED_MAX, Compared, ask_each},
 };
 use crate::{
-    agent::opencode::{Standing, listing::Mapped},
+    agent::opencode::Standing,
     daemon::handle::RequestError,
     replica::{
-        command::{Command, Reply, Target},
+        command::{Command, Import, Reply, Target},
         ids::SessionId,
     },
 };
 
-/// Most records in one import: it is one change in the document, and some tens of kilobytes.
-const BATCH_RECORDS: usize = 100;
+/// Most records in one import: it is one change in the document, some tens of kilobytes, and one turn
+/// of the loop, which is to take at most 5 ms.
+const BATCH_RECORDS: usize = 50;
 
 /// What came of asking for sessions one by one.
 #[derive(Debug, Default)]
@@ -48,8 +50,8 @@ impl Bridge {
         if self.is_beside_another() {
             compared = self.verify(compared).await?;
         }
-        let Compared { mapped, here, plan, at } = compared;
-        let mut notes: Vec<String> = mapped.left_out.told().into_iter().collect();
+        let Compared { left_out, here, mut plan, at } = compared;
+        let mut notes: Vec<String> = left_out.told().into_iter().collect();
         notes.extend(self.unverified());
         let missing = self.ask(&plan.missing).await?;
         if !missing.gone.is_empty() {
@@ -68,7 +70,8 @@ impl Bridge {
             self.compare_at = Some(Instant::now());
         }
         self.remove_missing_workspaces(&here, &plan).await?;
-        self.take_in(mapped, &plan).await?;
+        drop_beside(here);
+        self.take_in(std::mem::take(&mut plan.import), &plan.ticked).await?;
         // What was written meanwhile, here or elsewhere, was not compared.
         self.seen = Some(at);
         let back = self.ask(&plan.back).await?;
@@ -143,7 +146,7 @@ impl Bridge {
             if !listing.has_all_workspaces {
                 plan.missing_workspaces.clear();
             }
-            Compared { mapped, here, plan, at: view.cursor() }
+            Compared { left_out: mapped.left_out, here, plan, at: view.cursor() }
         });
         Ok(compared.await?)
     }
@@ -183,40 +186,38 @@ impl Bridge {
         Ok(answers)
     }
 
-    /// Takes in what is new or differs.
-    async fn take_in(&mut self, mut mapped: Mapped, plan: &Plan) -> Result<(), Error> {
+    /// Takes in what is new or differs, a part at a time: others have their turn in between.
+    async fn take_in(&mut self, import: Import, ticked: &[SessionId]) -> Result<(), Error> {
         let now = Instant::now();
         let tick_every = self.shared.timing.tick_every;
         self.written.retain(|_, at| now.duration_since(*at) < tick_every);
         let mut waiting = BTreeSet::new();
-        for id in &plan.ticked {
+        for id in ticked {
             if let Some(at) = self.written.get(id) {
                 waiting.insert(id.clone());
                 let at = *at + tick_every;
                 self.compare_at = Some(self.compare_at.map_or(at, |other| other.min(at)));
             }
         }
-        mapped.import = plan.import.clone();
-        mapped.import.sessions.retain(|session| {
-            !waiting.contains(&session.id) && !self.refused.contains(session.id.as_str())
-        });
-        mapped.import.workspaces.retain(|w| !self.refused.contains(w.id.as_str()));
-        for batch in mapped.batches(BATCH_RECORDS) {
-            self.handle.command(Command::Import(batch)).await?;
-        }
-        let view = self.handle.hub().view();
+        let (mut workspaces, mut sessions) =
+            (import.workspaces.into_iter(), import.sessions.into_iter());
         let mut spent = Vec::new();
-        for session in &mapped.import.sessions {
-            self.written.insert(session.id.clone(), now);
-            if !view.session(&session.id).any(|known| known.host == self.node) {
-                self.refused.insert(session.id.to_string());
-                spent.push(session.id.clone());
+        loop {
+            let refused = &self.refused;
+            let some = workspaces.by_ref().filter(|one| !refused.contains(one.id.as_str()));
+            let mut part =
+                Import { workspaces: some.take(BATCH_RECORDS).collect(), sessions: Vec::new() };
+            if part.workspaces.is_empty() {
+                // Sessions come behind the workspaces that they are in.
+                let some = sessions.by_ref().filter(|session| {
+                    !waiting.contains(&session.id) && !refused.contains(session.id.as_str())
+                });
+                part.sessions.extend(some.take(BATCH_RECORDS));
             }
-        }
-        for workspace in &mapped.import.workspaces {
-            if !view.workspace(&workspace.id).any(|known| known.host == self.node) {
-                self.refused.insert(workspace.id.to_string());
+            if part == Import::default() {
+                break;
             }
+            spent.extend(self.give(part, now).await?);
         }
         if spent.is_empty() {
             return Ok(());
@@ -229,6 +230,28 @@ impl Bridge {
             let _ = self.purged.send(purged);
         }
         Ok(())
+    }
+
+    /// Gives some records to the loop; returns the sessions that it has not taken in.
+    async fn give(&mut self, part: Import, now: Instant) -> Result<Vec<SessionId>, Error> {
+        let sessions: Vec<_> = part.sessions.iter().map(|session| session.id.clone()).collect();
+        let workspaces: Vec<_> = part.workspaces.iter().map(|one| one.id.clone()).collect();
+        self.handle.command(Command::Import(part)).await?;
+        let view = self.handle.hub().view();
+        let mut spent = Vec::new();
+        for id in sessions {
+            if !view.session(&id).any(|known| known.host == self.node) {
+                self.refused.insert(id.to_string());
+                spent.push(id.clone());
+            }
+            self.written.insert(id, now);
+        }
+        for id in workspaces {
+            if !view.workspace(&id).any(|known| known.host == self.node) {
+                self.refused.insert(id.to_string());
+            }
+        }
+        Ok(spent)
     }
 
     async fn remove_missing_workspaces(&mut self, here: &Here, plan: &Plan) -> Result<(), Error> {

@@ -15,11 +15,12 @@ use tokio::time::Instant;
 use super::{
     Bridge, Error,
     compare::{Here, Plan},
+    drop_beside,
     due::{Failure, read_session},
     identify, recognise,
 };
 use crate::{
-    agent::opencode::{Client, Listing, Standing, listing::Mapped},
+    agent::opencode::{Client, Listing, Standing, model::LeftOut},
     replica::ids::{Cursor, SessionId},
 };
 
@@ -28,10 +29,10 @@ const ASKED_AT_ONCE: usize = 8;
 /// How many are asked for in one step; the others wait for the next one.
 pub(super) const ASKED_MAX: usize = 256;
 
-/// A list beside this host's records, and what is to be done about it.
+/// This host's records, and what is to be done about them.
 pub(super) struct Compared {
-    /// The list.
-    pub mapped: Mapped,
+    /// The records of the list that are not valid here.
+    pub left_out: LeftOut,
     /// The records.
     pub here: Here,
     /// What is to be done.
@@ -68,7 +69,7 @@ impl Bridge {
             fresh = self.ask_doubtful(doubtful).await?;
         }
         if with_workspaces || !fresh.is_empty() {
-            compared = self.compare().await?;
+            drop_beside(std::mem::replace(&mut compared, self.compare().await?));
         }
         // Another one may differ by now, and not all could be asked for.
         let mut unasked = compared.doubtful();
