@@ -1,6 +1,6 @@
-//! Owns why a command is refused.
+//! Owns why a command is refused, and the code by which scripts know it.
 //!
-//! Must not know who asked, nor how it is told. Invariant: each refusal has a code that never changes.
+//! Must not know how a refusal is shown. Invariant: it names the thing, and its code stays.
 
 use super::super::ids::{NodeId, OperationId, ReceiptId, SessionId, TrashId, WorkspaceId};
 

@@ -33,6 +33,17 @@ pub enum Coverage {
 /// Which records changes touch, by their names.
 type TouchedBy = BTreeMap<ChangeHash, BTreeSet<Touched>>;
 
+/// What is to become of changes that could be applied.
+#[derive(Debug, Default)]
+struct Verdict {
+    /// Must never be applied, whatever is learnt.
+    refused: BTreeSet<ChangeHash>,
+    /// Does not count, as far as is known here, and may once more is.
+    not_now: BTreeSet<ChangeHash>,
+    /// What the others touch.
+    touched: TouchedBy,
+}
+
 /// What there is in the document of a member that may only read.
 pub(super) fn is_of_reader(touched: &Touched) -> bool {
     matches!(touched, Touched::Meta | Touched::Description)
@@ -99,13 +110,16 @@ impl Document {
             return Err(ApplyError::TooManyOrphans { document });
         };
         let judged = guard::contained(|| {
-            let (out, touched) = self.judge(&ready, &counted, trust, &mut left_out);
+            let judged = self.judge(&ready, &counted, trust, &mut left_out);
+            let out = judged.refused.union(&judged.not_now).copied().collect();
             let crowded = branches::crowded(&self.automerge, &ready, &out);
-            (out, touched, crowded)
+            (judged, crowded)
         });
-        let (mut refused, touched, crowded) = judged.map_err(ApplyError::panicked(document))?;
-        // What is only too much at once comes again.
+        let (judged, crowded) = judged.map_err(ApplyError::panicked(document))?;
+        let Verdict { mut refused, not_now, touched } = judged;
+        // What is only too much at once comes again, and so does what may count once more is known.
         self.refused.extend(refused.iter().copied());
+        refused.extend(not_now);
         left_out.crowded.extend(crowded.values().filter_map(|author| trust.node(author)));
         refused.extend(crowded.into_keys());
         let ready = self.complete(ready, refused, &counted);
@@ -237,16 +251,15 @@ impl Document {
         Ok((reached, checked))
     }
 
-    /// Judges changes that can be applied one after the other; returns those that must not be, and what
-    /// the others touch.
+    /// Judges changes that can be applied one after the other.
     fn judge(
         &self,
         ready: &[Change],
         counted: &BTreeSet<ChangeHash>,
         trust: &Trust,
         left_out: &mut LeftOut,
-    ) -> (BTreeSet<ChangeHash>, TouchedBy) {
-        let (mut refused, mut touched) = (BTreeSet::new(), TouchedBy::new());
+    ) -> Verdict {
+        let Verdict { mut refused, mut not_now, mut touched } = Verdict::default();
         let mut judge = authority::Judge::new(self);
         let mut last: BTreeMap<ActorBytes, (u64, Option<ChangeHash>)> = BTreeMap::new();
         let mut max_ops: BTreeMap<ChangeHash, u64> = BTreeMap::new();
@@ -255,6 +268,10 @@ impl Document {
             if change.deps().iter().any(|dep| refused.contains(dep)) {
                 left_out.based_on_refused += 1;
                 refused.insert(change.hash());
+                continue;
+            }
+            if change.deps().iter().any(|dep| not_now.contains(dep)) {
+                not_now.insert(change.hash());
                 continue;
             }
             let (seq, hash) = *last.entry(actor).or_insert_with(|| {
@@ -270,7 +287,7 @@ impl Document {
             if !may_stand {
                 // Its author may no longer write, and has waited since it could.
                 left_out.revoked += 1;
-                refused.insert(change.hash());
+                not_now.insert(change.hash());
                 continue;
             }
             if change.seq() <= seq {
@@ -294,7 +311,7 @@ impl Document {
                         if trust.is_readers(&self.id) && !touches.iter().all(is_of_reader) =>
                     {
                         left_out.reader += 1;
-                        refused.insert(change.hash());
+                        not_now.insert(change.hash());
                         continue;
                     }
                     Ok(touches) => {
@@ -315,7 +332,7 @@ impl Document {
                 }
             }
         }
-        (refused, touched)
+        Verdict { refused, not_now, touched }
     }
 
     /// Returns those of the changes after which the last of each actor is vouched for; has the
