@@ -80,7 +80,9 @@ async fn a_revoked_admin_that_goes_on_takes_nothing_over_whoever_slept() {
     let ticket = b_up.ok("POST", "/v1/invites", Some(json!({ "role": "admin" }))).await;
     f.ok("POST", "/v1/join", Some(json!({ "ticket": ticket["ticket"] }))).await;
     f.ok("DELETE", "/v1/peers/A", None).await;
-    b_up.ok("DELETE", "/v1/peers/A", None).await;
+    // Its accomplice's revocation may have reached B before, which then lists no A any more.
+    let (status, answer) = b_up.send("DELETE", "/v1/peers/A", None).await;
+    assert!(status == 200 || answer["code"] == "node_not_found", "{status} {answer}");
     b_up.ok("DELETE", "/v1/peers/D", None).await;
     until_members(&c_up, &["B", "E", "F"]).await;
     let b = Asleep::stop(b_up, "B");
