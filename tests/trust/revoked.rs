@@ -177,6 +177,7 @@ fn changes(world: &World, node: usize, host: usize) -> usize {
 /// Each member wrote all of it down for itself, in one change, and none could take the others' any more.
 #[test]
 fn of_what_a_revoked_node_wrote_under_many_actors_one_member_attests_for_all() {
+    // Of one more each host would end the branches, and nothing would be left to attest.
     const ACTORS: u8 = 31;
     let mut world = World::fleet(7, 1);
     (0..6).for_each(|host| create(&mut world, host, host, &format!("s{host}")));
