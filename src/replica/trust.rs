@@ -20,7 +20,7 @@ pub enum Standing {
     Reader(NodeId),
     /// A member that was revoked: what counts of it is what present members have built on.
     Former(NodeId),
-    /// Nobody that is known here; of it counts what the document's host has built on.
+    /// Nobody that is known here; the same counts of it.
     Unknown,
 }
 

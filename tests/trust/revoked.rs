@@ -312,6 +312,72 @@ fn what_only_one_node_had_of_a_revoked_one_it_attests_itself_once_others_would_h
     assert_eq!(world.nodes[3].replica.frontier(), frontier);
 }
 
+/// A member made up changes in the name of a key that nobody knew yet, and whoever let that in later was
+/// shut out for what it passed on.
+#[test]
+fn what_was_signed_falsely_for_a_key_that_is_let_in_later_is_nobodys_fault() {
+    let mut world = World::fleet(3, 1);
+    create(&mut world, 0, 0, "s0");
+    world.agree();
+    world.add(Default::default(), 0);
+    let document = host_document(&world, 0);
+    let (member, stranger) = (Rogue::new(&world, 1), world.nodes[3].id);
+    let mut doc = copy(&world, 1, &document);
+    let record = session_at(&doc, "s0");
+    let mut write = |by, start, text: &str| {
+        doc.set_actor(ActorId::from(actor_of(by, start)));
+        doc.put(&record, "title", text).unwrap();
+        doc.commit_with(CommitOptions::default().with_time(0)).expect("something was written");
+        doc.get_last_local_change().expect("it was just written")
+    };
+    let made_up = write(stranger, 0x77, "made up");
+    let on_top = write(member.id, 0x78, "on top");
+    let vouchers = vec![member.vouch(&document, &made_up), member.vouch(&document, &on_top)];
+    send(&mut world, 1, 0, document, &[&made_up, &on_top], vouchers);
+    world.agree();
+    for node in 0..3 {
+        let title = world.session(node, 0, "s0").unwrap().title;
+        assert_eq!(title.as_deref(), Some("on top"), "on node {node}");
+    }
+    world.closes.clear();
+    world.join(3, 2, Role::Member);
+    world.plug_all();
+    world.pass(Duration::from_secs(60));
+    world.agree();
+    assert!(world.session(3, 0, "s0").is_some(), "its host has begun the document again");
+    assert_eq!(world.closes, []);
+}
+
+/// It was let in a moment ago, and a member has built on what it wrote before that was known everywhere.
+#[test]
+fn what_one_wrote_whose_admission_is_not_known_yet_keeps_its_authors_word() {
+    let mut world = World::fleet(3, 1);
+    create(&mut world, 0, 0, "s0");
+    world.agree();
+    world.cut(0, 2);
+    world.cut(1, 2);
+    world.deliver();
+    world.add(Default::default(), 0);
+    world.join(3, 1, Role::Member);
+    rename(&mut world, 3, "by the new one");
+    world.deliver();
+    rename(&mut world, 1, "on top");
+    world.deliver();
+    let document = host_document(&world, 0);
+    let mut changes = copy(&world, 1, &document).get_changes(&[]);
+    let two = changes.split_off(changes.len() - 2);
+    let vouchers = world.nodes[1].replica.document_vouchers(&document);
+    // Node 2 hears of what was written before it hears of who was let in.
+    world.plug(1, 2);
+    world.pass(Duration::ZERO);
+    world.closes.clear();
+    send(&mut world, 1, 2, document, &[&two[0], &two[1]], vouchers);
+    world.agree();
+    let here = world.nodes[2].replica.document_vouchers(&document);
+    assert!(here.iter().all(|voucher| !voucher.is_marker()), "{here:?}");
+    assert_eq!(world.closes, []);
+}
+
 /// It holds the mark of one that it knows as revoked, and no signature; who does not know that yet
 /// can't tell.
 #[test]

@@ -20,8 +20,9 @@
 //! somebody has built on it, for then the heads differ. A change that counts is taken only together
 //! with one that is built on it: else it would be a head.
 //!
-//! Of nobody that is known here, as of those with whom a host was in another fleet, only what the
-//! host itself has built on counts: others could else write under any number of names.
+//! Of nobody that is known here, as of those with whom a host was in another fleet or whose admission
+//! does not count, the same holds. Whoever writes under any number of such names writes as many changes,
+//! of which a document has only so many, whoever wrote them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,19 +30,15 @@ use automerge::{Automerge, Change, ChangeHash};
 
 use super::{
     super::{
-        ids::{ActorBytes, DocumentId, fingerprint},
+        ids::{self, ActorBytes, Fingerprint, fingerprint},
         trust::{Standing, Trust},
+        voucher::Voucher,
     },
-    Document, LeftOut, actor_in,
+    Document, LeftOut, actor_in, hash_in,
 };
 
 /// Tells whether all of a document counts that is by former members.
-pub(super) fn all_count(
-    automerge: &Automerge,
-    id: &DocumentId,
-    actors: &[ActorBytes],
-    trust: &Trust,
-) -> bool {
+pub(super) fn all_count(automerge: &Automerge, actors: &[ActorBytes], trust: &Trust) -> bool {
     let standing = |actor: &ActorBytes| trust.standing(actor);
     if !actors.iter().any(|actor| standing(actor).is_former()) {
         return true;
@@ -50,36 +47,7 @@ pub(super) fn all_count(
         let meta = automerge.get_change_meta_by_hash(hash);
         meta.is_none_or(|meta| standing(&actor_in(&meta.actor)).is_former())
     };
-    if automerge.get_heads().iter().any(by_former) {
-        return false;
-    }
-    let is_unknown = |actor: &ActorBytes| standing(actor) == Standing::Unknown;
-    !actors.iter().any(is_unknown) || host_has_built_on(automerge, id, is_unknown)
-}
-
-/// Tells whether the host of a document has built on each change of these actors.
-fn host_has_built_on(
-    automerge: &Automerge,
-    id: &DocumentId,
-    is_one: impl Fn(&ActorBytes) -> bool,
-) -> bool {
-    let host = id.host().map(|host| host.fingerprint());
-    let (mut deps, mut left, mut all) = (BTreeMap::new(), Vec::new(), BTreeSet::new());
-    for change in automerge.get_changes_meta(&[]) {
-        let actor = actor_in(&change.actor);
-        if Some(fingerprint(&actor)) == host {
-            left.push(change.hash);
-        } else if is_one(&actor) {
-            all.insert(change.hash);
-        }
-        deps.insert(change.hash, change.deps);
-    }
-    let mut seen: BTreeSet<ChangeHash> = left.iter().copied().collect();
-    while let Some(hash) = left.pop() {
-        let deps = deps.get(&hash).into_iter().flatten().copied();
-        left.extend(deps.filter(|dep| seen.insert(*dep)));
-    }
-    all.is_subset(&seen)
+    !automerge.get_heads().iter().any(by_former)
 }
 
 /// Lists what changes build on, as far as it can be followed through these.
@@ -118,25 +86,12 @@ impl Document {
         let is_present = |change: &Change| matches!(standing(change), Standing::Writer(_));
         let signed = changes.iter().filter(|change| reached.contains(&change.hash()));
         let signed = signed.chain(self.orphans.iter()).filter(|change| is_present(change));
-        let signed: Vec<&Change> = signed.collect();
-        let of_members = below(signed.clone(), &by_hash);
-        let host = self.id.host().map(|host| host.fingerprint());
-        let by_host = |change: &&Change| Some(fingerprint(&actor_in(change.actor_id()))) == host;
-        let counts = |change: &&Change| of_members.contains(&change.hash());
-        let of_host = signed.into_iter().chain(all().filter(counts)).filter(by_host);
-        let of_host = below(of_host.collect(), &by_hash);
-        let mut counted = BTreeSet::new();
-        for change in all() {
-            let hash = change.hash();
-            let counts = match standing(change) {
-                Standing::Former(_) => of_members.contains(&hash),
-                Standing::Unknown => of_host.contains(&hash),
-                Standing::Writer(_) | Standing::Reader(_) => continue,
-            };
-            if counts {
-                counted.insert(hash);
-            }
-        }
+        let of_members = below(signed.collect(), &by_hash);
+        let counted: BTreeSet<ChangeHash> = all()
+            .filter(|change| standing(change).is_former())
+            .map(Change::hash)
+            .filter(|hash| of_members.contains(hash))
+            .collect();
         for change in changes.iter().filter(|change| !counted.contains(&change.hash())) {
             match standing(change) {
                 Standing::Former(_) => left_out.revoked += 1,
@@ -147,13 +102,57 @@ impl Document {
         counted
     }
 
+    /// Returns the words that came with changes that count without: who does not know of that, yet or any
+    /// more, asks for them.
+    pub(super) fn words_for_counted(
+        &self,
+        changes: &[Change],
+        counted: &BTreeSet<ChangeHash>,
+        vouchers: &[Voucher],
+        trust: &Trust,
+    ) -> Vec<Voucher> {
+        if counted.is_empty() {
+            return Vec::new();
+        }
+        let counted = changes.iter().filter(|change| counted.contains(&change.hash()));
+        let places: BTreeSet<(ActorBytes, u64, ids::ChangeHash)> =
+            counted.map(|it| (actor_in(it.actor_id()), it.seq(), hash_in(&it.hash()))).collect();
+        let is_for_one = |it: &&Voucher| places.contains(&(it.actor, it.seq, it.hash));
+        let is_good = |it: &&Voucher| match trust.standing(&it.actor) {
+            Standing::Former(node) => trust.is_by(it, &self.id, &node),
+            // Whose key would have to have signed it, is not known.
+            standing => standing == Standing::Unknown,
+        };
+        vouchers.iter().filter(is_for_one).filter(is_good).copied().collect()
+    }
+
+    /// Checks the words of nodes that have become known since they came; in the place of false ones, and
+    /// of those that are missing, there is a marker. Returns the markers.
+    pub fn check_words_of(&mut self, known: &BTreeSet<Fingerprint>, trust: &Trust) -> Vec<Voucher> {
+        let mut markers = Vec::new();
+        for voucher in self.vouchers.newest.values_mut() {
+            if !known.contains(&fingerprint(&voucher.actor)) {
+                continue;
+            }
+            let is_good = match trust.standing(&voucher.actor) {
+                Standing::Writer(node) => trust.is_by(voucher, &self.id, &node),
+                _ => true,
+            };
+            if !is_good {
+                *voucher = Voucher::marker(voucher.actor, voucher.seq, voucher.hash);
+                markers.push(*voucher);
+            }
+        }
+        markers
+    }
+
     /// Tells whether it holds changes of former members that nobody has built on whose word counts.
     pub fn has_loose_ends(&self, trust: &Trust) -> bool {
         if trust.is_readers(&self.id) {
             return false;
         }
         let actors: Vec<ActorBytes> = self.vouchers.newest.keys().copied().collect();
-        !all_count(&self.automerge, &self.id, &actors, trust)
+        !all_count(&self.automerge, &actors, trust)
     }
 }
 
@@ -164,9 +163,9 @@ mod tests {
     use super::*;
     use crate::replica::{
         document::Coverage,
-        ids::{NodeId, StartId},
+        ids::{DocumentId, NodeId, StartId},
         record::{Extra, Member, Revocation, Role, StoredSession},
-        voucher::{Trusting, Voucher},
+        voucher::Trusting,
     };
 
     const HOST: NodeId = NodeId([1; 32]);
@@ -224,13 +223,7 @@ mod tests {
                 0 | 1 => {
                     let mut met = all[random.usize(..all.len())].automerge.clone();
                     met.merge(&mut all[at].automerge).unwrap();
-                    let unknown = |actor: &ActorBytes| fingerprint(actor) == UNKNOWN.fingerprint();
-                    // A member has what one of no fleet wrote only once the host stands for it.
-                    if matches!(AUTHORS[at], HOST | UNKNOWN)
-                        || host_has_built_on(&met, &ID, unknown)
-                    {
-                        all[at].automerge.merge(&mut met).unwrap();
-                    }
+                    all[at].automerge.merge(&mut met).unwrap();
                 }
                 2 => drop(all[at].build_on_all(0).unwrap()),
                 _ => {
@@ -258,12 +251,10 @@ mod tests {
                 below(kept().filter(|change| by(author(change))).collect(), &by_hash)
             };
             let of_members = under(&|node| node == HOST || node == MEMBER);
-            let of_host = under(&|node| node == HOST);
             let stays = |change: &&Change| {
                 change.deps().iter().all(|dep| counts.contains(dep))
                     && match author(change) {
-                        FORMER => of_members.contains(&change.hash()),
-                        UNKNOWN => of_host.contains(&change.hash()),
+                        FORMER | UNKNOWN => of_members.contains(&change.hash()),
                         _ => true,
                     }
             };
@@ -279,8 +270,7 @@ mod tests {
     fn words(changes: &[Change], random: &mut fastrand::Rng) -> Vec<Voucher> {
         let mut last: BTreeMap<ActorBytes, Voucher> = BTreeMap::new();
         for change in changes {
-            let (actor, hash) =
-                (actor_in(change.actor_id()), super::super::hash_in(&change.hash()));
+            let (actor, hash) = (actor_in(change.actor_id()), hash_in(&change.hash()));
             let standing = trust().standing(&actor);
             let voucher = match standing.is_former() && random.bool() {
                 true => Voucher::marker(actor, change.seq(), hash),

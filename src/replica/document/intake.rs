@@ -92,6 +92,7 @@ impl Document {
         let (reached, checked) =
             self.reached(&changes, vouchers, trust, coverage, &mut left_out).map_err(untrusted)?;
         let counted = self.counted(&changes, &reached, trust, &mut left_out);
+        let words = self.words_for_counted(&changes, &counted, vouchers, trust);
         let is_taken = |hash: &ChangeHash| reached.contains(hash) || counted.contains(hash);
         changes.retain(|change| is_taken(&change.hash()));
         left_out.based_on_refused += self.refused.drop_based_on(&mut changes);
@@ -102,9 +103,9 @@ impl Document {
             heads.contains(hash) || self.automerge.get_change_meta_by_hash(hash).is_some()
         };
         let admitted = self.orphans.admit(changes, has);
-        self.vouchers
-            .pending
-            .extend(checked.into_iter().map(|voucher| ((voucher.actor, voucher.seq), voucher)));
+        self.vouchers.pending.extend(
+            checked.into_iter().chain(words).map(|voucher| ((voucher.actor, voucher.seq), voucher)),
+        );
         let Ok(ready) = admitted else {
             self.vouchers.pending.clear();
             return Err(ApplyError::TooManyOrphans { document });

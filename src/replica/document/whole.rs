@@ -43,8 +43,8 @@ impl Document {
                 Standing::Reader(node) if id.host() == Some(node) => Some(node),
                 _ if trust.is_readers(&id) => return Err(ApplyError::NotYet { document: id }),
                 Standing::Writer(node) => Some(node),
-                Standing::Former(_) | Standing::Unknown if id.host().is_some() => None,
-                _ => return Err(ApplyError::NotYet { document: id }),
+                Standing::Former(_) | Standing::Unknown => None,
+                Standing::Reader(_) => return Err(ApplyError::NotYet { document: id }),
             };
             if let Some(node) = by {
                 if voucher.is_marker() {
@@ -54,9 +54,15 @@ impl Document {
                     return Err(untrusted(Untrusted::Forged));
                 }
             }
-            newest.newest.insert(*actor, **voucher);
+            let is_false = match trust.standing(actor) {
+                // Who still takes it for a member would take that for this node's fault.
+                Standing::Former(node) => !trust.is_by(voucher, &id, &node),
+                _ => false,
+            };
+            let marker = || Voucher::marker(*actor, seq, voucher.hash);
+            newest.newest.insert(*actor, if is_false { marker() } else { **voucher });
         }
-        if !former::all_count(document, &id, &header.actors, trust) {
+        if !former::all_count(document, &header.actors, trust) {
             return Err(ApplyError::NotYet { document: id });
         }
         Ok(newest)

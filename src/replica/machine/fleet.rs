@@ -45,7 +45,7 @@ impl Replica {
     /// Begins a fleet of which this node is the only member, and admin.
     pub(super) fn found_fleet(&mut self, now: Now, fx: &mut Effects) {
         self.found(now, fx);
-        self.read_members();
+        self.read_members(fx);
         self.look_for_loose_ends(now);
     }
 
@@ -335,7 +335,7 @@ impl Replica {
         self.drop_what_others_host(fx);
         self.adopt_statements(set, fx);
         self.forget_invites(fx);
-        self.read_members();
+        self.read_members(fx);
         for Contact { node, addresses } in contacts {
             if node != self.node && self.members.contains_key(&node) {
                 self.note_contact(node, addresses.into_iter().collect(), fx);

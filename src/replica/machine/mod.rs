@@ -273,7 +273,7 @@ impl Replica {
             fx.writes.push(Write::ResetJournal { cursor: replica.cursor });
         }
         replica.read_descriptions(&mut fx);
-        replica.read_members();
+        replica.read_members(&mut fx);
         replica.look_for_loose_ends(now);
         replica.open_trash(&mut fx);
         replica.hold(now);

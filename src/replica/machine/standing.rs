@@ -12,7 +12,7 @@ use std::{
 
 use super::super::{
     effect::{Effects, Now, Write},
-    ids::{DocumentId, NodeId},
+    ids::{DocumentId, Fingerprint, NodeId},
     record::Role,
     trust::Standing,
     voucher::Voucher,
@@ -106,6 +106,26 @@ impl Replica {
                     Err(problem) => tracing::error!(document = %id, %problem, "can't attest"),
                 }
             }
+        }
+    }
+
+    /// Checks what has come in the names of nodes that nobody knew then: others would take it for this
+    /// node's fault. What a document holds without a good word, its host leaves behind.
+    pub(super) fn check_words_of(&mut self, known: &BTreeSet<Fingerprint>, fx: &mut Effects) {
+        if known.is_empty() {
+            return;
+        }
+        let own = self.own_document();
+        let mut is_own_marked = false;
+        for (id, document) in &mut self.documents {
+            let markers = document.check_words_of(known, &self.trust);
+            is_own_marked |= *id == own && !markers.is_empty();
+            let document = *id;
+            let writes = markers.into_iter().map(|voucher| Write::Voucher { document, voucher });
+            fx.writes.extend(writes);
+        }
+        if is_own_marked {
+            self.ask_for_rewrite();
         }
     }
 

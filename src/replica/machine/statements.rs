@@ -106,7 +106,7 @@ impl Replica {
 
     /// Takes over what the statements now say, and cuts off who no longer belongs.
     pub(super) fn members_changed(&mut self, now: Now, fx: &mut Effects) {
-        self.read_members();
+        self.read_members(fx);
         self.drop_what_strangers_host(fx);
         let connected: Vec<NodeId> = self.exchange.peers().collect();
         for peer in connected {
@@ -132,11 +132,17 @@ impl Replica {
         self.look_for_loose_ends(now);
     }
 
-    pub(super) fn read_members(&mut self) {
+    pub(super) fn read_members(&mut self, fx: &mut Effects) {
         self.membership = evaluate(&self.statements);
         self.members = members_of(&self.membership);
         self.reach_changed = true;
+        let knew: BTreeSet<NodeId> = self.trust.nodes().collect();
         self.trust.learn(self.members.values());
+        if !knew.is_empty() {
+            let known = self.trust.nodes().filter(|node| !knew.contains(node));
+            let known = known.map(|node| node.fingerprint()).collect();
+            self.check_words_of(&known, fx);
+        }
         self.exchange.set_members(self.linkable());
         self.exchange.set_statements(self.statements.digest());
         // What a reader has written before it was one, nobody takes in.
