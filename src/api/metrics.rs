@@ -67,7 +67,7 @@ fn write(out: &mut String, shared: &Shared, status: &Status) -> fmt::Result {
     for (code, count) in &status.refusals {
         writeln!(out, r#"sessionmesh_refusals_total{{code="{code}"}} {count}"#)?;
     }
-    let help = "Times something was left out of what nodes wrote, whoever passed it on, by reason.";
+    let help = "Changes that were left out because of what their author did, by reason.";
     header_of(out, "left_out_total", "counter", help)?;
     for (code, count) in &status.left_out {
         writeln!(out, r#"sessionmesh_left_out_total{{code="{code}"}} {count}"#)?;

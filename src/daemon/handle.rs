@@ -153,7 +153,7 @@ pub struct Status {
     /// How often what peers sent was refused since the start, by the reason's name.
     #[serde(default)]
     pub refusals: BTreeMap<String, u64>,
-    /// How often something was left out of what nodes wrote, whoever passed it on, by the reason's name.
+    /// How often something was left out of what nodes wrote, by the reason's name. The peer that passed it on is not blamed.
     #[serde(default)]
     pub left_out: BTreeMap<String, u64>,
     /// How much of each limit is used, percent, by the limit's name: see *What grows* in `proto/wire.md`.
@@ -211,7 +211,7 @@ pub struct Peer {
     pub revoked: bool,
     /// Why there is no link, where that is known, or what is wrong although there is one.
     pub problem: Option<String>,
-    /// What this node has left out of what the member wrote, whoever passed it on: no node takes it.
+    /// What this node has left out of what the member wrote. Other nodes leave it out too.
     #[serde(default)]
     pub left_out: Option<String>,
 }

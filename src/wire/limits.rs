@@ -23,7 +23,7 @@ pub const ADDRESSES_MAX: usize = 32;
 /// Longest address, in bytes: an IPv6 address with a zone, brackets and a port has at most 63.
 pub const ADDRESS_BYTES_MAX: usize = 64;
 
-/// Most members of which a new node is told where they can be dialled: whoever of them it reaches
+/// Most members of which a new node is told where they can be dialled: the first of them that it reaches
 /// tells it of the others.
 pub const CONTACTS_MAX: usize = 1_024;
 

@@ -61,7 +61,7 @@ async fn until_members(daemon: &Daemon, others: &[&str]) {
 }
 
 #[tokio::test]
-async fn a_revoked_admin_that_goes_on_takes_nothing_over_whoever_slept() {
+async fn a_revoked_admin_that_goes_on_takes_nothing_over_even_where_machines_slept() {
     let folder = tempfile::tempdir().unwrap();
     let mut daemons = five(folder.path()).await.into_iter();
     let [a, b, c, d, e] = std::array::from_fn(|_| daemons.next().expect("there are five"));

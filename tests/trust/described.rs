@@ -226,7 +226,7 @@ fn what_a_reader_hosted_before_it_was_one_goes_to_nobody() {
 }
 
 #[test]
-fn what_else_is_written_to_a_readers_document_is_left_out_whoever_wrote_it() {
+fn what_else_is_written_to_a_readers_document_is_left_out_even_if_the_host_wrote_it() {
     let mut world = with_reader();
     let document = host_document(&world, 3);
     let path = session_path("own");

@@ -127,7 +127,7 @@ fn who_is_in_the_way_of_a_write_is_named_and_nothing_is_written() {
     }
 }
 
-/// A few bytes would claim any number of them, and whoever purges the session would have to name each.
+/// A few bytes would claim any number of them, and the host that purges the session would have to name each.
 #[test]
 fn a_change_that_leaves_several_values_at_one_key_is_refused() {
     refused(&mut scene(), "one key twice", |world, rogue| {

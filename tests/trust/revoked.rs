@@ -312,7 +312,7 @@ fn what_only_one_node_had_of_a_revoked_one_it_attests_itself_once_others_would_h
     assert_eq!(world.nodes[3].replica.frontier(), frontier);
 }
 
-/// A member made up changes in the name of a key that nobody knew yet, and whoever let that in later was
+/// A member made up changes in the name of a key that nobody knew yet, and the node that later let that key in was
 /// shut out for what it passed on.
 #[test]
 fn what_was_signed_falsely_for_a_key_that_is_let_in_later_is_nobodys_fault() {

@@ -226,7 +226,7 @@ fn a_change_that_overwrites_what_stands_elsewhere_is_refused() {
     });
 }
 
-/// A relay may know less than this node; whoever has signed it is named.
+/// A relay may know less than this node; the signer is named.
 #[test]
 fn who_wrote_what_it_may_not_is_named_also_when_another_passes_it_on() {
     let mut world = scene();

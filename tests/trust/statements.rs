@@ -1,5 +1,5 @@
 //! Who belongs, where nodes exchange it: what a revoked admin, a stolen key and an ordinary member
-//! sign counts for nothing, whoever carries it, and a revocation reaches everybody.
+//! sign counts for nothing, no matter who carries it, and a revocation reaches everybody.
 
 use std::time::Duration;
 

@@ -232,7 +232,7 @@ impl Bridge {
         Ok(())
     }
 
-    /// Gives some records to the loop; returns the sessions that it has not taken in.
+    /// Imports some records; returns the sessions that the replica did not accept.
     async fn give(&mut self, part: Import, now: Instant) -> Result<Vec<SessionId>, Error> {
         let sessions: Vec<_> = part.sessions.iter().map(|session| session.id.clone()).collect();
         let workspaces: Vec<_> = part.workspaces.iter().map(|one| one.id.clone()).collect();

@@ -4,12 +4,12 @@
 //! what counts follows from what is held, not from the order in which it came.
 //!
 //! A revoked node can still sign, so that its signature tells nothing of when it wrote. A change of
-//! its counts if a present member has signed a change that builds on it: whoever signs a change stands
+//! its counts if a present member has signed a change that builds on it: the signer of a change stands
 //! for all that it builds on. So nothing goes that honest nodes went on from, and a node that holds,
 //! beside that, changes of a former member that nothing was built on (then one of them is a head, for
 //! what they lead to is by former members, too) signs an empty change on all heads: it attests to have
 //! had them before it learnt of the revocation, for from then on it takes no such change that nobody
-//! has built on. That change is a part of the document: whoever is given the document can judge it by
+//! has built on. That change is a part of the document: a node that is given the document can judge it by
 //! itself, and it goes with the epoch.
 //!
 //! Of a batch it can be told at once what counts. A document holds, with a change, all that this
@@ -22,7 +22,7 @@
 //!
 //! Of nobody that is known here, as of those with whom a host was in another fleet or whose admission
 //! does not count, the same holds. Whoever writes under any number of such names writes as many changes,
-//! of which a document has only so many, whoever wrote them.
+//! and a document holds only a limited number of changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -236,7 +236,7 @@ mod tests {
         (first, all)
     }
 
-    /// Returns what of these changes counts: the most of which each has all that it builds on, and
+    /// Returns which of these changes count: the most of which each has all that it builds on, and
     /// something built on it by one whose word counts, if its author's does not.
     fn model(changes: &[Change]) -> BTreeSet<ChangeHash> {
         let author = |change: &Change| {

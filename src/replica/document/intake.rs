@@ -292,7 +292,7 @@ impl Document {
                 continue;
             }
             if change.seq() <= seq {
-                // Its author has signed both, whoever passed it on.
+                // Its author has signed both; the sender may not know.
                 left_out.forked.extend(trust.node(&ids::fingerprint(&actor)));
                 refused.insert(change.hash());
                 continue;

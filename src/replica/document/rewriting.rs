@@ -32,7 +32,7 @@ pub struct Rewritten {
     pub bytes: Vec<u8>,
 }
 
-/// Explains why a document could not be written anew.
+/// Explains why a document could not be rewritten.
 #[derive(Debug, thiserror::Error)]
 pub enum NotRewritten {
     /// Automerge panicked.

@@ -47,7 +47,7 @@ impl Untrusted {
         }
     }
 
-    /// Returns the node that has signed what is wrong, where that is not whoever sent it.
+    /// Returns the node that has signed what is wrong, where that is not the sender.
     pub fn author(self) -> Option<NodeId> {
         match self {
             Self::Unvouched | Self::Forged => None,

@@ -1,7 +1,7 @@
 //! Owns naming those who have written what this node leaves out.
 //!
 //! Must not know what a change says. Invariant: a link is closed only for what the peer itself has signed;
-//! of anyone else it is told, once for each document, whoever passed it on.
+//! any other author is named, once for each document.
 
 use std::collections::BTreeMap;
 

@@ -28,7 +28,7 @@ use super::{Replica, agents::Agents, batch, holding::Held, session_key, workspac
 const CARRIED_OUT_MAX: usize = 256;
 
 /// How long what peers would not take waits until it is tried again: what is in the way of it is somebody's
-/// doing, and goes, if at all, when the document is written anew.
+/// doing, and goes, if at all, when the document is rewritten.
 const REFUSED_RETRY: Duration = Duration::from_secs(3_600);
 
 /// Longest word on a teardown that is written down, in characters: a person reads it, and

@@ -37,7 +37,7 @@ impl Replica {
         Err(Refusal::HostFull { host, percent, limit: CREATED_UP_TO_PERCENT })
     }
 
-    /// Tells whether the own document is to be written anew for what it weighs.
+    /// Returns whether this node's own document has to be rewritten because of its weight.
     pub(super) fn is_heavy(&self) -> bool {
         self.weight_percent(self.node) >= CREATED_UP_TO_PERCENT / 2
     }

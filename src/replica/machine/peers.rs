@@ -23,7 +23,7 @@ pub struct PeerView {
     pub in_sync: bool,
     /// Why there is no link, where that is known.
     pub problem: Option<String>,
-    /// What this node has left out of what the member wrote, whoever passed it on; `None` if nothing.
+    /// What this node has left out of what the member wrote; `None` if nothing.
     pub left_out: Option<String>,
 }
 

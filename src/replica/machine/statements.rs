@@ -225,7 +225,7 @@ impl Replica {
         self.keep_statements(before, fx);
         let new = self.statements.held()[before..].iter().map(|held| &held.statement);
         let authors: Vec<NodeId> = new.clone().map(|statement| statement.author).collect();
-        // Who is shut out has lost its link to the author, and hears it from whoever else it has.
+        // Who is shut out has lost its link to the author, and hears it from its other peers.
         let cut_off: Vec<NodeId> = new.filter_map(|it| self.cut_off_by(&it.act)).collect();
         let mut to = self.exchange.to_tell(&authors, Some(peer));
         to.extend(cut_off.into_iter().filter(|node| *node != peer));

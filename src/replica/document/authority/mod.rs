@@ -222,7 +222,7 @@ impl<'a> Judge<'a> {
             };
             let (object, made) = object_of(operation);
             let overwritten = operation.pred.iter().count();
-            // Else a few bytes would leave thousands of values at a key, which whoever writes there next
+            // Else a few bytes would leave thousands of values at a key, which the next writer there
             // would have to name one by one.
             let is_named = |own: &u64| {
                 operation.pred.iter().any(|legacy::OpId(at, by)| at == own && actor_in(by) == actor)

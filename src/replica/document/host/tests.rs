@@ -1,4 +1,4 @@
-//! Owns the tests of a host document: what is written to it is read back, whoever else wrote at once.
+//! Owns the tests of a host document: what is written is read back, also when others wrote at the same time.
 //!
 //! Must not know the view. Invariant: each claim is about documents alone, with no replica around them.
 
