@@ -27,7 +27,7 @@ use crate::{
 
 /// Most records in one import: it is one change in the document, some tens of kilobytes, and one turn
 /// of the loop, which is to take at most 5 ms.
-const BATCH_RECORDS: usize = 50;
+const BATCH_RECORDS: usize = 16;
 
 /// What came of asking for sessions one by one.
 #[derive(Debug, Default)]
