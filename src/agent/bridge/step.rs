@@ -25,8 +25,8 @@ use crate::{
     },
 };
 
-/// Most records in one import: it is one change in the document, some tens of kilobytes, and one turn
-/// of the loop, which is to take at most 5 ms.
+/// Most records in one import: it is one change in the document, and one turn of the loop, which takes the
+/// longer the more there are (`benches/beside.rs`).
 const BATCH_RECORDS: usize = 16;
 
 /// What came of asking for sessions one by one.
