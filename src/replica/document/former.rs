@@ -1,28 +1,27 @@
-//! Owns which changes count that nobody's own word stands for any more: those of former members.
+//! Owns which changes of former members count.
 //!
-//! Must not know who is one. Invariants: what one honest node has taken, no other refuses for ever;
-//! what counts follows from what is held, not from the order in which it came.
+//! Must not know who is a former member. Invariants: what one honest node has taken, no other refuses for
+//! ever; which changes count follows from the changes that are held, not from the order of their arrival.
 //!
-//! A revoked node can still sign, so that its signature tells nothing of when it wrote. A change of
-//! its counts if a present member has signed a change that builds on it: the signer of a change stands
-//! for all that it builds on. So nothing goes that honest nodes went on from, and a node that holds,
-//! beside that, changes of a former member that nothing was built on (then one of them is a head, for
-//! what they lead to is by former members, too) signs an empty change on all heads: it attests to have
-//! had them before it learnt of the revocation, for from then on it takes no such change that nobody
-//! has built on. That change is a part of the document: a node that is given the document can judge it by
-//! itself, and it goes with the epoch.
+//! A revoked node can still sign, so its signature does not tell when it wrote a change. Its change counts if
+//! a present member has signed a change that builds on it: the signer of a change stands for everything that
+//! the change builds on. So nothing is lost that honest nodes went on from.
 //!
-//! Of a batch it can be told at once what counts. A document holds, with a change, all that this
-//! builds on; so what a former member's change in the batch is built on by is in the batch, or waits.
-//! Who sends what another lacks sends all of it in one frame, or the document whole, with the changes
-//! built on it; by automerge's protocol, which may leave some out, what a waiting change builds on is
-//! asked for by name. What does not count is dropped, never kept waiting, and comes again once
-//! somebody has built on it, for then the heads differ. A change that counts is taken only together
-//! with one that is built on it: else it would be a head.
+//! A node may also hold changes of a former member that nobody has built on. Then one of the heads is by a
+//! former member. The node attests to them: it signs an empty change that builds on all heads. By that it says
+//! that it had them before it learnt of the revocation; from then on it takes no such change that nobody has built
+//! on. The attestation is a part of the document: a node that receives the document can judge it without
+//! anything else, and it goes with the epoch.
 //!
-//! Of nobody that is known here, as of those with whom a host was in another fleet or whose admission
-//! does not count, the same holds. Whoever writes under any number of such names writes as many changes,
-//! and a document holds only a limited number of changes.
+//! For each batch of changes it is known at once which of them count. A document that holds a change holds all
+//! that the change builds on. So if somebody has built on a former member's change in the batch, that later
+//! change is in the batch too, or waits here already. A change that does not count is dropped, and comes
+//! again once somebody has built on it, because the heads differ then. A change that counts is applied only together
+//! with a change that builds on it: else it would be a head.
+//!
+//! The same holds for authors that are not known here: those with whom a host was in another fleet, and those
+//! whose admission does not count. A key that nobody knows costs nothing to make, but a document holds only a
+//! limited number of changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -37,7 +36,7 @@ use super::{
     Document, LeftOut, actor_in, hash_in,
 };
 
-/// Tells whether all of a document counts that is by former members.
+/// Returns whether all changes of former members in a document count.
 pub(super) fn all_count(automerge: &Automerge, actors: &[ActorBytes], trust: &Trust) -> bool {
     let standing = |actor: &ActorBytes| trust.standing(actor);
     if !actors.iter().any(|actor| standing(actor).is_former()) {
@@ -102,8 +101,8 @@ impl Document {
         counted
     }
 
-    /// Returns the words that came with changes that count without: who does not know of that, yet or any
-    /// more, asks for them.
+    /// Returns the vouchers that came with changes that count without them. A peer that takes the author for a
+    /// present member asks for them.
     pub(super) fn words_for_counted(
         &self,
         changes: &[Change],
@@ -120,14 +119,14 @@ impl Document {
         let is_for_one = |it: &&Voucher| places.contains(&(it.actor, it.seq, it.hash));
         let is_good = |it: &&Voucher| match trust.standing(&it.actor) {
             Standing::Former(node) => trust.is_by(it, &self.id, &node),
-            // Whose key would have to have signed it, is not known.
+            // The author's key is not known, so nobody can check it yet.
             standing => standing == Standing::Unknown,
         };
         vouchers.iter().filter(is_for_one).filter(is_good).copied().collect()
     }
 
-    /// Checks the words of nodes that have become known since they came; in the place of false ones, and
-    /// of those that are missing, there is a marker. Returns the markers.
+    /// Checks the vouchers of authors that have become known since the vouchers came. Puts a marker in the place
+    /// of each one that is false, and returns the markers.
     pub fn check_words_of(&mut self, known: &BTreeSet<Fingerprint>, trust: &Trust) -> Vec<Voucher> {
         let mut markers = Vec::new();
         for voucher in self.vouchers.newest.values_mut() {
@@ -146,7 +145,7 @@ impl Document {
         markers
     }
 
-    /// Tells whether it holds changes of former members that nobody has built on whose word counts.
+    /// Returns whether it holds changes of former members that no present member has built on.
     pub fn has_loose_ends(&self, trust: &Trust) -> bool {
         if trust.is_readers(&self.id) {
             return false;

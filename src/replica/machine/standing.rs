@@ -1,9 +1,7 @@
-//! Owns whose changes this node takes, and attesting to what it has of those whose word no longer
-//! counts.
+//! Owns attesting to changes of former members.
 //!
-//! Must not know what a change says. Invariants: what is here of a revoked node, or of a former fleet
-//! in this node's own document, is built on, so that every member comes to take it; one member does
-//! so for all, and another only for what is then still missing.
+//! Must not know what a change says. Invariants: every change of a former member that is here gets built on, so
+//! that all members come to take it; one member does so for all, and another only for what is then still missing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,8 +17,7 @@ use super::super::{
 };
 use super::Replica;
 
-/// How long the second node waits whether the first has attested to all: far longer than a network
-/// takes.
+/// How long the second node waits for the first one to attest: far longer than a network takes.
 const ATTEST_AFTER: Duration = Duration::from_secs(3);
 /// How much longer each one waits than the one before it.
 const ATTEST_STEP: Duration = Duration::from_millis(500);
@@ -29,7 +26,7 @@ const ATTEST_STEPS_MAX: u32 = 60;
 /// To how many documents a node attests in one turn of the loop: each takes a signature.
 const ATTEST_AT_ONCE: usize = 64;
 
-/// The documents that hold what nobody has built on whose word counts, and when this node does.
+/// The documents with changes of former members that no present member has built on, and when this node is to.
 #[derive(Debug, Clone, Default)]
 pub(super) struct LooseEnds(BTreeMap<DocumentId, Duration>);
 
@@ -41,8 +38,8 @@ impl LooseEnds {
 }
 
 impl Replica {
-    /// Looks for what nobody has built on whose word counts; level-triggered, since who it is may
-    /// change, and documents come back from the store.
+    /// Finds the documents to attest to. It looks at all of them each time: the members may have changed,
+    /// and documents come back from the store.
     pub(super) fn look_for_loose_ends(&mut self, now: Now) {
         let known = std::mem::take(&mut self.loose_ends.0);
         if self.role() == Role::Reader {
@@ -58,7 +55,7 @@ impl Replica {
         }
         let others = now.monotonic + self.attests_after();
         let due = |id: DocumentId| {
-            // Of those with whom it was in another fleet, nobody else can attest to anything.
+            // Nobody else here has met those with whom this node was in another fleet.
             let is_strange =
                 |voucher: &Voucher| self.trust.standing(&voucher.actor) == Standing::Unknown;
             let is_own = id.host() == Some(self.node);
@@ -72,8 +69,8 @@ impl Replica {
         self.loose_ends = LooseEnds(loose.into_iter().map(due).collect());
     }
 
-    /// Returns how long this node waits for others to attest: who has revoked goes first, of the
-    /// others that are linked the one with the lowest key.
+    /// Returns how long this node waits for others to attest. A node that has revoked goes first, then the
+    /// linked ones in the order of their keys.
     fn attests_after(&self) -> Duration {
         let revoked = |member: &super::Member| member.revoked.as_ref().map(|revoked| revoked.by);
         let revokers: BTreeSet<NodeId> = self.members.values().filter_map(revoked).collect();
@@ -90,7 +87,7 @@ impl Replica {
         }
     }
 
-    /// Builds on what is due, if nobody else has.
+    /// Attests to the documents that are due, unless another node has by now.
     pub(super) fn attest(&mut self, now: Now, fx: &mut Effects) {
         if self.loose_ends.due().is_none_or(|due| due > now.monotonic) {
             return;
@@ -109,8 +106,8 @@ impl Replica {
         }
     }
 
-    /// Checks what has come in the names of nodes that nobody knew then: others would take it for this
-    /// node's fault. What a document holds without a good word, its host leaves behind.
+    /// Checks the vouchers that came in the names of nodes that were not known then: peers would blame this
+    /// node for a false one. A host rewrites its document to be rid of changes without a good voucher.
     pub(super) fn check_words_of(&mut self, known: &BTreeSet<Fingerprint>, fx: &mut Effects) {
         if known.is_empty() {
             return;
@@ -129,7 +126,7 @@ impl Replica {
         }
     }
 
-    /// Has the vouchers of a document that was taken over become durable.
+    /// Stores the vouchers of a document that was taken over.
     pub(super) fn record_vouchers(&self, id: DocumentId, fx: &mut Effects) {
         let vouchers = self.documents.get(&id).into_iter().flat_map(|document| document.vouchers());
         fx.writes

@@ -2,8 +2,8 @@
 //! what they come to.
 //!
 //! Must not know who may let whom in. Invariants: a statement of this node's is durable before a peer
-//! is told of it, or a crash would have it sign another one in its place; what a peer sends is held
-//! only with its author's signature.
+//! is told of it, or a crash would have it sign another one in its place; only the node that it shuts out hears
+//! of it at once, since that link ends. What a peer sends is held only with its author's signature.
 
 use std::collections::{BTreeMap, BTreeSet};
 
