@@ -24,6 +24,7 @@ mod link;
 mod links;
 mod node;
 mod power;
+mod rogue;
 mod teardowns;
 mod world;
 
