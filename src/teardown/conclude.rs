@@ -167,6 +167,12 @@ fn done(manifest: &Manifest, is_kept: bool, notes: &[String]) -> String {
         Some((None, Some(commit))) => said.push_str(&format!("; it was at {commit}, on no branch")),
         _ => {}
     }
+    if !manifest.unpinned.is_empty() {
+        said.push_str(
+            "; not all of it could be read, and what only it names may go with a `git gc`: ",
+        );
+        said.push_str(&manifest.unpinned.join(", "));
+    }
     for note in notes {
         said.push_str("; ");
         said.push_str(note);

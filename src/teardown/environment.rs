@@ -6,6 +6,8 @@
 
 use std::{ffi::OsString, process::Command};
 
+/// What is said where there is no git.
+pub const NO_GIT: &str = "git is not on the daemon's PATH; install it there";
 /// What passes by its whole name.
 const NAMES: [&str; 13] = [
     "PATH",

@@ -14,7 +14,7 @@ use super::{
     ledger::{Entry, Step},
     mounts, place,
     problem::Problem,
-    trash::{Leaving, Request, Stage, scan},
+    trash::{Leaving, Request, Stage, Unreadable, scan},
 };
 use crate::replica::{
     effect::TeardownDue,
@@ -49,7 +49,10 @@ pub fn end(
     if let Some(begun) = half_removed(due, directory, &path, config)? {
         return end_half(due, &path, begun, occupants, config);
     }
-    let found = find(path)?;
+    let found = match find(path.clone()) {
+        Err(problem) => by_links(path, forced).unwrap_or(Err(problem))?,
+        found => found?,
+    };
     let admin = admin::of_worktree(&found.path).ok_or_else(|| not_worktree(&found.path, ""))?;
     let inside = scan(&found.path, Some(&admin.path));
     if let Some(outside) = inside.dependents.first() {
@@ -105,7 +108,12 @@ fn take(request: &Request<'_>, config: &Config) -> Result<super::trash::Manifest
         Stage::Moved => note(Step::Moved),
         _ => note(Step::Unregistered),
     };
-    config.trash.take(&mut manifest, &noted)?;
+    // A rename loses nothing, whatever git can read of it.
+    let unreadable = match due.action {
+        TeardownAction::Force => Unreadable::PassedOver,
+        TeardownAction::Retry => Unreadable::Refused,
+    };
+    config.trash.take(&mut manifest, unreadable, &noted)?;
     Ok(manifest)
 }
 
@@ -206,6 +214,17 @@ fn find(path: PathBuf) -> Result<Found, Problem> {
         return Err(Problem::Protected { path, what });
     }
     Ok(Found { path, repository, listed })
+}
+
+/// Takes a worktree for one by its links alone, where it is forced: git may not be able to read it.
+fn by_links(path: PathBuf, forced: bool) -> Option<Result<Found, Problem>> {
+    let admin = admin::of_worktree(&path).filter(|_| forced)?;
+    if admin.repository.starts_with(&path) {
+        let what = format!("the repository {}", admin.repository.display());
+        return Some(Err(Problem::Protected { path, what }));
+    }
+    let listed = git::Listed { path: path.clone(), git_dir: admin.path, ..Default::default() };
+    Some(Ok(Found { path, repository: admin.repository, listed }))
 }
 
 fn is_same(listed: &Path, path: &Path) -> bool {

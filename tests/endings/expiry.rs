@@ -18,7 +18,7 @@ use crate::{
     features::loose,
     git::git,
     record,
-    scene::{Scene, is_root, quick},
+    scene::{Scene, quick, skipped, without_root},
     template::Flavour,
 };
 
@@ -101,16 +101,6 @@ fn what_can_not_be_written_to_is_deleted_all_the_same() {
     assert!(!place.exists());
 }
 
-/// Says why a test that takes root was not run.
-#[expect(clippy::print_stdout, reason = "what was not tested belongs to the result")]
-pub fn without_root() -> bool {
-    let missing = !is_root() || !cfg!(target_os = "linux");
-    if missing {
-        println!("skipped: this takes root and Linux");
-    }
-    missing
-}
-
 #[test]
 fn what_is_mounted_into_the_trash_is_not_deleted_with_it() {
     if without_root() {
@@ -148,6 +138,7 @@ fn a_worktree_with_a_file_that_can_not_be_deleted_ends_and_is_stuck_until_it_can
     };
     let file = "node_modules/package/of-root";
     if !immutable("+i", &scene.trees[0].path.join(file)) {
+        skipped("the file system has no immutable files, or `chattr` is not installed");
         return;
     }
     let ended = scene.end(0, TeardownAction::Retry, 1);

@@ -13,11 +13,11 @@ use sessionmesh::{
 };
 
 use crate::{
-    expiry::{force, kept_at, scene, without_root},
+    expiry::{force, kept_at, scene},
     features::loose,
     git::{attempt, git},
     record,
-    scene::Scene,
+    scene::{Scene, without_root},
     template::Flavour,
 };
 

@@ -344,6 +344,21 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// Tells whether this run can't do what takes root, and says so.
+pub fn without_root() -> bool {
+    let missing = !is_root() || !cfg!(target_os = "linux");
+    if missing {
+        skipped("this takes root and Linux");
+    }
+    missing
+}
+
+/// Says that a test, or the rest of it, is skipped, and why.
+#[expect(clippy::print_stdout, reason = "a test that did not run must not look like one that did")]
+pub fn skipped(why: &str) {
+    println!("skipped: {why}");
+}
+
 /// As much memory has to be free for scenes to be drawn there: far more than they take.
 const MEMORY_BYTES_MIN: u64 = 1 << 30;
 

@@ -144,7 +144,8 @@ impl Repository {
 
     fn listed(&self, path: PathBuf, git_dir: &Path) -> Result<Listed, Problem> {
         let own = Self { git_dir: git_dir.to_owned(), ..self.clone() };
-        let (commit, branch) = own.head()?;
+        // One that can't be read is no reason to know nothing of the others; it is judged by itself.
+        let (commit, branch) = own.head().unwrap_or_default();
         let locked = read(&git_dir.join("locked"))?;
         let locked = locked.map(|text| String::from_utf8_lossy(trimmed(&text)).into_owned());
         let locked = locked.filter(|_| own.is_linked());
@@ -171,7 +172,11 @@ impl Repository {
                     }
                     name = to;
                 }
-                None => return Ok((None, branch)),
+                None if name != "HEAD" => return Ok((None, branch)),
+                None => {
+                    let why = "its HEAD names neither a branch nor a commit".to_owned();
+                    return Err(run::failed(&self.git_dir, &["rev-parse"], why));
+                }
             }
         }
         let why = "its HEAD is a chain of symbolic refs".to_owned();

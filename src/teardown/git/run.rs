@@ -118,8 +118,7 @@ fn answer(
     let output = match output {
         Ok(output) => output,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let why = "git is not on the daemon's PATH; install it there".to_owned();
-            return Err(failed(at, arguments, why));
+            return Err(failed(at, arguments, environment::NO_GIT.to_owned()));
         }
         Err(error) => return Err(failed(at, arguments, error.to_string())),
     };

@@ -127,6 +127,9 @@ pub struct Manifest {
     pub held: Option<Held>,
     /// What is wrong, for a person.
     pub problem: Option<String>,
+    /// What git could not read of it, so that nothing of that is kept from a `git gc`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unpinned: Vec<String>,
     /// Where, or as which session, it was put back.
     pub restored_as: Option<String>,
     /// `None` for a session, and for a worktree whose folder was missing.

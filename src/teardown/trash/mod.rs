@@ -33,6 +33,7 @@ pub(in crate::teardown) use heads::BranchKept;
 pub(in crate::teardown) use manifest::{Manifest, Stage};
 use manifest::{SESSION_FILE_NAME, Store};
 pub(in crate::teardown) use moving::{Leaving, Request, entry_name};
+pub(in crate::teardown) use pin::Unreadable;
 pub(in crate::teardown) use scan::scan;
 use serde::{Deserialize, Serialize};
 
@@ -240,6 +241,7 @@ impl Trash {
             held: None,
             problem: session.cut.then(|| "only its newest messages were kept".to_owned()),
             restored_as: None,
+            unpinned: Vec::new(),
             folder: None,
             registrations: Vec::new(),
             session: Some(session.clone()),

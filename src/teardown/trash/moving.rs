@@ -17,7 +17,7 @@ use rustix::{
 use super::{
     Claim, Trash, holding,
     manifest::{Folder, Manifest, Registration, Stage},
-    pin,
+    pin::{self, Unreadable},
 };
 use crate::{
     clock, files,
@@ -117,6 +117,7 @@ impl Trash {
             bytes: request.bytes,
             held: request.held.clone(),
             problem: None,
+            unpinned: Vec::new(),
             restored_as: None,
             folder,
             registrations,
@@ -136,10 +137,11 @@ impl Trash {
     pub(in crate::teardown) fn take(
         &self,
         manifest: &mut Manifest,
+        unreadable: Unreadable,
         note: &dyn Fn(Stage) -> Result<(), Problem>,
     ) -> Result<(), Problem> {
         let noted = if manifest.stage == Stage::Begun { note(Stage::Begun) } else { Ok(()) };
-        match noted.and_then(|()| self.advance(manifest, note)) {
+        match noted.and_then(|()| self.advance(manifest, unreadable, note)) {
             // What a stop cuts off is settled at the next start.
             Err(problem) if !matches!(problem, Problem::Stopped) => match self.undo(manifest) {
                 Ok(()) => Err(problem),
@@ -181,7 +183,7 @@ impl Trash {
 
     /// Moves what is left to be moved of an entry whose folder lies in the trash.
     pub(in crate::teardown) fn finish(&self, manifest: &mut Manifest) -> Result<(), Problem> {
-        self.take(manifest, &|_| Ok(()))
+        self.take(manifest, Unreadable::Refused, &|_| Ok(()))
     }
 
     /// Notes that nothing is left to do with an entry until its time is over.
@@ -196,6 +198,7 @@ impl Trash {
     fn advance(
         &self,
         manifest: &mut Manifest,
+        unreadable: Unreadable,
         note: &dyn Fn(Stage) -> Result<(), Problem>,
     ) -> Result<(), Problem> {
         while manifest.stage < Stage::Unregistered {
@@ -203,10 +206,11 @@ impl Trash {
             let next = match manifest.stage {
                 Stage::Begun => {
                     let scratch = self.store.folder(&manifest.entry);
+                    let mut unpinned = Vec::new();
                     for one in &manifest.registrations {
-                        let branch = one.branch.as_deref();
-                        pin::pin(&one.repository, &one.admin, branch, &one.pins, &scratch)?;
+                        unpinned.extend(pin::pin(one, unreadable, &scratch)?);
                     }
+                    manifest.unpinned = unpinned;
                     Stage::Pinned
                 }
                 Stage::Pinned => {
@@ -262,7 +266,7 @@ impl Trash {
         };
         let settled = if has_moved {
             manifest.stage = manifest.stage.max(Stage::Moved);
-            self.take(&mut manifest, &|_| Ok(()))
+            self.take(&mut manifest, Unreadable::Refused, &|_| Ok(()))
         } else {
             self.undo(&manifest)
         };

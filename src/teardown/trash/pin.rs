@@ -10,7 +10,7 @@ use std::{
     path::Path,
 };
 
-use super::plumbing::Git;
+use super::{manifest::Registration, plumbing::Git};
 use crate::{files, teardown::problem::Problem};
 
 /// Longest file of an administrative folder that is searched for ids, in bytes.
@@ -27,19 +27,29 @@ const PASSED_OVER: &[&str] = &["modules", "reftable"];
 /// What an index holds: its mode, id and path, by stage.
 type Stages = BTreeMap<u8, Vec<(String, String, Vec<u8>)>>;
 
-/// Pins what the administrative folder `admin` of a repository reaches, below `refs/`PINS`/`.
-/// `scratch` is a folder for unfinished files.
+/// What is done about a part of an administrative folder that git can't read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unreadable {
+    /// Nothing is pinned.
+    Refused,
+    /// It is passed over, and named.
+    PassedOver,
+}
+
+/// Pins what the administrative folder of a worktree reaches, below its pins. `scratch` is a folder for
+/// unfinished files. Returns what could not be read.
 ///
 /// # Errors
 ///
 /// git can't read the folder, or can't write to the repository.
 pub fn pin(
-    repository: &Path,
-    admin: &Path,
-    branch: Option<&str>,
-    pins: &str,
+    one: &Registration,
+    unreadable: Unreadable,
     scratch: &Path,
-) -> Result<(), Problem> {
+) -> Result<Vec<String>, Problem> {
+    let Registration { repository, admin, pins, .. } = one;
+    let branch = one.branch.as_deref();
+    let mut passed_over = Vec::new();
     let (shared, own) = (Git::new(repository), Git::new(admin));
     let head = own.line(&["rev-parse", "--verify", "--quiet", "HEAD^{commit}"], Vec::new()).ok();
     let mut named = BTreeSet::new();
@@ -48,8 +58,30 @@ pub fn pin(
         // An agent may delete the branch, and with it what its log names.
         search_file(&repository.join("logs/refs/heads").join(branch), &mut named)?;
     }
-    named.extend(own_refs(&own)?);
-    let (stages, resolved) = staged(&own, head.as_deref())?;
+    let mut pass_over = |problem: Problem| match unreadable {
+        Unreadable::Refused => Err(problem),
+        Unreadable::PassedOver => {
+            passed_over.push(problem.to_string());
+            Ok(())
+        }
+    };
+    match own_refs(&own) {
+        Ok(found) => named.extend(found),
+        Err(problem) => pass_over(problem)?,
+    }
+    let index = admin.join("index");
+    let staged = staged(&own, head.as_deref()).or_else(|problem| match unreadable {
+        Unreadable::Refused => Err(problem),
+        // An index can be read where the HEAD beside it can't.
+        Unreadable::PassedOver => staged(&Git { index: Some(&index), ..shared }, None),
+    });
+    let (stages, resolved) = match staged {
+        Ok(staged) => staged,
+        Err(problem) => {
+            pass_over(problem)?;
+            Default::default()
+        }
+    };
     named.extend(resolved);
     let mut refs: Vec<(String, String)> = Vec::new();
     refs.extend(head.map(|head| (format!("{pins}/HEAD"), head)));
@@ -69,7 +101,8 @@ pub fn pin(
     }
     shared.run(&["update-ref", "--no-deref", "-z", "--stdin"], input)?;
     sync_folders(repository, pins)?;
-    shared.sync()
+    shared.sync()?;
+    Ok(passed_over)
 }
 
 /// Removes the pins of an entry; those that are not there are none.

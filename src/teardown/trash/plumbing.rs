@@ -107,8 +107,7 @@ impl<'a> Git<'a> {
         command.args(arguments);
         child::run_up_to(&mut command, input, TIME_MAX, OUTPUT_BYTES_MAX).map_err(|error| {
             let is_missing = error.kind() == io::ErrorKind::NotFound;
-            let why =
-                if is_missing { "git is not installed".to_owned() } else { error.to_string() };
+            let why = if is_missing { environment::NO_GIT.to_owned() } else { error.to_string() };
             self.failed(arguments, why)
         })
     }

@@ -37,6 +37,7 @@ pub fn manifest(entry: &str) -> Manifest {
         bytes: 0,
         held: None,
         problem: None,
+        unpinned: Vec::new(),
         restored_as: None,
         folder: None,
         registrations: Vec::new(),

@@ -460,6 +460,38 @@ fn a_branch_that_a_remover_deleted_is_brought_back_even_where_others_reach_its_c
     }
 }
 
+#[test]
+fn a_worktree_of_which_git_can_not_read_the_index_or_the_head_goes_by_force_and_comes_back() {
+    type Break = fn(&Path);
+    let breaks: [(&str, Break); 3] = [
+        ("index", |admin| std::fs::write(admin.join("index"), "no index").unwrap()),
+        ("HEAD", |admin| std::fs::write(admin.join("HEAD"), "").unwrap()),
+        ("no HEAD", |admin| std::fs::remove_file(admin.join("HEAD")).unwrap()),
+    ];
+    for (name, make) in breaks {
+        let repository = Repository::new();
+        repository.write("w/staged", "only in the index");
+        repository.git("w", &["add", "staged"]);
+        let blob = repository.git("w", &["rev-parse", ":staged"]);
+        std::fs::remove_file(repository.path("w/staged")).unwrap();
+        repository.write("w/new", "new");
+        make(&repository.path("repo/.git/worktrees/w"));
+        end(&repository, "w", TeardownAction::Retry).unwrap_err();
+        assert!(repository.path("w/new").exists(), "{name}");
+        let done = said(&repository, "w", TeardownAction::Force).unwrap();
+        assert!(done.contains("not all of it could be read"), "{name}: {done}");
+        assert!(!repository.path("w").exists(), "{name}");
+        assert!(repository.config.trash.get("wrk_1").unwrap().held.is_none(), "{name}: not known");
+        if name != "index" {
+            // What was staged is kept all the same.
+            repository.git("repo", &["gc", "-q", "--prune=now"]);
+            repository.git("repo", &["cat-file", "-e", blob.trim()]);
+        }
+        repository.config.trash.restore("wrk_1", None).unwrap();
+        assert_eq!(std::fs::read(repository.path("w/new")).unwrap(), b"new", "{name}");
+    }
+}
+
 /// Deletes the branch the first time that it is asked, with a git that dies and leaves its lock.
 #[derive(Debug)]
 struct Dying {
