@@ -106,7 +106,7 @@ impl World {
         let third = (0..self.nodes.len()).find(|node| ![host, other].contains(node));
         away.extend(third.filter(|_| random.bool()));
         self.fabric.counts.add(Seen::Straggled);
-        self.fabric.crash_in_carrying |= random.u8(..4) > 0;
+        self.fabric.crash_in_carrying |= random.u8(..8) > 0;
         let time =
             Duration::from_millis(random.u64(AWAY.0.as_millis() as u64..AWAY.1.as_millis() as u64));
         for from in 0..self.nodes.len() {
