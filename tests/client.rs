@@ -145,7 +145,8 @@ async fn a_delete_says_what_goes_along_before_it_is_done_and_how_to_undo_it() {
                     "operation": if dry { Value::Null } else { json!("op_1") }, "receipt": null,
                     "session": deleted, "sessions_deleted": [deleted, session("ses_child")],
                     "workspace_vacated": true, "workspace": workspace("wrk_1"),
-                    "git_state": "uncommitted", "already_deleted": false, "dry_run": dry
+                    "git_state": "uncommitted",
+                    "git_ignored": "2 MB in target", "already_deleted": false, "dry_run": dry
                 }))
             }
             (_, path) => names(path).unwrap_or_else(|| problem(404, "unknown", path)),
@@ -163,7 +164,9 @@ async fn a_delete_says_what_goes_along_before_it_is_done_and_how_to_undo_it() {
     let (exit, out, _) = said(&fake.run(&["session", "delete", "ses_1"]).await);
     assert_eq!(exit, 0);
     let with = ["on laptop", "1 child session", "ses_child", "wrk_1 \"place\" (/w) on laptop"];
-    for part in with.into_iter().chain(["untracked files", "its host last reported"]) {
+    for part in
+        with.into_iter().chain(["untracked files", "its host last reported", "2 MB in target"])
+    {
         assert!(out.contains(part), "{part} is not in {out}");
     }
     assert!(out.ends_with("undo: sessionmesh session restore op_1\n"), "{out}");

@@ -105,7 +105,7 @@ pub async fn delete_session(args: SessionDeleteArgs, context: Context) -> Result
     list_sessions(&mut out, "child session", &children.collect::<Vec<_>>())?;
     if let Some(workspace) = &before.workspace {
         out.line(&format!("  with its workspace {}", describe_workspace(workspace, &names)))?;
-        git_line(&mut out, before.git_state)?;
+        git_lines(&mut out, before.git_state, before.git_ignored.as_deref())?;
         say_trash(&client, workspace, &mut out).await?;
     }
     if args.dry_run {
@@ -134,7 +134,7 @@ pub async fn delete_workspace(args: DeleteArgs, context: Context) -> Result<(), 
         return Ok(());
     }
     out.line(&format!("{} workspace {what}", going(args.dry_run)))?;
-    git_line(&mut out, before.git_state)?;
+    git_lines(&mut out, before.git_state, before.git_ignored.as_deref())?;
     say_trash(&client, &before.workspace, &mut out).await?;
     list_sessions(&mut out, "session", &before.sessions_deleted.iter().collect::<Vec<_>>())?;
     if args.dry_run {
@@ -267,8 +267,12 @@ fn undo_line(out: &mut Output, verb: &str, operation: &str) -> Result<(), Failur
     out.line(&format!("undo: sessionmesh {verb} restore {operation}"))
 }
 
-/// Says what removing a git worktree would meet.
-fn git_line(out: &mut Output, state: Option<GitState>) -> Result<(), Failure> {
+/// Says what removing a git worktree would meet, and which ignored files would go along.
+fn git_lines(
+    out: &mut Output,
+    state: Option<GitState>,
+    ignored: Option<&str>,
+) -> Result<(), Failure> {
     let what = match state {
         None => return Ok(()),
         Some(GitState::Clean) => "that is clean, as its host last reported",
@@ -286,7 +290,10 @@ fn git_line(out: &mut Output, state: Option<GitState>) -> Result<(), Failure> {
         }
         Some(GitState::Unknown) => "of unknown state: its host has not reported",
     };
-    out.line(&format!("    a git worktree {what}"))
+    out.line(&format!("    a git worktree {what}"))?;
+    ignored.map_or(Ok(()), |ignored| {
+        out.line(&format!("    its ignored files go along: {}", printable(ignored)))
+    })
 }
 
 async fn say_trash(

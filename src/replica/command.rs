@@ -317,6 +317,9 @@ pub struct SessionDeleted {
     /// How that workspace's git worktree stands, as its host last reported; `null` where it is
     /// none.
     pub git_state: Option<GitState>,
+    /// The size of the ignored files in that worktree and its largest, as a line for a person, as its
+    /// host last reported; `null` where there are none.
+    pub git_ignored: Option<String>,
     /// Whether it had been deleted before.
     pub already_deleted: bool,
     /// Whether nothing was changed on purpose.
@@ -334,6 +337,9 @@ pub struct WorkspaceDeleted {
     pub workspace: Workspace,
     /// How its git worktree stands, as its host last reported; `null` where it is none.
     pub git_state: Option<GitState>,
+    /// The size of the ignored files in that worktree and its largest, as a line for a person, as its
+    /// host last reported; `null` where there are none.
+    pub git_ignored: Option<String>,
     /// The sessions that were alive in it, and their children.
     pub sessions_deleted: Vec<Session>,
     /// Whether it had been deleted before.

@@ -345,6 +345,11 @@ impl Workspace {
         reported.or_else(|| (self.kind == KIND_WORKTREE).then_some(GitState::Unknown))
     }
 
+    /// Returns what git ignores in its worktree, as a line for a person, as its host last reported.
+    pub fn git_ignored(&self) -> Option<String> {
+        self.extra.get(EXTRA_GIT_IGNORED).cloned()
+    }
+
     /// Returns the workspace's name in the fleet.
     pub fn key(&self) -> WorkspaceKey {
         WorkspaceKey { host: self.host, id: self.id.clone() }

@@ -192,6 +192,7 @@ pub fn session_deleted(dry_run: bool) -> SessionDeleted {
         workspace_vacated: true,
         workspace: Some(workspace("wrk_1")),
         git_state: Some(GitState::Uncommitted),
+        git_ignored: Some("2 MB in target".to_owned()),
         already_deleted: false,
         dry_run,
     }
@@ -203,6 +204,7 @@ pub fn workspace_deleted(dry_run: bool) -> WorkspaceDeleted {
         receipt: None,
         workspace: workspace("wrk_1"),
         git_state: Some(GitState::Unknown),
+        git_ignored: Some("2 MB in target".to_owned()),
         sessions_deleted: vec![deleted_session("ses_1")],
         already_deleted: false,
         dry_run,

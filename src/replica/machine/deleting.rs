@@ -99,6 +99,7 @@ impl Replica {
             sessions_deleted: Vec::new(),
             workspace_vacated: false,
             git_state: None,
+            git_ignored: None,
             workspace: None,
             already_deleted,
             dry_run: false,
@@ -146,6 +147,7 @@ impl Replica {
             operation: None,
             receipt: None,
             git_state: before.git_state(),
+            git_ignored: before.git_ignored(),
             workspace: before,
             sessions_deleted: deleted_in(&changes),
             already_deleted,
@@ -190,6 +192,7 @@ fn tell(answer: &mut SessionDeleted, changes: &[Change]) {
     answer.sessions_deleted = deleted_in(changes);
     answer.workspace_vacated = vacated.is_some();
     answer.git_state = vacated.as_ref().and_then(Workspace::git_state);
+    answer.git_ignored = vacated.as_ref().and_then(Workspace::git_ignored);
     answer.workspace = vacated;
 }
 
