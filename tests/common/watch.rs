@@ -325,6 +325,7 @@ impl Watch {
 
     /// Checks what holds at any moment.
     pub fn check(&mut self, replica: &Replica) {
+        assert_eq!(replica.stale_deadlines_total(), 0, "deadlines are of what the view shows");
         let frontier = replica.frontier();
         if self.compared_at.replace(frontier) == Some(frontier) {
             return;

@@ -127,6 +127,8 @@ pub struct HostWork {
     keep_removed: Option<i64>,
     /// Whether an ending workspace, or what is in it, has changed.
     ending_changed: bool,
+    /// How many deadlines were dropped because the view did not have what they are of.
+    stale: u64,
 }
 
 impl HostWork {
@@ -144,6 +146,7 @@ impl HostWork {
             running: BTreeMap::new(),
             keep_removed: keep.map(|keep| i64::try_from(keep.as_millis()).unwrap_or(i64::MAX)),
             ending_changed: false,
+            stale: 0,
         }
     }
 
@@ -236,6 +239,16 @@ impl HostWork {
         }
     }
 
+    /// Counts a deadline that the view contradicts, which is a fault of this program. Nothing is
+    /// carried out by it: a daemon that ended here instead would end again after each start.
+    fn drop_stale(&mut self, kind: &str, id: &impl std::fmt::Display) {
+        self.stale += 1;
+        tracing::error!(
+            %id,
+            "dropped the deadline of a {kind} that is not deleted, and left it alone; please report this"
+        );
+    }
+
     /// Notes that an ending workspace must be looked at again, though its record is unchanged.
     pub fn look_again(&mut self) {
         self.ending_changed |= !self.ending.is_empty();
@@ -264,9 +277,12 @@ impl Replica {
         for id in due.into_iter().chain(self.confirmed()) {
             let key = session_key(self.node, &id);
             let session = self.view.session(&key).filter(|s| s.state == SessionState::Deleted);
-            let session = session.unwrap_or_else(|| {
-                panic!("session {id} has a running undo window and is not deleted")
-            });
+            let Some(session) = session else {
+                self.host_work.drop_stale("session", &id);
+                self.host_work.deleted.stop(&id);
+                self.host_work.agents.forget(&id);
+                continue;
+            };
             let parent = session.parent_id.as_ref().map(|parent| session_key(self.node, parent));
             if session.deleted.is_none() && parent.is_some_and(|p| self.view.session(&p).is_some())
             {
@@ -306,7 +322,16 @@ impl Replica {
     }
 
     fn seal_due(&mut self, now: Now, fx: &mut Effects) {
-        let due = self.host_work.vacated.reached(now.monotonic);
+        let mut due = self.host_work.vacated.reached(now.monotonic);
+        due.retain(|id| {
+            let entry = self.view.workspace(&workspace_key(self.node, id));
+            let stands = entry.is_some_and(|it| it.record.state == WorkspaceState::Vacated);
+            if !stands {
+                self.host_work.drop_stale("workspace", id);
+                self.host_work.vacated.stop(id);
+            }
+            stands
+        });
         if due.is_empty() {
             return;
         }
@@ -377,6 +402,12 @@ impl Replica {
                 self.go_on_ending(now, fx);
             }
         }
+    }
+
+    /// Returns how many deadlines were dropped since the start because the view contradicted them; more
+    /// than none is a fault of this program.
+    pub fn stale_deadlines_total(&self) -> u64 {
+        self.host_work.stale
     }
 
     /// Tells how it stands with a teardown that became due: to be asked directly before its first
@@ -463,5 +494,64 @@ impl Replica {
     fn workspace_gone(&mut self, now: Now, id: &WorkspaceId, ended: &Ended, fx: &mut Effects) {
         tracing::info!(workspace = %id, incarnation = ended.incarnation, "workspace is gone");
         self.write_own(now, fx, |tx| tx.remove_workspace(id, ended));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::replica::{
+        command::{Command, NewSession, NewWorkspace},
+        effect::{Input, RequestId, Stored},
+        ids::StartId,
+        voucher::Trusting,
+    };
+
+    const WINDOW: Duration = Duration::from_secs(10);
+
+    fn at(seconds: u64) -> Now {
+        Now { monotonic: Duration::from_secs(seconds), wall_ms: 0 }
+    }
+
+    #[test]
+    fn a_deadline_that_the_view_contradicts_is_dropped_and_carries_nothing_out() {
+        let startup = Startup {
+            node: NodeId([1; 32]),
+            name: "a".to_owned(),
+            start: StartId([0; 8]),
+            seed: 0,
+            undo_window: WINDOW,
+            keep_removed: Duration::ZERO,
+            start_grace: Duration::ZERO,
+            keyring: Arc::new(Trusting),
+        };
+        let (mut replica, _) = Replica::open(startup, Stored::default(), at(0)).unwrap();
+        let (alive, kept): (SessionId, WorkspaceId) = ("s".parse().unwrap(), "w".parse().unwrap());
+        let session = NewSession { id: Some(alive.clone()), ..NewSession::default() };
+        let workspace = NewWorkspace {
+            id: Some(kept.clone()),
+            name: "w".to_owned(),
+            kind: "directory".to_owned(),
+            project_id: None,
+            directory: None,
+            branch: None,
+            keep: false,
+            extra: BTreeMap::new(),
+        };
+        for command in [Command::CreateSession(session), Command::CreateWorkspace(workspace)] {
+            replica.handle(at(0), Input::Requested { request: RequestId(1), command });
+        }
+        let before = replica.view().clone();
+        replica.host_work.deleted.start(Duration::ZERO, alive);
+        replica.host_work.deleted.start(Duration::ZERO, "nowhere".parse().unwrap());
+        replica.host_work.vacated.start(Duration::ZERO, kept);
+        replica.host_work.vacated.start(Duration::ZERO, "nowhere".parse().unwrap());
+        let fx = replica.handle(at(11), Input::TimePassed);
+        assert!(fx.writes.is_empty() && fx.teardowns.is_empty());
+        assert_eq!(*replica.view(), before);
+        assert_eq!(replica.stale_deadlines_total(), 4);
+        assert_eq!(replica.host_work.due(), None, "none of them comes again");
     }
 }
