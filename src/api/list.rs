@@ -9,10 +9,13 @@ use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{Context, body, names::Names, problem::Error};
-use crate::replica::{
-    command::Target,
-    ids::{NodeId, WorkspaceId},
-    record::{Session, SessionState, Workspace, WorkspaceState},
+use crate::{
+    daemon::handle::RequestError,
+    replica::{
+        command::Target,
+        ids::{NodeId, WorkspaceId},
+        record::{Session, SessionState, Workspace, WorkspaceState},
+    },
 };
 
 /// How many records a page has if the query doesn't say: what a person can look through.
@@ -178,9 +181,12 @@ impl<S: DeserializeOwned + Ord + Copy> Filter<S> {
             (None, None) => None,
             _ => {
                 let view = context.handle.hub().view();
-                let mut hosts: BTreeSet<_> = view.sessions().map(|session| session.host).collect();
-                hosts.extend(view.workspaces().map(|workspace| workspace.host));
-                Some(Names::load(context, hosts).await?)
+                let hosts = beside(move || {
+                    let sessions = view.sessions().map(|session| session.host);
+                    let hosts = sessions.chain(view.workspaces().map(|workspace| workspace.host));
+                    hosts.collect::<BTreeSet<_>>()
+                });
+                Some(Names::load(context, hosts.await?).await?)
             }
         };
         let find = |text: Option<&str>| {
@@ -247,6 +253,18 @@ impl<S: DeserializeOwned + Ord + Copy> Filter<S> {
             && self.search.as_deref().is_none_or(|sought| {
                 record.texts().any(|text| text.to_lowercase().contains(sought))
             })
+    }
+}
+
+/// Does what takes the longer the more records there are on another thread than the loop's.
+pub(super) async fn beside<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => Ok(done),
+        Err(failed) if failed.is_panic() => std::panic::resume_unwind(failed.into_panic()),
+        // The runtime ends.
+        Err(_) => Err(RequestError::Stopping.into()),
     }
 }
 

@@ -15,11 +15,11 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 
-use super::{Shared, problem::Error};
+use super::{Shared, list::beside, problem::Error};
 use crate::{
     daemon::{
         handle::{Status, Task},
-        hub::Hub,
+        hub::View,
     },
     replica::record::{SessionState, WorkspaceState},
 };
@@ -47,16 +47,18 @@ impl Counters {
 
 pub(super) async fn show(State(shared): State<Shared>) -> Result<Response, Error> {
     let status = shared.handle.status().await?;
+    let view = shared.handle.hub().view();
+    let records = beside(move || Records::of(&view)).await?;
     let mut text = String::new();
     // Writing into a string can't fail.
-    let written = write(&mut text, &shared, &status);
+    let written = write(&mut text, &shared, &records, &status);
     debug_assert!(written.is_ok());
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
 }
 
-fn write(out: &mut String, shared: &Shared, status: &Status) -> fmt::Result {
+fn write(out: &mut String, shared: &Shared, records: &Records, status: &Status) -> fmt::Result {
     let hub = shared.handle.hub();
-    write_records(out, hub)?;
+    records.write(out)?;
     single(out, "links", "gauge", "Links to members that are up.", status.links)?;
     let (published, subscribers) = (hub.diffs_published(), hub.subscribers() as u64);
     single(out, "diffs_published_total", "counter", "Diffs since the start.", published)?;
@@ -118,30 +120,49 @@ fn write(out: &mut String, shared: &Shared, status: &Status) -> fmt::Result {
     Ok(())
 }
 
-fn write_records(out: &mut String, hub: &Hub) -> fmt::Result {
-    let view = hub.view();
-    let states = [
-        (SessionState::Live, "live"),
-        (SessionState::Deleted, "deleted"),
-        (SessionState::Stranded, "stranded"),
-    ];
-    header_of(out, "sessions", "gauge", "Sessions by state.")?;
-    for (state, name) in states {
-        let count = view.sessions().filter(|session| session.state == state).count();
-        writeln!(out, r#"sessionmesh_sessions{{state="{name}"}} {count}"#)?;
+/// How many records there are, by state.
+struct Records {
+    sessions: BTreeMap<SessionState, u64>,
+    workspaces: BTreeMap<WorkspaceState, u64>,
+}
+
+impl Records {
+    /// Counts them in one pass.
+    fn of(view: &View) -> Self {
+        let (mut sessions, mut workspaces) = (BTreeMap::new(), BTreeMap::new());
+        for session in view.sessions() {
+            *sessions.entry(session.state).or_default() += 1;
+        }
+        for workspace in view.workspaces() {
+            *workspaces.entry(workspace.state).or_default() += 1;
+        }
+        Self { sessions, workspaces }
     }
-    let states = [
-        (WorkspaceState::Live, "live"),
-        (WorkspaceState::Vacated, "vacated"),
-        (WorkspaceState::Sealed, "sealed"),
-        (WorkspaceState::Failed, "failed"),
-    ];
-    header_of(out, "workspaces", "gauge", "Workspaces by state.")?;
-    for (state, name) in states {
-        let count = view.workspaces().filter(|workspace| workspace.state == state).count();
-        writeln!(out, r#"sessionmesh_workspaces{{state="{name}"}} {count}"#)?;
+
+    fn write(&self, out: &mut String) -> fmt::Result {
+        let states = [
+            (SessionState::Live, "live"),
+            (SessionState::Deleted, "deleted"),
+            (SessionState::Stranded, "stranded"),
+        ];
+        header_of(out, "sessions", "gauge", "Sessions by state.")?;
+        for (state, name) in states {
+            let count = self.sessions.get(&state).unwrap_or(&0);
+            writeln!(out, r#"sessionmesh_sessions{{state="{name}"}} {count}"#)?;
+        }
+        let states = [
+            (WorkspaceState::Live, "live"),
+            (WorkspaceState::Vacated, "vacated"),
+            (WorkspaceState::Sealed, "sealed"),
+            (WorkspaceState::Failed, "failed"),
+        ];
+        header_of(out, "workspaces", "gauge", "Workspaces by state.")?;
+        for (state, name) in states {
+            let count = self.workspaces.get(&state).unwrap_or(&0);
+            writeln!(out, r#"sessionmesh_workspaces{{state="{name}"}} {count}"#)?;
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Returns how much memory the process has, where the system tells it as Linux does.

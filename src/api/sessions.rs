@@ -17,7 +17,7 @@ use super::{
     body::{
         self, BODY_BYTES_MAX, IMPORT_BYTES_MAX, Named, Segment, SessionChanges, SessionDeleteQuery,
     },
-    list::{Filter, SessionsQuery},
+    list::{Filter, SessionsQuery, beside},
     names,
     problem::Error,
     trash::{WithTrash, with_trash},
@@ -39,8 +39,11 @@ pub(super) async fn list(State(shared): State<Shared>, uri: Uri) -> Result<Respo
     let query: SessionsQuery = body::query(&uri)?;
     let filter = Filter::read::<Session>(&shared, query).await?;
     let view = shared.handle.hub().view();
-    let (sessions, next_cursor) = filter.page(view.sessions());
-    Ok(Json(Page { sessions, next_cursor }).into_response())
+    let answered = beside(move || {
+        let (sessions, next_cursor) = filter.page(view.sessions());
+        Json(Page { sessions, next_cursor }).into_response()
+    });
+    answered.await
 }
 
 pub(super) async fn create(State(shared): State<Shared>, body: Body) -> Result<Response, Error> {

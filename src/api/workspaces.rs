@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::{
     Shared,
     body::{self, BODY_BYTES_MAX, DeleteQuery, Named, TeardownBody, WorkspaceChanges},
-    list::{Filter, WorkspacesQuery},
+    list::{Filter, WorkspacesQuery, beside},
     names,
     problem::Error,
     trash::{WithTrash, with_trash},
@@ -37,8 +37,11 @@ pub(super) async fn list(State(shared): State<Shared>, uri: Uri) -> Result<Respo
     let query: WorkspacesQuery = body::query(&uri)?;
     let filter = Filter::read::<Workspace>(&shared, query.into()).await?;
     let view = shared.handle.hub().view();
-    let (workspaces, next_cursor) = filter.page(view.workspaces());
-    Ok(Json(Page { workspaces, next_cursor }).into_response())
+    let answered = beside(move || {
+        let (workspaces, next_cursor) = filter.page(view.workspaces());
+        Json(Page { workspaces, next_cursor }).into_response()
+    });
+    answered.await
 }
 
 pub(super) async fn create(State(shared): State<Shared>, body: Body) -> Result<Response, Error> {

@@ -4,7 +4,11 @@
 //! Must not look by itself, nor write what has not changed. Invariant: a report is one word, written
 //! when it changes and at most so often, so that work in a worktree does not fill the document.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -74,7 +78,8 @@ async fn look_around(
         w.host == node && matches!(w.state, WorkspaceState::Live | WorkspaceState::Vacated)
     };
     let own: Vec<Arc<Workspace>> = view.workspaces().filter(open).cloned().collect();
-    seen.retain(|id, _| own.iter().any(|workspace| workspace.id == *id));
+    let open: BTreeSet<&WorkspaceId> = own.iter().map(|workspace| &workspace.id).collect();
+    seen.retain(|id, _| open.contains(id));
     for workspace in own {
         let before = seen.get(&workspace.id);
         let reported = before.and_then(|seen| seen.reported);
