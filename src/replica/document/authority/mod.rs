@@ -257,7 +257,8 @@ impl<'a> Judge<'a> {
                 self.made.insert(id, (made, key.to_string()));
                 fresh.insert(id);
             }
-            if !matches!(action, Action::Delete) {
+            // What its own automerge overwrites is not looked up.
+            if !matches!(action, Action::Delete) && !self.is_own {
                 self.written.insert(mark(made, key, id));
             }
         }
