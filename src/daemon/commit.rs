@@ -5,11 +5,14 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, mpsc as blocking},
+    sync::Arc,
     thread::JoinHandle,
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{
+    mpsc::{self, error::TrySendError},
+    oneshot,
+};
 
 use super::{
     durable::{self, Desk, JOBS_MAX, Told},
@@ -27,8 +30,8 @@ pub type Job = durable::Job<oneshot::Sender<Answer>>;
 /// Hands jobs to the thread.
 #[derive(Debug)]
 pub struct Committer {
-    jobs: Option<blocking::SyncSender<Job>>,
-    thread: Option<JoinHandle<()>>,
+    jobs: mpsc::Sender<Job>,
+    thread: JoinHandle<()>,
 }
 
 /// Where the thread carries out what had to wait.
@@ -69,12 +72,13 @@ impl Committer {
         transport: Arc<Transport>,
         told: mpsc::UnboundedSender<Told>,
     ) -> Self {
-        let (jobs, receiver) = blocking::sync_channel(JOBS_MAX);
+        let (jobs, mut receiver) = mpsc::channel(JOBS_MAX);
         let mut window = Window { transport, told };
         let thread = std::thread::Builder::new()
             .name("commit".to_owned())
             .spawn(move || {
-                let done = catch_unwind(AssertUnwindSafe(|| run(&store, &receiver, &mut window)));
+                let done =
+                    catch_unwind(AssertUnwindSafe(|| run(&store, &mut receiver, &mut window)));
                 let failed = done.unwrap_or_else(|_| {
                     // redb asserts what a damaged file may violate; nobody may wait for ever.
                     Err(store::Error::Stopped { path: store.path().to_owned() })
@@ -84,32 +88,49 @@ impl Committer {
                 }
             })
             .expect("the operating system has a thread for the store");
-        Self { jobs: Some(jobs), thread: Some(thread) }
+        Self { jobs, thread }
     }
 
     /// Gives the thread something to do, after all that it was given before.
     ///
-    /// Blocks while too much waits: a disk that is slower than the peers slows the node down, and
-    /// not its memory up.
-    pub fn give(&self, job: Job) {
-        if let Some(jobs) = &self.jobs
-            && jobs.send(job).is_err()
-        {
-            // The thread ends before the loop only after it has told why.
-            tracing::debug!("the store has stopped");
+    /// # Errors
+    ///
+    /// The job, if too much waits: whoever gives it waits for [room](Committer::room).
+    pub fn give(&self, job: Job) -> Result<(), Job> {
+        match self.jobs.try_send(job) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(job)) => Err(job),
+            Err(TrySendError::Closed(_)) => {
+                // The thread ends before the loop only after it has told why.
+                tracing::debug!("the store has stopped");
+                Ok(())
+            }
         }
     }
 
-    /// Waits until everything that was given is durable; takes what the thread has told meanwhile.
+    /// Waits until the thread takes something more, or never does again: a disk that is slower than the
+    /// peers slows the node down, and not its memory up.
+    pub fn room(&self) -> impl Future<Output = ()> + use<> {
+        let jobs = self.jobs.clone();
+        async move { drop(jobs.reserve().await) }
+    }
+
+    /// Gives the thread its last jobs and waits until everything is durable; takes what it has told
+    /// meanwhile. Blocks.
     ///
     /// # Errors
     ///
     /// One of the last jobs has failed, whatever went well before it.
-    pub fn finish(mut self, told: &mut mpsc::UnboundedReceiver<Told>) -> Result<(), store::Error> {
-        self.jobs = None;
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
+    pub fn finish(
+        self,
+        last: impl IntoIterator<Item = Job>,
+        told: &mut mpsc::UnboundedReceiver<Told>,
+    ) -> Result<(), store::Error> {
+        let Self { jobs, thread } = self;
+        // A thread that has ended has told why.
+        let _ = last.into_iter().try_for_each(|job| jobs.blocking_send(job));
+        drop(jobs);
+        if thread.join().is_err() {
             tracing::error!("the thread that writes the store has panicked");
         }
         while let Ok(what) = told.try_recv() {
@@ -123,13 +144,13 @@ impl Committer {
 
 fn run(
     store: &Store,
-    jobs: &blocking::Receiver<Job>,
+    jobs: &mut mpsc::Receiver<Job>,
     window: &mut Window,
 ) -> Result<(), store::Error> {
-    let mut next = jobs.recv().ok();
+    let mut next = jobs.blocking_recv();
     while let Some(job) = next.take() {
         let left = durable::turn(store, job, || jobs.try_recv().ok(), window)?;
-        next = left.or_else(|| jobs.recv().ok());
+        next = left.or_else(|| jobs.blocking_recv());
     }
     Ok(())
 }
@@ -204,9 +225,9 @@ mod tests {
     async fn the_last_job_of_several_that_fails_is_a_failure_of_the_whole_stop() {
         let (committer, mut told, broken) = started();
         broken.store(true, Ordering::Relaxed);
-        committer.give(Job::Plan(DocumentId::Fleet(FleetId([1; 16]))));
-        committer.give(batch());
-        let ended = committer.finish(&mut told);
+        committer.give(Job::Plan(DocumentId::Fleet(FleetId([1; 16])))).unwrap();
+        let finish = move || committer.finish([batch()], &mut told);
+        let ended = tokio::task::spawn_blocking(finish).await.unwrap();
         assert!(matches!(ended, Err(store::Error::Stopped { .. })), "{ended:?}");
     }
 
@@ -214,7 +235,7 @@ mod tests {
     async fn a_database_that_panics_is_a_store_that_has_failed() {
         let (committer, mut told, broken) = started();
         broken.store(true, Ordering::Relaxed);
-        committer.give(batch());
+        committer.give(batch()).unwrap();
         let what = told.recv().await;
         assert!(matches!(what, Some(Told::Failed(store::Error::Stopped { .. }))), "{what:?}");
     }

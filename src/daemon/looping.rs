@@ -1,7 +1,8 @@
 //! Owns the loop: it takes inputs from wherever they come, in turns, and lends the engine the hands
 //! of the daemon's shells.
 //!
-//! Must not know the rules of the domain, nor wait for the disk. Invariant: all effects of an input
+//! Must not know the rules of the domain, nor wait for the disk. Invariants: while the disk takes nothing,
+//! no frame and no command is taken, and those who only ask are answered; all effects of an input
 //! are given out before the next input is taken, in their order: frames, diffs, what has to wait for
 //! the disk. Between them the loop steps aside where nothing else waits for it: what it wakes runs on
 //! the same thread, and would else have to wait until the loop has done all of its turn.
@@ -26,6 +27,7 @@ use super::{
     hub::{Hub, Published},
     loading::Loading,
     pace::{Pace, timed},
+    stall::Stall,
     trash::TrashStatus,
 };
 use crate::{
@@ -100,8 +102,8 @@ struct ShellHands {
     inputs: mpsc::UnboundedSender<Input>,
     saved: mpsc::UnboundedSender<compact::Ended>,
     aside: std::sync::mpsc::Sender<aside::Job>,
-    /// What the disk is to be given at the end of the turn.
-    jobs: Vec<Job<oneshot::Sender<Answer>>>,
+    /// What the disk is to be given at the end of the turn, and what waits while it takes nothing.
+    stall: Stall,
     /// Whether somebody was woken who is waited for elsewhere.
     has_woken: bool,
 }
@@ -109,7 +111,7 @@ struct ShellHands {
 impl ShellHands {
     /// Gives the disk what it is to be given.
     fn give_jobs(&mut self) {
-        self.jobs.drain(..).for_each(|job| self.shells.committer.give(job));
+        self.stall.give(&self.shells.committer);
     }
 
     /// Has something done beside the loop.
@@ -180,7 +182,7 @@ impl Hands for ShellHands {
     }
 
     fn store(&mut self, job: Job<Self::Asker>) {
-        self.jobs.push(job);
+        self.stall.add(job);
     }
 
     fn save(&mut self, plan: store::compact::Plan, copy: Copied) {
@@ -238,7 +240,7 @@ impl Loop {
             inputs: inputs_sender,
             saved: saved_sender,
             aside: aside::start(done),
-            jobs: Vec::new(),
+            stall: Stall::default(),
             has_woken: false,
         };
         engine.carry_out(effects, &mut hands);
@@ -262,6 +264,8 @@ impl Loop {
         let mut failed = None;
         loop {
             let due = self.engine.replica().due().map(|due| self.clock.instant(due));
+            // While the disk is behind nothing is begun that would make more for it to write.
+            let is_behind = self.hands.stall.is_behind();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -271,6 +275,7 @@ impl Loop {
                         break;
                     }
                 }
+                () = self.hands.shells.committer.room(), if is_behind => {}
                 Some(input) = self.inputs.recv() => self.take(input, false).await,
                 Some((due, answer)) = self.looks.recv() => {
                     let stands = self.engine.replica().teardown_stands(&due);
@@ -286,7 +291,7 @@ impl Loop {
                         self.reading_ended().await;
                     }
                 },
-                Some(event) = events.recv() => {
+                Some(event) = events.recv(), if !is_behind => {
                     let mut next = Some(event);
                     let mut taken = 0;
                     while taken < TURN_MAX
@@ -303,10 +308,13 @@ impl Loop {
                     // However much the peers have to say, people get their turn.
                     self.requests(None, &mut requests).await;
                 }
-                Some(request) = requests.recv() => {
+                () = std::future::ready(()), if self.hands.stall.may_go_on() => {
+                    self.requests(None, &mut requests).await;
+                }
+                Some(request) = requests.recv(), if self.hands.stall.has_place() => {
                     self.requests(Some(request), &mut requests).await;
                 }
-                () = sleep_until(due) => self.take(Input::TimePassed, false).await,
+                () = sleep_until(due), if !is_behind => self.take(Input::TimePassed, false).await,
             }
             self.hands.give_jobs();
         }
@@ -315,11 +323,15 @@ impl Loop {
             return Err(error);
         }
         // Requests that were let in before the stop are carried out, and answered once durable.
+        while let Some((command, answer)) = self.hands.stall.next() {
+            self.request(Request::Command(command, answer), false).await;
+        }
         while let Ok(request) = requests.try_recv() {
             self.request(request, false).await;
         }
-        let committer = self.hands.shells.committer;
-        let finished = tokio::task::spawn_blocking(move || committer.finish(&mut told));
+        let ShellHands { shells: Shells { committer, .. }, stall, .. } = self.hands;
+        let finish = move || committer.finish(stall.into_jobs(), &mut told);
+        let finished = tokio::task::spawn_blocking(finish);
         finished.await.expect("waiting for a thread does not panic")
     }
 
@@ -389,7 +401,7 @@ impl Loop {
     ) {
         let mut together = Vec::new();
         for _ in 0..TURN_MAX {
-            let Some(request) = first.take().or_else(|| requests.try_recv().ok()) else { break };
+            let Some(request) = self.next_request(&mut first, requests) else { break };
             match request {
                 Request::Command(command, answer) if goes_together(&command) => {
                     together.push((command, answer));
@@ -404,6 +416,32 @@ impl Loop {
             }
         }
         self.commands(together, requests.is_empty()).await;
+    }
+
+    /// Returns the request that is to be taken next; has commands wait while the disk is behind, and those
+    /// that came later behind them.
+    fn next_request(
+        &mut self,
+        first: &mut Option<Request>,
+        requests: &mut mpsc::Receiver<Request>,
+    ) -> Option<Request> {
+        let stall = &mut self.hands.stall;
+        while let Some(request) = first.take().or_else(|| {
+            let may_wait = stall.is_behind() && stall.has_place();
+            may_wait.then(|| requests.try_recv().ok()).flatten()
+        }) {
+            match request {
+                Request::Command(command, answer) if stall.is_behind() || stall.may_go_on() => {
+                    stall.park((command, answer));
+                }
+                other => return Some(other),
+            }
+        }
+        if stall.is_behind() {
+            return None;
+        }
+        let waiting = stall.next().map(|(command, answer)| Request::Command(command, answer));
+        waiting.or_else(|| requests.try_recv().ok())
     }
 
     /// Takes commands in together, where they are several.
@@ -447,6 +485,7 @@ impl Loop {
     /// Takes an input in; steps aside in between if it is the last that waits.
     async fn take(&mut self, input: Input, is_last: bool) {
         let (now, what) = (self.clock.now(), input.kind());
+        let imported = input.imported();
         self.hands.has_woken = false;
         let (begun, begin_took) = timed(|| self.engine.begin(now, input, &mut self.hands));
         if is_last {
@@ -454,6 +493,9 @@ impl Loop {
         }
         let ((), finish_took) = timed(|| self.engine.finish(now, begun, &mut self.hands));
         self.hands.shells.pace.note(what, begin_took + finish_took);
+        if let Some(records) = imported {
+            self.hands.shells.pace.imported(records, begin_took + finish_took);
+        }
         if is_last {
             self.hands.step_aside().await;
         }
@@ -552,3 +594,6 @@ async fn sleep_until(due: Option<std::time::Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,6 +24,7 @@ mod reading;
 mod removal;
 pub mod repair;
 mod run;
+mod stall;
 mod survey;
 pub mod trash;
 

@@ -53,6 +53,8 @@ impl Task {
 pub struct Pace {
     longest_us: AtomicU64,
     slow: AtomicU64,
+    /// How long the last import kept the loop for each of its records.
+    import_us_a_record: AtomicU64,
     /// By [`Task`], in the order of [`Task::ALL`].
     longest_turns_us: [AtomicU64; Task::ALL.len()],
 }
@@ -97,6 +99,21 @@ impl Pace {
             tracing::warn!(what, took_ms = us / 1_000, "an input kept the loop for long");
             self.slow.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Counts how long an import of so many records kept the loop.
+    pub fn imported(&self, records: usize, took: Duration) {
+        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let each = us.checked_div(records as u64).unwrap_or(0);
+        self.import_us_a_record.store(each.max(1), Ordering::Relaxed);
+    }
+
+    /// Returns how many records an import may have to keep the loop for so long, by what the last one
+    /// took; `None` before the first.
+    pub fn importable(&self, within: Duration) -> Option<usize> {
+        let within = u64::try_from(within.as_micros()).unwrap_or(u64::MAX);
+        let records = within.checked_div(self.import_us_a_record.load(Ordering::Relaxed))?;
+        Some(usize::try_from(records).unwrap_or(usize::MAX))
     }
 
     /// Returns the most that one input took, in microseconds.
@@ -160,6 +177,19 @@ mod tests {
         for (at, task) in Task::ALL.into_iter().enumerate() {
             assert_eq!(task as usize, at, "{}", task.name());
         }
+    }
+
+    #[test]
+    fn how_large_the_next_import_may_be_follows_from_what_the_last_one_took() {
+        let pace = Pace::default();
+        let within = Duration::from_micros(1_200);
+        assert_eq!(pace.importable(within), None);
+        pace.imported(4, Duration::from_micros(800));
+        assert_eq!(pace.importable(within), Some(6));
+        pace.imported(6, Duration::from_millis(12));
+        assert_eq!(pace.importable(within), Some(0), "one takes longer");
+        pace.imported(0, Duration::from_micros(1));
+        assert_eq!(pace.importable(within), Some(1_200));
     }
 
     #[test]

@@ -119,6 +119,16 @@ impl Input {
             Self::TimePassed => "time passed",
         }
     }
+
+    /// Returns how many records it imports, if it is an import.
+    pub fn imported(&self) -> Option<usize> {
+        match self {
+            Self::Requested { command: Command::Import(import), .. } => {
+                Some(import.workspaces.len() + import.sessions.len())
+            }
+            _ => None,
+        }
+    }
 }
 
 /// A frame and those who are to get it; it is encoded once.

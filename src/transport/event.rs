@@ -197,3 +197,26 @@ impl Teller {
         let _ = self.sender.send(item).await;
     }
 }
+
+/// Tells events as no link does, for the tests of whoever takes them.
+#[cfg(test)]
+pub(crate) struct Telling(Teller);
+
+#[cfg(test)]
+impl Telling {
+    /// Makes both ends.
+    pub(crate) fn new() -> (Self, Events) {
+        let (teller, events) = channel(Arc::default());
+        (Self(teller), events)
+    }
+
+    /// Tells an event.
+    pub(crate) async fn tell(&self, event: Event) {
+        self.0.tell(event).await;
+    }
+
+    /// Returns how many events wait to be taken.
+    pub(crate) fn waiting(&self) -> usize {
+        EVENTS_MAX - self.0.sender.capacity()
+    }
+}

@@ -24,5 +24,7 @@ mod twins;
 pub mod wake;
 
 pub use endpoint::{BindError, Config, LinkStatus, Timing, Transport};
+#[cfg(test)]
+pub(crate) use event::Telling;
 pub use event::{Event, Events};
 pub use shared::Traffic;

@@ -24,7 +24,7 @@ use super::{Error, Timing, compare::Speaker, recognise};
 use crate::{
     agent::{
         bridge::Anchors,
-        opencode::{self, Client, Standing, model},
+        opencode::{self, Client, Standing},
     },
     daemon::handle::{Handle, RequestError},
     replica::{
@@ -316,9 +316,4 @@ impl From<RequestError> for Failure {
     fn from(error: RequestError) -> Self {
         Self::Whole(error.into())
     }
-}
-
-/// Reads what a server says of one session, where that can be read.
-pub(super) fn read_session(value: &Value) -> Option<model::Session> {
-    model::Session::read(value).ok()
 }

@@ -3,7 +3,7 @@
 //! Must not follow events. Invariants: what is only missing from a list is asked for, one by one,
 //! before it is deleted here; records are compared beside the loop.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -11,13 +11,10 @@ use super::{
     Bridge, Error,
     anchor::spoken_for,
     compare::{Here, Plan, Speaker, mark},
-    drop_beside,
-    due::read_session,
-    recognise,
-    verify::{ASKED_MAX, Compared, ask_each},
+    drop_beside, recognise,
+    verify::{ASKED_MAX, Asked, Compared, ask_each},
 };
 use crate::{
-    agent::opencode::Standing,
     daemon::handle::RequestError,
     replica::{
         command::{Command, Import, Reply, Target},
@@ -25,9 +22,13 @@ use crate::{
     },
 };
 
-/// Most records in one import: it is one change in the document, and one turn of the loop, which takes the
-/// longer the more there are (`benches/beside.rs`).
-const BATCH_RECORDS: usize = 16;
+/// Most records in one import: it is one change in the document, and one turn of the loop.
+const BATCH_RECORDS_MAX: usize = 16;
+/// How many records the first import has: nobody knows yet how long this machine takes for one.
+const BATCH_RECORDS_FIRST: usize = 4;
+/// For how long an import is to keep the loop, by what the one before it took: some take several times as
+/// long as others, and none is to take more than five milliseconds (`benches/beside.rs`).
+const BATCH_TAKES: Duration = Duration::from_micros(1_200);
 
 /// What came of asking for sessions one by one.
 #[derive(Debug, Default)]
@@ -160,10 +161,10 @@ impl Bridge {
         let open: Vec<SessionId> = open.take(ASKED_MAX).cloned().collect();
         answers.left -= open.len();
         let mut there = Vec::new();
-        for (id, standing) in ask_each(&self.client, open).await? {
-            match standing {
-                Ok(Standing::Gone) => answers.gone.push(id),
-                Ok(Standing::There(value)) => there.push((id, value)),
+        for (id, answer) in ask_each(&self.client, open).await? {
+            match answer {
+                Ok(Asked::Gone) => answers.gone.push(id),
+                Ok(Asked::There(session)) => there.push((id, session)),
                 Err(why) => {
                     self.asked.insert(id, now);
                     answers.why = Some(why);
@@ -174,10 +175,10 @@ impl Bridge {
             // A server that was restarted on another database meanwhile has none of them, or others.
             recognise(&self.client, &self.shared.anchors).await?;
         }
-        for (id, value) in there {
+        for (id, session) in there {
             self.asked.insert(id.clone(), now);
-            if let Some(session) = read_session(&value) {
-                Arc::make_mut(&mut self.listing).sessions.insert(session.id.clone(), session);
+            if let Some(session) = session {
+                Arc::make_mut(&mut self.listing).sessions.insert(session.id.clone(), *session);
                 answers.there.push(id);
             }
         }
@@ -203,16 +204,18 @@ impl Bridge {
             (import.workspaces.into_iter(), import.sessions.into_iter());
         let mut spent = Vec::new();
         loop {
+            let records = self.handle.pace().importable(BATCH_TAKES);
+            let records = records.unwrap_or(BATCH_RECORDS_FIRST).clamp(1, BATCH_RECORDS_MAX);
             let refused = &self.refused;
             let some = workspaces.by_ref().filter(|one| !refused.contains(one.id.as_str()));
             let mut part =
-                Import { workspaces: some.take(BATCH_RECORDS).collect(), sessions: Vec::new() };
+                Import { workspaces: some.take(records).collect(), sessions: Vec::new() };
             if part.workspaces.is_empty() {
                 // Sessions come behind the workspaces that they are in.
                 let some = sessions.by_ref().filter(|session| {
                     !waiting.contains(&session.id) && !refused.contains(session.id.as_str())
                 });
-                part.sessions.extend(some.take(BATCH_RECORDS));
+                part.sessions.extend(some.take(records));
             }
             if part == Import::default() {
                 break;

@@ -16,11 +16,14 @@ use super::{
     Bridge, Error,
     compare::{Here, Plan},
     drop_beside,
-    due::{Failure, read_session},
+    due::Failure,
     identify, recognise,
 };
 use crate::{
-    agent::opencode::{Client, Listing, Standing, model::LeftOut},
+    agent::opencode::{
+        Client, Listing, Standing,
+        model::{LeftOut, Session},
+    },
     replica::ids::{Cursor, SessionId},
 };
 
@@ -123,9 +126,9 @@ impl Bridge {
             let mut why = None;
             match answer {
                 // It is missing from the list now, and is asked for as any that is.
-                Ok(Standing::Gone) => drop(sessions.remove(id.as_str())),
-                Ok(Standing::There(value)) => match read_session(&value) {
-                    Some(session) => drop(sessions.insert(session.id.clone(), session)),
+                Ok(Asked::Gone) => drop(sessions.remove(id.as_str())),
+                Ok(Asked::There(session)) => match session {
+                    Some(session) => drop(sessions.insert(session.id.clone(), *session)),
                     None => why = Some("what it says of it can't be read".to_owned()),
                 },
                 Err(problem) => why = Some(problem),
@@ -161,6 +164,22 @@ impl Compared {
     }
 }
 
+/// What a server says of a session that it was asked for.
+#[derive(Debug)]
+pub(super) enum Asked {
+    /// It has it; `None` if what it says of it can't be read.
+    There(Option<Box<Session>>),
+    /// It has none of that id.
+    Gone,
+}
+
+/// Reads an answer, and frees it, beside the loop: it may be large.
+async fn read_beside(standing: Standing) -> Asked {
+    let Standing::There(value) = standing else { return Asked::Gone };
+    let read = tokio::task::spawn_blocking(move || Session::read(&value).ok().map(Box::new));
+    Asked::There(read.await.unwrap_or_default())
+}
+
 /// Asks for each session by its id, several at a time; what fails for one is no answer of that one.
 ///
 /// # Errors
@@ -169,18 +188,21 @@ impl Compared {
 pub(super) async fn ask_each(
     client: &Client,
     sessions: Vec<SessionId>,
-) -> Result<Vec<(SessionId, Result<Standing, String>)>, Error> {
+) -> Result<Vec<(SessionId, Result<Asked, String>)>, Error> {
     let ask = |id: SessionId| async move {
-        let standing = client.session(id.as_str()).await;
-        (id, standing)
+        let asked = match client.session(id.as_str()).await {
+            Ok(standing) => Ok(read_beside(standing).await),
+            Err(error) => Err(error),
+        };
+        (id, asked)
     };
     let mut asked = stream::iter(sessions).map(ask).buffer_unordered(ASKED_AT_ONCE);
     let mut answers = Vec::new();
-    while let Some((id, standing)) = asked.next().await {
+    while let Some((id, answer)) = asked.next().await {
         answers.push((
             id,
-            match standing.map_err(Failure::of) {
-                Ok(standing) => Ok(standing),
+            match answer.map_err(Failure::of) {
+                Ok(answer) => Ok(answer),
                 Err(Failure::One(why)) => Err(why),
                 Err(Failure::Whole(error)) => return Err(error),
             },

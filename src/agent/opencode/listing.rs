@@ -169,7 +169,7 @@ impl Listing {
             let read = client.get_list("experimental/workspace", &[folder]).await;
             let name = format!("the workspaces of {}", project.worktree);
             match read {
-                Ok(records) => self.add_workspaces(&records),
+                Ok(records) => self.add_workspaces(records).await,
                 Err(error) => {
                     self.has_all_workspaces = false;
                     self.settle(name, Err(error))?;
@@ -179,18 +179,14 @@ impl Listing {
         Ok(())
     }
 
-    fn add_workspaces(&mut self, records: &[Value]) {
-        for record in records {
-            match Workspace::read(record) {
-                Ok(workspace) => {
-                    self.workspaces.insert(workspace.id.clone(), workspace);
-                }
-                Err(why) => {
-                    self.has_all_workspaces = false;
-                    self.left_out.note("workspace", record, why);
-                }
-            }
-        }
+    async fn add_workspaces(&mut self, records: Vec<Value>) {
+        let read = read_each("workspace", records, |record| {
+            Workspace::read(record).map(|workspace| (workspace.id.clone(), workspace))
+        });
+        let (workspaces, left_out) = read.await;
+        self.has_all_workspaces &= left_out.is_empty();
+        self.workspaces.extend(workspaces);
+        self.left_out.extend(left_out);
     }
 
     async fn add_sessions(
@@ -206,18 +202,10 @@ impl Listing {
             let url = client.address().clone();
             return Err(Error::TooLong { url, max: SESSIONS_MAX, unit: "sessions" });
         }
-        // Tens of thousands are not read on the loop.
-        let read = tokio::task::spawn_blocking(move || {
-            let (mut sessions, mut left_out) = (BTreeMap::new(), LeftOut::default());
-            for record in &records {
-                match Session::read(record) {
-                    Ok(session) => drop(sessions.insert(session.id.clone(), session)),
-                    Err(why) => left_out.note("session", record, why),
-                }
-            }
-            (sessions, left_out)
+        let read = read_each("session", records, |record| {
+            Session::read(record).map(|session| (session.id.clone(), session))
         });
-        let (mut sessions, left_out) = read.await.unwrap_or_default();
+        let (mut sessions, left_out) = read.await;
         self.left_out.extend(left_out);
         if self.sessions.is_empty() {
             self.sessions = sessions;
@@ -231,4 +219,27 @@ impl Listing {
         }
         Ok(())
     }
+}
+
+/// Reads records and frees them, beside the loop: there may be tens of thousands, and each may be large.
+async fn read_each<T: Send + 'static>(
+    kind: &'static str,
+    records: Vec<Value>,
+    read: impl Fn(&Value) -> Result<(String, T), String> + Send + 'static,
+) -> (BTreeMap<String, T>, LeftOut) {
+    let work = tokio::task::spawn_blocking(move || {
+        let (mut found, mut left_out) = (BTreeMap::new(), LeftOut::default());
+        for record in &records {
+            match read(record) {
+                Ok((id, one)) => drop(found.insert(id, one)),
+                Err(why) => left_out.note(kind, record, why),
+            }
+        }
+        (found, left_out)
+    });
+    work.await.unwrap_or_else(|error| {
+        let mut left_out = LeftOut::default();
+        left_out.add(format!("each {kind}"), format!("can't be read: {error}"));
+        (BTreeMap::new(), left_out)
+    })
 }

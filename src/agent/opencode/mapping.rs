@@ -156,9 +156,8 @@ fn map_session(id: SessionId, session: &Session) -> ImportedSession {
 
 fn map_workspace(id: WorkspaceId, workspace: &Workspace) -> ImportedWorkspace {
     let mut extra = extra();
-    if let Some(value) = &workspace.extra {
-        let text = value.to_string();
-        extra.insert("extra".to_owned(), shortened(&text, EXTRA_VALUE_CHARS_MAX));
+    if let Some(text) = &workspace.extra {
+        extra.insert("extra".to_owned(), shortened(text, EXTRA_VALUE_CHARS_MAX));
     }
     ImportedWorkspace {
         created_at: created_at(&workspace.id, workspace.used),

@@ -1,6 +1,6 @@
 //! Owns what opencode's HTTP API says, as far as it matters here.
 //!
-//! Must not know our records. Source: the OpenAPI document of opencode 1.18.33 and a running one.
+//! Must not know our records, but for how long their texts are. Source: the OpenAPI document of opencode 1.18.33 and a running one.
 //! Invariants: a record is read by itself, so that an odd one costs no other; a field that a newer
 //! server adds, and a value that is only shown, never make a record unreadable.
 
@@ -9,9 +9,17 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::replica::record::{DIRECTORY_CHARS_MAX, EXTRA_VALUE_CHARS_MAX};
+
 /// Latest time that is believed, milliseconds since the epoch: the year 9999, which people and other
 /// programs can still write down.
 const TIME_MS_MAX: f64 = 253_402_300_799_000.0;
+/// How many characters of a text are read.
+const TEXT_CHARS_MAX: usize = 1 + if DIRECTORY_CHARS_MAX > EXTRA_VALUE_CHARS_MAX {
+    DIRECTORY_CHARS_MAX
+} else {
+    EXTRA_VALUE_CHARS_MAX
+};
 /// How many odd records are named; the others are only counted.
 const NAMED_MAX: usize = 3;
 
@@ -82,8 +90,8 @@ pub struct Workspace {
     pub branch: Option<String>,
     /// Where it is.
     pub directory: Option<String>,
-    /// What a plugin keeps there.
-    pub extra: Option<Value>,
+    /// What a plugin keeps there, as JSON.
+    pub extra: Option<String>,
     /// The project.
     pub project_id: Option<String>,
     /// When it was last used, milliseconds since the epoch.
@@ -140,7 +148,7 @@ impl Workspace {
             name: optional(record, "name").unwrap_or_default(),
             branch: optional(record, "branch"),
             directory: strict(record, "directory")?,
-            extra: record.get("extra").filter(|extra| !extra.is_null()).cloned(),
+            extra: record.get("extra").filter(|it| !it.is_null()).map(|it| cut(&it.to_string())),
             project_id: optional(record, "projectID"),
             used: moment(record, "timeUsed"),
         })
@@ -207,14 +215,21 @@ fn required(record: &Value, key: &str) -> Result<String, Odd> {
 fn strict(record: &Value, key: &str) -> Result<Option<String>, Odd> {
     match record.get(key) {
         None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(Value::String(text)) => Ok(Some(cut(text))),
         Some(_) => Err(format!("has a {key} that is no text")),
     }
 }
 
 /// Reads a text that is only shown.
 fn optional(record: &Value, key: &str) -> Option<String> {
-    record.get(key).and_then(Value::as_str).map(str::to_owned)
+    record.get(key).and_then(Value::as_str).map(cut)
+}
+
+/// Copies the beginning of a text, and one character more than any field of ours holds: what is cut is
+/// still too long. Whole texts of megabytes would be copied and freed on the loop's thread.
+fn cut(text: &str) -> String {
+    let end = text.char_indices().nth(TEXT_CHARS_MAX).map_or(text.len(), |(at, _)| at);
+    text[..end].to_owned()
 }
 
 /// Reads a time: a number of any kind, brought into what can be shown.
@@ -292,6 +307,21 @@ mod tests {
         }
         let workspace = json!({ "id": "w", "type": null, "name": null });
         assert_eq!(Workspace::read(&workspace), Err("has no type".to_owned()));
+    }
+
+    #[test]
+    fn of_a_text_no_more_is_kept_than_tells_that_it_is_too_long() {
+        let long = "é".repeat(1 << 20);
+        let extra = json!({ "key": long });
+        let record = json!({ "id": "s", "slug": long, "parentID": long, "time": { "created": 1 } });
+        let session = Session::read(&record).unwrap();
+        assert_eq!(session.slug.unwrap().chars().count(), TEXT_CHARS_MAX);
+        assert_eq!(session.parent_id.unwrap().chars().count(), TEXT_CHARS_MAX);
+        let workspace = json!({ "id": "w", "type": "worktree", "extra": extra });
+        let workspace = Workspace::read(&workspace).unwrap();
+        assert_eq!(workspace.extra.unwrap().chars().count(), TEXT_CHARS_MAX);
+        let whole = "é".repeat(TEXT_CHARS_MAX);
+        assert_eq!(cut(&whole), whole);
     }
 
     #[test]
