@@ -509,6 +509,7 @@ fn carry_out(hub: &Hub, command: Command) -> Reply {
         Command::Pause(_)
         | Command::Resume(_)
         | Command::Revoke(_)
+        | Command::Retire(_)
         | Command::Promote { .. }
         | Command::StepDown => Reply::Peer(LAP),
         Command::AgentGone { .. } | Command::ForgetAgent(_) | Command::Rewrite => Reply::Done,

@@ -8,6 +8,7 @@ mod authors;
 mod common;
 mod described;
 mod own;
+mod retired;
 mod revoked;
 mod rights;
 mod statements;

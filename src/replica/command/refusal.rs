@@ -155,6 +155,12 @@ pub enum Refusal {
     /// The member was revoked.
     #[error("{0} is revoked")]
     Revoked(String),
+    /// The member was retired.
+    #[error("{0} is retired: what was on it is hidden")]
+    Retired(String),
+    /// The most senior admin is retired by nobody.
+    #[error("{0} is the fleet's most senior admin, and can't be retired as such")]
+    IsRoot(String),
     /// A node can't be its own peer.
     #[error("{0} is this node itself")]
     Oneself(String),
@@ -218,6 +224,8 @@ impl Refusal {
             Self::FleetFull { .. } => "fleet_full",
             Self::LastAdmin(_) => "last_admin",
             Self::Revoked(_) => "revoked",
+            Self::Retired(_) => "retired",
+            Self::IsRoot(_) => "is_root",
             Self::Oneself(_) => "oneself",
             Self::NotAlone => "not_alone",
             Self::Alone => "alone",

@@ -8,6 +8,7 @@ use super::super::{
     document::Document,
     guard,
     ids::{DocumentId, NodeId},
+    membership::set::STATEMENTS_MAX,
 };
 use super::{Replica, layers::EPOCHS_HELD_MAX, receipts::RECEIPTS_MAX};
 use crate::wire::limits::DOCUMENTS_MAX;
@@ -52,6 +53,7 @@ impl Replica {
             ("own_document", self.weight_percent(self.node)),
             ("documents", percent(hosts.len(), DOCUMENTS_MAX)),
             ("epochs_of_a_host", percent(of_one.unwrap_or(0), EPOCHS_HELD_MAX)),
+            ("statements", percent(self.statements.held().len(), STATEMENTS_MAX)),
             ("receipts", percent(self.receipts.count(), RECEIPTS_MAX)),
         ]
     }

@@ -101,7 +101,7 @@ impl Replica {
         match self.members.get(peer) {
             None => refuse(CloseCode::UnknownKey, "this key is not a member of the fleet"),
             Some(member) if member.revoked.is_some() => {
-                refuse(CloseCode::Revoked, "this key was revoked from the fleet")
+                Err((CloseCode::Revoked, self.shut_out_by(peer)))
             }
             Some(member) if member.left => {
                 refuse(CloseCode::Left, "this node has left the fleet; it needs a new ticket")
@@ -337,7 +337,7 @@ impl Replica {
             Ok(()) => {
                 tracing::info!(document = %id, "rebuilt the document from the store");
                 self.read_descriptions(fx);
-                self.members_changed(now, fx);
+                self.members_changed(now, Origin::Store, fx);
                 self.publish(now, touched, Origin::Store, BTreeSet::new(), fx);
                 self.host_work.look_again();
             }

@@ -28,12 +28,13 @@ pub struct PeerView {
 }
 
 impl Replica {
-    /// Lists the members other than this node, former ones only while they are revoked.
+    /// Lists the members other than this node, former ones only if they are revoked and
+    /// not retired.
     pub fn peers(&self) -> Vec<PeerView> {
         let frontier = self.frontier();
         self.members
             .values()
-            .filter(|member| member.node != self.node && !member.left)
+            .filter(|member| member.node != self.node && !member.left && !member.is_retired())
             .map(|member| PeerView {
                 connected: self.exchange.is_greeted(&member.node),
                 paused: self.paused.contains(&member.node),

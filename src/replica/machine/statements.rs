@@ -20,7 +20,7 @@ use super::super::{
     record::{Member, Revocation, Role},
     voucher::Keyring,
 };
-use super::Replica;
+use super::{Origin, Replica};
 use crate::wire::{CloseCode, Frame, limits::STATEMENTS_AT_ONCE_MAX};
 
 impl Replica {
@@ -46,7 +46,7 @@ impl Replica {
         let mut others = self.exchange.to_tell(&[self.node], None);
         others.retain(|peer| Some(*peer) != cut_off);
         fx.frames_durable.extend(self.frames_of(before, others));
-        self.members_changed(now, fx);
+        self.members_changed(now, Origin::Here, fx);
         Ok(())
     }
 
@@ -105,9 +105,10 @@ impl Replica {
     }
 
     /// Takes over what the statements now say, and cuts off who no longer belongs.
-    pub(super) fn members_changed(&mut self, now: Now, fx: &mut Effects) {
+    pub(super) fn members_changed(&mut self, now: Now, origin: Origin, fx: &mut Effects) {
         self.read_members(fx);
         self.drop_what_strangers_host(fx);
+        self.hide_and_show(now, origin, fx);
         let connected: Vec<NodeId> = self.exchange.peers().collect();
         for peer in connected {
             if fx.closes.iter().any(|(closed, ..)| *closed == peer) {
@@ -115,8 +116,7 @@ impl Replica {
             }
             match self.members.get(&peer) {
                 Some(member) if member.revoked.is_some() => {
-                    let reason = "revoked from the fleet".to_owned();
-                    fx.closes.push((peer, CloseCode::Revoked, reason));
+                    fx.closes.push((peer, CloseCode::Revoked, self.shut_out_by(&peer)));
                 }
                 Some(member) if member.left => {
                     fx.closes.push((peer, CloseCode::Left, "left the fleet".to_owned()));
@@ -135,6 +135,7 @@ impl Replica {
     pub(super) fn read_members(&mut self, fx: &mut Effects) {
         self.membership = evaluate(&self.statements);
         self.members = members_of(&self.membership);
+        self.hiding.read(self.node, &self.members);
         self.reach_changed = true;
         let knew: BTreeSet<NodeId> = self.trust.nodes().collect();
         self.trust.learn(self.members.values());
@@ -152,7 +153,8 @@ impl Replica {
         // What a reader says of itself nobody can build on, once its own word does not count.
         let revoked = |it: &&Member| it.role == Role::Reader && it.revoked.is_some();
         let revoked = self.members.values().filter(revoked).map(|member| member.node);
-        self.exchange.unshare(unshared.into_iter().chain(revoked).collect());
+        let hidden = self.hiding.hidden();
+        self.exchange.unshare(unshared.into_iter().chain(revoked).chain(hidden).collect());
     }
 
     /// Compares the statements with a peer's, and tells it which are held here if they differ.
@@ -232,7 +234,7 @@ impl Replica {
         to.sort_unstable();
         to.dedup();
         fx.frames.extend(self.frames_of(before, to));
-        self.members_changed(now, fx);
+        self.members_changed(now, Origin::Peer(peer), fx);
     }
 
     /// Returns the peer whose link a statement ends.
@@ -324,7 +326,11 @@ fn member(node: NodeId, belonging: &Belonging) -> Member {
         role: belonging.role,
         added_by: belonging.added_by,
         added_at: belonging.added_at,
-        revoked: belonging.removal.as_ref().map(|it| Revocation { by: it.by, at: it.at }),
+        revoked: belonging.removal.as_ref().map(|it| Revocation {
+            by: it.by,
+            at: it.at,
+            retired: it.retire,
+        }),
         left: belonging.admissions.is_empty(),
     }
 }
