@@ -379,7 +379,7 @@ fn refused(refusal: &Refusal) -> (StatusCode, &'static str) {
             (FORBIDDEN, "Make the change on a node whose role is member or admin.")
         }
         Refusal::NotAdmin => (FORBIDDEN, "Do it on a node whose role is admin."),
-        Refusal::ThisNodeRevoked(_) => (
+        Refusal::ThisNodeRevoked { .. } => (
             FORBIDDEN,
             "Leave the fleet with POST /v1/leave; to come back the machine needs a new key and a ticket.",
         ),

@@ -75,7 +75,7 @@ pub fn every_refusal() -> Vec<Refusal> {
         Refusal::ReadOnly,
         Refusal::ReaderHost(DESK),
         Refusal::NotAdmin,
-        Refusal::ThisNodeRevoked(text()),
+        Refusal::ThisNodeRevoked { what: "retired", by: text() },
         Refusal::SteppedDown(text()),
         Refusal::RoleShrinks { name: text(), role: "member" },
         Refusal::FleetFull { statements: 61_440 },

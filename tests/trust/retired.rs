@@ -213,7 +213,8 @@ fn only_an_admin_retires_and_neither_itself_nor_the_root_nor_a_stranger() {
     assert_eq!(refused(&mut world, 1, "nobody"), Refusal::NodeNotFound("nobody".to_owned()));
     world.ask(0, Command::Revoke(name_of(1))).expect("an admin revokes");
     world.deliver();
-    assert_eq!(refused(&mut world, 1, &name_of(2)), Refusal::ThisNodeRevoked(name_of(0)));
+    let shut_out = Refusal::ThisNodeRevoked { what: "revoked", by: name_of(0) };
+    assert_eq!(refused(&mut world, 1, &name_of(2)), shut_out);
     assert_eq!(refused(&mut world, 2, &name_of(1)), Refusal::NotAdmin);
     retire(&mut world, 0, 2);
     let resume = world.ask(0, Command::Resume(world.nodes[2].id.to_string()));

@@ -130,8 +130,13 @@ pub enum Refusal {
     #[error("this node is not an admin of its fleet")]
     NotAdmin,
     /// An admin has shut this node out.
-    #[error("this node was revoked from its fleet by {0}")]
-    ThisNodeRevoked(String),
+    #[error("this node was {what} from its fleet by {by}")]
+    ThisNodeRevoked {
+        /// `revoked` or `retired`.
+        what: &'static str,
+        /// The admin.
+        by: String,
+    },
     /// The member was an admin and has stepped down.
     #[error("{0} has stepped down as an admin; with this key it can't be one again")]
     SteppedDown(String),
@@ -218,7 +223,7 @@ impl Refusal {
             Self::ReadOnly => "read_only",
             Self::ReaderHost(_) => "reader_host",
             Self::NotAdmin => "not_admin",
-            Self::ThisNodeRevoked(_) => "this_node_revoked",
+            Self::ThisNodeRevoked { .. } => "this_node_revoked",
             Self::SteppedDown(_) => "stepped_down",
             Self::RoleShrinks { .. } => "role_shrinks",
             Self::FleetFull { .. } => "fleet_full",

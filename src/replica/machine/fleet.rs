@@ -56,6 +56,7 @@ impl Replica {
         self.forget_invites(fx);
         fx.writes.push(Write::Forget { document: DocumentId::Fleet(before) });
         self.found_fleet(now, fx);
+        self.left_alone = true;
         tracing::warn!(
             %before,
             fleet = %self.fleet,
@@ -65,9 +66,8 @@ impl Replica {
     }
 
     fn may_admit(&self) -> Result<(), Refusal> {
-        let own = self.members.get(&self.node);
-        if let Some(revoked) = own.and_then(|member| member.revoked.as_ref()) {
-            return Err(Refusal::ThisNodeRevoked(self.name_of(&revoked.by)));
+        if let Some(own) = self.shut_out() {
+            return Err(Refusal::ThisNodeRevoked { what: own.verb(), by: own.by });
         }
         if self.role() == Role::Admin { Ok(()) } else { Err(Refusal::NotAdmin) }
     }

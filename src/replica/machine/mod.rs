@@ -70,7 +70,7 @@ use later::{Gained, Later};
 use layers::Layers;
 pub use loaded::Loaded;
 use offence::Offences;
-pub use peers::PeerView;
+pub use peers::{PeerView, ShutOut};
 use publishing::{Origin, read_all};
 use receipts::Receipts;
 use retired::Hiding;
@@ -120,6 +120,10 @@ pub struct Replica {
     membership: Membership,
     /// Of each peer, the digests of both sides' statements when they were last compared.
     compared: BTreeMap<NodeId, ([u8; 32], [u8; 32])>,
+    /// When keys that are no member's were shown that.
+    shown_out: BTreeMap<NodeId, Duration>,
+    /// Whether this start found members that were stored in another way, and founded a fleet instead.
+    left_alone: bool,
     /// The same as people are told of it.
     members: BTreeMap<NodeId, Member>,
     /// The retired hosts, and what is kept of them.
@@ -198,6 +202,8 @@ impl Replica {
             statements: StatementSet::new(FleetId([0; 16])),
             membership: Membership::default(),
             compared: BTreeMap::new(),
+            shown_out: BTreeMap::new(),
+            left_alone: false,
             members: BTreeMap::new(),
             hiding: Hiding::new(stored.hidden),
             trust: Trust::new(startup.keyring),

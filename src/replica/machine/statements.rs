@@ -5,7 +5,10 @@
 //! is told of it, or a crash would have it sign another one in its place; only the node that it shuts out hears
 //! of it at once, since that link ends. What a peer sends is held only with its author's signature.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::super::{
     command::Refusal,
@@ -22,6 +25,12 @@ use super::super::{
 };
 use super::{Origin, Replica};
 use crate::wire::{CloseCode, Frame, limits::STATEMENTS_AT_ONCE_MAX};
+
+/// How long after a key was shown that it is shut out it is shown that again at the soonest: it dials on, and
+/// a frame may get lost with its link.
+const SHOWN_AGAIN_AFTER: Duration = Duration::from_secs(600);
+/// How many keys are remembered that were shown it; more have to wait.
+const SHOWN_OUT_MAX: usize = 1_024;
 
 impl Replica {
     /// Makes a statement of this node's, and tells peers once it is durable.
@@ -133,8 +142,10 @@ impl Replica {
     }
 
     pub(super) fn read_members(&mut self, fx: &mut Effects) {
+        let before = self.members.get(&self.node).and_then(|own| own.revoked.clone());
         self.membership = evaluate(&self.statements);
         self.members = members_of(&self.membership);
+        self.note_own_revocation(before);
         self.hiding.read(self.node, &self.members);
         self.reach_changed = true;
         let knew: BTreeSet<NodeId> = self.trust.nodes().collect();
@@ -191,6 +202,35 @@ impl Replica {
             let frame =
                 Frame::Known { statements: self.statements.hashes().collect(), answer: false };
             fx.frames.push(Outgoing { to: vec![peer], frame });
+        }
+    }
+
+    /// Sends a key that is no member's what shows that, before its link is closed: its daemon may have slept
+    /// through it. It is signed, so nobody is deceived; a key that no statement names is sent nothing.
+    pub(super) fn show_out(&mut self, now: Now, peer: NodeId, fx: &mut Effects) {
+        let at = now.monotonic;
+        self.shown_out.retain(|_, shown| *shown + SHOWN_AGAIN_AFTER > at);
+        if self.shown_out.contains_key(&peer) || self.shown_out.len() >= SHOWN_OUT_MAX {
+            return;
+        }
+        let shown = self.statements.shown_out(&peer);
+        if shown.is_empty() || shown.len() > STATEMENTS_AT_ONCE_MAX {
+            return;
+        }
+        fx.frames.extend(in_frames(shown.into_iter(), &[peer]));
+        self.shown_out.insert(peer, at);
+    }
+
+    /// Says in the log, once, that this node was shut out.
+    fn note_own_revocation(&self, before: Option<Revocation>) {
+        let Some(own) = self.shut_out() else { return };
+        if before.is_none_or(|before| before.retired != own.is_retired) {
+            let (what, by) = (own.verb(), own.by);
+            tracing::warn!(
+                fleet = %self.fleet,
+                "this node was {what} from its fleet by {by}: no other node exchanges anything with it; leave with \
+                 `sessionmesh leave`; to come back it needs a new key and a ticket"
+            );
         }
     }
 
