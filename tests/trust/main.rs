@@ -9,8 +9,10 @@ mod common;
 mod described;
 mod own;
 mod retired;
+
 mod revoked;
 mod rights;
+mod split;
 mod statements;
 
 use automerge::{

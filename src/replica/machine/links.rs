@@ -314,6 +314,7 @@ impl Replica {
                 self.left_out(now, peer, document, &applied.left_out, fx);
                 self.absorb(now, document, &mut applied, Some(peer), fx);
                 self.end_branches(now, document, fx);
+                self.notice_split(now, document, &applied, fx);
             }
             Err(error) => self.contain(now, peer, document, &error, sent, fx),
         }

@@ -32,6 +32,7 @@ mod reach;
 mod readings;
 mod receipts;
 mod retired;
+mod split;
 mod standing;
 mod statements;
 mod together;
@@ -151,6 +152,8 @@ pub struct Replica {
     offences: Offences,
     blame: Blame,
     loose_ends: LooseEnds,
+    /// The documents of others that were given up, since this node's key has two histories in them.
+    refetched: BTreeSet<DocumentId>,
     /// Why there is no link to a peer, where that is known.
     problems: BTreeMap<NodeId, String>,
     /// See [`Stored::recovering`].
@@ -224,6 +227,7 @@ impl Replica {
             offences: Offences::default(),
             blame: Blame::default(),
             loose_ends: LooseEnds::default(),
+            refetched: BTreeSet::new(),
             problems: BTreeMap::new(),
             recovering: stored.recovering,
             equal_to: BTreeSet::new(),

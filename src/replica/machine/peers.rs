@@ -76,7 +76,7 @@ impl Replica {
                 problem: self.problems.get(&member.node).cloned(),
                 name: self.display_name(&member.node),
                 addresses: self.addresses_of(&member.node).clone(),
-                left_out: self.blame.of(&member.node),
+                left_out: self.blame.of(&member.node, |id| self.documents.contains_key(id)),
                 member: member.clone(),
             })
             .collect()
