@@ -91,6 +91,7 @@ pub enum Kind {
     /// A workspace is ended by its host and entered elsewhere.
     Apart,
     Revoke,
+    Retire,
     /// A host writes its document anew.
     Rewrite,
     CrashInRewrite,
@@ -150,6 +151,7 @@ const WEIGHTS: &[(Kind, u32)] = &[
     (Kind::Rewrite, 30),
     (Kind::CrashInRewrite, 40),
     (Kind::Straggle, 115),
+    (Kind::Retire, 34),
 ];
 
 impl Kind {
@@ -216,7 +218,9 @@ impl World {
         self.fabric.note((act.kind as u8, node, other));
         // Who is let in by it alone, or shut out, is not to blame for what follows.
         let by_rogue = self.fabric.rogue == Some(node);
-        if by_rogue && matches!(act.kind, Kind::Join | Kind::JoinAndCrash | Kind::Revoke) {
+        if by_rogue
+            && matches!(act.kind, Kind::Join | Kind::JoinAndCrash | Kind::Revoke | Kind::Retire)
+        {
             return;
         }
         match act.kind {
@@ -361,12 +365,16 @@ impl World {
             }
             Kind::Straggle => self.straggle(node, other, &mut random),
             Kind::Rogue => self.play_rogue(&mut random),
-            Kind::Revoke => {
+            Kind::Revoke | Kind::Retire => {
                 if !self.revoked && self.nodes.len() > 2 {
                     self.revoked = true;
                     self.forget_alive();
-                    self.fabric.counts.add(Seen::Revoked);
-                    self.ask(node, Command::Revoke(name_of(other)), Asked::Person);
+                    let (seen, command) = match act.kind {
+                        Kind::Retire => (Seen::Retired, Command::Retire(name_of(other))),
+                        _ => (Seen::Revoked, Command::Revoke(name_of(other))),
+                    };
+                    self.fabric.counts.add(seen);
+                    self.ask(node, command, Asked::Person);
                 }
             }
         }
