@@ -47,7 +47,7 @@ pub struct InFleet {
     pub fleet: FleetId,
 }
 
-/// The answer of pausing, resuming, promoting, revoking and stepping down.
+/// The answer of pausing, resuming, promoting, revoking, retiring and stepping down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerChanged {
     /// The member that was meant.
@@ -77,6 +77,13 @@ pub(super) async fn revoke(
     Segment(node): Segment,
 ) -> Result<Json<PeerChanged>, Error> {
     peer(&shared, Command::Revoke(node)).await
+}
+
+pub(super) async fn retire(
+    State(shared): State<Shared>,
+    Segment(node): Segment,
+) -> Result<Json<PeerChanged>, Error> {
+    peer(&shared, Command::Retire(node)).await
 }
 
 pub(super) async fn promote(

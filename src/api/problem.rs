@@ -379,7 +379,7 @@ fn refused(refusal: &Refusal) -> (StatusCode, &'static str) {
             (FORBIDDEN, "Make the change on a node whose role is member or admin.")
         }
         Refusal::NotAdmin => (FORBIDDEN, "Do it on a node whose role is admin."),
-        Refusal::ThisNodeRevoked(_) => (
+        Refusal::ThisNodeRevoked { .. } => (
             FORBIDDEN,
             "Leave the fleet with POST /v1/leave; to come back the machine needs a new key and a ticket.",
         ),
@@ -395,6 +395,13 @@ fn refused(refusal: &Refusal) -> (StatusCode, &'static str) {
         ),
         Refusal::LastAdmin(_) => (CONFLICT, "Promote or invite another admin first."),
         Refusal::Revoked(_) => (CONFLICT, "Let the machine join again with a new key and invite."),
+        Refusal::Retired(_) => {
+            (CONFLICT, "Let the machine join again with a new key and invite, under the same name.")
+        }
+        Refusal::IsRoot(_) => (
+            CONFLICT,
+            "Let it step down first, with POST /v1/step-down there; if it is lost, revoke it and then retire it.",
+        ),
         Refusal::Oneself(_) => {
             (CONFLICT, "Name another member; to leave the fleet, use POST /v1/leave.")
         }

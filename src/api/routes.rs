@@ -72,6 +72,7 @@ pub const ROUTES: &[Route] = &[
     route("POST", "/v1/peers/{node}/pause", || post(fleet::pause)),
     route("POST", "/v1/peers/{node}/resume", || post(fleet::resume)),
     route("POST", "/v1/peers/{node}/promote", || post(fleet::promote)),
+    route("POST", "/v1/peers/{node}/retire", || post(fleet::retire)),
     route("POST", "/v1/step-down", || post(fleet::step_down)),
     route("POST", "/v1/invites", || post(fleet::invite)),
     route("POST", "/v1/join", || post(fleet::join)),

@@ -11,18 +11,20 @@ use super::{
     failure::Failure,
     output::Output,
     printable::{lasting, printable, size},
+    status::shut_out_by,
 };
 use crate::{
     api::trash::TrashList,
     clock, config,
     daemon::{
         doctor::{self, Check, State},
-        handle::{AgentState, HoldingStatus, Peer, Status},
+        handle::{AgentState, HoldingStatus, Peer, RootStatus, Status},
         machine::Git,
         trash::TrashStatus,
     },
     replica::{
         fold::Snapshot,
+        ids::NodeId,
         trash::{TrashListed, TrashState},
     },
 };
@@ -73,14 +75,7 @@ async fn asked(data_dir: &Path) -> Vec<Check> {
             let mut checks = daemon(&status);
             checks.extend(trash(&status.trash, &kept));
             checks.extend(peers.iter().filter(|peer| !peer.revoked).map(peer_check));
-            if !peers.is_empty() && status.admins < 2 {
-                checks.push(Check::warning(
-                    "admins",
-                    format!("the fleet has {}", status.admins),
-                    "invite one more with --role admin: the only one can't be let in again by \
-                     another if it loses its disk",
-                ));
-            }
+            checks.extend(membership(&status, &peers));
             checks.push(clocks(&view, clock::wall_ms()));
             checks
         }
@@ -140,6 +135,49 @@ fn daemon(status: &Status) -> Vec<Check> {
         }
     }));
     checks
+}
+
+/// Looks at who can let machines in and shut them out.
+fn membership(status: &Status, peers: &[Peer]) -> Vec<Check> {
+    if let Some(shut_out) = &status.shut_out {
+        let remedy = "`sessionmesh leave` makes it the admin of a fleet of its own; to come back it needs a new \
+                      key, in an empty --data-dir, and a ticket";
+        return vec![Check::failed("membership", shut_out_by(shut_out), remedy)];
+    }
+    let mut checks = Vec::new();
+    if peers.iter().all(|peer| peer.revoked) {
+        return checks;
+    }
+    if status.admins < 2 {
+        checks.push(Check::warning(
+            "admins",
+            format!("the fleet has {}", status.admins),
+            "give another machine the role with `sessionmesh peer promote NAME --role admin`: if the only \
+             admin loses its disk, nobody can let it in again",
+        ));
+    }
+    checks.extend(status.root.as_ref().map(|root| root_check(root, status.node, peers)));
+    checks
+}
+
+/// Says which machine is the root of the fleet, and what it should be.
+fn root_check(root: &RootStatus, own: NodeId, peers: &[Peer]) -> Check {
+    const NAME: &str = "root";
+    let is_away = peers.iter().any(|peer| peer.node == root.node && !peer.connected);
+    let whose = match root.node == own {
+        true => "this machine".to_owned(),
+        false => root.name.clone(),
+    };
+    let found =
+        format!("{whose} is the most senior admin, which no other one can shut out for good");
+    let advice = format!(
+        "it should be always on and well kept; to move the root to one that is: `sessionmesh peer promote NAME \
+         --role admin`, then `sessionmesh step-down` on {whose}"
+    );
+    match is_away {
+        true => Check::warning(NAME, format!("{found}, and it is not connected"), &advice),
+        false => Check::ok(NAME, format!("{found}: {advice}")),
+    }
 }
 
 /// Looks at what this machine keeps: whether it is kept at all, what can't be deleted, and what takes

@@ -74,7 +74,7 @@ enum Verb {
     /// List what machines keep of what they have ended, have it back, or delete it for good
     #[command(subcommand)]
     Trash(trash::Verb),
-    /// List the other machines of the fleet, pause, resume, promote and revoke them
+    /// List the other machines of the fleet, pause, resume, promote, revoke and retire them
     #[command(subcommand)]
     Peer(peer::Verb),
     /// Tell which changes made a session or a workspace what it is
@@ -207,6 +207,7 @@ mod tests {
             "sessionmesh peer pause p",
             "sessionmesh peer resume p",
             "sessionmesh peer revoke p --yes",
+            "sessionmesh peer retire p --yes",
             "sessionmesh peer promote p --role admin --json",
             "sessionmesh step-down --json",
             "sessionmesh watch --json",

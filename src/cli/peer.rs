@@ -28,6 +28,8 @@ pub enum Verb {
     Promote(PromoteArgs),
     /// Shut a machine out of the fleet for good
     Revoke(RevokeArgs),
+    /// Shut a machine out for good and hide all that is on it
+    Retire(RevokeArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -92,11 +94,20 @@ pub async fn run(verb: Verb, context: Context) -> Result<(), Failure> {
             say(context, &args, &answer, said)
         }
         Verb::Revoke(RevokeArgs { peer: args, yes }) => {
-            if !yes && !confirmed(&args.peer).await {
+            if !yes && !confirmed(&args.peer, "Revoke", "its links close").await {
                 return Err(Failure::Declined(args.peer));
             }
             let answer = context.client.delete(&["v1", "peers", &args.peer], &[]).await?;
             say(context, &args, &answer, "revoked")
+        }
+        Verb::Retire(RevokeArgs { peer: args, yes }) => {
+            let what = "its sessions and workspaces are hidden on every machine";
+            if !yes && !confirmed(&args.peer, "Retire", what).await {
+                return Err(Failure::Declined(args.peer));
+            }
+            let path = ["v1", "peers", &args.peer, "retire"];
+            let answer = context.client.post(&path, None::<&()>).await?;
+            say(context, &args, &answer, "retired; its name is free")
         }
     }
 }
@@ -172,16 +183,16 @@ fn state(peer: &Peer) -> String {
 }
 
 /// Asks on a terminal; where nobody can be asked, what was typed was meant.
-async fn confirmed(peer: &str) -> bool {
+async fn confirmed(peer: &str, verb: &str, what: &str) -> bool {
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
         return true;
     }
     remark(&format!(
-        "{} will never be let in again with its present key, and its links close.",
+        "{} will never be let in again with its present key, and {what}.",
         printable(peer)
     ));
     let mut stderr = std::io::stderr();
-    let asked = write!(stderr, "Revoke it? [y/N] ").and_then(|()| stderr.flush());
+    let asked = write!(stderr, "{verb} it? [y/N] ").and_then(|()| stderr.flush());
     let read = tokio::task::spawn_blocking(|| {
         let mut answer = String::new();
         std::io::stdin().read_line(&mut answer).map(|_| answer)

@@ -103,6 +103,7 @@ fn show(answer: &Answer, json: Json, out: &mut Output) -> Result<Receipt, Failur
             Ending::Deleted => "deleted, can be undone until its host carries that out",
             Ending::Restored => "restored",
             Ending::Purged => "deleted for good",
+            Ending::Hidden => "hidden: its host was retired",
         };
         let server = session.agent_server.as_deref().map(printable).unwrap_or_default();
         let agent = match session.agent {

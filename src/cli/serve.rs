@@ -203,12 +203,13 @@ impl<'a> Line<'a> {
 }
 
 fn text(ready: &Ready) -> String {
-    let Ready { node, fleet, http, quic, socket, data_dir } = ready;
+    let Ready { node, fleet, http, quic, socket, data_dir, left_alone } = ready;
     let default = config::data_dir(None).is_ok_and(|dir| dir == *data_dir);
     let data_dir = printable(&data_dir.display().to_string());
     let named = if default { String::new() } else { format!(" --data-dir {}", quoted(&data_dir)) };
     let token = quoted(&format!("{data_dir}/{}", api::TOKEN_FILE));
     let socket = printable(&socket.display().to_string());
+    let alone = if *left_alone { alone(&named) } else { String::new() };
     format!(
         "sessionmesh is ready.\n\n\
          \x20 node      {node}\n\
@@ -217,12 +218,24 @@ fn text(ready: &Ready) -> String {
          \x20 http      http://{http}\n\
          \x20 socket    {socket}\n\
          \x20 data_dir  {data_dir}\n\n\
+         {alone}\
          Next, here:\n\
          \x20 sessionmesh{named} invite     # prints a ticket for another machine\n\
          \x20 sessionmesh{named} watch      # shows every change as it comes\n\
          \x20 curl -N -H \"Authorization: Bearer $(cat {token})\" http://{http}/v1/events\n\
          On the other machine:\n\
          \x20 sessionmesh serve --join TICKET\n\n"
+    )
+}
+
+/// Says once, after an upgrade, that the machines have to be invited again.
+fn alone(named: &str) -> String {
+    format!(
+        "This version can't read who the other machines of the fleet were: an earlier one has stored that.\n\
+         This machine keeps its own sessions and workspaces and is alone in a new fleet, as its admin.\n\
+         Once another machine has this version too, bring it back, and with it all that is on it:\n\
+         \x20 sessionmesh{named} invite --role admin     # here, once for each; leave out --role for a member\n\
+         \x20 sessionmesh join TICKET               # on the other machine\n\n"
     )
 }
 
@@ -248,6 +261,7 @@ mod tests {
             quic: "0.0.0.0:7177".parse().unwrap(),
             socket: "/my data/sessionmesh.sock".into(),
             data_dir: "/my data".into(),
+            left_alone: false,
         }
     }
 
@@ -280,6 +294,7 @@ mod tests {
     #[test]
     fn a_person_is_told_what_to_type_next_in_a_way_that_can_be_pasted() {
         let text = text(&ready());
+        assert!(!text.contains("sessionmesh join TICKET"), "{text}");
         for part in [
             "sessionmesh --data-dir '/my data' invite",
             "sessionmesh --data-dir '/my data' watch",

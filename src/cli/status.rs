@@ -8,9 +8,12 @@ use super::{
     failure::Failure,
     printable::{count, lasting, printable, size, utc},
 };
-use crate::daemon::{
-    handle::{AgentState, AgentStatus, HoldingStatus, Status},
-    trash::TrashStatus,
+use crate::{
+    daemon::{
+        handle::{AgentState, AgentStatus, HoldingStatus, RootStatus, ShutOutStatus, Status},
+        trash::TrashStatus,
+    },
+    replica::ids::NodeId,
 };
 
 #[derive(Debug, clap::Args)]
@@ -40,7 +43,7 @@ pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
         ("node", status.node.to_string()),
         ("fleet", status.fleet.to_string()),
         ("role", role.as_str().unwrap_or_default().to_owned()),
-        ("admins", status.admins.to_string()),
+        ("admins", admins(status.admins, status.root.as_ref(), status.node)),
         ("version", status.version),
         ("up for", lasting(status.uptime_ms)),
         ("links", status.links.to_string()),
@@ -52,6 +55,9 @@ pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
             count(usize::try_from(status.sync_repairs_total).unwrap_or(usize::MAX), "time"),
         ),
     ];
+    if let Some(shut_out) = &status.shut_out {
+        facts.insert(4, ("shut out", shut_out_by(shut_out)));
+    }
     let refused: u64 = status.refusals.values().sum();
     if refused > 0 {
         let by_code: Vec<_> =
@@ -73,6 +79,24 @@ pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
         ("hook", format!("one from before the last start still ends {workspace}"))
     }));
     out.facts(&facts)
+}
+
+/// Says how many admins there are, and which one no other can shut out.
+fn admins(count: u64, root: Option<&RootStatus>, own: NodeId) -> String {
+    match root {
+        Some(root) if root.node == own => format!("{count}; this machine is the most senior"),
+        Some(root) => format!("{count}; the most senior is {}", root.name),
+        None => count.to_string(),
+    }
+}
+
+/// Says by whom this machine was shut out, and what helps.
+pub(super) fn shut_out_by(ShutOutStatus { by, at, retired }: &ShutOutStatus) -> String {
+    let what = if *retired { "retired" } else { "revoked" };
+    format!(
+        "this machine was {what} from its fleet by {by} ({}); no other one exchanges anything with it",
+        utc(*at)
+    )
 }
 
 /// Says what waits for another machine after a start.

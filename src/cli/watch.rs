@@ -213,7 +213,8 @@ fn line(at_ms: i64, event: &Event, names: &Names) -> String {
         Event::SessionCreated { session }
         | Event::SessionRestored { session }
         | Event::SessionStranded { session }
-        | Event::SessionPurged { session } => (session.id.as_str(), session.title.as_deref(), None),
+        | Event::SessionPurged { session }
+        | Event::SessionHidden { session } => (session.id.as_str(), session.title.as_deref(), None),
         Event::SessionUpdated { session, changed } => {
             (session.id.as_str(), session.title.as_deref(), Some(changed.join(",")))
         }
@@ -223,7 +224,8 @@ fn line(at_ms: i64, event: &Event, names: &Names) -> String {
         Event::WorkspaceCreated { workspace }
         | Event::WorkspaceRestored { workspace }
         | Event::WorkspaceSealed { workspace }
-        | Event::WorkspaceGone { workspace } => {
+        | Event::WorkspaceGone { workspace }
+        | Event::WorkspaceHidden { workspace } => {
             (workspace.id.as_str(), Some(workspace.name.as_str()), None)
         }
         Event::WorkspaceUpdated { workspace, changed } => {
@@ -256,14 +258,16 @@ fn host(event: &Event) -> NodeId {
         | Event::SessionDeleted { session, .. }
         | Event::SessionRestored { session }
         | Event::SessionStranded { session }
-        | Event::SessionPurged { session } => session.host,
+        | Event::SessionPurged { session }
+        | Event::SessionHidden { session } => session.host,
         Event::WorkspaceCreated { workspace }
         | Event::WorkspaceUpdated { workspace, .. }
         | Event::WorkspaceRemoved { workspace, .. }
         | Event::WorkspaceRestored { workspace }
         | Event::WorkspaceSealed { workspace }
         | Event::WorkspaceFailed { workspace }
-        | Event::WorkspaceGone { workspace } => workspace.host,
+        | Event::WorkspaceGone { workspace }
+        | Event::WorkspaceHidden { workspace } => workspace.host,
     }
 }
 

@@ -117,6 +117,26 @@ pub struct HoldingStatus {
     pub until: i64,
 }
 
+/// The most senior admin of a fleet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootStatus {
+    /// Its key.
+    pub node: NodeId,
+    /// The name under which it was admitted.
+    pub name: String,
+}
+
+/// How this node was shut out of its fleet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShutOutStatus {
+    /// The name of the admin that did it.
+    pub by: String,
+    /// Milliseconds since the epoch by that admin's clock; for people only.
+    pub at: i64,
+    /// Whether it was retired, not only revoked.
+    pub retired: bool,
+}
+
 /// How the daemon stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -130,6 +150,12 @@ pub struct Status {
     pub role: Role,
     /// How many admins the fleet has, this node among them if it is one.
     pub admins: u64,
+    /// The most senior admin, which no other one can shut out for good.
+    #[serde(default)]
+    pub root: Option<RootStatus>,
+    /// Who has shut this node out of its fleet; `null` unless it knows that somebody has.
+    #[serde(default)]
+    pub shut_out: Option<ShutOutStatus>,
     /// The software's version.
     pub version: String,
     /// Milliseconds since the start.

@@ -23,7 +23,9 @@ use super::{
     ending::Ending,
     engine::{self, Engine, Hands, TURN_MAX},
     evidence,
-    handle::{Answer, DocumentStatus, HoldingStatus, Peer, Request, Status},
+    handle::{
+        Answer, DocumentStatus, HoldingStatus, Peer, Request, RootStatus, ShutOutStatus, Status,
+    },
     hub::{Hub, Published},
     loading::Loading,
     pace::{Pace, timed},
@@ -513,6 +515,12 @@ impl Loop {
             fleet: replica.fleet(),
             role: replica.role(),
             admins: replica.admin_count(),
+            root: replica.root().map(|(node, name)| RootStatus { node, name }),
+            shut_out: replica.shut_out().map(|it| ShutOutStatus {
+                by: it.by,
+                at: it.at,
+                retired: it.is_retired,
+            }),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_ms: u64::try_from(now.monotonic.as_millis()).unwrap_or(u64::MAX),
             documents: documents

@@ -178,6 +178,10 @@ impl Found {
                 node: *node,
                 addresses: addresses.clone(),
             }));
+            let hidden = self.stored.hidden.iter();
+            writes.extend(
+                hidden.map(|(host, since)| Write::Hidden { host: *host, since: Some(*since) }),
+            );
             let receipts = self.stored.receipts.iter().cloned();
             writes
                 .extend(receipts.map(|it| Write::Receipt { id: it.id.clone(), receipt: Some(it) }));

@@ -98,6 +98,8 @@ pub struct Ready {
     pub socket: PathBuf,
     /// Where everything that must last is kept.
     pub data_dir: PathBuf,
+    /// Whether the members were stored by a version before this one, so that the node is alone now.
+    pub left_alone: bool,
 }
 
 /// Explains why a daemon did not start, or stopped by itself.
@@ -211,6 +213,7 @@ pub async fn run(
     let listeners = api::Listeners::bind(settings.http, &settings.data_dir).await?;
 
     let (node, fleet) = (engine.replica().node(), engine.replica().fleet());
+    let left_alone = engine.replica().is_left_alone();
     let (told_sender, told) = tokio::sync::mpsc::unbounded_channel();
     let committer = Committer::start(store.clone(), transport.clone(), told_sender);
     let quic = transport.local_addr().unwrap_or(settings.listen);
@@ -265,6 +268,7 @@ pub async fn run(
         quic,
         socket: listeners.socket().to_owned(),
         data_dir: settings.data_dir.clone(),
+        left_alone,
     };
     let api = api::Api::new(handle.clone(), node, settings.name.clone(), token);
     let no_more_requests = CancellationToken::new();

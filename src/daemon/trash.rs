@@ -140,7 +140,14 @@ impl HostTrash {
     /// Deletes what is due, and tries again what could not be deleted.
     pub async fn maintain(&self) {
         let trash = self.trash.clone();
-        self.blocking(move || trash.maintain(clock::wall_ms())).await;
+        let maintain = move || {
+            let now_ms = clock::wall_ms();
+            match trash.look_at_clock(now_ms) {
+                Ok(()) => trash.maintain(now_ms),
+                Err(error) => tracing::warn!(%error, "nothing of the trash is deleted"),
+            }
+        };
+        self.blocking(maintain).await;
         self.changed.send_replace(());
     }
 

@@ -281,6 +281,8 @@ pub enum Command {
     Resume(String),
     /// Shuts a member out for good.
     Revoke(String),
+    /// Shuts a member, or a former one, out for good and hides what it hosts.
+    Retire(String),
     /// Gives a member a greater role.
     Promote {
         /// Who.

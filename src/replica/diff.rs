@@ -60,6 +60,9 @@ pub enum Event {
     /// The record as last known; it is to be removed.
     #[serde(rename = "session.purged")]
     SessionPurged { session: Arc<Session> },
+    /// The record as last known; it is to be removed, and is created again if its host comes to count again.
+    #[serde(rename = "session.hidden")]
+    SessionHidden { session: Arc<Session> },
     #[serde(rename = "workspace.created")]
     WorkspaceCreated { workspace: Arc<Workspace> },
     #[serde(rename = "workspace.updated")]
@@ -75,6 +78,9 @@ pub enum Event {
     /// The record as last known; it is to be removed.
     #[serde(rename = "workspace.gone")]
     WorkspaceGone { workspace: Arc<Workspace> },
+    /// The record as last known; it is to be removed, and is created again if its host comes to count again.
+    #[serde(rename = "workspace.hidden")]
+    WorkspaceHidden { workspace: Arc<Workspace> },
 }
 
 /// Where a change came from.
@@ -154,6 +160,24 @@ pub fn between(changes: &[Change]) -> Vec<Event> {
         }
     }
     begun.into_iter().chain(sessions).chain(ended).collect()
+}
+
+/// Returns what a diff tells of records that are hidden with their host: the sessions, then the
+/// workspaces.
+pub fn hiding(changes: Vec<Change>) -> Vec<Event> {
+    let (mut sessions, mut workspaces) = (Vec::new(), Vec::new());
+    for change in changes {
+        match change {
+            Change::Session { before, .. } => {
+                sessions.extend(before.map(|session| Event::SessionHidden { session }));
+            }
+            Change::Workspace { before, .. } => {
+                workspaces.extend(before.map(|workspace| Event::WorkspaceHidden { workspace }));
+            }
+        }
+    }
+    sessions.append(&mut workspaces);
+    sessions
 }
 
 fn session_event(before: Option<&Arc<Session>>, after: Option<&Arc<Session>>) -> Option<Event> {

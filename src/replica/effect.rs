@@ -203,6 +203,14 @@ pub enum Write {
         /// `IP:PORT`; none once it has.
         addresses: BTreeSet<String>,
     },
+    /// The documents of a retired host are kept unseen, or no longer.
+    Hidden {
+        /// The host.
+        host: NodeId,
+        /// Since when, in milliseconds since the epoch by this node's clock; `None` once they are
+        /// freed or shown again.
+        since: Option<i64>,
+    },
     /// A member is paused, or no longer.
     Paused {
         /// Who.
@@ -402,6 +410,8 @@ pub struct Stored {
     pub paused: BTreeSet<NodeId>,
     /// Where members can be dialled that have not said so themselves yet.
     pub contacts: BTreeMap<NodeId, BTreeSet<String>>,
+    /// The retired hosts whose documents are kept unseen, and since when: milliseconds since the epoch.
+    pub hidden: BTreeMap<NodeId, i64>,
     /// Invites that are open or were redeemed, by the hash of their secret.
     pub invites: Vec<([u8; 32], StoredInvite)>,
     /// The deletes that were asked for here, in any order.

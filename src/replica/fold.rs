@@ -205,14 +205,18 @@ fn target(event: &Event) -> Target<'_> {
         | Event::SessionDeleted { session, .. }
         | Event::SessionRestored { session }
         | Event::SessionStranded { session } => Target::Session(session, true),
-        Event::SessionPurged { session } => Target::Session(session, false),
+        Event::SessionPurged { session } | Event::SessionHidden { session } => {
+            Target::Session(session, false)
+        }
         Event::WorkspaceCreated { workspace }
         | Event::WorkspaceUpdated { workspace, .. }
         | Event::WorkspaceRemoved { workspace, .. }
         | Event::WorkspaceRestored { workspace }
         | Event::WorkspaceSealed { workspace }
         | Event::WorkspaceFailed { workspace } => Target::Workspace(workspace, true),
-        Event::WorkspaceGone { workspace } => Target::Workspace(workspace, false),
+        Event::WorkspaceGone { workspace } | Event::WorkspaceHidden { workspace } => {
+            Target::Workspace(workspace, false)
+        }
     }
 }
 

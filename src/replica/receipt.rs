@@ -93,6 +93,8 @@ pub enum Ending {
     Restored,
     /// Its host has carried the delete out, for good.
     Purged,
+    /// Its host was retired, and it is hidden: nobody carries the delete out.
+    Hidden,
 }
 
 /// How far an agent's server is with the delete of a session.

@@ -406,6 +406,11 @@ impl Member {
     pub fn is_current(&self) -> bool {
         self.revoked.is_none() && !self.left
     }
+
+    /// Tells whether an admin has shut it out and hidden what it hosts.
+    pub fn is_retired(&self) -> bool {
+        self.revoked.as_ref().is_some_and(|revocation| revocation.retired)
+    }
 }
 
 /// What a node says of itself, in its own host document.
@@ -424,4 +429,13 @@ pub struct Revocation {
     pub by: NodeId,
     /// Milliseconds since the epoch by the admin's clock; for people only.
     pub at: i64,
+    /// Whether what it hosts is hidden.
+    pub retired: bool,
+}
+
+impl Revocation {
+    /// Returns what was done to the member, in one word.
+    pub fn verb(&self) -> &'static str {
+        if self.retired { "retired" } else { "revoked" }
+    }
 }

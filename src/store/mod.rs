@@ -30,8 +30,9 @@ use self::{
     folder::Folder,
     ledger::Ledger,
     tables::{
-        ARCHIVED, CHANGES, CONTACTS, INVITES, JOURNAL, PAUSED, RECEIPTS, SCHEMA, SETTING_FLEET,
-        SETTING_RECOVERING, SETTING_SCHEMA, SETTINGS, SNAPSHOTS, STATEMENTS, VOUCHERS,
+        ARCHIVED, CHANGES, CONTACTS, HIDDEN, INVITES, JOURNAL, PAUSED, RECEIPTS, SCHEMA,
+        SETTING_FLEET, SETTING_RECOVERING, SETTING_SCHEMA, SETTINGS, SNAPSHOTS, STATEMENTS,
+        VOUCHERS,
     },
 };
 pub use self::{
@@ -166,6 +167,10 @@ impl Store {
                 let addresses = serde_json::from_slice(addresses.value());
                 let addresses = addresses.map_err(|_| Fault::Table("contacts"))?;
                 stored.contacts.insert(NodeId(*node.value()), addresses);
+            }
+            for entry in transaction.open_table(HIDDEN)?.iter()? {
+                let (host, since) = entry?;
+                stored.hidden.insert(NodeId(*host.value()), i64::from_be_bytes(*since.value()));
             }
             for entry in transaction.open_table(INVITES)?.iter()? {
                 let (secret_hash, invite) = entry?;
@@ -320,6 +325,7 @@ fn set_up(database: &Database) -> Result<(), Fault> {
     transaction.open_table(RECEIPTS)?;
     transaction.open_table(PAUSED)?;
     transaction.open_table(CONTACTS)?;
+    transaction.open_table(HIDDEN)?;
     transaction.open_table(STATEMENTS)?;
     transaction.open_table(SETTINGS)?.insert(SETTING_SCHEMA, SCHEMA.to_be_bytes().as_slice())?;
     Ok(transaction.commit()?)
@@ -328,7 +334,8 @@ fn set_up(database: &Database) -> Result<(), Fault> {
 /// Makes the tables that a store of an earlier version of the same schema lacks.
 fn add_tables(database: &Database, present: &ReadTransaction) -> Result<(), Fault> {
     let present: Vec<_> = present.list_tables()?.map(|table| table.name().to_owned()).collect();
-    let added = [ARCHIVED.name(), RECEIPTS.name(), CONTACTS.name(), STATEMENTS.name()];
+    let added =
+        [ARCHIVED.name(), RECEIPTS.name(), CONTACTS.name(), HIDDEN.name(), STATEMENTS.name()];
     if added.iter().all(|name| present.iter().any(|is| is == name)) {
         return Ok(());
     }
@@ -336,6 +343,7 @@ fn add_tables(database: &Database, present: &ReadTransaction) -> Result<(), Faul
     transaction.open_table(ARCHIVED)?;
     transaction.open_table(RECEIPTS)?;
     transaction.open_table(CONTACTS)?;
+    transaction.open_table(HIDDEN)?;
     transaction.open_table(STATEMENTS)?;
     Ok(transaction.commit()?)
 }
@@ -483,6 +491,12 @@ fn apply(transaction: &WriteTransaction, ledger: &mut Ledger, write: &Write) -> 
         Write::Contact { node, addresses } => {
             let json = serde_json::to_vec(addresses).expect("texts have a JSON form");
             transaction.open_table(CONTACTS)?.insert(&node.0, json.as_slice())?;
+        }
+        Write::Hidden { host, since: Some(since) } => {
+            transaction.open_table(HIDDEN)?.insert(&host.0, &since.to_be_bytes())?;
+        }
+        Write::Hidden { host, since: None } => {
+            transaction.open_table(HIDDEN)?.remove(&host.0)?;
         }
         Write::Invite { secret_hash, invite: Some(invite) } => {
             let json = serde_json::to_vec(invite).expect("an invite has a JSON form");

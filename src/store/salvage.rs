@@ -22,8 +22,9 @@ use super::{
     error::{Damage, Error, OpenError},
     folder::Folder,
     tables::{
-        self, ARCHIVED, CHANGES, CONTACTS, INVITES, PAUSED, RECEIPTS, SCHEMA, SETTING_FLEET,
-        SETTING_RECOVERING, SETTING_SCHEMA, SETTINGS, SNAPSHOTS, STATEMENTS, VOUCHERS,
+        self, ARCHIVED, CHANGES, CONTACTS, HIDDEN, INVITES, PAUSED, RECEIPTS, SCHEMA,
+        SETTING_FLEET, SETTING_RECOVERING, SETTING_SCHEMA, SETTINGS, SNAPSHOTS, STATEMENTS,
+        VOUCHERS,
     },
 };
 use crate::replica::{
@@ -169,6 +170,11 @@ impl Suspect {
             rows(transaction, STATEMENTS, problems, |_: u64, bytes: &[u8]| Some(bytes.to_vec()));
         stored.contacts = rows(transaction, CONTACTS, problems, |node: &[u8; 32], value: &[u8]| {
             Some((NodeId(*node), serde_json::from_slice(value).ok()?))
+        })
+        .into_iter()
+        .collect();
+        stored.hidden = rows(transaction, HIDDEN, problems, |host: &[u8; 32], since: &[u8; 8]| {
+            Some((NodeId(*host), i64::from_be_bytes(*since)))
         })
         .into_iter()
         .collect();

@@ -33,6 +33,9 @@ pub(super) const PAUSED: TableDefinition<&[u8; 32], ()> = TableDefinition::new("
 /// The member that has not said itself where it can be dialled → its addresses as JSON. Added after the
 /// first stores were made.
 pub(super) const CONTACTS: TableDefinition<&[u8; 32], &[u8]> = TableDefinition::new("contacts");
+/// The retired host whose documents are kept unseen → since when, in milliseconds since the epoch, big
+/// endian. Added after the first stores were made.
+pub(super) const HIDDEN: TableDefinition<&[u8; 32], &[u8; 8]> = TableDefinition::new("hidden");
 /// Its place → the statement about membership, as it was signed. Added after the first stores were made.
 pub(super) const STATEMENTS: TableDefinition<u64, &[u8]> = TableDefinition::new("statements");
 /// The receipt's name → its JSON. Added after the first stores were made.

@@ -29,7 +29,7 @@ async fn problem(world: &World, method: &str, uri: &str, body: Option<Value>) ->
 #[tokio::test]
 async fn each_write_asks_the_loop_for_exactly_one_command_and_gives_its_answer() {
     let world = World::new(vec![], vec![]);
-    let rows: [(&str, &str, Option<Value>, &str, &str); 19] = [
+    let rows: [(&str, &str, Option<Value>, &str, &str); 20] = [
         ("PATCH", "/v1/sessions/ses_1@lap", Some(json!({"title": null})), "UpdateSession", "/id"),
         ("DELETE", "/v1/sessions/ses_1", None, "dry_run: false", "/operation"),
         ("DELETE", "/v1/sessions/ses_1?dry_run=true", None, "dry_run: true", "/session/id"),
@@ -41,6 +41,7 @@ async fn each_write_asks_the_loop_for_exactly_one_command_and_gives_its_answer()
         ("GET", "/v1/receipts/rcp_1?wait=5s", None, "Receipt(rcp_1)", "/members/1/state"),
         ("POST", "/v1/import", Some(json!({"sessions": []})), "Import", "/created"),
         ("DELETE", "/v1/peers/lap", None, r#"Revoke("lap")"#, "/node"),
+        ("POST", "/v1/peers/lap/retire", None, r#"Retire("lap")"#, "/node"),
         ("POST", "/v1/peers/my%20lap/pause", None, r#"Pause("my lap")"#, "/node"),
         ("POST", "/v1/peers/lap/resume", None, r#"Resume("lap")"#, "/node"),
         (

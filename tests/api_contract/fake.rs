@@ -123,6 +123,8 @@ pub fn status() -> Status {
         fleet: FLEET,
         role: Role::Admin,
         admins: 1,
+        root: Some(handle::RootStatus { node: DESK, name: "desk".to_owned() }),
+        shut_out: Some(handle::ShutOutStatus { by: "lap".to_owned(), at: 5, retired: true }),
         version: "0.1.0".to_owned(),
         uptime_ms: 5,
         documents: vec![
@@ -509,6 +511,7 @@ fn carry_out(hub: &Hub, command: Command) -> Reply {
         Command::Pause(_)
         | Command::Resume(_)
         | Command::Revoke(_)
+        | Command::Retire(_)
         | Command::Promote { .. }
         | Command::StepDown => Reply::Peer(LAP),
         Command::AgentGone { .. } | Command::ForgetAgent(_) | Command::Rewrite => Reply::Done,

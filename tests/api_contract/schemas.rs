@@ -75,12 +75,14 @@ pub fn every_refusal() -> Vec<Refusal> {
         Refusal::ReadOnly,
         Refusal::ReaderHost(DESK),
         Refusal::NotAdmin,
-        Refusal::ThisNodeRevoked(text()),
+        Refusal::ThisNodeRevoked { what: "retired", by: text() },
         Refusal::SteppedDown(text()),
         Refusal::RoleShrinks { name: text(), role: "member" },
         Refusal::FleetFull { statements: 61_440 },
         Refusal::LastAdmin(text()),
         Refusal::Revoked(text()),
+        Refusal::Retired(text()),
+        Refusal::IsRoot(text()),
         Refusal::Oneself(text()),
         Refusal::NotAlone,
         Refusal::Alone,
@@ -434,6 +436,7 @@ fn every_event_fits_the_schema_of_the_stream_and_every_schema_is_an_event() {
         Event::SessionRestored { session: ses() },
         Event::SessionStranded { session: ses() },
         Event::SessionPurged { session: ses() },
+        Event::SessionHidden { session: ses() },
         Event::WorkspaceCreated { workspace: wrk() },
         Event::WorkspaceUpdated { workspace: wrk(), changed: changed() },
         Event::WorkspaceRemoved { workspace: wrk(), reason: RemovedReason::LastSession },
@@ -442,6 +445,7 @@ fn every_event_fits_the_schema_of_the_stream_and_every_schema_is_an_event() {
         Event::WorkspaceSealed { workspace: wrk() },
         Event::WorkspaceFailed { workspace: Arc::new(failed_workspace("w")) },
         Event::WorkspaceGone { workspace: wrk() },
+        Event::WorkspaceHidden { workspace: wrk() },
     ];
     let mut written = BTreeSet::new();
     for event in &events {

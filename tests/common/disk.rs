@@ -76,6 +76,12 @@ impl Disk {
                 Write::Contact { node, addresses } => {
                     self.stored.contacts.insert(*node, addresses.clone());
                 }
+                Write::Hidden { host, since: Some(since) } => {
+                    self.stored.hidden.insert(*host, *since);
+                }
+                Write::Hidden { host, since: None } => {
+                    self.stored.hidden.remove(host);
+                }
                 Write::Paused { node, paused: true } => {
                     self.stored.paused.insert(*node);
                 }

@@ -205,6 +205,18 @@ impl Watch {
                 self.purged.insert(before.key());
                 ("session.purged", before.id.to_string())
             }
+            // Its host counts for nothing here; it may come back if that ceases to be so.
+            Event::SessionHidden { session: before } => {
+                assert_eq!(self.fold.session(&before.key()), Some(before), "as last known");
+                assert_ne!(before.host, self.node, "what a node hosts stays shown to it");
+                self.deleted.remove(&before.key());
+                ("session.hidden", before.id.to_string())
+            }
+            Event::WorkspaceHidden { workspace: before } => {
+                assert_eq!(self.fold.workspace(&before.key()), Some(before), "as last known");
+                assert_ne!(before.host, self.node, "what a node hosts stays shown to it");
+                ("workspace.hidden", before.id.to_string())
+            }
             Event::WorkspaceCreated { workspace: after } => {
                 assert_eq!(workspace(&after.key()), None, "created once");
                 assert!(!self.gone.contains(&after.key()), "a workspace that is gone stays so");

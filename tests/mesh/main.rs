@@ -19,6 +19,7 @@ mod repair;
 mod story;
 mod takeover;
 mod tickets;
+mod upgrade;
 
 use harness::{Client, Daemon};
 use serde_json::{Value, json};

@@ -112,6 +112,8 @@ async fn a_revoked_admin_that_goes_on_takes_nothing_over_even_where_machines_sle
         peers.any(|it| it["problem"].as_str().is_some_and(|why| why.contains("revoked")))
     };
     b.until("/v1/peers", "it is told why nobody links", why).await;
+    let by_founder = |status: &Value| status["shut_out"]["by"] == "A";
+    b.until("/v1/status", "it is shown who has shut it out", by_founder).await;
     for (daemon, others) in &all {
         until_members(daemon, others).await;
     }

@@ -78,13 +78,17 @@ impl Alive {
                 | Event::SessionUpdated { session, .. }
                 | Event::SessionDeleted { session, .. }
                 | Event::SessionRestored { session }
-                | Event::SessionStranded { session } => drop(self.sessions.remove(&session.id)),
+                | Event::SessionStranded { session }
+                | Event::SessionHidden { session } => drop(self.sessions.remove(&session.id)),
                 Event::WorkspaceCreated { workspace }
                 | Event::WorkspaceUpdated { workspace, .. }
                 | Event::WorkspaceRemoved { workspace, .. }
                 | Event::WorkspaceRestored { workspace }
                 | Event::WorkspaceFailed { workspace }
-                | Event::WorkspaceGone { workspace } => drop(self.workspaces.remove(&workspace.id)),
+                | Event::WorkspaceGone { workspace }
+                | Event::WorkspaceHidden { workspace } => {
+                    self.workspaces.remove(&workspace.id);
+                }
             }
         }
     }

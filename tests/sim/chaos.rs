@@ -91,6 +91,7 @@ pub enum Kind {
     /// A workspace is ended by its host and entered elsewhere.
     Apart,
     Revoke,
+    Retire,
     /// A host writes its document anew.
     Rewrite,
     CrashInRewrite,
@@ -111,7 +112,7 @@ const WEIGHTS: &[(Kind, u32)] = &[
     (Kind::UpdateWorkspace, 45),
     (Kind::GoOnWithTeardown, 30),
     (Kind::Import, 30),
-    (Kind::Agent, 60),
+    (Kind::Agent, 66),
     (Kind::AgentAway, 20),
     (Kind::Burst, 30),
     (Kind::WindowPasses, 60),
@@ -124,13 +125,13 @@ const WEIGHTS: &[(Kind, u32)] = &[
     (Kind::Kill, 20),
     (Kind::PowerCut, 22),
     (Kind::TornCommit, 25),
-    (Kind::SyncFails, 27),
-    (Kind::DiskFull, 28),
+    (Kind::SyncFails, 28),
+    (Kind::DiskFull, 30),
     (Kind::SlowDisk, 20),
     (Kind::Garble, 45),
     (Kind::TakeBackup, 20),
     (Kind::RestoreBackup, 25),
-    (Kind::Restart, 20),
+    (Kind::Restart, 24),
     (Kind::Stall, 20),
     (Kind::ClockJump, 20),
     (Kind::YearOff, 20),
@@ -146,10 +147,11 @@ const WEIGHTS: &[(Kind, u32)] = &[
     (Kind::CrashInCompaction, 30),
     (Kind::CrashInRead, 25),
     (Kind::Apart, 150),
-    (Kind::Revoke, 34),
+    (Kind::Revoke, 35),
     (Kind::Rewrite, 30),
     (Kind::CrashInRewrite, 40),
     (Kind::Straggle, 115),
+    (Kind::Retire, 34),
 ];
 
 impl Kind {
@@ -216,7 +218,9 @@ impl World {
         self.fabric.note((act.kind as u8, node, other));
         // Who is let in by it alone, or shut out, is not to blame for what follows.
         let by_rogue = self.fabric.rogue == Some(node);
-        if by_rogue && matches!(act.kind, Kind::Join | Kind::JoinAndCrash | Kind::Revoke) {
+        if by_rogue
+            && matches!(act.kind, Kind::Join | Kind::JoinAndCrash | Kind::Revoke | Kind::Retire)
+        {
             return;
         }
         match act.kind {
@@ -361,12 +365,16 @@ impl World {
             }
             Kind::Straggle => self.straggle(node, other, &mut random),
             Kind::Rogue => self.play_rogue(&mut random),
-            Kind::Revoke => {
+            Kind::Revoke | Kind::Retire => {
                 if !self.revoked && self.nodes.len() > 2 {
                     self.revoked = true;
                     self.forget_alive();
-                    self.fabric.counts.add(Seen::Revoked);
-                    self.ask(node, Command::Revoke(name_of(other)), Asked::Person);
+                    let (seen, command) = match act.kind {
+                        Kind::Retire => (Seen::Retired, Command::Retire(name_of(other))),
+                        _ => (Seen::Revoked, Command::Revoke(name_of(other))),
+                    };
+                    self.fabric.counts.add(seen);
+                    self.ask(node, command, Asked::Person);
                 }
             }
         }

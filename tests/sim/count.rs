@@ -53,6 +53,7 @@ kinds! {
         Paused = "peer paused",
         Joined = "node joined",
         Revoked = "node revoked",
+        Retired = "node retired",
         Apart = "used while it is ended elsewhere",
         Straggled = "written to an epoch left behind",
         Rogue = "a member gone bad does something",

@@ -341,12 +341,13 @@ impl World {
         a.fleet() != b.fleet() || shut_out(a, b.node()) || shut_out(b, a.node())
     }
 
-    /// Tells where a node's documents stand, but for those of a host gone bad: nobody sees to it that what
-    /// each has of them is carried over.
+    /// Tells where a node's documents stand, but for those of a host gone bad, where nobody sees to it that
+    /// what each has of them is carried over, and those of a retired one, which nobody exchanges.
     fn stands(&self, replica: &Replica) -> Vec<(DocumentId, Vec<ChangeHash>)> {
         let rogue = self.fabric.rogue.map(super::node::key);
         let documents = replica.document_heads().into_iter();
         let documents = documents.filter(|(id, ..)| rogue.is_none() || id.host() != rogue);
+        let documents = documents.filter(|(id, ..)| !is_retired(replica, id));
         documents.map(|(id, heads, _)| (id, heads)).collect()
     }
 
@@ -435,6 +436,9 @@ impl World {
                 acknowledged.retain(|it| !holds(up.engine.replica(), it));
             }
         }
+        if let Some(up) = ups.first() {
+            acknowledged.retain(|it| !is_retired(up.engine.replica(), &it.document));
+        }
         for up in &ups {
             let replica = up.engine.replica();
             let first = ups[0].engine.replica();
@@ -502,4 +506,10 @@ impl World {
         });
         sessions.chain(workspaces).collect()
     }
+}
+
+/// Tells whether a document's host is retired, as a node knows it.
+fn is_retired(replica: &Replica, document: &DocumentId) -> bool {
+    let host = document.host().and_then(|host| replica.membership().nodes.get(&host));
+    host.and_then(|host| host.removal.as_ref()).is_some_and(|removal| removal.retire)
 }

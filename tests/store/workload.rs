@@ -52,6 +52,7 @@ pub struct Contents {
     pub vouchers: BTreeMap<(DocumentId, ActorBytes), Voucher>,
     pub paused: BTreeSet<NodeId>,
     pub contacts: BTreeMap<NodeId, BTreeSet<String>>,
+    pub hidden: BTreeMap<NodeId, i64>,
     pub invites: BTreeMap<[u8; 32], StoredInvite>,
     pub receipts: BTreeMap<ReceiptId, StoredReceipt>,
     pub cursor: Option<Cursor>,
@@ -69,6 +70,7 @@ impl Contents {
             documents,
             paused,
             contacts,
+            hidden,
             invites,
             receipts,
             cursor,
@@ -97,6 +99,7 @@ impl Contents {
             documents,
             paused,
             contacts,
+            hidden,
             invites: invites.into_iter().collect(),
             receipts: receipts.into_iter().map(|receipt| (receipt.id.clone(), receipt)).collect(),
             cursor,
@@ -166,6 +169,12 @@ impl Contents {
             }
             Write::Contact { node, addresses } => {
                 self.contacts.insert(*node, addresses.clone());
+            }
+            Write::Hidden { host, since: Some(since) } => {
+                self.hidden.insert(*host, *since);
+            }
+            Write::Hidden { host, since: None } => {
+                self.hidden.remove(host);
             }
             Write::Paused { node, paused: true } => {
                 self.paused.insert(*node);
@@ -255,6 +264,7 @@ fn random_write(rng: &mut Rng, sequence: &mut u64) -> Write {
             Write::Journal { cursor, body: body(*sequence).into() }
         }
         7 if rng.bool() => Write::Paused { node, paused: rng.bool() },
+        7 if rng.bool() => Write::Hidden { host: node, since: rng.bool().then(|| rng.i64(..)) },
         7 => {
             let addresses = (0..rng.u8(..3)).map(|last| format!("10.0.0.{last}:7177")).collect();
             Write::Contact { node, addresses }

@@ -8,8 +8,11 @@ mod authors;
 mod common;
 mod described;
 mod own;
+mod retired;
+
 mod revoked;
 mod rights;
+mod split;
 mod statements;
 
 use automerge::{

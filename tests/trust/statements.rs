@@ -7,11 +7,12 @@ use automerge::transaction::Transactable as _;
 use sessionmesh::{
     replica::{
         command::{Command, Refusal, Reply},
+        effect::Input,
         ids::{NodeId, StatementHash},
         membership::statement::{Act, Statement},
         record::Role,
     },
-    wire::{CloseCode, Frame},
+    wire::{CloseCode, Frame, Hello, PROTOCOL, PROTOCOL_MIN},
 };
 
 use crate::{
@@ -76,10 +77,11 @@ fn an_admin_that_was_revoked_is_told_and_admits_and_revokes_nobody() {
     world.ask(0, Command::Revoke(name_of(1))).expect("an admin revokes");
     world.deliver();
     let invite = Command::Invite { role: Role::Admin, expires_in: HOUR, secret: [1; 32] };
-    assert_eq!(world.ask(1, invite), Err(Refusal::ThisNodeRevoked(name_of(0))));
+    let shut_out = || Refusal::ThisNodeRevoked { what: "revoked", by: name_of(0) };
+    assert_eq!(world.ask(1, invite), Err(shut_out()));
     let promote = Command::Promote { node: name_of(4), role: Role::Admin };
     for command in [Command::Revoke(name_of(0)), promote, Command::StepDown] {
-        assert!(matches!(world.ask(1, command), Err(Refusal::ThisNodeRevoked(_))));
+        assert_eq!(world.ask(1, command), Err(shut_out()));
     }
 }
 
@@ -211,4 +213,95 @@ fn a_promoted_member_invites_and_the_admitted_name_is_free_and_no_key() {
     let shrink = Command::Promote { node: name_of(3), role: Role::Member };
     let refused = world.ask(0, shrink);
     assert_eq!(refused, Err(Refusal::RoleShrinks { name: name_of(3), role: "admin" }));
+}
+
+/// How many statements a node was sent, all told, before anybody greeted it.
+fn shown(world: &mut World, to: usize) -> usize {
+    let said = world.sent.replace(Vec::new()).unwrap_or_default();
+    let count = |frame: &Frame| match frame {
+        Frame::Statements { statements } => statements.len(),
+        _ => 0,
+    };
+    said.iter().filter(|(_, at, _)| *at == to).map(|(.., frame)| count(frame)).sum()
+}
+
+#[test]
+fn a_machine_that_slept_through_its_revocation_is_shown_it_and_says_so() {
+    for retire in [false, true] {
+        let mut world = five();
+        (0..5).filter(|other| *other != 1).for_each(|other| world.cut(1, other));
+        // By an admin that was let in meanwhile.
+        world.add(Default::default(), 0);
+        world.join(5, 0, Role::Admin);
+        world.plug_all();
+        (0..6).filter(|other| *other != 1).for_each(|other| world.cut(1, other));
+        let act = if retire { Command::Retire } else { Command::Revoke };
+        world.ask(5, act(name_of(1))).expect("an admin may");
+        world.deliver();
+        assert_eq!(world.nodes[1].replica.shut_out(), None);
+        world.sent = Some(Vec::new());
+        world.plug(1, 3);
+        world.pass(Duration::from_secs(5));
+        let shut_out = world.nodes[1].replica.shut_out().expect("it was shown");
+        assert_eq!((shut_out.by, shut_out.is_retired), (name_of(5), retire));
+        assert!(shown(&mut world, 1) > 0);
+        let invite = Command::Invite { role: Role::Admin, expires_in: HOUR, secret: [1; 32] };
+        assert!(matches!(world.ask(1, invite), Err(Refusal::ThisNodeRevoked { .. })));
+        // It goes on dialling, and is not told the same again and again.
+        for _ in 0..5 {
+            world.cut(1, 3);
+            world.plug(1, 3);
+            world.pass(Duration::from_secs(5));
+        }
+        assert_eq!(shown(&mut world, 1), 0);
+        world.crash(1, usize::MAX);
+        assert!(world.nodes[1].replica.shut_out().is_some(), "it is durable");
+    }
+}
+
+/// Whose admission ceased to count hears that, too: who let it in was shut out.
+#[test]
+fn a_node_that_an_admin_gone_bad_let_in_is_shown_why_it_is_no_member() {
+    let mut world = five();
+    (0..5).filter(|other| *other != 1).for_each(|other| world.cut(1, other));
+    world.add(Default::default(), 0);
+    world.join(5, 1, Role::Member);
+    world.plug(1, 2);
+    world.pass(Duration::from_secs(5));
+    world.cut(1, 2);
+    assert!(is_in(&world, 2, world.nodes[5].id));
+    let (root, second) = (world.nodes[0].id, world.nodes[1].id);
+    let act = Act::Revoked { node: second, last: None, documents: None, retire: false };
+    let signed = sign(&world, root, None, vec![act]);
+    say(&mut world, 0, 2, &signed);
+    assert!(!is_in(&world, 2, world.nodes[5].id) && is_in(&world, 5, second));
+    world.cut(1, 5);
+    world.plug(5, 2);
+    world.pass(Duration::from_secs(5));
+    assert!(!is_in(&world, 5, second), "it has seen the revocation");
+}
+
+#[test]
+fn a_stranger_is_shown_nothing() {
+    let mut world = five();
+    world.ask(0, Command::Revoke(name_of(1))).expect("an admin revokes");
+    let hello = |fleet| {
+        Frame::Hello(Hello {
+            protocol_min: PROTOCOL_MIN,
+            protocol_max: PROTOCOL,
+            fleet,
+            name: "eve".to_owned(),
+            version: "1".to_owned(),
+            features: 0,
+            frontier: [0; 32],
+            statements: [0; 32],
+        })
+    };
+    let now = world.now_at(0);
+    let replica = &mut world.nodes[0].replica;
+    let frame = hello(replica.fleet());
+    replica.handle(now, Input::PeerConnected { peer: EVE });
+    let fx = replica.handle(now, Input::FrameReceived { peer: EVE, frame });
+    assert_eq!(fx.closes.first().map(|(_, code, _)| *code), Some(CloseCode::UnknownKey));
+    assert!(fx.frames.is_empty(), "{:?}", fx.frames);
 }

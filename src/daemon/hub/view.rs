@@ -91,14 +91,18 @@ impl View {
                 | Event::SessionDeleted { session, .. }
                 | Event::SessionRestored { session }
                 | Event::SessionStranded { session } => sessions.push(session),
-                Event::SessionPurged { session } => self.sessions.remove(session),
+                Event::SessionPurged { session } | Event::SessionHidden { session } => {
+                    self.sessions.remove(session);
+                }
                 Event::WorkspaceCreated { workspace }
                 | Event::WorkspaceUpdated { workspace, .. }
                 | Event::WorkspaceRemoved { workspace, .. }
                 | Event::WorkspaceRestored { workspace }
                 | Event::WorkspaceSealed { workspace }
                 | Event::WorkspaceFailed { workspace } => self.workspaces.upsert(workspace.clone()),
-                Event::WorkspaceGone { workspace } => self.workspaces.remove(workspace),
+                Event::WorkspaceGone { workspace } | Event::WorkspaceHidden { workspace } => {
+                    self.workspaces.remove(workspace);
+                }
             }
         }
         self.sessions.upsert_all(sessions);

@@ -130,8 +130,13 @@ pub enum Refusal {
     #[error("this node is not an admin of its fleet")]
     NotAdmin,
     /// An admin has shut this node out.
-    #[error("this node was revoked from its fleet by {0}")]
-    ThisNodeRevoked(String),
+    #[error("this node was {what} from its fleet by {by}")]
+    ThisNodeRevoked {
+        /// `revoked` or `retired`.
+        what: &'static str,
+        /// The admin.
+        by: String,
+    },
     /// The member was an admin and has stepped down.
     #[error("{0} has stepped down as an admin; with this key it can't be one again")]
     SteppedDown(String),
@@ -155,6 +160,12 @@ pub enum Refusal {
     /// The member was revoked.
     #[error("{0} is revoked")]
     Revoked(String),
+    /// The member was retired.
+    #[error("{0} is retired: what was on it is hidden")]
+    Retired(String),
+    /// The most senior admin is retired by nobody.
+    #[error("{0} is the fleet's most senior admin, and can't be retired as such")]
+    IsRoot(String),
     /// A node can't be its own peer.
     #[error("{0} is this node itself")]
     Oneself(String),
@@ -212,12 +223,14 @@ impl Refusal {
             Self::ReadOnly => "read_only",
             Self::ReaderHost(_) => "reader_host",
             Self::NotAdmin => "not_admin",
-            Self::ThisNodeRevoked(_) => "this_node_revoked",
+            Self::ThisNodeRevoked { .. } => "this_node_revoked",
             Self::SteppedDown(_) => "stepped_down",
             Self::RoleShrinks { .. } => "role_shrinks",
             Self::FleetFull { .. } => "fleet_full",
             Self::LastAdmin(_) => "last_admin",
             Self::Revoked(_) => "revoked",
+            Self::Retired(_) => "retired",
+            Self::IsRoot(_) => "is_root",
             Self::Oneself(_) => "oneself",
             Self::NotAlone => "not_alone",
             Self::Alone => "alone",

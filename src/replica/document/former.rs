@@ -182,7 +182,7 @@ mod tests {
             role: Role::Member,
             added_by: HOST,
             added_at: 0,
-            revoked: (node == FORMER).then_some(Revocation { by: HOST, at: 0 }),
+            revoked: (node == FORMER).then_some(Revocation { by: HOST, at: 0, retired: false }),
             left: false,
         };
         let mut trust = Trust::new(Arc::new(Trusting));

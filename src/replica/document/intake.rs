@@ -15,8 +15,8 @@ use super::{
         trust::{Standing, Trust},
         voucher::Voucher,
     },
-    Applied, ApplyError, Document, LeftOut, Touched, Untrusted, actor_in, apply_all, authority,
-    branches, hash_in,
+    Applied, ApplyError, Document, LeftOut, Place, Touched, Untrusted, actor_in, apply_all,
+    authority, branches, hash_in,
     orphans::ORPHANS_MAX,
     saved::Saved,
 };
@@ -293,7 +293,10 @@ impl Document {
             }
             if change.seq() <= seq {
                 // Its author has signed both; the sender may not know.
-                left_out.forked.extend(trust.node(&ids::fingerprint(&actor)));
+                let place = Place { actor, seq: change.seq() };
+                if let Some(author) = trust.node(&ids::fingerprint(&actor)) {
+                    left_out.forked.entry(author).or_insert(place);
+                }
                 refused.insert(change.hash());
                 continue;
             }

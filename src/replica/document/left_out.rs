@@ -6,7 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use automerge::{Change, ChangeHash};
 
-use super::{super::ids::NodeId, Untrusted};
+use super::{
+    super::ids::{ActorBytes, NodeId},
+    Untrusted,
+};
 
 /// Most changes of a document that are remembered as refused; beyond, what builds on a forgotten one
 /// waits like anything else whose dependencies are missing.
@@ -25,14 +28,23 @@ pub struct LeftOut {
     pub unvouched: u64,
     /// Changes that build on refused ones.
     pub based_on_refused: u64,
-    /// Members that have signed two changes for one place: what others have of theirs, this node
-    /// may never have.
-    pub forked: BTreeSet<NodeId>,
+    /// Members that have signed two changes for one place, and the first such place of each: what others
+    /// have of theirs, this node may never have.
+    pub forked: BTreeMap<NodeId, Place>,
     /// The authors of changes that no node takes, where they are known, and what is wrong with the
     /// first of each.
     pub refused: BTreeMap<Option<NodeId>, Untrusted>,
     /// The authors that write beside themselves more often than is taken at once.
     pub crowded: BTreeSet<NodeId>,
+}
+
+/// Which of an author's changes it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Under which it was written.
+    pub actor: ActorBytes,
+    /// The change's sequence number.
+    pub seq: u64,
 }
 
 impl LeftOut {
@@ -52,7 +64,9 @@ impl LeftOut {
         self.revoked += revoked;
         self.unvouched += unvouched;
         self.based_on_refused += based_on_refused;
-        self.forked.extend(forked);
+        for (author, place) in forked {
+            self.forked.entry(author).or_insert(place);
+        }
         for (author, wrong) in refused {
             self.refused.entry(author).or_insert(wrong);
         }

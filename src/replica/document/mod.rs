@@ -38,7 +38,7 @@ pub use host::{
     Vector, Writer as HostWriter,
 };
 pub use intake::Coverage;
-pub use left_out::LeftOut;
+pub use left_out::{LeftOut, Place};
 pub use merged::Merged;
 pub use message::Message;
 pub use own::NotWritten;
@@ -220,6 +220,8 @@ pub struct Document {
     refused: Refused,
     vouchers: Vouchers,
     places: Places,
+    /// How many changes of an actor it is said to be made of, whatever it is.
+    counted_as: Option<(ActorId, u64)>,
 }
 
 /// How much a replica lacks of a document.
@@ -380,6 +382,7 @@ impl Document {
             refused,
             vouchers,
             places,
+            counted_as: None,
         })
     }
 

@@ -8,7 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use automerge::{ActorId, Change, ReadDoc as _};
 
-use super::{super::guard, Applied, Document, Touched, hash_in, touched};
+use super::{
+    super::{guard, ids::ActorBytes},
+    Applied, Document, Touched, hash_in, touched,
+};
 
 /// A copy of a host document, to be written anew.
 #[derive(Debug, Clone)]
@@ -92,6 +95,14 @@ impl Document {
         let gained = self.newest(is_old, usize::MAX).unwrap_or_default();
         let gained: Vec<_> = gained.iter().map(Change::decode).collect();
         touched::by(&self.automerge, &gained)
+    }
+
+    /// Returns what an actor has written from its change of that number on; takes as long as the document has
+    /// changes.
+    pub fn written_since(&self, actor: &ActorBytes, seq: u64) -> Vec<Vec<u8>> {
+        let all = self.automerge.get_changes(&[]).into_iter();
+        let theirs = all.filter(|it| it.seq() >= seq && it.actor_id().to_bytes() == actor);
+        theirs.map(|change| change.raw_bytes().to_vec()).collect()
     }
 
     /// Returns the changes that are not old, in an order in which they can be applied; `None` if they

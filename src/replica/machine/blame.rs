@@ -62,8 +62,16 @@ impl Blame {
     }
 
     /// Tells what was left out of what a node wrote, if anything was: the last that was new.
-    pub(super) fn of(&self, author: &NodeId) -> Option<String> {
-        let all = self.named.iter().filter(|((by, _), _)| by == author);
+    ///
+    /// Two histories of a document that is held no more have come together.
+    pub(super) fn of(
+        &self,
+        author: &NodeId,
+        is_held: impl Fn(&DocumentId) -> bool,
+    ) -> Option<String> {
+        let all = self.named.iter().filter(|((by, document), named)| {
+            by == author && (named.code != "forked" || is_held(document))
+        });
         let ((_, document), named) = all.max_by_key(|(_, named)| named.number)?;
         let times =
             if named.times > 1 { format!(" ({} times)", named.times) } else { String::new() };
@@ -92,8 +100,8 @@ impl Replica {
         }
         tracing::debug!(%peer, %document, ?left_out, "left out some of what a peer sent");
         let mut own = None;
-        for author in &left_out.forked {
-            let reason = "it has signed two changes for one place".to_owned();
+        for author in left_out.forked.keys() {
+            let reason = "it has signed two changes for one place, as a machine resumed from a snapshot does".to_owned();
             self.name_author(*author, document, ("forked", reason.clone()));
             own = own.or((*author == peer).then_some(("forked", reason)));
         }
@@ -108,6 +116,9 @@ impl Replica {
             };
             self.name_author(*author, document, (wrong.code(), wrong.to_string()));
             own = own.or((*author == peer).then(|| (wrong.code(), wrong.to_string())));
+        }
+        if let Some(place) = left_out.forked.get(&peer) {
+            self.show_split(peer, document, place, fx);
         }
         if let Some((code, reason)) = own {
             self.offences.count(code);
@@ -150,8 +161,11 @@ mod tests {
         assert!(!blame.name(author, document(0), why("that")));
         assert!(blame.name(author, document(1), why("that")));
         assert!(blame.name(author, document(0), why("another")));
-        let told = blame.of(&author).unwrap();
-        assert!(told.contains("another") && blame.of(&NodeId([8; 32])).is_none(), "{told}");
+        let told = blame.of(&author, |_| true).unwrap();
+        assert!(
+            told.contains("another") && blame.of(&NodeId([8; 32]), |_| true).is_none(),
+            "{told}"
+        );
         for epoch in 0..2 * REMEMBERED_MAX as u32 {
             blame.name(author, document(epoch), why("that"));
         }

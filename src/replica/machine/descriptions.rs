@@ -79,6 +79,14 @@ impl Replica {
         }
     }
 
+    /// Forgets what one member has said.
+    pub(super) fn forget_description(&mut self, node: NodeId, fx: &mut Effects) {
+        self.descriptions.remove(&node);
+        if self.contacts.remove(&node).is_some() {
+            fx.writes.push(Write::Contact { node, addresses: BTreeSet::new() });
+        }
+    }
+
     /// Remembers where a member can be dialled that has not said so itself yet.
     pub(super) fn note_contact(
         &mut self,

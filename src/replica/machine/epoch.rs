@@ -19,6 +19,7 @@ use super::{
     Origin, Replica,
     earlier::{Done, Earlier, EpochDone, EpochWork, Found, Parted, Read, ReadEarlier, Task},
     offence::Sent,
+    split::Split,
     vouch_for,
 };
 
@@ -63,6 +64,8 @@ pub struct Epochs {
     seen: BTreeSet<(DocumentId, Vec<ChangeHash>)>,
     /// Whether a rewrite was asked for.
     asked: bool,
+    /// Where this node's key has written two histories, if it has.
+    pub(super) split: Option<Split>,
     /// How many changes the document had when it was last looked at.
     looked_at: u64,
     retry_at: Option<Duration>,
@@ -126,6 +129,7 @@ impl Epochs {
             arrived: Vec::new(),
             seen: BTreeSet::new(),
             asked: false,
+            split: None,
             looked_at: 0,
             retry_at: None,
         }
@@ -249,7 +253,7 @@ impl Replica {
         self.epochs.asked = false;
         self.epochs.retry_at = None;
         let Some(own) = self.documents.get(&self.own_document()) else { return };
-        let rewrite = Rewrite::new(own.clone(), epoch, self.actor.clone(), now.wall_ms);
+        let rewrite = Rewrite::new(self.unsplit(own), epoch, self.actor.clone(), now.wall_ms);
         self.work_on_epoch(Task::Rewrite(rewrite), fx);
     }
 
@@ -345,11 +349,12 @@ impl Replica {
             self.epochs.retry_at = Some(now.monotonic + RETRY_AFTER);
             return;
         };
-        let mut carried = rewritten.catch_up(own, now.wall_ms);
+        let mut carried = rewritten.catch_up(&self.unsplit(own), now.wall_ms);
         let mut next = rewritten.next;
         vouch_for(&self.trust, &mut next, &mut carried);
         self.record(next.id(), &carried, fx);
         let digest = self.view.digest();
+        self.forget_split_epoch(fx);
         self.go_over_to(now, Origin::Here, next, None, fx);
         debug_assert_eq!(digest, self.view.digest(), "a new epoch shows what the one before did");
         let own = self.node;
@@ -419,6 +424,7 @@ impl Replica {
             }
             return;
         }
+        let earlier = self.settled(earlier);
         let Part { before, touched, mut authors, .. } = part;
         authors.insert(self.node.fingerprint());
         let Some(present) = self.documents.get_mut(&own) else { return };

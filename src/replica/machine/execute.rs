@@ -109,6 +109,7 @@ impl Replica {
             Command::Pause(name) => self.pause(&name, fx),
             Command::Resume(name) => self.resume(&name, fx),
             Command::Revoke(name) => self.revoke(now, &name, fx),
+            Command::Retire(name) => self.retire(now, &name, fx),
             Command::Promote { node, role } => self.promote(now, &node, role, fx),
             Command::StepDown => self.step_down(now, fx),
             Command::Announce { name, addresses } => self.announce(now, name, addresses, fx),
@@ -154,6 +155,7 @@ impl Replica {
             .or(workspace.as_ref().map(|workspace| workspace.host))
             .or(parent.as_ref().map(|parent| parent.host))
             .unwrap_or(self.node);
+        self.refuse_retired(host)?;
         self.may_grow(host)?;
         let id = match new.id {
             Some(id) => self.unused_session(host, id)?,
@@ -474,6 +476,7 @@ impl Replica {
         fx: &mut Effects,
         write: impl Fn(&mut HostWriter<'_, '_>) -> Written,
     ) -> Result<Option<ChangeHash>, Refusal> {
+        self.refuse_retired(host)?;
         let id = self.host_document_id(host).ok_or(Refusal::HostNotReady(host))?;
         // Nothing but what it says of itself is taken in there, from whomever.
         let member = self.members.get(&host).filter(|member| member.node != self.node);

@@ -56,6 +56,7 @@ impl Replica {
         self.forget_invites(fx);
         fx.writes.push(Write::Forget { document: DocumentId::Fleet(before) });
         self.found_fleet(now, fx);
+        self.left_alone = true;
         tracing::warn!(
             %before,
             fleet = %self.fleet,
@@ -65,9 +66,8 @@ impl Replica {
     }
 
     fn may_admit(&self) -> Result<(), Refusal> {
-        let own = self.members.get(&self.node);
-        if let Some(revoked) = own.and_then(|member| member.revoked.as_ref()) {
-            return Err(Refusal::ThisNodeRevoked(self.name_of(&revoked.by)));
+        if let Some(own) = self.shut_out() {
+            return Err(Refusal::ThisNodeRevoked { what: own.verb(), by: own.by });
         }
         if self.role() == Role::Admin { Ok(()) } else { Err(Refusal::NotAdmin) }
     }
@@ -251,8 +251,7 @@ impl Replica {
         };
         let known = self.members.get(&peer);
         if known.is_some_and(|member| member.revoked.is_some()) {
-            let reason = "this key was revoked; a new key is needed".to_owned();
-            return Err((CloseCode::Revoked, reason));
+            return Err((CloseCode::Revoked, self.shut_out_by(&peer)));
         }
         match invite.redeemed_by {
             Some(node) if node != peer => {
@@ -415,13 +414,14 @@ impl Replica {
         self.drop_documents(|id| id.host().is_none_or(|host| !known.contains(&host)), fx);
     }
 
-    fn drop_documents(&mut self, goes: impl Fn(&DocumentId) -> bool, fx: &mut Effects) {
+    pub(super) fn drop_documents(&mut self, goes: impl Fn(&DocumentId) -> bool, fx: &mut Effects) {
         let mut shown_no_more = Vec::new();
         for id in self.documents.keys().copied().filter(&goes).collect::<Vec<_>>() {
             self.documents.remove(&id);
             self.exchange.forget(&id);
             fx.writes.push(Write::Forget { document: id });
             if let Some(host) = id.host() {
+                self.keep_hidden_no_more(host, fx);
                 self.layers.remove(&host);
                 shown_no_more.push(self.view.remove_host(host));
             }
@@ -472,6 +472,15 @@ impl Replica {
         self.members.get(&node).cloned().ok_or_else(|| Refusal::NodeNotFound(name.to_owned()))
     }
 
+    /// Refuses one that was shut out.
+    fn refuse_former(&self, member: &Member) -> Result<(), Refusal> {
+        self.refuse_retired(member.node)?;
+        match member.revoked {
+            Some(_) => Err(Refusal::Revoked(member.name.clone())),
+            None => Ok(()),
+        }
+    }
+
     pub(super) fn pause(&mut self, name: &str, fx: &mut Effects) -> Result<Reply, Refusal> {
         let member = self.find_peer(name)?;
         if self.paused.insert(member.node) {
@@ -487,9 +496,7 @@ impl Replica {
 
     pub(super) fn resume(&mut self, name: &str, fx: &mut Effects) -> Result<Reply, Refusal> {
         let member = self.find_peer(name)?;
-        if member.revoked.is_some() {
-            return Err(Refusal::Revoked(member.name));
-        }
+        self.refuse_former(&member)?;
         if self.paused.remove(&member.node) {
             self.reach_changed = true;
             fx.writes.push(Write::Paused { node: member.node, paused: false });
@@ -514,6 +521,26 @@ impl Replica {
         Ok(Reply::Peer(member.node))
     }
 
+    /// Shuts a node out, if it is not yet, and hides what it hosts.
+    pub(super) fn retire(
+        &mut self,
+        now: Now,
+        name: &str,
+        fx: &mut Effects,
+    ) -> Result<Reply, Refusal> {
+        self.may_admit()?;
+        let member = self.find_peer(name)?;
+        if self.membership.root() == Some(member.node) {
+            return Err(Refusal::IsRoot(member.name));
+        }
+        if !member.is_retired() {
+            let last = self.membership.nodes.get(&member.node).and_then(|it| it.newest);
+            let act = Act::Revoked { node: member.node, last, documents: None, retire: true };
+            self.state(now, act, fx)?;
+        }
+        Ok(Reply::Peer(member.node))
+    }
+
     /// Gives a member a greater role.
     pub(super) fn promote(
         &mut self,
@@ -524,9 +551,7 @@ impl Replica {
     ) -> Result<Reply, Refusal> {
         self.may_admit()?;
         let member = self.find_peer(name)?;
-        if member.revoked.is_some() {
-            return Err(Refusal::Revoked(member.name));
-        }
+        self.refuse_former(&member)?;
         if role == Role::Admin && self.has_stepped_down(&member.node) {
             return Err(Refusal::SteppedDown(member.name));
         }

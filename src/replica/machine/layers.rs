@@ -83,8 +83,11 @@ impl Replica {
         self.documents.get(&self.host_document_id(host)?)
     }
 
-    /// Returns what is shown of a host.
+    /// Returns what is shown of a host; nothing, if it is retired.
     pub(super) fn host_document(&self, host: NodeId) -> Option<&Document> {
+        if self.hiding.hides(&host) {
+            return None;
+        }
         let layers = self.layers.get(&host).map(|layers| &layers.shown);
         layers.or_else(|| self.newest(host))
     }
@@ -291,7 +294,8 @@ impl Replica {
         let mut authors = BTreeSet::from([host.fingerprint()]);
         authors.extend(self.authors_to_carry(host));
         let is_first = touched.is_empty() && !self.layers.contains_key(&host);
-        if let Some(Shown { view, changes }) = shown.filter(|_| is_first) {
+        let is_shown = !self.hiding.hides(&host);
+        if let Some(Shown { view, changes }) = shown.filter(|_| is_first && is_shown) {
             self.view.join(view);
             if host == self.node {
                 self.host_work.look_again();
@@ -435,7 +439,9 @@ impl Replica {
 
     /// Derives from the documents what is to be shown of all hosts, without what was derived before.
     pub(super) fn read_anew(&self, touched: &mut view::Touched) {
-        let hosts: BTreeSet<NodeId> = self.documents.keys().filter_map(DocumentId::host).collect();
+        let mut hosts: BTreeSet<NodeId> =
+            self.documents.keys().filter_map(DocumentId::host).collect();
+        hosts.retain(|host| !self.hiding.hides(host));
         for host in hosts {
             let layers = self.layer(host, BTreeMap::new(), false);
             let shown = layers.as_ref().map(|layers| &layers.shown).or_else(|| self.newest(host));

@@ -8,6 +8,7 @@ use super::super::{
     document::Document,
     guard,
     ids::{DocumentId, NodeId},
+    membership::set::STATEMENTS_MAX,
 };
 use super::{Replica, layers::EPOCHS_HELD_MAX, receipts::RECEIPTS_MAX};
 use crate::wire::limits::DOCUMENTS_MAX;
@@ -48,10 +49,16 @@ impl Replica {
         // They are sorted by host.
         let hosts: Vec<NodeId> = self.documents.keys().filter_map(DocumentId::host).collect();
         let of_one = hosts.chunk_by(|one, next| one == next).map(<[NodeId]>::len).max();
+        let own = self.newest(self.node);
+        let graves = own.map_or(0, Document::grave_bytes);
+        let heads = self.documents.values().map(|document| document.heads().len()).max();
         vec![
+            ("graves", percent(graves, guard::DocumentLimits::SNAPSHOT.bytes)),
+            ("heads_of_a_document", percent(heads.unwrap_or(0), guard::HEADS_MAX as usize)),
             ("own_document", self.weight_percent(self.node)),
             ("documents", percent(hosts.len(), DOCUMENTS_MAX)),
             ("epochs_of_a_host", percent(of_one.unwrap_or(0), EPOCHS_HELD_MAX)),
+            ("statements", percent(self.statements.held().len(), STATEMENTS_MAX)),
             ("receipts", percent(self.receipts.count(), RECEIPTS_MAX)),
         ]
     }

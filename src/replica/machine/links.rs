@@ -29,7 +29,7 @@ impl Replica {
         match self.judge(now, &peer) {
             Ok(()) => self.greet(peer, fx),
             Err((CloseCode::UnknownKey | CloseCode::Left, _)) => {}
-            Err((code, reason)) => self.refuse(peer, code, reason, fx),
+            Err((code, reason)) => self.refuse(now, peer, code, reason, fx),
         }
     }
 
@@ -101,7 +101,7 @@ impl Replica {
         match self.members.get(peer) {
             None => refuse(CloseCode::UnknownKey, "this key is not a member of the fleet"),
             Some(member) if member.revoked.is_some() => {
-                refuse(CloseCode::Revoked, "this key was revoked from the fleet")
+                Err((CloseCode::Revoked, self.shut_out_by(peer)))
             }
             Some(member) if member.left => {
                 refuse(CloseCode::Left, "this node has left the fleet; it needs a new ticket")
@@ -120,12 +120,22 @@ impl Replica {
         }
     }
 
-    fn refuse(&self, peer: NodeId, code: CloseCode, reason: String, fx: &mut Effects) {
+    fn refuse(
+        &mut self,
+        now: Now,
+        peer: NodeId,
+        code: CloseCode,
+        reason: String,
+        fx: &mut Effects,
+    ) {
         if matches!(code, CloseCode::Paused | CloseCode::Hostile) {
             // This side has said so before, and the peer dials on.
             tracing::debug!(%peer, code = code.name(), %reason, "refused a peer");
         } else {
             tracing::warn!(%peer, code = code.name(), %reason, "refused a peer");
+        }
+        if matches!(code, CloseCode::Revoked | CloseCode::UnknownKey) {
+            self.show_out(now, peer, fx);
         }
         fx.closes.push((peer, code, reason));
     }
@@ -142,7 +152,7 @@ impl Replica {
             self.judge(now, &peer)
         };
         if let Err((code, reason)) = judged {
-            self.refuse(peer, code, reason, fx);
+            self.refuse(now, peer, code, reason, fx);
             return;
         }
         if !self.exchange.has_greeted(&peer) {
@@ -180,6 +190,10 @@ impl Replica {
             Frame::Hello(hello) => return self.hello_said(now, peer, hello, fx),
             Frame::Join(join) => return self.join_asked(now, peer, join, fx),
             Frame::Joined { contacts } => return self.joined(now, peer, contacts, fx),
+            // By this a peer shows, before it closes the link, that this node was shut out.
+            Frame::Statements { statements } if self.judge(now, &peer).is_ok() => {
+                return self.statements_sent(now, peer, &statements, fx);
+            }
             frame => frame,
         };
         if !self.exchange.is_greeted(&peer) {
@@ -214,7 +228,6 @@ impl Replica {
             Frame::Known { statements, answer } => {
                 self.statements_known(peer, statements, answer, fx);
             }
-            Frame::Statements { statements } => self.statements_sent(now, peer, &statements, fx),
             Frame::Check { frontier, statements } => {
                 self.statements_told(peer, statements, true, fx);
                 self.frontier_told(peer, &frontier, fx);
@@ -226,7 +239,11 @@ impl Replica {
             frame @ (Frame::Sync { .. } | Frame::Snapshot { .. }) => {
                 self.read_here(now, &peer, frame, fx);
             }
-            Frame::Open { .. } | Frame::Hello(_) | Frame::Join(_) | Frame::Joined { .. } => {
+            Frame::Open { .. }
+            | Frame::Hello(_)
+            | Frame::Join(_)
+            | Frame::Joined { .. }
+            | Frame::Statements { .. } => {
                 let reason = "a frame came out of turn".to_owned();
                 fx.closes.push((peer, CloseCode::Unexpected, reason));
             }
@@ -297,6 +314,7 @@ impl Replica {
                 self.left_out(now, peer, document, &applied.left_out, fx);
                 self.absorb(now, document, &mut applied, Some(peer), fx);
                 self.end_branches(now, document, fx);
+                self.notice_split(now, document, &applied, fx);
             }
             Err(error) => self.contain(now, peer, document, &error, sent, fx),
         }
@@ -337,7 +355,7 @@ impl Replica {
             Ok(()) => {
                 tracing::info!(document = %id, "rebuilt the document from the store");
                 self.read_descriptions(fx);
-                self.members_changed(now, fx);
+                self.members_changed(now, Origin::Store, fx);
                 self.publish(now, touched, Origin::Store, BTreeSet::new(), fx);
                 self.host_work.look_again();
             }

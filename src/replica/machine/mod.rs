@@ -27,9 +27,12 @@ mod loaded;
 mod names;
 mod offence;
 mod peers;
+mod publishing;
 mod reach;
 mod readings;
 mod receipts;
+mod retired;
+mod split;
 mod standing;
 mod statements;
 mod together;
@@ -44,10 +47,9 @@ use std::{
 use automerge::ActorId;
 
 use super::{
-    diff::{self, Cause, CauseKind, Diff},
     digest::Digest,
-    document::{self, Applied, AppliedChange, ApplyError, Document, Part, Records, Touched},
-    effect::{Effects, Input, Now, Publication, Startup, Stored, StoredDocument, Write},
+    document::{self, Applied, AppliedChange, ApplyError, Document, Part},
+    effect::{Effects, Input, Now, Startup, Stored, StoredDocument, Write},
     ids::{Cursor, DocumentId, Fingerprint, FleetId, NodeId, StartId},
     invite::StoredInvite,
     membership::{evaluate::Membership, set::StatementSet},
@@ -69,8 +71,10 @@ use later::{Gained, Later};
 use layers::Layers;
 pub use loaded::Loaded;
 use offence::Offences;
-pub use peers::PeerView;
+pub use peers::{PeerView, ShutOut};
+use publishing::{Origin, read_all};
 use receipts::Receipts;
+use retired::Hiding;
 use standing::LooseEnds;
 pub use together::{TOGETHER_MAX, goes_together};
 use together::{Together, vouch_for};
@@ -117,8 +121,14 @@ pub struct Replica {
     membership: Membership,
     /// Of each peer, the digests of both sides' statements when they were last compared.
     compared: BTreeMap<NodeId, ([u8; 32], [u8; 32])>,
+    /// When keys that are no member's were shown that.
+    shown_out: BTreeMap<NodeId, Duration>,
+    /// Whether this start found members that were stored in another way, and founded a fleet instead.
+    left_alone: bool,
     /// The same as people are told of it.
     members: BTreeMap<NodeId, Member>,
+    /// The retired hosts, and what is kept of them.
+    hiding: Hiding,
     trust: Trust,
     paused: BTreeSet<NodeId>,
     invites: BTreeMap<[u8; 32], StoredInvite>,
@@ -142,37 +152,14 @@ pub struct Replica {
     offences: Offences,
     blame: Blame,
     loose_ends: LooseEnds,
+    /// The documents of others that were given up, since this node's key has two histories in them.
+    refetched: BTreeSet<DocumentId>,
     /// Why there is no link to a peer, where that is known.
     problems: BTreeMap<NodeId, String>,
     /// See [`Stored::recovering`].
     recovering: bool,
     /// The peers that were seen to hold the same as this node while it was recovering.
     equal_to: BTreeSet<NodeId>,
-}
-
-/// Where what is published came from.
-#[derive(Debug, Clone, Copy)]
-enum Origin {
-    Here,
-    Peer(NodeId),
-    Store,
-}
-
-impl Origin {
-    fn kind(self) -> CauseKind {
-        match self {
-            Self::Here => CauseKind::Local,
-            Self::Peer(_) => CauseKind::Merge,
-            Self::Store => CauseKind::Load,
-        }
-    }
-
-    fn peer(self) -> Option<NodeId> {
-        match self {
-            Self::Peer(peer) => Some(peer),
-            Self::Here | Self::Store => None,
-        }
-    }
 }
 
 impl Replica {
@@ -218,7 +205,10 @@ impl Replica {
             statements: StatementSet::new(FleetId([0; 16])),
             membership: Membership::default(),
             compared: BTreeMap::new(),
+            shown_out: BTreeMap::new(),
+            left_alone: false,
             members: BTreeMap::new(),
+            hiding: Hiding::new(stored.hidden),
             trust: Trust::new(startup.keyring),
             paused: stored.paused,
             invites: stored.invites.into_iter().collect(),
@@ -237,6 +227,7 @@ impl Replica {
             offences: Offences::default(),
             blame: Blame::default(),
             loose_ends: LooseEnds::default(),
+            refetched: BTreeSet::new(),
             problems: BTreeMap::new(),
             recovering: stored.recovering,
             equal_to: BTreeSet::new(),
@@ -266,14 +257,15 @@ impl Replica {
             replica.vouch(replica.own_document(), &mut applied);
             replica.record(replica.own_document(), &applied, &mut fx);
         }
+        replica.read_descriptions(&mut fx);
+        replica.read_members(&mut fx);
+        replica.hide_at_start(now, &mut fx);
         if stored.cursor.is_none() || stored.digest.is_some_and(|d| d != replica.view.digest()) {
             // What the cursors given out before lead to is not this view: none of them may stay.
             replica.cursor.sequence += u64::from(stored.cursor.is_some());
             replica.cursor.start = replica.start;
             fx.writes.push(Write::ResetJournal { cursor: replica.cursor });
         }
-        replica.read_descriptions(&mut fx);
-        replica.read_members(&mut fx);
         replica.look_for_loose_ends(now);
         replica.open_trash(&mut fx);
         replica.hold(now);
@@ -330,6 +322,7 @@ impl Replica {
         self.join_timed_out(now, fx);
         self.close_silent(now, fx);
         self.forgive(now);
+        self.free_hidden(now, fx);
         // Whoever is being cut off is told nothing more, and nothing more is taken from it.
         for (peer, ..) in &fx.closes {
             self.exchange.lost(now.monotonic, peer, &mut fx.frames);
@@ -353,6 +346,7 @@ impl Replica {
             joining,
             self.offences.due(),
             self.loose_ends.due(),
+            self.hiding.due(),
         ];
         due.into_iter().flatten().min()
     }
@@ -444,62 +438,6 @@ impl Replica {
         }
     }
 
-    /// Derives what follows from what the documents now say, and publishes the difference; returns
-    /// what differs.
-    fn publish(
-        &mut self,
-        now: Now,
-        touched: view::Touched,
-        origin: Origin,
-        authors: BTreeSet<Fingerprint>,
-        fx: &mut Effects,
-    ) -> Vec<view::Change> {
-        if touched.workspaces.keys().any(|key| key.host == self.node) {
-            // What people ask for after a failed teardown does not show in the record.
-            self.host_work.look_again();
-        }
-        let changes = self.view.apply(touched);
-        self.tell(now, &changes, origin, authors, fx);
-        changes
-    }
-
-    /// Publishes by what the view differs from before.
-    fn tell(
-        &mut self,
-        now: Now,
-        changes: &[view::Change],
-        origin: Origin,
-        authors: BTreeSet<Fingerprint>,
-        fx: &mut Effects,
-    ) {
-        if !planted!(RuleAtDelete) || matches!(origin, Origin::Here) {
-            self.host_work.note(now.monotonic, &self.node, changes);
-        }
-        let mut events = diff::between(changes);
-        if events.is_empty() {
-            return;
-        }
-        self.tell_what_is_kept(&mut events);
-        let authors = authors.iter().filter_map(|author| self.trust.node(author));
-        let previous = self.cursor;
-        self.cursor = Cursor { sequence: previous.sequence + 1, start: self.start };
-        let diff = Diff {
-            cursor: self.cursor,
-            previous,
-            digest: self.view.digest(),
-            cause: Cause {
-                kind: origin.kind(),
-                peer: origin.peer(),
-                authors: authors.collect(),
-                at: now.wall_ms,
-            },
-            events,
-        };
-        let body = diff.to_json();
-        fx.writes.push(Write::Journal { cursor: self.cursor, body: body.clone() });
-        fx.diffs.push(Publication { diff, body });
-    }
-
     /// Stands, by this node's key, for what it has just written.
     fn vouch(&mut self, id: DocumentId, applied: &mut Applied) {
         if let Some(document) = self.documents.get_mut(&id) {
@@ -516,23 +454,6 @@ impl Replica {
         );
         let vouchers = applied.vouchers.iter();
         fx.writes.extend(vouchers.map(|voucher| Write::Voucher { document, voucher: *voucher }));
-    }
-
-    fn read_touched(&self, host: NodeId, touched: &BTreeSet<Touched>) -> view::Touched {
-        let mut read = view::Touched::default();
-        let Some(document) = self.host_document(host) else { return read };
-        for record in touched {
-            match record {
-                Touched::Session(id) => {
-                    read.sessions.insert(session_key(host, id), document.session(id));
-                }
-                Touched::Workspace(id) => {
-                    read.workspaces.insert(workspace_key(host, id), document.workspace(id));
-                }
-                Touched::Trash(_) | Touched::Meta | Touched::Description => {}
-            }
-        }
-        read
     }
 
     /// Returns the cursor of the present view.
@@ -576,16 +497,6 @@ impl Replica {
 fn actor_of(startup: &Startup) -> ActorId {
     let start = if planted!(ActorReused) { StartId([0; 8]) } else { startup.start };
     document::actor(&startup.node, start)
-}
-
-fn read_all(document: &Document, host: NodeId, touched: &mut view::Touched) {
-    let Records { sessions, workspaces } = document.records();
-    for (id, session) in sessions {
-        touched.sessions.insert(session_key(host, &id), session);
-    }
-    for (id, workspace) in workspaces {
-        touched.workspaces.insert(workspace_key(host, &id), workspace);
-    }
 }
 
 fn session_key(host: NodeId, id: &super::ids::SessionId) -> super::record::SessionKey {

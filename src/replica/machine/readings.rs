@@ -18,6 +18,12 @@ impl Replica {
         self.recovering
     }
 
+    /// Tells whether this start could not read who the members were, so that the node is alone in a new
+    /// fleet.
+    pub fn is_left_alone(&self) -> bool {
+        self.left_alone
+    }
+
     /// Returns how many peers have greeted.
     pub fn link_count(&self) -> u64 {
         self.exchange.greeted().len() as u64

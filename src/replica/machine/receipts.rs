@@ -206,7 +206,8 @@ impl Replica {
             })
             .collect();
         self.ask_pending(now, &receipt, &members, fx);
-        let applied = members.iter().all(|member| member.state == Applying::Applied);
+        let is_hidden = self.hiding.hides(&host);
+        let applied = is_hidden || members.iter().all(|member| member.state == Applying::Applied);
         let carried_out = sessions.iter().all(|s| s.agent != Some(CarryingOut::Pending));
         Ok(Reply::Receipt(Box::new(Receipt {
             receipt: receipt.id,
@@ -241,6 +242,10 @@ impl Replica {
     }
 
     fn ended(&self, host: NodeId, id: &SessionId, server: &Option<String>) -> ReceiptSession {
+        if self.hiding.hides(&host) {
+            let (state, agent_server) = (Ending::Hidden, server.clone());
+            return ReceiptSession { id: id.clone(), state, agent_server, agent: None };
+        }
         let state = match self.view.session(&session_key(host, id)).map(|session| session.state) {
             Some(SessionState::Deleted) => Ending::Deleted,
             Some(SessionState::Live | SessionState::Stranded) => Ending::Restored,
@@ -249,7 +254,7 @@ impl Replica {
         let confirmed = || self.host_document(host).is_some_and(|d| d.is_confirmed(id));
         let agent = server.as_ref().and_then(|_| match state {
             Ending::Deleted => Some(CarryingOut::Pending),
-            Ending::Restored => None,
+            Ending::Restored | Ending::Hidden => None,
             Ending::Purged if confirmed() => Some(CarryingOut::Done),
             Ending::Purged => Some(CarryingOut::Unasked),
         });

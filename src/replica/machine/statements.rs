@@ -5,7 +5,10 @@
 //! is told of it, or a crash would have it sign another one in its place; only the node that it shuts out hears
 //! of it at once, since that link ends. What a peer sends is held only with its author's signature.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::super::{
     command::Refusal,
@@ -20,8 +23,14 @@ use super::super::{
     record::{Member, Revocation, Role},
     voucher::Keyring,
 };
-use super::Replica;
+use super::{Origin, Replica};
 use crate::wire::{CloseCode, Frame, limits::STATEMENTS_AT_ONCE_MAX};
+
+/// How long after a key was shown that it is shut out it is shown that again at the soonest: it dials on, and
+/// a frame may get lost with its link.
+const SHOWN_AGAIN_AFTER: Duration = Duration::from_secs(600);
+/// How many keys are remembered that were shown it; more have to wait.
+const SHOWN_OUT_MAX: usize = 1_024;
 
 impl Replica {
     /// Makes a statement of this node's, and tells peers once it is durable.
@@ -46,7 +55,7 @@ impl Replica {
         let mut others = self.exchange.to_tell(&[self.node], None);
         others.retain(|peer| Some(*peer) != cut_off);
         fx.frames_durable.extend(self.frames_of(before, others));
-        self.members_changed(now, fx);
+        self.members_changed(now, Origin::Here, fx);
         Ok(())
     }
 
@@ -105,9 +114,10 @@ impl Replica {
     }
 
     /// Takes over what the statements now say, and cuts off who no longer belongs.
-    pub(super) fn members_changed(&mut self, now: Now, fx: &mut Effects) {
+    pub(super) fn members_changed(&mut self, now: Now, origin: Origin, fx: &mut Effects) {
         self.read_members(fx);
         self.drop_what_strangers_host(fx);
+        self.hide_and_show(now, origin, fx);
         let connected: Vec<NodeId> = self.exchange.peers().collect();
         for peer in connected {
             if fx.closes.iter().any(|(closed, ..)| *closed == peer) {
@@ -115,8 +125,7 @@ impl Replica {
             }
             match self.members.get(&peer) {
                 Some(member) if member.revoked.is_some() => {
-                    let reason = "revoked from the fleet".to_owned();
-                    fx.closes.push((peer, CloseCode::Revoked, reason));
+                    fx.closes.push((peer, CloseCode::Revoked, self.shut_out_by(&peer)));
                 }
                 Some(member) if member.left => {
                     fx.closes.push((peer, CloseCode::Left, "left the fleet".to_owned()));
@@ -133,8 +142,11 @@ impl Replica {
     }
 
     pub(super) fn read_members(&mut self, fx: &mut Effects) {
+        let before = self.members.get(&self.node).and_then(|own| own.revoked.clone());
         self.membership = evaluate(&self.statements);
         self.members = members_of(&self.membership);
+        self.note_own_revocation(before);
+        self.hiding.read(self.node, &self.members);
         self.reach_changed = true;
         let knew: BTreeSet<NodeId> = self.trust.nodes().collect();
         self.trust.learn(self.members.values());
@@ -152,7 +164,8 @@ impl Replica {
         // What a reader says of itself nobody can build on, once its own word does not count.
         let revoked = |it: &&Member| it.role == Role::Reader && it.revoked.is_some();
         let revoked = self.members.values().filter(revoked).map(|member| member.node);
-        self.exchange.unshare(unshared.into_iter().chain(revoked).collect());
+        let hidden = self.hiding.hidden();
+        self.exchange.unshare(unshared.into_iter().chain(revoked).chain(hidden).collect());
     }
 
     /// Compares the statements with a peer's, and tells it which are held here if they differ.
@@ -189,6 +202,35 @@ impl Replica {
             let frame =
                 Frame::Known { statements: self.statements.hashes().collect(), answer: false };
             fx.frames.push(Outgoing { to: vec![peer], frame });
+        }
+    }
+
+    /// Sends a key that is no member's what shows that, before its link is closed: its daemon may have slept
+    /// through it. It is signed, so nobody is deceived; a key that no statement names is sent nothing.
+    pub(super) fn show_out(&mut self, now: Now, peer: NodeId, fx: &mut Effects) {
+        let at = now.monotonic;
+        self.shown_out.retain(|_, shown| *shown + SHOWN_AGAIN_AFTER > at);
+        if self.shown_out.contains_key(&peer) || self.shown_out.len() >= SHOWN_OUT_MAX {
+            return;
+        }
+        let shown = self.statements.shown_out(&peer);
+        if shown.is_empty() || shown.len() > STATEMENTS_AT_ONCE_MAX {
+            return;
+        }
+        fx.frames.extend(in_frames(shown.into_iter(), &[peer]));
+        self.shown_out.insert(peer, at);
+    }
+
+    /// Says in the log, once, that this node was shut out.
+    fn note_own_revocation(&self, before: Option<Revocation>) {
+        let Some(own) = self.shut_out() else { return };
+        if before.is_none_or(|before| before.retired != own.is_retired) {
+            let (what, by) = (own.verb(), own.by);
+            tracing::warn!(
+                fleet = %self.fleet,
+                "this node was {what} from its fleet by {by}: no other node exchanges anything with it; leave with \
+                 `sessionmesh leave`; to come back it needs a new key and a ticket"
+            );
         }
     }
 
@@ -232,7 +274,7 @@ impl Replica {
         to.sort_unstable();
         to.dedup();
         fx.frames.extend(self.frames_of(before, to));
-        self.members_changed(now, fx);
+        self.members_changed(now, Origin::Peer(peer), fx);
     }
 
     /// Returns the peer whose link a statement ends.
@@ -324,7 +366,11 @@ fn member(node: NodeId, belonging: &Belonging) -> Member {
         role: belonging.role,
         added_by: belonging.added_by,
         added_at: belonging.added_at,
-        revoked: belonging.removal.as_ref().map(|it| Revocation { by: it.by, at: it.at }),
+        revoked: belonging.removal.as_ref().map(|it| Revocation {
+            by: it.by,
+            at: it.at,
+            retired: it.retire,
+        }),
         left: belonging.admissions.is_empty(),
     }
 }

@@ -159,6 +159,41 @@ impl StatementSet {
         self.held.iter().map(|held| &held.statement).filter(lacks)
     }
 
+    /// Lists what shows that a node was shut out, or that who let it in was, with all that it builds on;
+    /// nothing of a node that no statement names.
+    pub fn shown_out(&self, node: &NodeId) -> Vec<&Statement> {
+        let lets_in = |held: &&Held| admits(&held.statement) == Some(*node);
+        let mut whom: BTreeSet<NodeId> =
+            self.held.iter().filter(lets_in).map(|held| held.statement.author).collect();
+        if whom.is_empty() {
+            return Vec::new();
+        }
+        whom.insert(*node);
+        let is_about = |held: &Held| match held.statement.act {
+            Act::Revoked { node, .. } => whom.contains(&node),
+            _ => false,
+        };
+        let mut grants: BTreeMap<NodeId, Vec<usize>> = BTreeMap::new();
+        let mut open: Vec<usize> = Vec::new();
+        for (place, held) in self.held.iter().enumerate() {
+            if let Some(admin) = makes_admin(&held.statement) {
+                grants.entry(admin).or_default().push(place);
+            }
+            if is_about(held) {
+                open.push(place);
+            }
+        }
+        let mut shown = BTreeSet::new();
+        while let Some(place) = open.pop() {
+            if shown.insert(place) {
+                let held = &self.held[place];
+                open.extend(held.parent);
+                open.extend(grants.remove(&held.statement.author).unwrap_or_default());
+            }
+        }
+        shown.into_iter().map(|place| &self.held[place].statement).collect()
+    }
+
     /// Takes a statement in, or has it wait.
     ///
     /// `is_closed` tells whether an author's further statements can't count any more: they are left
@@ -284,15 +319,9 @@ impl StatementSet {
         let place = self.held.len();
         let statement = &held.statement;
         let author = statement.author;
+        self.speakers.extend(makes_admin(statement));
         match &statement.act {
-            Act::Founded { .. } => {
-                self.founder = Some(author);
-                self.speakers.insert(author);
-            }
-            Act::Admitted { node, role: Role::Admin, .. }
-            | Act::Promoted { node, role: Role::Admin } => {
-                self.speakers.insert(*node);
-            }
+            Act::Founded { .. } => self.founder = Some(author),
             Act::SteppedDown => {
                 self.stepped_down.insert(author, place);
             }
@@ -319,6 +348,16 @@ pub fn admits(statement: &Statement) -> Option<NodeId> {
     match &statement.act {
         Act::Founded { .. } => Some(statement.author),
         Act::Admitted { node, .. } => Some(*node),
+        _ => None,
+    }
+}
+
+/// Returns the node that a statement makes an admin.
+fn makes_admin(statement: &Statement) -> Option<NodeId> {
+    match &statement.act {
+        Act::Founded { .. } => Some(statement.author),
+        Act::Admitted { node, role: Role::Admin, .. }
+        | Act::Promoted { node, role: Role::Admin } => Some(*node),
         _ => None,
     }
 }

@@ -46,7 +46,7 @@ impl Trash {
 
     /// Deletes what is due at this time, in milliseconds since the epoch, and tries again what could
     /// not be deleted before; then what may be deleted early, while space is short. Blocks; to be
-    /// called from time to time.
+    /// called from time to time, and each time after [`Trash::look_at_clock`].
     pub fn maintain(&self, now_ms: i64) {
         for manifest in self.store.manifests() {
             let is_over = manifest.kept_until <= now_ms && manifest.stage >= Stage::Unregistered;
@@ -54,7 +54,8 @@ impl Trash {
                 self.expire(&manifest.entry, "its time is over");
             }
         }
-        let mut early: Vec<_> = self.store.manifests().into_iter().filter(is_replaceable).collect();
+        let early = self.store.manifests().into_iter().filter(is_replaceable);
+        let mut early: Vec<_> = early.filter(|_| self.may_make_room(now_ms)).collect();
         early.sort_by_key(|manifest| manifest.ended_at);
         let mut taken: u64 = early.iter().map(|manifest| manifest.bytes).sum();
         for manifest in early {

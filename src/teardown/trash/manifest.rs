@@ -121,6 +121,9 @@ pub struct Manifest {
     pub ended_at: i64,
     /// When it is deleted for good at the soonest, in milliseconds since the epoch.
     pub kept_until: i64,
+    /// How much of that was added because nobody could look meanwhile, in milliseconds.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub added_ms: i64,
     /// How many bytes it takes.
     pub bytes: u64,
     /// What it held, where that could be read.
@@ -282,6 +285,11 @@ impl Store {
         all.get_or_insert_with(|| read(&self.folder));
         all
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(number: &i64) -> bool {
+    *number == 0
 }
 
 fn read(folder: &Path) -> BTreeMap<String, Manifest> {

@@ -4,6 +4,7 @@
 //! time is over, when a person says so, or early if it held nothing that is nowhere else; a crash
 //! leaves a folder in its old place or in the trash, never between.
 
+mod aging;
 mod delete;
 mod expire;
 mod heads;
@@ -176,6 +177,8 @@ pub struct Trash {
     settings: Settings,
     /// The entries that somebody puts back or deletes at this moment.
     busy: Mutex<BTreeSet<String>>,
+    /// What the wall clock said last.
+    looks: Mutex<aging::Looks>,
     /// Tells whether space is short where something lies; a test says so by itself.
     is_full: fn(&Path) -> bool,
     /// After how many steps a test lets it crash; below zero it does not.
@@ -192,6 +195,7 @@ impl Trash {
             host,
             settings,
             busy: Mutex::default(),
+            looks: Mutex::default(),
             is_full: expire::is_full,
             #[cfg(test)]
             steps_left: std::sync::atomic::AtomicI64::new(-1),
@@ -237,6 +241,7 @@ impl Trash {
             forgotten: true,
             ended_at,
             kept_until: self.kept_until(ended_at, None),
+            added_ms: 0,
             bytes: export.len() as u64,
             held: None,
             problem: session.cut.then(|| "only its newest messages were kept".to_owned()),

@@ -114,6 +114,7 @@ impl Trash {
             forgotten: false,
             ended_at,
             kept_until: self.kept_until(ended_at, due.kept_until),
+            added_ms: 0,
             bytes: request.bytes,
             held: request.held.clone(),
             problem: None,

@@ -34,6 +34,7 @@ pub fn manifest(entry: &str) -> Manifest {
         forgotten: true,
         ended_at: 1,
         kept_until: 2,
+        added_ms: 0,
         bytes: 0,
         held: None,
         problem: None,

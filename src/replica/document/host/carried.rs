@@ -12,7 +12,9 @@ use automerge::{
 
 use super::{
     super::{
-        super::ids::{ChangeHash, DocumentId, Fingerprint, NodeId, WorkspaceId, fingerprint},
+        super::ids::{
+            ActorBytes, ChangeHash, DocumentId, Fingerprint, NodeId, WorkspaceId, fingerprint,
+        },
         Touched, Vouchers, actor_in, touched,
     },
     Document, Done, is_by, map_at, maps_at,
@@ -82,7 +84,15 @@ impl Document {
             let seq = vector.entry(change.actor.into_owned()).or_default();
             *seq = change.seq.max(*seq);
         }
+        vector.extend(self.counted_as.clone());
         vector
+    }
+
+    /// Returns a copy that is said to have so many changes of an actor, which others have other ones of.
+    #[must_use]
+    pub fn counted_as(&self, actor: &ActorBytes, seq: u64) -> Self {
+        let counted_as = Some((ActorId::from(&actor[..]), seq));
+        Self { counted_as, ..self.clone() }
     }
 
     /// Tells whether an earlier epoch is one of those that this document goes on from.

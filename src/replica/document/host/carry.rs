@@ -56,7 +56,13 @@ impl Document {
             refused: self.refused.clone(),
             vouchers: self.vouchers.clone(),
             places: self.places.clone(),
+            counted_as: self.counted_as.clone(),
         }
+    }
+
+    /// Writes under another actor from now on.
+    pub fn write_as(&mut self, actor: automerge::ActorId) {
+        self.automerge.set_actor(actor);
     }
 
     /// Writes into this document, the host's present one, what an earlier epoch has gained, and that

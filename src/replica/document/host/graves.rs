@@ -80,6 +80,11 @@ impl Graves {
         self.0.entry(text.to_owned()).or_default().insert(grave(id));
     }
 
+    /// Returns how many bytes they take.
+    pub(super) fn bytes(&self) -> usize {
+        GRAVE_BYTES * self.0.values().map(BTreeSet::len).sum::<usize>()
+    }
+
     /// Splits the graves into values to be written.
     pub(super) fn rows(&self) -> Vec<Row<'_>> {
         let mut rows = Vec::new();

@@ -197,6 +197,12 @@ impl Document {
         }
     }
 
+    /// Returns how many bytes the ids take that were spent in earlier epochs.
+    pub fn grave_bytes(&self) -> usize {
+        let graves = &self.host_places().graves;
+        graves.sessions.bytes() + graves.workspaces.bytes()
+    }
+
     /// Tells whether a session of this id was here and has been purged.
     pub fn is_session_spent(&self, id: &SessionId) -> bool {
         matches!(self.host_places().session(&self.automerge, id), Standing::Grave)
