@@ -3,13 +3,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
 use sessionmesh::replica::{
     ids::OperationId,
-    record::{DeletionReason, SessionState},
+    record::{DeletionReason, Session, SessionState},
 };
 
 use super::{
@@ -188,7 +189,7 @@ impl Program {
             88..94 => self.tell_oddly(),
             _ => {
                 let daemon = self.daemon.take().expect("it runs");
-                daemon.stop().await;
+                self.shown.extend(daemon.stop().await);
                 let is_bridged = self.random.u8(..3) > 0;
                 self.start(is_bridged).await;
                 self.counts.met("restart");
@@ -340,13 +341,21 @@ impl Program {
         self.counts.met("odd record");
     }
 
-    /// What must hold at every moment.
-    fn check(&mut self) -> Result<(), String> {
+    /// Notes what the daemon has shown, and returns what it shows now.
+    fn note_shown(&mut self) -> Vec<Arc<Session>> {
+        let shown = self.daemon().take_shown();
+        self.shown.extend(shown);
         let sessions = self.daemon().sessions();
         for session in &sessions {
             let parent = session.parent_id.as_ref().map(ToString::to_string);
             self.shown.insert(session.id.to_string(), parent);
         }
+        sessions
+    }
+
+    /// What must hold at every moment.
+    fn check(&mut self) -> Result<(), String> {
+        let sessions = self.note_shown();
         let state = self.fake.state();
         let said_gone = |id: &str| state.said_gone.contains_key(id);
         for session in &sessions {
@@ -396,7 +405,7 @@ impl Program {
         self.fake.set(Mode::Works);
         tokio::time::sleep(UNDO_WINDOW).await;
         let daemon = self.daemon.take().expect("it runs");
-        daemon.stop().await;
+        self.shown.extend(daemon.stop().await);
         self.start(true).await;
     }
 

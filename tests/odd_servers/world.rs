@@ -1,12 +1,19 @@
 //! A daemon in this process, and the servers beside it.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
+use serde_json::Value;
 use sessionmesh::{
     agent::{bridge::Timing, opencode::Client},
     daemon::{
         self, Settings,
         handle::{Handle, RequestError},
+        hub::{Item, Subscription},
     },
     replica::{
         command::{Command, Reply, Target},
@@ -35,9 +42,15 @@ fn timing() -> Timing {
     }
 }
 
+/// Sessions, with their parents.
+pub type Shown = BTreeMap<String, Option<String>>;
+
 /// A running daemon.
 pub struct Daemon {
     handle: Handle,
+    /// What it has shown, however shortly.
+    shown: Arc<Mutex<Shown>>,
+    following: JoinHandle<()>,
     stop: oneshot::Sender<()>,
     running: JoinHandle<Result<(), daemon::Error>>,
 }
@@ -72,13 +85,23 @@ impl Daemon {
             .await
         });
         let handle = ready.await.expect("it starts");
-        Self { handle, stop, running }
+        let shown = Arc::default();
+        let following = follow(handle.hub().subscribe(None), Arc::clone(&shown));
+        let following = tokio::spawn(following);
+        Self { handle, shown, following, stop, running }
     }
 
-    /// Stops it, as a signal does.
-    pub async fn stop(self) {
+    /// Takes what it has shown since this was asked last.
+    pub fn take_shown(&self) -> Shown {
+        std::mem::take(&mut self.shown.lock().unwrap())
+    }
+
+    /// Stops it, as a signal does; returns what it has shown since that was asked last.
+    pub async fn stop(self) -> Shown {
         let _ = self.stop.send(());
         self.running.await.unwrap().unwrap();
+        self.following.await.unwrap();
+        std::mem::take(&mut self.shown.lock().unwrap())
     }
 
     /// Returns what it shows.
@@ -116,5 +139,19 @@ impl Daemon {
     pub async fn told(&self) -> String {
         let status = self.handle.status().await.unwrap();
         format!("{:?} {:?}", status.agents, status.agents_awaited)
+    }
+}
+
+/// Notes what is published: under load a session may come, go and be purged between two looks.
+async fn follow(mut published: Subscription, shown: Arc<Mutex<Shown>>) {
+    while let Some(item) = published.next().await {
+        let Item::Diff { body, .. } = item else { continue };
+        let diff: Value = serde_json::from_str(&body).unwrap();
+        let sessions = diff["events"].as_array().unwrap().iter().map(|event| &event["session"]);
+        for session in sessions.filter(|session| session.is_object()) {
+            let id = session["id"].as_str().unwrap().to_owned();
+            let parent = session["parent_id"].as_str().map(str::to_owned);
+            shown.lock().unwrap().insert(id, parent);
+        }
     }
 }
