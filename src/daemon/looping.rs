@@ -27,6 +27,7 @@ use super::{
         Answer, DocumentStatus, HoldingStatus, Peer, Request, RootStatus, ShutOutStatus, Status,
     },
     hub::{Hub, Published},
+    last_look::Question,
     loading::Loading,
     pace::{Pace, timed},
     stall::Stall,
@@ -72,30 +73,6 @@ pub struct Shells {
     pub restores: watch::Sender<()>,
     /// Where it is counted how long inputs take.
     pub pace: Arc<Pace>,
-}
-
-/// Asks the loop, from elsewhere, whether a teardown may still begin.
-#[derive(Debug)]
-pub struct LastLook(mpsc::UnboundedSender<Question>);
-
-/// What is asked, and where the answer goes.
-type Question = (TeardownDue, oneshot::Sender<bool>);
-
-impl LastLook {
-    /// Makes one, and the end at which the loop is asked.
-    pub fn new() -> (Self, mpsc::UnboundedReceiver<Question>) {
-        // Bounded by what feeds it: one question for each teardown under way.
-        let (sender, receiver) = mpsc::unbounded_channel();
-        (Self(sender), receiver)
-    }
-}
-
-impl teardown::Gate for LastLook {
-    fn may_begin(&self, due: &TeardownDue) -> bool {
-        let (sender, receiver) = oneshot::channel();
-        // A loop that has stopped does it again at the next start.
-        self.0.send((due.clone(), sender)).is_ok() && receiver.blocking_recv().unwrap_or(false)
-    }
 }
 
 /// The shells, and where what is done elsewhere tells its end.

@@ -16,6 +16,7 @@ mod hatch;
 pub mod heap;
 pub mod hub;
 mod keeper;
+mod last_look;
 pub mod loading;
 mod looping;
 pub mod machine;

@@ -11,6 +11,7 @@ use crate::{
     daemon::{
         durable::{GROUP_MAX, JOBS_MAX},
         handle::Handle,
+        last_look::LastLook,
         trash::HostTrash,
     },
     identity::NodeKey,
