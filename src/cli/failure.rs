@@ -273,6 +273,13 @@ fn refused_hint(refused: &Refused) -> String {
             "leave with `sessionmesh leave`; to come back the machine needs a new key and a ticket"
                 .to_owned()
         }
+        "is_root" => {
+            "let it step down first, with `sessionmesh step-down` on it; if its machine is lost, \
+                      `sessionmesh peer revoke` it and then retire it"
+                .to_owned()
+        }
+        "retired" => "the machine may join again, under the same name, with a new key and a ticket"
+            .to_owned(),
         "last_admin" => {
             "give another machine the role first: `sessionmesh peer promote NAME --role admin`"
                 .to_owned()

@@ -151,6 +151,35 @@ async fn a_revoked_node_is_cut_off_by_all_at_once_and_can_not_come_back() {
 }
 
 #[tokio::test]
+async fn a_retired_machine_vanishes_from_every_list_is_told_so_and_leaves_its_name_free() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemons = fleet(folder.path(), &["A", "B", "C"], &[]).await;
+    let [a, b, c] = &daemons[..] else { unreachable!("there are three") };
+    create(c, session("of-c")).await;
+    until_session(b, "of-c", "live").await;
+    let mut stream = b.follow(None).await;
+    let mut subscriber = Subscriber::begin(&mut stream).await;
+    a.ok("POST", "/v1/peers/C/retire", None).await;
+    let is_gone = |sessions: &Value| sessions["sessions"].as_array().is_some_and(Vec::is_empty);
+    for daemon in [a, b] {
+        daemon.until("/v1/view", "nothing of C is shown", is_gone).await;
+        let peers = daemon.get("/v1/peers").await;
+        assert_eq!(peers.as_array().map(Vec::len), Some(1), "{peers}");
+    }
+    subscriber.until(&mut stream, |it| it.fold.sessions().next().is_none()).await;
+    assert_eq!(subscriber.snapshots, 1, "it is told by a diff");
+    let by_a = |it: &Value| it["shut_out"]["by"] == "A" && it["shut_out"]["retired"] == true;
+    c.until("/v1/status", "it knows by whom it was retired", by_a).await;
+    until_session(c, "of-c", "live").await;
+    let refusal = refused(c, "POST", "/v1/invites", None).await;
+    assert_eq!(refusal, (403, "this_node_revoked".to_owned()));
+    // Another machine takes its name.
+    let new = Daemon::start(&folder.path().join("new"), "C", &[]);
+    new.ok("POST", "/v1/join", Some(json!({ "ticket": a.invite().await }))).await;
+    until_peer(b, &new, "admitted under the name", |it| it["admitted_as"] == "C").await;
+}
+
+#[tokio::test]
 async fn the_last_admin_stays_until_there_is_another() {
     let folder = tempfile::tempdir().unwrap();
     let mut daemons = fleet(folder.path(), &["A", "B"], &[]).await;

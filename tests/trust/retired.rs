@@ -163,15 +163,14 @@ fn the_records_come_back_once_a_retirement_ceases_to_count_and_go_on() {
 }
 
 #[test]
-fn one_that_was_revoked_or_has_left_before_is_forgotten_by_its_key() {
+fn one_that_was_revoked_or_has_left_before_is_forgotten_by_its_name_or_key() {
     let mut world = scene();
     world.ask(0, Command::Revoke(name_of(1))).expect("an admin revokes");
     world.ask(2, Command::Leave).expect("anybody may leave");
     world.deliver();
     assert_eq!(sessions(&world, 0), 3);
-    for node in [1, 2] {
-        let key = world.nodes[node].id.to_string();
-        assert!(matches!(world.ask(0, Command::Retire(key)), Ok(Reply::Peer(_))));
+    for named in [name_of(1), world.nodes[2].id.to_string()] {
+        assert!(matches!(world.ask(0, Command::Retire(named)), Ok(Reply::Peer(_))));
     }
     assert_eq!(sessions(&world, 0), 1);
     assert_eq!(told(&world, 0, "session.hidden", "s1"), 1);

@@ -529,7 +529,10 @@ impl Replica {
         fx: &mut Effects,
     ) -> Result<Reply, Refusal> {
         self.may_admit()?;
-        let member = self.find_peer(name)?;
+        let member = match self.find_former(name)? {
+            Some(former) => former,
+            None => self.find_peer(name)?,
+        };
         if self.membership.root() == Some(member.node) {
             return Err(Refusal::IsRoot(member.name));
         }

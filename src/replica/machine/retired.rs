@@ -71,6 +71,23 @@ impl Replica {
         }
     }
 
+    /// Finds the former member that is meant by a name which no present one has.
+    pub(super) fn find_former(&self, name: &str) -> Result<Option<Member>, Refusal> {
+        let is_named = |member: &&Member| member.name == name && !member.is_retired();
+        let named: Vec<&Member> = self.members.values().filter(is_named).collect();
+        if named.iter().any(|member| member.is_current()) {
+            return Ok(None);
+        }
+        match named[..] {
+            [] => Ok(None),
+            [former] => Ok(Some(former.clone())),
+            _ => Err(Refusal::AmbiguousNode {
+                name: name.to_owned(),
+                nodes: named.iter().map(|member| member.node.to_string()).collect(),
+            }),
+        }
+    }
+
     /// Says to a key that was shut out by whom, and what helps.
     pub(super) fn shut_out_by(&self, peer: &NodeId) -> String {
         let Some(revoked) = self.members.get(peer).and_then(|it| it.revoked.as_ref()) else {

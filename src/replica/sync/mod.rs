@@ -226,6 +226,7 @@ impl Exchange {
         self.fetching.remove(document);
         for link in self.links.values_mut() {
             link.documents.remove(document);
+            link.suspects.remove(document);
             link.lacking.remove(document);
         }
     }
