@@ -12,6 +12,7 @@ use sessionmesh::replica::{
     command::Command,
     ids::{ChangeHash, DocumentId, NodeId},
     machine::Replica,
+    membership::evaluate::Belonging,
     record::{Role, Session, SessionState, Workspace},
 };
 
@@ -303,6 +304,7 @@ impl World {
     /// ended.
     pub fn finish(&mut self) {
         self.agree();
+        self.let_one_in();
         self.pass_grace();
         for _ in 0..4 {
             self.pass(UNDO_WINDOW + Duration::from_secs(1));
@@ -310,6 +312,38 @@ impl World {
         }
         self.check();
         self.check_end();
+    }
+
+    /// Has an honest admin let a new node in, which comes to hold the same as all who are in.
+    fn let_one_in(&mut self) {
+        let current = self.current();
+        let Some(inviter) = current.into_iter().find(|node| self.may_admit(*node)) else { return };
+        let joiner = self.join(inviter);
+        let until = self.fabric.now() + AGREE_WITHIN;
+        while !(self.is_in(joiner, inviter) && self.is_agreed()) {
+            let late = self.fabric.now() >= until;
+            assert!(!late, "who joins at the end comes to the same: {}", self.differences());
+            self.pass(Duration::from_millis(500));
+        }
+    }
+
+    /// Tells whether a node is honest and an admin by what it knows.
+    fn may_admit(&self, node: usize) -> bool {
+        let Some(up) = &self.nodes[node].up else { return false };
+        let replica = up.engine.replica();
+        let own = replica.membership().nodes.get(&replica.node());
+        let is_in = own.is_some_and(Belonging::is_current);
+        self.fabric.rogue != Some(node) && is_in && replica.role() == Role::Admin
+    }
+
+    /// Tells whether a node and who let it in hold it for a member.
+    fn is_in(&self, joiner: usize, inviter: usize) -> bool {
+        let knows = |node: usize| {
+            let Some(up) = &self.nodes[node].up else { return false };
+            let known = up.engine.replica().membership().nodes.get(&self.nodes[joiner].id);
+            known.is_some_and(Belonging::is_current)
+        };
+        knows(joiner) && knows(inviter) && !self.is_apart(joiner, inviter)
     }
 
     /// Lets the time pass for which hosts hold back what was pending before their start: one that
@@ -369,7 +403,8 @@ impl World {
         idle && pairs.filter(|(a, b)| !self.is_apart(*a, *b)).all(|(a, b)| {
             let [a, b] = [a, b].map(|node| self.nodes[node].up.as_ref());
             let (Some(a), Some(b)) = (a, b) else { return false };
-            self.stands(a.engine.replica()) == self.stands(b.engine.replica())
+            let (a, b) = (a.engine.replica(), b.engine.replica());
+            members(a) == members(b) && self.stands(a) == self.stands(b)
         })
     }
 
@@ -506,6 +541,15 @@ impl World {
         });
         sessions.chain(workspaces).collect()
     }
+}
+
+/// Lists who is in by what a node knows, in which role.
+///
+/// What they hold of statements may differ: of a key that was shut out, none are taken any more.
+fn members(replica: &Replica) -> Vec<(NodeId, Role, &str)> {
+    let nodes = replica.membership().nodes.iter();
+    let current = nodes.filter(|(_, belonging)| belonging.is_current());
+    current.map(|(node, it)| (*node, it.role, it.name.as_str())).collect()
 }
 
 /// Tells whether a document's host is retired, as a node knows it.
