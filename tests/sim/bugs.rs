@@ -18,6 +18,7 @@ mod disk;
 mod epochs;
 mod fabric;
 mod follow;
+mod joining;
 #[expect(dead_code, reason = "the simulation asks more of a life")]
 mod life;
 mod link;

@@ -312,6 +312,7 @@ impl World {
         }
         self.check();
         self.check_end();
+        self.let_one_more_in();
     }
 
     /// Has an honest admin let a new node in, which comes to hold the same as all who are in.
@@ -386,7 +387,7 @@ impl World {
     }
 
     /// Lists what a node shows, but for what a host gone bad has.
-    fn shows(&self, replica: &Replica) -> (Vec<Session>, Vec<Workspace>) {
+    pub fn shows(&self, replica: &Replica) -> (Vec<Session>, Vec<Workspace>) {
         let rogue = self.fabric.rogue.map(super::node::key);
         let (sessions, workspaces) = replica.records();
         let sessions = sessions.iter().filter(|it| Some(it.host) != rogue);
@@ -442,7 +443,7 @@ impl World {
 
     /// Returns the nodes that have to do with each other: not those that were shut out, that were
     /// let in by one of them while it was being shut out, or that did not get in.
-    fn current(&self) -> Vec<usize> {
+    pub fn current(&self) -> Vec<usize> {
         let together = |node: usize| -> Vec<usize> {
             let others = 0..self.nodes.len();
             others.filter(|other| *other == node || !self.is_apart(node, *other)).collect()

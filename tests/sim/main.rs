@@ -24,6 +24,7 @@ mod disk;
 mod epochs;
 mod fabric;
 mod follow;
+mod joining;
 mod life;
 mod link;
 mod links;
