@@ -351,13 +351,12 @@ impl World {
             Kind::Resume => {
                 self.ask(node, Command::Resume(name_of(other)), Asked::Person);
             }
-            Kind::Join | Kind::JoinAndCrash => {
-                let is_room = self.nodes.len() < NODES_MAX;
-                self.fabric.crash_in_snapshot |= is_room && act.kind == Kind::JoinAndCrash;
-                if is_room && self.nodes[node].up.is_some() {
-                    self.fabric.counts.add(Seen::Joined);
-                    self.join(node);
+            Kind::Join => self.join(node),
+            Kind::JoinAndCrash => {
+                if self.nodes.len() < NODES_MAX {
+                    self.fabric.crash_in_snapshot = true;
                 }
+                self.join(node);
             }
             Kind::Rewrite => drop(self.ask(node, Command::Rewrite, Asked::Person)),
             Kind::CrashInRewrite => {
@@ -483,8 +482,11 @@ impl World {
         }
     }
 
-    /// Has a new node let in, and returns it.
-    pub fn join(&mut self, inviter: usize) -> usize {
+    fn join(&mut self, inviter: usize) {
+        if self.nodes.len() >= NODES_MAX || self.nodes[inviter].up.is_none() {
+            return;
+        }
+        self.fabric.counts.add(Seen::Joined);
         self.forget_alive();
         let joiner = self.add(Vec::new(), 0);
         let mut secret = [joiner as u8; 32];
@@ -492,7 +494,6 @@ impl World {
         let (role, expires_in) = (Role::Admin, Duration::from_secs(3_600));
         let invite = Command::Invite { role, expires_in, secret };
         self.ask(inviter, invite, Asked::Ticket { joiner });
-        joiner
     }
 
     /// Puts an old copy of a disk in its place. What only that disk had is lost, as promised to

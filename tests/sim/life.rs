@@ -12,7 +12,6 @@ use sessionmesh::replica::{
     command::Command,
     ids::{ChangeHash, DocumentId, NodeId},
     machine::Replica,
-    membership::evaluate::Belonging,
     record::{Role, Session, SessionState, Workspace},
 };
 
@@ -304,7 +303,6 @@ impl World {
     /// ended.
     pub fn finish(&mut self) {
         self.agree();
-        self.let_one_in();
         self.pass_grace();
         for _ in 0..4 {
             self.pass(UNDO_WINDOW + Duration::from_secs(1));
@@ -313,38 +311,6 @@ impl World {
         self.check();
         self.check_end();
         self.let_one_more_in();
-    }
-
-    /// Has an honest admin let a new node in, which comes to hold the same as all who are in.
-    fn let_one_in(&mut self) {
-        let current = self.current();
-        let Some(inviter) = current.into_iter().find(|node| self.may_admit(*node)) else { return };
-        let joiner = self.join(inviter);
-        let until = self.fabric.now() + AGREE_WITHIN;
-        while !(self.is_in(joiner, inviter) && self.is_agreed()) {
-            let late = self.fabric.now() >= until;
-            assert!(!late, "who joins at the end comes to the same: {}", self.differences());
-            self.pass(Duration::from_millis(500));
-        }
-    }
-
-    /// Tells whether a node is honest and an admin by what it knows.
-    fn may_admit(&self, node: usize) -> bool {
-        let Some(up) = &self.nodes[node].up else { return false };
-        let replica = up.engine.replica();
-        let own = replica.membership().nodes.get(&replica.node());
-        let is_in = own.is_some_and(Belonging::is_current);
-        self.fabric.rogue != Some(node) && is_in && replica.role() == Role::Admin
-    }
-
-    /// Tells whether a node and who let it in hold it for a member.
-    fn is_in(&self, joiner: usize, inviter: usize) -> bool {
-        let knows = |node: usize| {
-            let Some(up) = &self.nodes[node].up else { return false };
-            let known = up.engine.replica().membership().nodes.get(&self.nodes[joiner].id);
-            known.is_some_and(Belonging::is_current)
-        };
-        knows(joiner) && knows(inviter) && !self.is_apart(joiner, inviter)
     }
 
     /// Lets the time pass for which hosts hold back what was pending before their start: one that
