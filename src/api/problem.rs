@@ -381,7 +381,7 @@ fn refused(refusal: &Refusal) -> (StatusCode, &'static str) {
         Refusal::NotAdmin => (FORBIDDEN, "Do it on a node whose role is admin."),
         Refusal::ThisNodeRevoked { .. } => (
             FORBIDDEN,
-            "Leave the fleet with POST /v1/leave; to come back the machine needs a new key and a ticket.",
+            "Leave the fleet with POST /v1/leave; to come back the machine needs a new key and a ticket, or, where a junior admin has done it, to revoke that one in turn.",
         ),
         Refusal::SteppedDown(_) => {
             (CONFLICT, "Let the machine join again with a new key and invite.")

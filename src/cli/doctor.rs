@@ -141,7 +141,8 @@ fn daemon(status: &Status) -> Vec<Check> {
 fn membership(status: &Status, peers: &[Peer]) -> Vec<Check> {
     if let Some(shut_out) = &status.shut_out {
         let remedy = "`sessionmesh leave` makes it the admin of a fleet of its own; to come back it needs a new \
-                      key, in an empty --data-dir, and a ticket";
+                      key, in an empty --data-dir, and a ticket; where a junior admin has done it, `sessionmesh peer \
+                      revoke NAME` shuts that one out in turn";
         return vec![Check::failed("membership", shut_out_by(shut_out), remedy)];
     }
     let mut checks = Vec::new();

@@ -12,6 +12,7 @@ mod retired;
 
 mod revoked;
 mod rights;
+mod seniors;
 mod split;
 mod statements;
 

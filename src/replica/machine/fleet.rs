@@ -511,10 +511,17 @@ impl Replica {
         name: &str,
         fx: &mut Effects,
     ) -> Result<Reply, Refusal> {
-        self.may_admit()?;
+        let answered = self.find_peer(name).is_ok_and(|junior| self.may_answer(&junior.node));
+        if !answered {
+            self.may_admit()?;
+        }
         let member = self.find_peer(name)?;
-        if member.revoked.is_none() {
-            let last = self.membership.nodes.get(&member.node).and_then(|it| it.newest);
+        if member.revoked.is_none() || answered {
+            let mut last = self.membership.nodes.get(&member.node).and_then(|it| it.newest);
+            if answered {
+                // Or what it has signed against this node would still count.
+                last = self.statements.before_removal(last, &self.node);
+            }
             let act = Act::Revoked { node: member.node, last, documents: None, retire: false };
             self.state(now, act, fx)?;
         }

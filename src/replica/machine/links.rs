@@ -29,6 +29,8 @@ impl Replica {
         match self.judge(now, &peer) {
             Ok(()) => self.greet(peer, fx),
             Err((CloseCode::UnknownKey | CloseCode::Left, _)) => {}
+            // One that a junior has shut out may have said something against that.
+            Err((CloseCode::Revoked, _)) if self.membership.may_return(&peer) => {}
             Err((code, reason)) => self.refuse(now, peer, code, reason, fx),
         }
     }
@@ -80,6 +82,7 @@ impl Replica {
     }
 
     pub(super) fn greet(&mut self, peer: NodeId, fx: &mut Effects) {
+        self.tell_answers(peer, fx);
         let frontier = self.frontier();
         self.exchange.greet(&peer, frontier);
         let hello = Hello {
@@ -191,7 +194,10 @@ impl Replica {
             Frame::Join(join) => return self.join_asked(now, peer, join, fx),
             Frame::Joined { contacts } => return self.joined(now, peer, contacts, fx),
             // By this a peer shows, before it closes the link, that this node was shut out.
-            Frame::Statements { statements } if self.judge(now, &peer).is_ok() => {
+            // Or a senior that a junior has shut out shows, before it greets, what it has said since.
+            Frame::Statements { statements }
+                if self.judge(now, &peer).is_ok() || self.membership.may_return(&peer) =>
+            {
                 return self.statements_sent(now, peer, &statements, fx);
             }
             frame => frame,

@@ -29,6 +29,9 @@ use crate::wire::{CloseCode, Frame, limits::STATEMENTS_AT_ONCE_MAX};
 /// How long after a key was shown that it is shut out it is shown that again at the soonest: it dials on, and
 /// a frame may get lost with its link.
 const SHOWN_AGAIN_AFTER: Duration = Duration::from_secs(600);
+/// How many statements of 256 bytes go into a frame to a peer that may take its sender for a stranger: such a
+/// frame has at most 64 KiB.
+const ANSWERS_AT_ONCE: usize = 200;
 /// How many keys are remembered that were shown it; more have to wait.
 const SHOWN_OUT_MAX: usize = 1_024;
 
@@ -221,6 +224,19 @@ impl Replica {
         self.shown_out.insert(peer, at);
     }
 
+    /// Tells whether this node, which a junior has shut out, may shut that one out.
+    pub(super) fn may_answer(&self, junior: &NodeId) -> bool {
+        self.membership.may_answer(&self.node, junior)
+    }
+
+    /// Shows a peer, before the greeting, what this node has said against its having been shut out: the peer
+    /// may still take it for one that was.
+    pub(super) fn tell_answers(&self, peer: NodeId, fx: &mut Effects) {
+        for some in self.statements.answers(&self.node).chunks(ANSWERS_AT_ONCE) {
+            fx.frames.extend(in_frames(some.iter().copied(), &[peer]));
+        }
+    }
+
     /// Says in the log, once, that this node was shut out.
     fn note_own_revocation(&self, before: Option<Revocation>) {
         let Some(own) = self.shut_out() else { return };
@@ -229,7 +245,8 @@ impl Replica {
             tracing::warn!(
                 fleet = %self.fleet,
                 "this node was {what} from its fleet by {by}: no other node exchanges anything with it; leave with \
-                 `sessionmesh leave`; to come back it needs a new key and a ticket"
+                 `sessionmesh leave`; to come back it needs a new key and a ticket, or, where a junior admin has done \
+                 it, to shut that one out in turn: `sessionmesh peer revoke NAME`"
             );
         }
     }

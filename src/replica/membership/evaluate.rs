@@ -82,6 +82,20 @@ impl Membership {
         self.closed.contains(node)
     }
 
+    /// Tells whether a node that was shut out can undo that: only admins junior to it have done it.
+    pub fn may_return(&self, node: &NodeId) -> bool {
+        let is_out = self.nodes.get(node).is_some_and(|it| it.removal.is_some());
+        is_out && !self.is_closed(node) && self.seniority.contains(node)
+    }
+
+    /// Tells whether one that a junior has shut out may shut another one out all the same: what it signs
+    /// counts before anything that its juniors sign.
+    pub fn may_answer(&self, node: &NodeId, junior: &NodeId) -> bool {
+        let rank = |node: &NodeId| self.seniority.iter().position(|it| it == node);
+        let is_senior = rank(node).zip(rank(junior)).is_some_and(|(own, other)| own < other);
+        is_senior && self.may_return(node)
+    }
+
     /// Returns the admin that nobody else can shut out for good.
     pub fn root(&self) -> Option<NodeId> {
         self.admins.first().copied()

@@ -194,6 +194,34 @@ impl StatementSet {
         shown.into_iter().map(|place| &self.held[place].statement).collect()
     }
 
+    /// Returns a node's newest statement on a chain from which it had not shut out another one yet.
+    pub fn before_removal(
+        &self,
+        newest: Option<StatementHash>,
+        removed: &NodeId,
+    ) -> Option<StatementHash> {
+        let mut kept = newest;
+        let mut at = newest.and_then(|newest| self.get(&newest));
+        while let Some(held) = at {
+            if matches!(held.statement.act, Act::Revoked { node, .. } if node == *removed) {
+                kept = held.statement.previous;
+            }
+            at = held.parent.map(|parent| &self.held[parent]);
+        }
+        kept
+    }
+
+    /// Lists what an admin has said, if another one was to shut it out: its word against that.
+    pub fn answers(&self, node: &NodeId) -> Vec<&Statement> {
+        let is_out = |held: &Held| matches!(held.statement.act, Act::Revoked { node: out, .. } if out == *node);
+        if !self.held.iter().any(is_out) {
+            return Vec::new();
+        }
+        let own =
+            self.held.iter().filter(|held| held.statement.author == *node && is_chained(held));
+        own.map(|held| &held.statement).collect()
+    }
+
     /// Takes a statement in, or has it wait.
     ///
     /// `is_closed` tells whether an author's further statements can't count any more: they are left
