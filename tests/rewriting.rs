@@ -14,8 +14,10 @@ use sessionmesh::{
     identity::NodeKey,
     replica::{
         command::{Command, SessionPatch, Target},
-        document::{self, Copied, Document, SessionFields},
-        effect::{DialTarget, Now, Outgoing, Publication, Startup, TeardownDue, Write},
+        document::{self, Document, SessionFields},
+        effect::{
+            DialTarget, Now, Outgoing, Publication, Startup, StoredDocument, TeardownDue, Write,
+        },
         guard::{DocumentLimits, check_document},
         ids::{DocumentId, NodeId, SessionId, StartId},
         machine::Work,
@@ -69,7 +71,7 @@ impl Hands for House {
         self.jobs.push_back(job);
     }
 
-    fn save(&mut self, _: Plan, _: Copied) {}
+    fn save(&mut self, _: Plan, _: StoredDocument) {}
 
     fn work(&mut self, work: Work) {
         self.works.push_back(work);

@@ -65,8 +65,8 @@ pub enum Told {
     Teardown(TeardownDue),
     /// A document, as the store has it.
     Reloaded(StoredDocument),
-    /// What a compaction of a document would replace; a copy taken now holds all of it.
-    Planned(compact::Plan),
+    /// What a compaction of a document would replace, and what is stored of the document.
+    Planned(compact::Plan, StoredDocument),
     /// A document has nothing to compact.
     NothingToPlan(DocumentId),
     /// The store can't be written or read; memory is ahead of disk.
@@ -114,7 +114,15 @@ pub fn turn<D: Desk>(
         }
         Job::Plan(document) => {
             let plan = store.plan(document)?;
-            desk.tell(plan.map_or(Told::NothingToPlan(document), Told::Planned));
+            let told = match plan {
+                Some(plan) => {
+                    let stored = store.reload(&[document])?.pop();
+                    let stored = stored.unwrap_or_else(|| StoredDocument::nothing(document));
+                    Told::Planned(plan, stored)
+                }
+                None => Told::NothingToPlan(document),
+            };
+            desk.tell(told);
             Ok(None)
         }
         Job::Replace(verified) => match store.replace(&verified) {

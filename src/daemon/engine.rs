@@ -19,7 +19,7 @@ use super::{
 use crate::{
     replica::{
         command::Command,
-        document::{ApplyError, Copied},
+        document::ApplyError,
         effect::{
             DialTarget, Effects, Evidence, Input, Now, Outgoing, Publication, RequestId, Startup,
             StoredDocument, TeardownDue, TeardownOutcome,
@@ -63,8 +63,8 @@ pub trait Hands {
     fn keep(&mut self, _evidence: Evidence) {}
     /// Gives the disk something to do, after all that it was given before.
     fn store(&mut self, job: Job<Self::Asker>);
-    /// Saves a copy of a document and verifies what was saved, elsewhere; see [`compact::saved`].
-    fn save(&mut self, plan: store::compact::Plan, copy: Copied);
+    /// Saves a document as it is stored and verifies what was saved, elsewhere; see [`compact::saved`].
+    fn save(&mut self, plan: store::compact::Plan, stored: StoredDocument);
     /// Does something elsewhere, for [`Engine::take_done`].
     fn work(&mut self, work: Work);
     /// Ends a workspace, elsewhere, beside which are these.
@@ -395,10 +395,7 @@ impl<A> Engine<A> {
                     return Err(store::Error::Document { path: self.path.clone(), reason });
                 }
             }
-            Told::Planned(plan) => match self.replica.document_copy(&plan.document()) {
-                Some(copy) => hands.save(plan, copy),
-                None => self.compaction.ended(plan.document()),
-            },
+            Told::Planned(plan, stored) => hands.save(plan, stored),
             Told::NothingToPlan(document) => self.compaction.ended(document),
             Told::Failed(error) => return Err(error),
         }

@@ -37,8 +37,10 @@ use crate::{
     clock::{self, Clock},
     replica::{
         command::Command,
-        document::Copied,
-        effect::{DialTarget, Effects, Evidence, Input, Outgoing, Publication, TeardownDue},
+        effect::{
+            DialTarget, Effects, Evidence, Input, Outgoing, Publication, StoredDocument,
+            TeardownDue,
+        },
         ids::NodeId,
         machine::{
             Done, Holding, ReadBulk, TOGETHER_MAX, TeardownStands, Work, bulk_bytes, goes_together,
@@ -164,8 +166,8 @@ impl Hands for ShellHands {
         self.stall.add(job);
     }
 
-    fn save(&mut self, plan: store::compact::Plan, copy: Copied) {
-        compact::save(plan, copy, self.saved.clone());
+    fn save(&mut self, plan: store::compact::Plan, stored: StoredDocument) {
+        compact::save(plan, stored, self.saved.clone());
     }
 
     fn work(&mut self, work: Work) {

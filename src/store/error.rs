@@ -152,6 +152,17 @@ pub enum Error {
         /// What automerge said.
         source: Box<automerge::AutomergeError>,
     },
+    /// What is stored of a document can't be read back, to be saved as a snapshot.
+    #[error(
+        "what is stored of {document} can't be read back: {reason}; stop the daemon and run \
+         `sessionmesh repair`"
+    )]
+    NotRead {
+        /// Of which document.
+        document: DocumentId,
+        /// Why.
+        reason: String,
+    },
     /// automerge panicked at a snapshot.
     #[error("a snapshot of {document} can't be loaded (automerge panicked): its changes are kept")]
     Panicked {

@@ -10,8 +10,7 @@ use std::{
 
 use sessionmesh::{
     replica::{
-        document::Copied,
-        effect::TeardownDue,
+        effect::{StoredDocument, TeardownDue},
         ids::NodeId,
         machine::{Bulk, ReadBulk, Work},
     },
@@ -33,8 +32,8 @@ pub enum Event {
     Loop { node: usize, boot: u64 },
     /// A node's disk takes its turn.
     Disk { node: usize, boot: u64 },
-    /// A copy of a document is to be saved and verified.
-    Save { node: usize, boot: u64, plan: Plan, copy: Box<Copied> },
+    /// A document is to be saved as it was stored, and verified.
+    Save { node: usize, boot: u64, plan: Plan, stored: Box<StoredDocument> },
     /// A node's loop takes what it was asked for.
     Requests { node: usize, boot: u64 },
     /// What a peer sent was read beside the loop.

@@ -18,8 +18,7 @@ use sessionmesh::{
     },
     replica::{
         command::{Command, Reply},
-        document::Copied,
-        effect::{DialTarget, Input, Outgoing, Publication, TeardownDue, Write},
+        effect::{DialTarget, Input, Outgoing, Publication, StoredDocument, TeardownDue, Write},
         fold::Snapshot,
         ids::{ChangeHash, DocumentId, NodeId, OperationId, StartId},
         machine::{Bulk, Done, ReadBulk, Work},
@@ -400,15 +399,15 @@ impl Hands for Ports<'_> {
         self.out.jobs.push_back(job);
     }
 
-    fn save(&mut self, plan: Plan, copy: Copied) {
+    fn save(&mut self, plan: Plan, stored: StoredDocument) {
         let (node, boot) = (self.out.number, self.out.boot);
         self.out.saving = true;
         if std::mem::take(&mut self.fabric.crash_in_compaction) {
             self.fabric.after(Duration::ZERO, Event::Crash { node });
         }
         let time = self.fabric.between(Duration::from_millis(1), Duration::from_millis(800));
-        let copy = Box::new(copy);
-        self.fabric.after(time, Event::Save { node, boot, plan, copy });
+        let stored = Box::new(stored);
+        self.fabric.after(time, Event::Save { node, boot, plan, stored });
     }
 
     fn work(&mut self, work: Work) {

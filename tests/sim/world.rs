@@ -17,7 +17,7 @@ use sessionmesh::{
         command::{Command, Reply},
         digest::Digest,
         document::Copied,
-        effect::{Input, Now},
+        effect::{Input, Now, StoredDocument},
         ids::{ChangeHash, DocumentId, NodeId, OperationId},
         machine::{Done, bulk_bytes, goes_together},
         membership::evaluate::Belonging,
@@ -460,19 +460,22 @@ impl World {
         }
     }
 
-    fn save(&mut self, node: usize, plan: Plan, copy: &Copied) {
+    fn save(&mut self, node: usize, plan: Plan, stored: &StoredDocument) {
         let garbled = std::mem::take(&mut self.garble);
         let random = self.fabric.random.u64(..);
         let Some(Up { engine, out }) = &mut self.nodes[node].up else { return };
         out.saving = false;
         let ended = if garbled {
             self.fabric.counts.add(Seen::Garbled);
+            let (snapshot, changes) = (stored.snapshot.as_deref(), &stored.changes);
+            let copy = Copied::read(stored.id, snapshot, changes);
+            let copy = copy.expect("the store gives back what it took");
             let mut bytes = copy.save();
             let at = random as usize % bytes.len();
             bytes[at] ^= 1 << (random >> 61);
             (plan.document(), store::compact::verify(plan, bytes, &copy.heads()))
         } else {
-            compact::saved(plan, copy)
+            compact::saved(plan, stored)
         };
         let seen = if ended.1.is_err() { Seen::Unverified } else { Seen::Compacted };
         self.fabric.counts.add(seen);
@@ -512,8 +515,8 @@ impl World {
             Event::Act(act) => return Some(Some(act)),
             Event::Loop { node, boot } if of(self, node, boot) => self.turn_loop(node),
             Event::Disk { node, boot } if of(self, node, boot) => self.turn_disk(node),
-            Event::Save { node, boot, plan, copy } if of(self, node, boot) => {
-                self.save(node, plan, &copy);
+            Event::Save { node, boot, plan, stored } if of(self, node, boot) => {
+                self.save(node, plan, &stored);
             }
             Event::Requests { node, boot } if of(self, node, boot) => self.take_asked(node),
             Event::Read { node, boot, bulk } if of(self, node, boot) => self.read_bulk(node, *bulk),

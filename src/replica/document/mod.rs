@@ -73,6 +73,23 @@ fn apply_all(automerge: &mut Automerge, changes: &[Change]) -> Result<(), Autome
     batches.try_for_each(|batch| automerge.apply_changes(batch.iter().cloned()))
 }
 
+/// Reads what the store has of a document: a snapshot, and the changes since in their order.
+fn read_stored(
+    id: DocumentId,
+    snapshot: Option<&[u8]>,
+    changes: &[Vec<u8>],
+) -> Result<Automerge, ApplyError> {
+    let unreadable = |reason: String| ApplyError::Unreadable { document: id, reason };
+    let mut automerge = match snapshot {
+        Some(bytes) => Automerge::load(bytes).map_err(|e| unreadable(e.to_string()))?,
+        None => Automerge::new(),
+    };
+    let changes = changes.iter().map(|bytes| sound_change(bytes));
+    let changes = changes.collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
+    apply_all(&mut automerge, &changes).map_err(|e| unreadable(e.to_string()))?;
+    Ok(automerge)
+}
+
 /// Explains why bytes did not become part of a document.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
@@ -238,6 +255,19 @@ pub struct Lag {
 pub struct Copied(Automerge);
 
 impl Copied {
+    /// Reads a document from what the store has of it; takes as long as the document is large.
+    ///
+    /// # Errors
+    ///
+    /// The bytes are damaged.
+    pub fn read(
+        id: DocumentId,
+        snapshot: Option<&[u8]>,
+        changes: &[Vec<u8>],
+    ) -> Result<Self, ApplyError> {
+        read_stored(id, snapshot, changes).map(Self)
+    }
+
     /// Returns the heads, sorted.
     pub fn heads(&self) -> Vec<ChangeHash> {
         self.0.get_heads().iter().map(hash_in).collect()
@@ -352,15 +382,8 @@ impl Document {
         changes: &[Vec<u8>],
         vouchers: &[Voucher],
     ) -> Result<Self, ApplyError> {
-        let unreadable = |reason: String| ApplyError::Unreadable { document: id, reason };
-        let mut automerge = match snapshot {
-            Some(bytes) => Automerge::load(bytes).map_err(|e| unreadable(e.to_string()))?,
-            None => Automerge::new(),
-        };
+        let mut automerge = read_stored(id, snapshot, changes)?;
         automerge.set_actor(actor);
-        let changes = changes.iter().map(|bytes| sound_change(bytes));
-        let changes = changes.collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
-        apply_all(&mut automerge, &changes).map_err(|e| unreadable(e.to_string()))?;
         let saved = snapshot.filter(|_| changes.is_empty());
         let saved = saved.map(|bytes| Saved::of(&automerge, bytes)).unwrap_or_default();
         let vouchers = Vouchers::stored(vouchers);
