@@ -65,6 +65,10 @@ impl HostTrash {
     /// Settles what a crash has cut off; blocks. Nothing else is done before it has ended.
     pub fn settle(&self) {
         self.trash.recover();
+        // Before anything is ended, put back or deleted.
+        if let Err(error) = self.trash.look_at_clock_first(clock::wall_ms()) {
+            tracing::warn!(%error, "what the clock says could not be noted for the trash");
+        }
         self.settled.send_replace(true);
     }
 

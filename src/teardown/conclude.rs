@@ -50,16 +50,19 @@ pub fn conclude(due: &TeardownDue, manifest: Manifest, config: &Config) -> Resul
     }
     config.trash.keep(&mut manifest)?;
     entry.step = Step::Gone;
-    let is_kept = manifest.kept_until > clock::wall_ms();
+    let is_kept = manifest.kept_until > manifest.ended_at;
     entry.done = Some(done(&manifest, is_kept, &notes));
     Ok(entry)
 }
 
 /// Deletes for good what is not to be kept at all, once it is noted that it has ended.
+///
+/// The clock is not asked: after a crash and weeks without power an entry may be concluded long after it was
+/// moved, and its time counts otherwise.
 pub fn expire(entry: &Entry, config: &Config) {
     let Some(name) = &entry.entry else { return };
-    let is_over = |kept: crate::replica::trash::TrashEntry| kept.expires_at <= clock::wall_ms();
-    if !config.trash.get(name).is_some_and(is_over) {
+    let is_kept_not = |kept: crate::replica::trash::TrashEntry| kept.expires_at <= kept.ended_at;
+    if !config.trash.get(name).is_some_and(is_kept_not) {
         return;
     }
     match config.trash.empty(name) {

@@ -7,7 +7,10 @@ use std::{fs, io, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Trash, TrashError, manifest::Manifest};
+use super::{
+    Trash, TrashError,
+    manifest::{Manifest, Stage},
+};
 use crate::files;
 
 /// A day, in milliseconds: as much of a gap as counts, and as long as nothing is deleted early after one.
@@ -42,11 +45,29 @@ impl Trash {
     ///
     /// # Errors
     ///
-    /// The data folder can't be written: nothing may be deleted then.
+    /// The data folder can't be written, or somebody is at an entry whose time changes: nothing may be
+    /// deleted then.
     pub fn look_at_clock(&self, now_ms: i64) -> Result<(), TrashError> {
+        self.look(now_ms, false)
+    }
+
+    /// Does so at the start, when nobody ends, restores or deletes anything yet.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Trash::look_at_clock`].
+    pub fn look_at_clock_first(&self, now_ms: i64) -> Result<(), TrashError> {
+        self.look(now_ms, true)
+    }
+
+    fn look(&self, now_ms: i64, is_starting: bool) -> Result<(), TrashError> {
         let path = self.clock_path();
         let mut looks = self.looks();
-        let last = looks.last.or_else(|| read(&path));
+        let manifests = self.store.manifests();
+        // Where nothing was noted, nobody is known to have looked since the oldest entry was made.
+        let oldest = || manifests.iter().map(|manifest| manifest.ended_at).min();
+        let unnoted = || Some(LastLook { seen_at: oldest()?, early_from: i64::MIN });
+        let last = looks.last.or_else(|| read(&path)).or_else(unnoted);
         let gap = last.map_or(0, |last| now_ms.saturating_sub(last.seen_at));
         let mut early_from = last.map_or(i64::MIN, |last| last.early_from);
         if gap > DAY_MS {
@@ -56,22 +77,41 @@ impl Trash {
             );
             early_from = now_ms.saturating_add(DAY_MS);
         }
-        for mut manifest in self.store.manifests() {
-            if redate(&mut manifest, gap, now_ms) {
-                self.write(&manifest)?;
-            }
+        for manifest in &manifests {
+            self.redate(manifest, gap, now_ms, is_starting)?;
         }
         // A clock that was put back must not keep what may go early for years.
         early_from = early_from.min(now_ms.saturating_add(DAY_MS));
         let look = LastLook { seen_at: now_ms, early_from };
         let is_fresh =
             |at: i64| now_ms.saturating_sub(at).unsigned_abs() < WRITTEN_EVERY_MS.unsigned_abs();
-        if gap > DAY_MS || !looks.written_at.is_some_and(is_fresh) {
+        if !manifests.is_empty() && (gap > DAY_MS || !looks.written_at.is_some_and(is_fresh)) {
             write(&path, look).map_err(super::restore::io_error(&path))?;
             looks.written_at = Some(now_ms);
         }
         looks.last = Some(look);
         Ok(())
+    }
+
+    /// Gives one entry its time, where that has changed; one that is being ended, put back or deleted only at
+    /// the start.
+    fn redate(
+        &self,
+        seen: &Manifest,
+        gap: i64,
+        now_ms: i64,
+        is_starting: bool,
+    ) -> Result<(), TrashError> {
+        if !redate(&mut seen.clone(), gap, now_ms) {
+            return Ok(());
+        }
+        let _busy = self.claim_entry(seen.entry.clone())?;
+        // It may have changed, or be gone, since it was listed.
+        let Some(mut manifest) = self.store.manifest(&seen.entry) else { return Ok(()) };
+        if !is_starting && !matches!(manifest.stage, Stage::Kept | Stage::Restored) {
+            return Err(TrashError::Busy(manifest.entry));
+        }
+        if redate(&mut manifest, gap, now_ms) { self.write(&manifest) } else { Ok(()) }
     }
 
     /// Tells whether the clock can be believed so far that an entry may be deleted to make room.
@@ -242,7 +282,44 @@ mod tests {
     fn nothing_is_deleted_where_the_clock_can_not_be_noted() {
         let data = tempfile::tempdir().unwrap();
         let trash = open(&data);
-        fs::write(data.path().join("trash"), "in the way").unwrap();
+        end(&trash, "wrk_1.1", START);
+        fs::create_dir(data.path().join("trash").join(FILE_NAME)).unwrap();
         assert!(trash.look_at_clock(START).is_err());
+    }
+
+    #[test]
+    fn where_nothing_was_noted_nobody_has_looked_since_the_oldest_entry() {
+        let data = tempfile::tempdir().unwrap();
+        end(&open(&data), "wrk_1.1", START);
+        let back = START + 20 * DAY_MS;
+        look(&open(&data), back);
+        assert_eq!(left(&open(&data), "wrk_1.1"), Some(back + 13 * DAY_MS));
+    }
+
+    #[test]
+    fn one_that_is_being_ended_gets_its_time_at_the_start_alone_and_nothing_is_deleted_before() {
+        let data = tempfile::tempdir().unwrap();
+        let trash = open(&data);
+        end(&trash, "wrk_1.1", START);
+        let manifest = trash.store.manifest("wrk_1.1").unwrap();
+        trash.store.write(&Manifest { stage: Stage::Moved, ..manifest }).unwrap();
+        let back = START + 20 * DAY_MS;
+        assert!(matches!(trash.look_at_clock(back), Err(TrashError::Busy(_))));
+        assert_eq!(left(&trash, "wrk_1.1"), Some(START + KEEP));
+        open(&data).look_at_clock_first(back).unwrap();
+        assert_eq!(left(&open(&data), "wrk_1.1"), Some(back + 13 * DAY_MS));
+    }
+
+    #[test]
+    fn an_entry_that_somebody_is_at_is_left_alone() {
+        let data = tempfile::tempdir().unwrap();
+        let trash = open(&data);
+        look(&trash, START);
+        end(&trash, "wrk_1.1", START);
+        let busy = trash.claim("wrk_1.1").unwrap();
+        assert!(trash.look_at_clock(START + 20 * DAY_MS).is_err());
+        drop(busy);
+        trash.look_at_clock(START + 20 * DAY_MS).unwrap();
+        assert_eq!(left(&trash, "wrk_1.1"), Some(START + 33 * DAY_MS));
     }
 }

@@ -261,6 +261,24 @@ impl Trash {
 
     /// Finishes or undoes an entry that a crash cut off on its way in.
     pub(super) fn settle(&self, mut manifest: Manifest) {
+        // Where it is at neither place, its file system may not be mounted: whether it was moved is not known.
+        if let Some(folder) = &manifest.folder
+            && !exists(&folder.place)
+            && !exists(&folder.from)
+        {
+            let (from, place) = (folder.from.display(), folder.place.display());
+            let why = format!(
+                "its folder is neither at {from} nor at {place}; mount its file system and restart the daemon"
+            );
+            tracing::error!(entry = manifest.entry, why, "an entry of the trash is not whole");
+            if manifest.problem.as_ref() != Some(&why) {
+                manifest.problem = Some(why);
+                if let Err(problem) = self.record(&manifest) {
+                    tracing::error!(entry = manifest.entry, %problem, "not noted");
+                }
+            }
+            return;
+        }
         let has_moved = match &manifest.folder {
             Some(folder) => exists(&folder.place),
             None => manifest.registrations.iter().any(|one| exists(&one.place)),

@@ -59,6 +59,10 @@ impl Trash {
         let notes = self.register(&mut manifest)?;
         self.step()?;
         for one in &manifest.registrations {
+            // Where nothing else names its commits any more, the pins go on doing so.
+            if !moving::exists(&one.back) {
+                continue;
+            }
             if let Err(problem) = pin::unpin(&one.repository, &one.pins) {
                 tracing::warn!(entry = manifest.entry, %problem, "pins stay");
             }
@@ -126,7 +130,11 @@ impl Trash {
             let one = &manifest.registrations[at];
             if one.back == Path::new("") || !moving::exists(&one.back) {
                 let repository = one.repository.display();
-                notes.push(format!("what {repository} knew of it was deleted meanwhile"));
+                notes.push(format!(
+                    "what {repository} knew of it was deleted meanwhile; its commits and staged files stay \
+                     below refs/{}: delete these refs once you need them no more",
+                    one.pins
+                ));
                 continue;
             }
             returned.push(one.clone());

@@ -13,6 +13,7 @@ use std::{
 
 mod formats;
 mod keeping;
+mod unreachable;
 
 use super::*;
 use crate::{
