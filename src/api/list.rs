@@ -256,7 +256,7 @@ impl<S: DeserializeOwned + Ord + Copy> Filter<S> {
     }
 }
 
-/// Does what takes the longer the more records there are on another thread than the loop's.
+/// Runs work whose time grows with the number of records on another thread than the loop's.
 pub(super) async fn beside<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Error> {

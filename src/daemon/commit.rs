@@ -95,7 +95,7 @@ impl Committer {
     ///
     /// # Errors
     ///
-    /// The job, if too much waits: whoever gives it waits for [room](Committer::room).
+    /// Returns the job if too many wait already. The caller gives it again once there is [room](Committer::room).
     pub fn give(&self, job: Job) -> Result<(), Job> {
         match self.jobs.try_send(job) {
             Ok(()) => Ok(()),
@@ -108,8 +108,8 @@ impl Committer {
         }
     }
 
-    /// Waits until the thread takes something more, or never does again: a disk that is slower than the
-    /// peers slows the node down, and not its memory up.
+    /// Waits until the thread takes another job, or has ended. So a disk that is slower than the peers slows
+    /// the node down instead of filling its memory.
     pub fn room(&self) -> impl Future<Output = ()> + use<> {
         let jobs = self.jobs.clone();
         async move { drop(jobs.reserve().await) }
@@ -127,7 +127,7 @@ impl Committer {
         told: &mut mpsc::UnboundedReceiver<Told>,
     ) -> Result<(), store::Error> {
         let Self { jobs, thread } = self;
-        // A thread that has ended has told why.
+        // If the thread has ended, the reason is among the events that are read below.
         let _ = last.into_iter().try_for_each(|job| jobs.blocking_send(job));
         drop(jobs);
         if thread.join().is_err() {
@@ -166,41 +166,19 @@ mod tests {
             effect::Write,
             ids::{DocumentId, FleetId, StartId},
         },
-        store::{InMemoryBackend, StorageBackend},
+        store::testing::BeforeSync,
         transport::{Config, Timing},
     };
 
-    /// A disk on which, once it is broken, redb finds what it never wrote.
-    #[derive(Debug)]
-    struct Broken(InMemoryBackend, Arc<AtomicBool>);
-
-    impl StorageBackend for Broken {
-        fn len(&self) -> std::io::Result<u64> {
-            self.0.len()
-        }
-
-        fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
-            self.0.read(offset, out)
-        }
-
-        fn set_len(&self, len: u64) -> std::io::Result<()> {
-            self.0.set_len(len)
-        }
-
-        fn sync_data(&self) -> std::io::Result<()> {
-            assert!(!self.1.load(Ordering::Relaxed), "an assertion of the database");
-            self.0.sync_data()
-        }
-
-        fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
-            self.0.write(offset, data)
-        }
-    }
-
-    /// Starts a thread that writes to a disk, which breaks as soon as that is said.
+    /// Starts a thread that writes to a disk, and returns the flag that breaks the disk.
     fn started() -> (Committer, mpsc::UnboundedReceiver<Told>, Arc<AtomicBool>) {
         let broken = Arc::new(AtomicBool::new(false));
-        let store = Store::with_backend(Broken(InMemoryBackend::new(), broken.clone())).unwrap();
+        let is_broken = broken.clone();
+        // Once it is broken, redb finds what it never wrote.
+        let disk = BeforeSync::new(move || {
+            assert!(!is_broken.load(Ordering::Relaxed), "an assertion of the database");
+        });
+        let store = Store::with_backend(disk).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let config = Config {
             listen: "127.0.0.1:0".parse().unwrap(),

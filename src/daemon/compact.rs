@@ -84,7 +84,7 @@ pub type Ended = (DocumentId, Result<compact::Verified, store::Error>);
 
 /// Reads a document as it is stored, saves it, and verifies what was saved.
 ///
-/// The loop's own copy is left alone: copying a large document took the loop longer than anything else.
+/// It does not take the loop's document: copying a large one takes milliseconds on the loop.
 pub fn saved(plan: compact::Plan, stored: &StoredDocument) -> Ended {
     let document = plan.document();
     let panicked = |_| Err(store::Error::Panicked { document });

@@ -1,4 +1,4 @@
-//! Owns the question to the loop, asked right before a teardown's first step, whether it may still begin.
+//! Owns asking the loop, right before a teardown's first step, whether the teardown may still begin.
 //!
 //! Must not know what the loop looks at. Invariant: without an answer nothing begins.
 
@@ -6,15 +6,15 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{replica::effect::TeardownDue, teardown};
 
-/// Asks the loop, from elsewhere, whether a teardown may still begin.
+/// Asks the loop, from another thread, whether a teardown may still begin.
 #[derive(Debug)]
 pub struct LastLook(mpsc::UnboundedSender<Question>);
 
-/// What is asked, and where the answer goes.
+/// The teardown, and where the answer goes.
 pub type Question = (TeardownDue, oneshot::Sender<bool>);
 
 impl LastLook {
-    /// Makes one, and the end at which the loop is asked.
+    /// Returns one, and the receiver from which the loop reads the questions.
     pub fn new() -> (Self, mpsc::UnboundedReceiver<Question>) {
         // Bounded by what feeds it: one question for each teardown under way.
         let (sender, receiver) = mpsc::unbounded_channel();

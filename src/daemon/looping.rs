@@ -1,8 +1,8 @@
 //! Owns the loop: it takes inputs from wherever they come, in turns, and lends the engine the hands
 //! of the daemon's shells.
 //!
-//! Must not know the rules of the domain, nor wait for the disk. Invariants: while the disk takes nothing,
-//! no frame and no command is taken, and those who only ask are answered; all effects of an input
+//! Must not know the rules of the domain, nor wait for the disk. Invariants: while the disk is behind, no
+//! frame and no command is taken, but questions are answered; all effects of an input
 //! are given out before the next input is taken, in their order: frames, diffs, what has to wait for
 //! the disk. Between them the loop steps aside where nothing else waits for it: what it wakes runs on
 //! the same thread, and would else have to wait until the loop has done all of its turn.
@@ -83,7 +83,7 @@ struct ShellHands {
     inputs: mpsc::UnboundedSender<Input>,
     saved: mpsc::UnboundedSender<compact::Ended>,
     aside: std::sync::mpsc::Sender<aside::Job>,
-    /// What the disk is to be given at the end of the turn, and what waits while it takes nothing.
+    /// The jobs that the disk gets at the end of the turn, and what waits while it is behind.
     stall: Stall,
     /// Whether somebody was woken who is waited for elsewhere.
     has_woken: bool,
@@ -399,8 +399,8 @@ impl Loop {
         self.commands(together, requests.is_empty()).await;
     }
 
-    /// Returns the request that is to be taken next; has commands wait while the disk is behind, and those
-    /// that came later behind them.
+    /// Returns the next request to carry out. While the disk is behind, commands are queued and only questions
+    /// are returned; commands leave the queue in the order in which they came.
     fn next_request(
         &mut self,
         first: &mut Option<Request>,

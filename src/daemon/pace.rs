@@ -53,7 +53,7 @@ impl Task {
 pub struct Pace {
     longest_us: AtomicU64,
     slow: AtomicU64,
-    /// How long the last import kept the loop for each of its records.
+    /// How long the last import took on the loop, per record.
     import_us_a_record: AtomicU64,
     /// By [`Task`], in the order of [`Task::ALL`].
     longest_turns_us: [AtomicU64; Task::ALL.len()],
@@ -101,15 +101,15 @@ impl Pace {
         }
     }
 
-    /// Counts how long an import of so many records kept the loop.
+    /// Notes how long an import of so many records took on the loop.
     pub fn imported(&self, records: usize, took: Duration) {
         let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let each = us.checked_div(records as u64).unwrap_or(0);
         self.import_us_a_record.store(each.max(1), Ordering::Relaxed);
     }
 
-    /// Returns how many records an import may have to keep the loop for so long, by what the last one
-    /// took; `None` before the first.
+    /// Returns how many records fit into an import that may take this long, by the time that the last one took;
+    /// `None` before the first.
     pub fn importable(&self, within: Duration) -> Option<usize> {
         let within = u64::try_from(within.as_micros()).unwrap_or(u64::MAX);
         let records = within.checked_div(self.import_us_a_record.load(Ordering::Relaxed))?;

@@ -99,7 +99,7 @@ pub struct Ready {
     pub socket: PathBuf,
     /// Where everything that must last is kept.
     pub data_dir: PathBuf,
-    /// Whether the members were stored by a version before this one, so that the node is alone now.
+    /// Whether an earlier version has stored the members, which this one can't read: the node is alone now.
     pub left_alone: bool,
 }
 

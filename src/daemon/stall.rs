@@ -1,8 +1,8 @@
-//! Owns what waits in the loop while the disk takes no more: jobs for it, and commands that would make more.
+//! Owns the queues of a loop whose disk is behind: jobs for the disk, and commands that would add more jobs.
 //!
-//! Must not know what a job or a command does. Invariants: jobs are given to the disk in the order in which
-//! they came; no command is taken before one that came earlier; both are bounded, since whoever feeds them
-//! stops while they wait.
+//! Must not know what a job or a command does. Invariants: the disk gets the jobs in the order in which they
+//! came; a command is never taken before an earlier one. Both queues are bounded: the loop adds no job while
+//! one waits, and takes no request once the commands have no place.
 
 use std::collections::VecDeque;
 
@@ -17,7 +17,7 @@ use crate::replica::command::Command;
 /// A command, and who asked for it.
 pub type Asked = (Command, oneshot::Sender<Answer>);
 
-/// What waits.
+/// The jobs and the commands that wait.
 #[derive(Debug, Default)]
 pub struct Stall {
     jobs: VecDeque<Job>,
@@ -30,7 +30,7 @@ impl Stall {
         self.jobs.push_back(job);
     }
 
-    /// Gives the disk what waits, as far as it takes it.
+    /// Gives the disk as many of the jobs as it takes.
     pub fn give(&mut self, committer: &Committer) {
         while let Some(job) = self.jobs.pop_front() {
             if let Err(job) = committer.give(job) {
@@ -39,7 +39,7 @@ impl Stall {
         }
     }
 
-    /// Tells whether the disk took less than it was to be given: nothing is to be begun that makes more.
+    /// Returns whether jobs wait that the disk did not take: the caller must begin nothing that adds more.
     pub fn is_behind(&self) -> bool {
         !self.jobs.is_empty()
     }
@@ -49,22 +49,22 @@ impl Stall {
         self.commands.push_back(asked);
     }
 
-    /// Tells whether one more command may be kept.
+    /// Returns whether there is room for one more command.
     pub fn has_place(&self) -> bool {
         self.commands.len() < REQUESTS_MAX
     }
 
-    /// Tells whether commands wait that may be taken now.
+    /// Returns whether commands wait and the disk has caught up.
     pub fn may_go_on(&self) -> bool {
         !self.is_behind() && !self.commands.is_empty()
     }
 
-    /// Takes the command out that has waited longest.
+    /// Removes the command that has waited longest.
     pub fn next(&mut self) -> Option<Asked> {
         self.commands.pop_front()
     }
 
-    /// Takes all jobs out that still wait.
+    /// Returns the jobs that still wait.
     pub fn into_jobs(self) -> impl Iterator<Item = Job> {
         self.jobs.into_iter()
     }

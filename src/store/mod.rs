@@ -10,6 +10,8 @@ mod journal;
 mod ledger;
 pub mod salvage;
 mod tables;
+#[cfg(test)]
+pub mod testing;
 
 use std::{
     collections::BTreeSet,

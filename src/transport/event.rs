@@ -198,7 +198,7 @@ impl Teller {
     }
 }
 
-/// Tells events as no link does, for the tests of whoever takes them.
+/// Sends events without a link, for tests of the code that receives them.
 #[cfg(test)]
 pub(crate) struct Telling(Teller);
 

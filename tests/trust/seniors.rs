@@ -7,16 +7,14 @@ use sessionmesh::replica::{
     record::Role,
 };
 
-use crate::common::world::{World, name_of};
+use crate::{
+    common::world::{World, name_of},
+    statements::five,
+};
 
 /// A founder, two further admins, two members, all linked; the last admin has shut out the other two.
 fn taken_over() -> World {
-    let mut world = World::strangers(5, 1);
-    world.join(1, 0, Role::Admin);
-    world.join(2, 0, Role::Admin);
-    (3..5).for_each(|node| world.join(node, 0, Role::Member));
-    world.plug_all();
-    world.agree();
+    let mut world = five();
     for senior in [1, 0] {
         assert!(world.ask(2, Command::Revoke(name_of(senior))).is_ok());
         world.deliver();

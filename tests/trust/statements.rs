@@ -28,7 +28,7 @@ const HOUR: Duration = Duration::from_secs(3_600);
 const EVE: NodeId = NodeId([0xee; 32]);
 
 /// A founder, two further admins, two members, all linked.
-fn five() -> World {
+pub fn five() -> World {
     let mut world = World::strangers(5, 1);
     world.join(1, 0, Role::Admin);
     world.join(2, 0, Role::Admin);

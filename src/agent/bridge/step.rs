@@ -26,8 +26,8 @@ use crate::{
 const BATCH_RECORDS_MAX: usize = 16;
 /// How many records the first import has: nobody knows yet how long this machine takes for one.
 const BATCH_RECORDS_FIRST: usize = 4;
-/// For how long an import is to keep the loop, by what the one before it took: some take several times as
-/// long as others, and none is to take more than five milliseconds (`benches/beside.rs`).
+/// The time that one import should take on the loop. Its size is chosen by the time that the one before took.
+/// The limit is five milliseconds (`benches/beside.rs`), and some imports take several times as long as others.
 const BATCH_TAKES: Duration = Duration::from_micros(1_200);
 
 /// What came of asking for sessions one by one.

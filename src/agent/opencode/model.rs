@@ -1,6 +1,7 @@
 //! Owns what opencode's HTTP API says, as far as it matters here.
 //!
-//! Must not know our records, but for how long their texts are. Source: the OpenAPI document of opencode 1.18.33 and a running one.
+//! Must not know our records, except how long their texts may be. Source: the OpenAPI document of opencode
+//! 1.18.33 and a running one.
 //! Invariants: a record is read by itself, so that an odd one costs no other; a field that a newer
 //! server adds, and a value that is only shown, never make a record unreadable.
 
@@ -225,8 +226,8 @@ fn optional(record: &Value, key: &str) -> Option<String> {
     record.get(key).and_then(Value::as_str).map(cut)
 }
 
-/// Copies the beginning of a text, and one character more than any field of ours holds: what is cut is
-/// still too long. Whole texts of megabytes would be copied and freed on the loop's thread.
+/// Copies the beginning of a text: one character more than any field of ours holds, so that a text that was cut is
+/// still refused as too long. A whole text of megabytes would be copied and freed on the loop's thread.
 fn cut(text: &str) -> String {
     let end = text.char_indices().nth(TEXT_CHARS_MAX).map_or(text.len(), |(at, _)| at);
     text[..end].to_owned()

@@ -1,5 +1,5 @@
-//! Owns the proof that a disk which takes nothing stops neither the runtime's only thread nor those who
-//! only ask, and that no more is begun meanwhile than memory has room for.
+//! Owns the proof that a stalled disk blocks neither the runtime's only thread nor questions to the loop, and that
+//! only a bounded number of commands is begun meanwhile.
 
 use std::{
     sync::{Condvar, Mutex},
@@ -21,17 +21,17 @@ use crate::{
         ids::StartId,
         record::Extra,
     },
-    store::{InMemoryBackend, StorageBackend},
+    store::testing::BeforeSync,
     teardown::trash::Trash,
     transport::{self, Telling},
 };
 
-/// How many workspaces are made: more than may wait for the disk.
+/// How many workspaces are created: more than may wait for the disk.
 const COMMANDS: usize = 700;
-/// How long a loop that is blocked is waited for, until it is let go to be told of.
+/// How long the test waits before it opens the valve, so that a blocked loop fails the test instead of hanging it.
 const WITHIN: Duration = Duration::from_secs(60);
 
-/// Lets a disk work, or not.
+/// Stalls a disk while it is shut.
 #[derive(Debug, Default)]
 struct Valve {
     is_shut: Mutex<bool>,
@@ -50,34 +50,7 @@ impl Valve {
     }
 }
 
-/// A disk that makes nothing durable while its valve is shut.
-#[derive(Debug)]
-struct Stalled(InMemoryBackend, Arc<Valve>);
-
-impl StorageBackend for Stalled {
-    fn len(&self) -> std::io::Result<u64> {
-        self.0.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
-        self.0.read(offset, out)
-    }
-
-    fn set_len(&self, len: u64) -> std::io::Result<()> {
-        self.0.set_len(len)
-    }
-
-    fn sync_data(&self) -> std::io::Result<()> {
-        self.1.pass();
-        self.0.sync_data()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
-        self.0.write(offset, data)
-    }
-}
-
-/// A loop on such a disk, and what reaches it.
+/// A loop on a disk with a valve, and the ways to reach it.
 struct Started {
     handle: Handle,
     telling: Telling,
@@ -90,7 +63,8 @@ fn start(valve: &Arc<Valve>) -> Started {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let key = Arc::new(NodeKey::load_or_create(&data).unwrap());
-    let disk = Stalled(InMemoryBackend::new(), valve.clone());
+    let closing = valve.clone();
+    let disk = BeforeSync::new(move || closing.pass());
     let store = Arc::new(Store::with_backend(disk).unwrap());
     let clock = Clock::new();
     let startup = Startup {

@@ -237,7 +237,7 @@ pub struct Document {
     refused: Refused,
     vouchers: Vouchers,
     places: Places,
-    /// How many changes of an actor it is said to be made of, whatever it is.
+    /// An actor that has forked, and how many of its changes this document claims to have.
     counted_as: Option<(ActorId, u64)>,
 }
 

@@ -63,7 +63,7 @@ impl Blame {
 
     /// Tells what was left out of what a node wrote, if anything was: the last that was new.
     ///
-    /// Two histories of a document that is held no more have come together.
+    /// A fork is not named any more once its document is gone: it was mended in the next epoch.
     pub(super) fn of(
         &self,
         author: &NodeId,

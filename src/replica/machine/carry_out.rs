@@ -499,17 +499,12 @@ impl Replica {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::replica::{
         command::{Command, NewSession, NewWorkspace},
         effect::{Input, RequestId, Stored},
-        ids::StartId,
-        voucher::Trusting,
+        machine::testing::startup,
     };
-
-    const WINDOW: Duration = Duration::from_secs(10);
 
     fn at(seconds: u64) -> Now {
         Now { monotonic: Duration::from_secs(seconds), wall_ms: 0 }
@@ -517,17 +512,7 @@ mod tests {
 
     #[test]
     fn a_deadline_that_the_view_contradicts_is_dropped_and_carries_nothing_out() {
-        let startup = Startup {
-            node: NodeId([1; 32]),
-            name: "a".to_owned(),
-            start: StartId([0; 8]),
-            seed: 0,
-            undo_window: WINDOW,
-            keep_removed: Duration::ZERO,
-            start_grace: Duration::ZERO,
-            keyring: Arc::new(Trusting),
-        };
-        let (mut replica, _) = Replica::open(startup, Stored::default(), at(0)).unwrap();
+        let (mut replica, _) = Replica::open(startup(), Stored::default(), at(0)).unwrap();
         let (alive, kept): (SessionId, WorkspaceId) = ("s".parse().unwrap(), "w".parse().unwrap());
         let session = NewSession { id: Some(alive.clone()), ..NewSession::default() };
         let workspace = NewWorkspace {

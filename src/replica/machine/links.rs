@@ -29,7 +29,7 @@ impl Replica {
         match self.judge(now, &peer) {
             Ok(()) => self.greet(peer, fx),
             Err((CloseCode::UnknownKey | CloseCode::Left, _)) => {}
-            // One that a junior has shut out may have said something against that.
+            // It was shut out by a junior admin alone, and may have revoked that one since.
             Err((CloseCode::Revoked, _)) if self.membership.may_return(&peer) => {}
             Err((code, reason)) => self.refuse(now, peer, code, reason, fx),
         }
@@ -193,8 +193,8 @@ impl Replica {
             Frame::Hello(hello) => return self.hello_said(now, peer, hello, fx),
             Frame::Join(join) => return self.join_asked(now, peer, join, fx),
             Frame::Joined { contacts } => return self.joined(now, peer, contacts, fx),
-            // By this a peer shows, before it closes the link, that this node was shut out.
-            // Or a senior that a junior has shut out shows, before it greets, what it has said since.
+            // Statements may come before a greeting: a peer that refuses this node shows first that it was shut
+            // out, and a senior admin that a junior has shut out shows first that it has revoked the junior.
             Frame::Statements { statements }
                 if self.judge(now, &peer).is_ok() || self.membership.may_return(&peer) =>
             {
@@ -387,18 +387,15 @@ fn is_more_than_one_tells(documents: &[DocumentHeads]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Arc, time::Duration};
+    use std::time::Duration;
 
     use super::*;
     use crate::replica::{
         command::{Command, NewSession, Refusal, Reply, Target},
         diff::{CauseKind, Event},
-        effect::{Input, RequestId, Startup, Stored, Write},
-        ids::StartId,
-        voucher::Trusting,
+        effect::{Input, RequestId, Stored, Write},
+        machine::testing::startup,
     };
-
-    const WINDOW: Duration = Duration::from_secs(10);
 
     fn at(seconds: u64) -> Now {
         Now { monotonic: Duration::from_secs(seconds), wall_ms: 0 }
@@ -428,17 +425,7 @@ mod tests {
 
     #[test]
     fn a_document_that_was_thrown_away_is_left_alone_until_the_store_has_given_it_back() {
-        let startup = Startup {
-            node: NodeId([1; 32]),
-            name: "a".to_owned(),
-            start: StartId([0; 8]),
-            seed: 0,
-            undo_window: WINDOW,
-            keep_removed: Duration::ZERO,
-            start_grace: Duration::ZERO,
-            keyring: Arc::new(Trusting),
-        };
-        let (mut replica, fx) = Replica::open(startup, Stored::default(), at(0)).unwrap();
+        let (mut replica, fx) = Replica::open(startup(), Stored::default(), at(0)).unwrap();
         let id = replica.own_document();
         let mut changes = changes_of(id, &fx);
         changes.extend(changes_of(id, &create(&mut replica, "kept")));
@@ -488,17 +475,7 @@ mod tests {
     const NOW: Now = Now { monotonic: Duration::ZERO, wall_ms: 0 };
 
     fn replica() -> Replica {
-        let startup = Startup {
-            node: NodeId([1; 32]),
-            name: "desk".to_owned(),
-            start: StartId([1; 8]),
-            seed: 1,
-            undo_window: Duration::from_secs(10),
-            keep_removed: Duration::ZERO,
-            start_grace: Duration::ZERO,
-            keyring: Arc::new(Trusting),
-        };
-        Replica::open(startup, Stored::default(), NOW).unwrap().0
+        Replica::open(startup(), Stored::default(), NOW).unwrap().0
     }
 
     #[test]

@@ -35,6 +35,8 @@ mod retired;
 mod split;
 mod standing;
 mod statements;
+#[cfg(test)]
+mod testing;
 mod together;
 mod trash;
 
@@ -121,13 +123,13 @@ pub struct Replica {
     membership: Membership,
     /// Of each peer, the digests of both sides' statements when they were last compared.
     compared: BTreeMap<NodeId, ([u8; 32], [u8; 32])>,
-    /// When keys that are no member's were shown that.
+    /// When keys that are no member's were last sent the statements that show that.
     shown_out: BTreeMap<NodeId, Duration>,
-    /// Whether this start found members that were stored in another way, and founded a fleet instead.
+    /// Whether this start found members in the form of an earlier version, and founded a fleet instead.
     left_alone: bool,
     /// The same as people are told of it.
     members: BTreeMap<NodeId, Member>,
-    /// The retired hosts, and what is kept of them.
+    /// The retired hosts, and which of them still have documents here.
     hiding: Hiding,
     trust: Trust,
     paused: BTreeSet<NodeId>,
@@ -152,7 +154,7 @@ pub struct Replica {
     offences: Offences,
     blame: Blame,
     loose_ends: LooseEnds,
-    /// The documents of others that were given up, since this node's key has two histories in them.
+    /// Documents of other hosts that were dropped to be fetched again, because this node's key has forked them.
     refetched: BTreeSet<DocumentId>,
     /// Why there is no link to a peer, where that is known.
     problems: BTreeMap<NodeId, String>,

@@ -1,7 +1,7 @@
-//! Owns taking what the documents say through the view to the subscribers.
+//! Owns publishing: changed records go from the documents through the view to the subscribers.
 //!
-//! Must not know how subscribers are told. Invariants: whatever the view differs by is published, as one diff
-//! with one cursor; nothing is read of a host that is hidden.
+//! Must not know how subscribers are told. Invariants: every change of the view is published, as one diff
+//! with one cursor; nothing is read of a hidden host.
 
 use std::collections::BTreeSet;
 

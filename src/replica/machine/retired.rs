@@ -1,8 +1,8 @@
-//! Owns hiding what retired hosts have, and freeing it after a while.
+//! Owns hiding the records of retired hosts, and freeing their documents after 30 days.
 //!
-//! Must not know who may retire whom. Invariants: nothing of a retired host is shown, written or exchanged, by
-//! each node from when it learns of it; its documents stay for a while, so that little is lost where a
-//! retirement ceases to count, and are freed however often the node was away or started meanwhile.
+//! Must not know who may retire whom. Invariants: once a node has learnt of a retirement it shows, writes and
+//! exchanges nothing of that host. It keeps the documents for 30 days, in case the retirement ceases to count,
+//! and frees them then even if it was off or restarted meanwhile.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,12 +24,12 @@ const KEPT_MS: i64 = 30 * 24 * 3_600 * 1_000;
 /// How often it is looked whether that is over: the wall clock may have been set.
 const LOOK_EVERY: Duration = Duration::from_secs(3_600);
 
-/// The retired hosts, and what is kept of them.
+/// The retired hosts, and which of them still have documents here.
 #[derive(Debug, Clone, Default)]
 pub struct Hiding {
     retired: BTreeSet<NodeId>,
-    /// Of those with documents here, since when: milliseconds since the epoch by this node's clock. No
-    /// admin's clock is asked, which may be wrong.
+    /// When the hosts with documents here were hidden, in milliseconds since the epoch by this node's clock: an
+    /// admin's clock may be wrong.
     since: BTreeMap<NodeId, i64>,
     look_at: Option<Duration>,
 }
@@ -40,7 +40,7 @@ impl Hiding {
         Self { since, ..Self::default() }
     }
 
-    /// Takes over who is retired. A node goes on showing what it hosts itself.
+    /// Reads the retired hosts from the members. A node goes on showing its own records.
     pub fn read(&mut self, own: NodeId, members: &BTreeMap<NodeId, Member>) {
         let retired = members.values().filter(|it| it.is_retired() && it.node != own);
         self.retired = retired.map(|member| member.node).collect();
@@ -88,7 +88,7 @@ impl Replica {
         }
     }
 
-    /// Says to a key that was shut out by whom, and what helps.
+    /// Returns the reason for closing the link of a key that was shut out: by whom, and what helps.
     pub(super) fn shut_out_by(&self, peer: &NodeId) -> String {
         let Some(revoked) = self.members.get(peer).and_then(|it| it.revoked.as_ref()) else {
             return "this key is not a member of the fleet".to_owned();
@@ -97,7 +97,7 @@ impl Replica {
         format!("this key was {what} from the fleet by {by}; a new key and a ticket are needed")
     }
 
-    /// Hides at a start what the views of documents have brought.
+    /// Hides retired hosts at a start, once the view is built.
     pub(super) fn hide_at_start(&mut self, now: Now, fx: &mut Effects) {
         self.note_hidden(now, fx);
         for host in self.hiding.retired.clone() {
@@ -105,8 +105,7 @@ impl Replica {
         }
     }
 
-    /// Hides what the hosts have that are retired by now, and shows again what those have that are not any
-    /// more.
+    /// Hides the records of hosts that are retired now, and shows those of hosts that are retired no longer.
     pub(super) fn hide_and_show(&mut self, now: Now, origin: Origin, fx: &mut Effects) {
         let mut shown = view::Touched::default();
         for host in self.note_hidden(now, fx) {
@@ -127,7 +126,7 @@ impl Replica {
         self.tell_events(now, diff::hiding(changes), origin, authors, fx);
     }
 
-    /// Notes since when documents are kept unseen; returns the hosts of which they are so no more.
+    /// Notes when hosts were hidden; returns the hosts that are hidden no longer.
     fn note_hidden(&mut self, now: Now, fx: &mut Effects) -> Vec<NodeId> {
         let hides = |host: &NodeId| self.hiding.hides(host);
         let back: Vec<NodeId> =
@@ -149,14 +148,14 @@ impl Replica {
         back
     }
 
-    /// Drops the note that a host's documents are kept unseen.
+    /// Drops the note that a host is hidden.
     pub(super) fn keep_hidden_no_more(&mut self, host: NodeId, fx: &mut Effects) {
         if self.hiding.since.remove(&host).is_some() {
             fx.writes.push(Write::Hidden { host, since: None });
         }
     }
 
-    /// Frees the documents that were kept unseen for long enough.
+    /// Frees the documents of hosts that were hidden long enough.
     pub(super) fn free_hidden(&mut self, now: Now, fx: &mut Effects) {
         if self.hiding.since.is_empty() || self.hiding.look_at.is_some_and(|at| at > now.monotonic)
         {
@@ -173,7 +172,7 @@ impl Replica {
         for host in over {
             self.keep_hidden_no_more(host, fx);
             self.forget_description(host, fx);
-            tracing::info!(%host, name = self.name_of(&host), "freed what a retired host had");
+            tracing::info!(%host, name = self.name_of(&host), "freed the documents of a retired host");
         }
     }
 }

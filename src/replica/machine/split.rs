@@ -1,9 +1,9 @@
-//! Owns what a node does that finds its own key to have written two histories: it was resumed from a
-//! snapshot of its memory, or its memory was copied.
+//! Owns mending a fork by this node's own key: a virtual machine was resumed from a snapshot of its memory, or
+//! copied, so that two histories were written under one actor.
 //!
-//! Must not know how two histories come together. Invariants: a node goes on under another actor as soon as it
-//! sees that it has been elsewhere; of its own document its own history goes on in the next epoch, and what
-//! others have of the other one is carried over to it; what others host is taken as they have it.
+//! Must not know how two histories are merged. Invariants: a node takes a new actor as soon as it sees changes of
+//! its actor that it has not made itself. In its own document its own history goes on, in a new epoch, and the
+//! other history is merged into that epoch from what peers hold. A document of another host is fetched again.
 
 use super::super::{
     document::{self, Applied, Document, Place},
@@ -13,23 +13,23 @@ use super::super::{
 use super::Replica;
 use crate::wire::Frame;
 
-/// Most bytes of changes by which a peer is shown that its key has written others in their place.
+/// Most bytes of changes that are sent to a peer to show it that its key has forked.
 const SHOWN_BYTES_MAX: usize = 1 << 20;
-/// So many changes no actor has: whatever it has written counts as taken over.
+/// More changes than any actor can have: all that it has written counts as merged.
 const ALL: u64 = i64::MAX as u64;
 
-/// Where this node's own document has two histories.
+/// A fork of this node's own document.
 #[derive(Debug, Clone)]
 pub struct Split {
     document: DocumentId,
     actor: ActorBytes,
-    /// How many changes of the actor both have.
+    /// How many changes of the actor are in both histories.
     common: u64,
 }
 
 impl Replica {
-    /// Sends a peer what it has written before in the place of what it has sent, before its link is closed: it
-    /// may not know.
+    /// Sends a peer the changes that its key has signed in the place of those that it has just sent, before its
+    /// link is closed: it may not know of them.
     pub(super) fn show_split(&self, peer: NodeId, id: DocumentId, place: &Place, fx: &mut Effects) {
         let Some(document) = self.documents.get(&id) else { return };
         let changes = document.written_since(&place.actor, place.seq);
@@ -40,7 +40,7 @@ impl Replica {
         fx.frames.push(Outgoing { to: vec![peer], frame });
     }
 
-    /// Notices in what came that this node has written elsewhere what it does not have itself.
+    /// Looks in the changes that a peer sent for a fork by this node's own key, and begins to mend it.
     pub(super) fn notice_split(
         &mut self,
         now: Now,
@@ -62,17 +62,17 @@ impl Replica {
         let Some(Place { actor, seq }) = split else { return };
         if id == self.own_document() {
             if self.epochs.split.as_ref().is_none_or(|split| split.document != id) {
-                tracing::warn!(document = %id, "writes the own document anew, of which peers have another history");
+                tracing::warn!(document = %id, "peers have another history of this node's own document: it is written into a new epoch");
                 self.epochs.split = Some(Split { document: id, actor, common: seq - 1 });
                 self.ask_for_rewrite();
             }
         } else if id.host() != Some(self.node) && self.refetched.insert(id) {
-            tracing::warn!(document = %id, "takes a document as its peers have it: what this node wrote beside that is lost");
+            tracing::warn!(document = %id, "this node has forked another host's document: it is fetched again, without what only this node wrote there");
             self.drop_documents(|other| *other == id, fx);
         }
     }
 
-    /// Writes under an actor that nobody has written under.
+    /// Takes a new actor for all documents.
     fn become_another_author(&mut self, now: Now, fx: &mut Effects) {
         self.stand_for_written(now, fx);
         let start = StartId(self.random.u64(..).to_le_bytes());
@@ -82,8 +82,8 @@ impl Replica {
         }
     }
 
-    /// Returns a copy of the own document to be written anew: of the actor that has two histories in it, it
-    /// counts as having what both have.
+    /// Returns a copy of the own document for the next epoch. Of the actor that has forked it claims only the
+    /// changes that both histories share, so that the rest is merged from what peers hold.
     pub(super) fn unsplit(&self, own: &Document) -> Document {
         match &self.epochs.split {
             Some(split) if split.document == own.id() => own.counted_as(&split.actor, split.common),
@@ -91,7 +91,7 @@ impl Replica {
         }
     }
 
-    /// Drops the epoch that has two histories, so that what peers have of it is read by itself.
+    /// Drops the epoch that has forked, so that the copies of peers are read by themselves.
     pub(super) fn forget_split_epoch(&mut self, fx: &mut Effects) {
         let own = self.own_document();
         if self.epochs.split.as_ref().is_some_and(|split| split.document == own) {
@@ -101,7 +101,7 @@ impl Replica {
         }
     }
 
-    /// Counts all that an actor has written as taken over, where it has two histories: one of them was.
+    /// Marks a forked epoch as merged whole: its other history was merged just now.
     pub(super) fn settled(&self, earlier: Document) -> Document {
         match &self.epochs.split {
             Some(split) if split.document == earlier.id() => earlier.counted_as(&split.actor, ALL),

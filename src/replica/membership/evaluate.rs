@@ -82,14 +82,14 @@ impl Membership {
         self.closed.contains(node)
     }
 
-    /// Tells whether a node that was shut out can undo that: only admins junior to it have done it.
+    /// Returns whether only admins junior to it have shut a node out, so that it can undo that.
     pub fn may_return(&self, node: &NodeId) -> bool {
         let is_out = self.nodes.get(node).is_some_and(|it| it.removal.is_some());
         is_out && !self.is_closed(node) && self.seniority.contains(node)
     }
 
-    /// Tells whether one that a junior has shut out may shut another one out all the same: what it signs
-    /// counts before anything that its juniors sign.
+    /// Returns whether a node that juniors have shut out may shut out one of its juniors all the same: its
+    /// statements come before theirs.
     pub fn may_answer(&self, node: &NodeId, junior: &NodeId) -> bool {
         let rank = |node: &NodeId| self.seniority.iter().position(|it| it == node);
         let is_senior = rank(node).zip(rank(junior)).is_some_and(|(own, other)| own < other);

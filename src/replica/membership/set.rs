@@ -159,8 +159,8 @@ impl StatementSet {
         self.held.iter().map(|held| &held.statement).filter(lacks)
     }
 
-    /// Lists what shows that a node was shut out, or that who let it in was, with all that it builds on;
-    /// nothing of a node that no statement names.
+    /// Lists the statements that show that a node was shut out, or that the admin which let it in was, with all
+    /// statements that these build on. It is empty for a node that no statement lets in.
     pub fn shown_out(&self, node: &NodeId) -> Vec<&Statement> {
         let lets_in = |held: &&Held| admits(&held.statement) == Some(*node);
         let mut whom: BTreeSet<NodeId> =
@@ -194,7 +194,7 @@ impl StatementSet {
         shown.into_iter().map(|place| &self.held[place].statement).collect()
     }
 
-    /// Returns a node's newest statement on a chain from which it had not shut out another one yet.
+    /// Returns the newest statement of a chain before its author shut out `removed`; `newest` if it has not.
     pub fn before_removal(
         &self,
         newest: Option<StatementHash>,
@@ -211,7 +211,8 @@ impl StatementSet {
         kept
     }
 
-    /// Lists what an admin has said, if another one was to shut it out: its word against that.
+    /// Lists the statements of an admin that somebody has tried to shut out: they may undo that. It is empty for
+    /// others.
     pub fn answers(&self, node: &NodeId) -> Vec<&Statement> {
         let is_out = |held: &Held| matches!(held.statement.act, Act::Revoked { node: out, .. } if out == *node);
         if !self.held.iter().any(is_out) {

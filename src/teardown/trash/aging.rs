@@ -1,4 +1,4 @@
-//! Owns how much time counts for what is kept: a gap in which nobody could look counts as one day at most.
+//! Owns how much time counts against an entry: a gap in which the daemon did not look counts as one day at most.
 //!
 //! Must not delete anything. Invariant: an entry is kept for as many days as it was promised, also where
 //! the machine was off for weeks, or its clock was years behind or ahead.
@@ -19,7 +19,7 @@ const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 const WRITTEN_EVERY_MS: i64 = 60 * 60 * 1_000;
 const FILE_NAME: &str = "clock.json";
 
-/// What the wall clock said, in milliseconds since the epoch.
+/// The last look at the wall clock, in milliseconds since the epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct LastLook {
     /// When it was last looked at.
@@ -39,9 +39,9 @@ impl Trash {
     /// Notes what the wall clock says, in milliseconds since the epoch, before anything is deleted
     /// because of it. Blocks; to be called from time to time.
     ///
-    /// A clock that was wrong, or a machine that was off, makes a gap between two looks. All but one day
-    /// of it is added to the time of each entry that was there before the gap, and is taken back if the
-    /// clock is put back.
+    /// A clock that was wrong, or a machine that was off, makes a gap between two looks. All but one day of it is
+    /// added to the time of each entry that was there before the gap. If the clock is put back later, that is
+    /// taken back.
     ///
     /// # Errors
     ///
@@ -78,7 +78,7 @@ impl Trash {
             early_from = now_ms.saturating_add(DAY_MS);
         }
         for manifest in &manifests {
-            self.redate(manifest, gap, now_ms, is_starting)?;
+            self.redate(manifest, last.map(|last| last.seen_at), now_ms, is_starting)?;
         }
         // A clock that was put back must not keep what may go early for years.
         early_from = early_from.min(now_ms.saturating_add(DAY_MS));
@@ -98,11 +98,11 @@ impl Trash {
     fn redate(
         &self,
         seen: &Manifest,
-        gap: i64,
+        last_seen: Option<i64>,
         now_ms: i64,
         is_starting: bool,
     ) -> Result<(), TrashError> {
-        if !redate(&mut seen.clone(), gap, now_ms) {
+        if !redate(&mut seen.clone(), last_seen, now_ms) {
             return Ok(());
         }
         let _busy = self.claim_entry(seen.entry.clone())?;
@@ -111,7 +111,7 @@ impl Trash {
         if !is_starting && !matches!(manifest.stage, Stage::Kept | Stage::Restored) {
             return Err(TrashError::Busy(manifest.entry));
         }
-        if redate(&mut manifest, gap, now_ms) { self.write(&manifest) } else { Ok(()) }
+        if redate(&mut manifest, last_seen, now_ms) { self.write(&manifest) } else { Ok(()) }
     }
 
     /// Tells whether the clock can be believed so far that an entry may be deleted to make room.
@@ -129,9 +129,8 @@ impl Trash {
     }
 }
 
-/// Gives an entry the time that a gap, or a clock that was ahead, has taken from it or added to it;
-/// tells whether anything has changed.
-fn redate(manifest: &mut Manifest, gap: i64, now_ms: i64) -> bool {
+/// Corrects the time of one entry for a gap, or for a clock that was ahead; returns whether it has changed.
+fn redate(manifest: &mut Manifest, last_seen: Option<i64>, now_ms: i64) -> bool {
     let age = now_ms.saturating_sub(manifest.ended_at);
     if age < -DAY_MS {
         // It was ended while the clock was ahead.
@@ -141,7 +140,9 @@ fn redate(manifest: &mut Manifest, gap: i64, now_ms: i64) -> bool {
         manifest.added_ms = 0;
         return true;
     }
+    let gap = last_seen.map_or(0, |seen_at| now_ms.saturating_sub(seen_at));
     let more = match gap {
+        _ if manifest.gap_began == last_seen => 0,
         // What was ended after the gap has lost nothing by it.
         gap if gap > DAY_MS && age > gap / 2 => gap - DAY_MS,
         gap if gap < -DAY_MS => -manifest.added_ms.min(gap.saturating_neg()),
@@ -149,6 +150,9 @@ fn redate(manifest: &mut Manifest, gap: i64, now_ms: i64) -> bool {
     };
     manifest.kept_until = manifest.kept_until.saturating_add(more);
     manifest.added_ms = manifest.added_ms.saturating_add(more);
+    if more != 0 {
+        manifest.gap_began = last_seen;
+    }
     more != 0
 }
 
@@ -317,9 +321,17 @@ mod tests {
         look(&trash, START);
         end(&trash, "wrk_1.1", START);
         let busy = trash.claim("wrk_1.1").unwrap();
-        assert!(trash.look_at_clock(START + 20 * DAY_MS).is_err());
+        // The others get their time all the same, and once, however often that is tried.
+        end(&trash, "wrk_0.1", START);
+        for minute in 0..3 {
+            assert!(trash.look_at_clock(START + 20 * DAY_MS + minute).is_err());
+        }
         drop(busy);
-        trash.look_at_clock(START + 20 * DAY_MS).unwrap();
-        assert_eq!(left(&trash, "wrk_1.1"), Some(START + 33 * DAY_MS));
+        trash.look_at_clock(START + 20 * DAY_MS + 3).unwrap();
+        assert_eq!(left(&trash, "wrk_0.1"), Some(START + 33 * DAY_MS));
+        assert_eq!(left(&trash, "wrk_1.1"), Some(START + 33 * DAY_MS + 3));
+        // The next gap is another one.
+        trash.look_at_clock(START + 25 * DAY_MS).unwrap();
+        assert!(left(&trash, "wrk_0.1").is_some_and(|until| until > START + 36 * DAY_MS));
     }
 }

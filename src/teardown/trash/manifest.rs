@@ -124,6 +124,10 @@ pub struct Manifest {
     /// How much of that was added because nobody could look meanwhile, in milliseconds.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub added_ms: i64,
+    /// The look at the clock at which the last gap began that was added: a gap is added once, however often
+    /// the daemon has to try.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap_began: Option<i64>,
     /// How many bytes it takes.
     pub bytes: u64,
     /// What it held, where that could be read.

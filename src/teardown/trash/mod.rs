@@ -242,6 +242,7 @@ impl Trash {
             ended_at,
             kept_until: self.kept_until(ended_at, None),
             added_ms: 0,
+            gap_began: None,
             bytes: export.len() as u64,
             held: None,
             problem: session.cut.then(|| "only its newest messages were kept".to_owned()),

@@ -115,6 +115,7 @@ impl Trash {
             ended_at,
             kept_until: self.kept_until(ended_at, due.kept_until),
             added_ms: 0,
+            gap_began: None,
             bytes: request.bytes,
             held: request.held.clone(),
             problem: None,

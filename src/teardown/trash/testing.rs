@@ -35,6 +35,7 @@ pub fn manifest(entry: &str) -> Manifest {
         ended_at: 1,
         kept_until: 2,
         added_ms: 0,
+        gap_began: None,
         bytes: 0,
         held: None,
         problem: None,

@@ -88,7 +88,7 @@ impl Document {
         vector
     }
 
-    /// Returns a copy that is said to have so many changes of an actor, which others have other ones of.
+    /// Returns a copy that claims to have only so many changes of an actor that has forked.
     #[must_use]
     pub fn counted_as(&self, actor: &ActorBytes, seq: u64) -> Self {
         let counted_as = Some((ActorId::from(&actor[..]), seq));
