@@ -143,3 +143,36 @@ async fn the_root_moves_to_another_machine() {
         b.send("POST", "/v1/peers/A/promote", Some(json!({ "role": "admin" }))).await;
     assert_eq!((status, &problem["code"]), (409, &json!("stepped_down")));
 }
+
+#[tokio::test]
+async fn a_founder_that_can_dial_nobody_comes_back_after_a_junior_admin_has_shut_it_out() {
+    let folder = tempfile::tempdir().unwrap();
+    // The others are where nobody reaches them, as behind a router; they dial the founder.
+    let start = |name: &str, more: &[&str]| Daemon::start(&folder.path().join(name), name, more);
+    let unreachable = ["--advertise", "127.0.0.1:9"];
+    let (a, b, c) = (start("A", &[]), start("B", &unreachable), start("C", &unreachable));
+    for (daemon, role) in [(&b, "admin"), (&c, "member")] {
+        let ticket = a.ok("POST", "/v1/invites", Some(json!({ "role": role }))).await;
+        daemon.ok("POST", "/v1/join", Some(json!({ "ticket": ticket["ticket"] }))).await;
+    }
+    until_linked(&c, &a).await;
+    until_members(&b, &["A", "C"]).await;
+    b.ok("DELETE", "/v1/peers/A", None).await;
+    a.until("/v1/status", "it hears so", |status| status["shut_out"]["by"] == "B").await;
+    until_unlinked(&c, "A").await;
+    a.ok("DELETE", "/v1/peers/B", None).await;
+    until_members(&c, &["A"]).await;
+    until_members(&a, &["C"]).await;
+    until_linked(&c, &a).await;
+    until_equal(&[&a, &c]).await;
+    b.until("/v1/status", "it hears so", |status| status["shut_out"]["by"] == "A").await;
+}
+
+/// Waits until a daemon has no link to another one.
+async fn until_unlinked(daemon: &Daemon, other: &str) {
+    let is_away = |peers: &Value| {
+        let mut peers = peers.as_array().into_iter().flatten();
+        peers.any(|peer| peer["admitted_as"] == other && peer["connected"] == false)
+    };
+    daemon.until("/v1/peers", &format!("{other} is away"), is_away).await;
+}

@@ -131,8 +131,10 @@ impl Replica {
         reason: String,
         fx: &mut Effects,
     ) {
-        if matches!(code, CloseCode::Paused | CloseCode::Hostile) {
-            // This side has said so before, and the peer dials on.
+        let is_expected = matches!(code, CloseCode::Paused | CloseCode::Hostile)
+            || self.membership.may_return(&peer);
+        if is_expected {
+            // This side has said so before, and one of the two dials on.
             tracing::debug!(%peer, code = code.name(), %reason, "refused a peer");
         } else {
             tracing::warn!(%peer, code = code.name(), %reason, "refused a peer");

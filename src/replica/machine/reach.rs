@@ -15,6 +15,9 @@ use super::{
 
 impl Replica {
     /// Lists the nodes to be dialled for as long as they are not connected, and where.
+    ///
+    /// A senior admin that only its juniors have shut out is among them: it may be unable to dial the others, and
+    /// could then never tell them that it has shut out its juniors in turn.
     pub(super) fn dialled(&self) -> Vec<DialTarget> {
         let ticket = self.joining.as_ref().map(|joining| &joining.ticket);
         // Another daemon on this machine is reached by it; a service of another sort is not to be.
@@ -22,7 +25,7 @@ impl Replica {
             self.addresses.is_empty() || self.addresses.iter().any(|it| is_loopback(it));
         let members = self.members.values().filter(|member| {
             member.node != self.node
-                && member.is_current()
+                && (member.is_current() || self.membership.may_return(&member.node))
                 && !self.paused.contains(&member.node)
                 && !self.offences.is_kept_off(&member.node)
                 && ticket.is_none_or(|ticket| ticket.inviter != member.node)
