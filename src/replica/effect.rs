@@ -310,7 +310,8 @@ pub struct Effects {
     pub members: Option<BTreeSet<NodeId>>,
     /// To be published at once, in order.
     pub diffs: Vec<Publication>,
-    /// Whether subscribers must be given the view anew: what changed is not told by a diff.
+    /// Whether subscribers get the whole view again, because no diff tells what changed; there are no diffs
+    /// beside it.
     pub reset: bool,
     /// To be made durable together.
     pub writes: Vec<Write>,
@@ -374,6 +375,25 @@ impl Effects {
         self.teardowns.extend(teardowns);
         self.receipts |= receipts;
         self.trash |= trash;
+        self.publish_whole();
+    }
+
+    /// Leaves out the diffs where subscribers get the whole view again: it is the view after all of them, and no
+    /// diff leads to it from the view that subscribers have. The journal begins at that view.
+    pub fn publish_whole(&mut self) {
+        if !self.reset {
+            return;
+        }
+        self.diffs.clear();
+        let mut last = None;
+        self.writes.retain(|write| match write {
+            Write::Journal { cursor, .. } | Write::ResetJournal { cursor } => {
+                last = Some(*cursor);
+                false
+            }
+            _ => true,
+        });
+        self.writes.extend(last.map(|cursor| Write::ResetJournal { cursor }));
     }
 }
 
@@ -447,4 +467,42 @@ pub struct Startup {
     /// is purged only once they have confirmed it.
     /// This node's key, and the checking of others'.
     pub keyring: Arc<dyn Keyring>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replica::{
+        diff::{Cause, CauseKind},
+        ids::StartId,
+    };
+
+    fn cursor(sequence: u64) -> Cursor {
+        Cursor { sequence, start: StartId([1; 8]) }
+    }
+
+    fn published(sequence: u64) -> Effects {
+        let cause = Cause { kind: CauseKind::Merge, peer: None, authors: Vec::new(), at: 0 };
+        let (cursor, previous) = (cursor(sequence), cursor(sequence - 1));
+        let diff = Diff { cursor, previous, digest: Default::default(), cause, events: Vec::new() };
+        let body = diff.to_json();
+        Effects {
+            writes: vec![Write::Journal { cursor, body: body.clone() }],
+            diffs: vec![Publication { diff, body }],
+            ..Effects::default()
+        }
+    }
+
+    #[test]
+    fn a_view_that_is_published_whole_leaves_no_diff_before_it_or_after_it() {
+        let mut fx = published(5);
+        let whole = Write::ResetJournal { cursor: cursor(6) };
+        fx.extend(Effects { reset: true, writes: vec![whole], ..Effects::default() });
+        fx.extend(published(7));
+        assert!(fx.diffs.is_empty() && fx.reset);
+        assert_eq!(fx.writes, [Write::ResetJournal { cursor: cursor(7) }]);
+        let mut plain = published(5);
+        plain.extend(published(6));
+        assert_eq!((plain.diffs.len(), plain.writes.len()), (2, 2));
+    }
 }

@@ -111,7 +111,11 @@ impl World {
         let all_know = others
             .map(|other| on_disk(other.disk.synced_bytes()))
             .all(|other| other.fleet() == before.fleet() && own(&other) == known);
-        if all_know && !self.revoked { Alive::shown(before, &host) } else { Alive::default() }
+        if all_know && self.shut_out.is_none() {
+            Alive::shown(before, &host)
+        } else {
+            Alive::default()
+        }
     }
 
     /// Notes what a node is behind with since an old copy of its disk was put in place, and forgets what

@@ -112,30 +112,30 @@ const WEIGHTS: &[(Kind, u32)] = &[
     (Kind::UpdateWorkspace, 45),
     (Kind::GoOnWithTeardown, 30),
     (Kind::Import, 30),
-    (Kind::Agent, 66),
-    (Kind::AgentAway, 20),
+    (Kind::Agent, 80),
+    (Kind::AgentAway, 25),
     (Kind::Burst, 30),
     (Kind::WindowPasses, 60),
-    (Kind::Cut, 20),
+    (Kind::Cut, 22),
     (Kind::OneWay, 20),
-    (Kind::Part, 20),
+    (Kind::Part, 22),
     (Kind::Reset, 30),
     (Kind::ResetInFrame, 30),
-    (Kind::SlowLink, 20),
+    (Kind::SlowLink, 22),
     (Kind::Kill, 20),
-    (Kind::PowerCut, 22),
+    (Kind::PowerCut, 26),
     (Kind::TornCommit, 25),
-    (Kind::SyncFails, 28),
-    (Kind::DiskFull, 30),
+    (Kind::SyncFails, 31),
+    (Kind::DiskFull, 33),
     (Kind::SlowDisk, 20),
     (Kind::Garble, 45),
     (Kind::TakeBackup, 20),
     (Kind::RestoreBackup, 25),
-    (Kind::Restart, 24),
-    (Kind::Stall, 20),
+    (Kind::Restart, 27),
+    (Kind::Stall, 22),
     (Kind::ClockJump, 20),
-    (Kind::YearOff, 20),
-    (Kind::Sleep, 22),
+    (Kind::YearOff, 22),
+    (Kind::Sleep, 26),
     (Kind::SlowSubscriber, 20),
     (Kind::VanishingSubscriber, 20),
     (Kind::Pause, 20),
@@ -146,12 +146,12 @@ const WEIGHTS: &[(Kind, u32)] = &[
     (Kind::CrashInTeardown, 40),
     (Kind::CrashInCompaction, 30),
     (Kind::CrashInRead, 25),
-    (Kind::Apart, 150),
-    (Kind::Revoke, 35),
+    (Kind::Apart, 160),
+    (Kind::Revoke, 70),
     (Kind::Rewrite, 30),
     (Kind::CrashInRewrite, 40),
-    (Kind::Straggle, 115),
-    (Kind::Retire, 34),
+    (Kind::Straggle, 135),
+    (Kind::Retire, 40),
 ];
 
 impl Kind {
@@ -365,19 +365,26 @@ impl World {
             }
             Kind::Straggle => self.straggle(node, other, &mut random),
             Kind::Rogue => self.play_rogue(&mut random),
-            Kind::Revoke | Kind::Retire => {
-                if !self.revoked && self.nodes.len() > 2 {
-                    self.revoked = true;
-                    self.forget_alive();
-                    let (seen, command) = match act.kind {
-                        Kind::Retire => (Seen::Retired, Command::Retire(name_of(other))),
-                        _ => (Seen::Revoked, Command::Revoke(name_of(other))),
-                    };
-                    self.fabric.counts.add(seen);
-                    self.ask(node, command, Asked::Person);
-                }
-            }
+            Kind::Revoke | Kind::Retire => self.shut_out(act.kind, node, other),
         }
+    }
+
+    /// Revokes or retires a node; only one in a life, or nobody might be left. One that was revoked may be
+    /// retired after that.
+    fn shut_out(&mut self, kind: Kind, node: usize, other: usize) {
+        let whom = match self.shut_out {
+            None if self.nodes.len() > 2 => other,
+            Some(whom) if kind == Kind::Retire && whom != node => whom,
+            _ => return,
+        };
+        self.shut_out = Some(whom);
+        self.forget_alive();
+        let (seen, command) = match kind {
+            Kind::Retire => (Seen::Retired, Command::Retire(name_of(whom))),
+            _ => (Seen::Revoked, Command::Revoke(name_of(whom))),
+        };
+        self.fabric.counts.add(seen);
+        self.ask(node, command, Asked::Person);
     }
 
     /// Draws what a node is asked, if it is up and there is something to ask.

@@ -205,3 +205,14 @@ fn a_node_whose_admission_ceased_to_count_goes_on_with_its_own_records() {
     ];
     play_drawn(1_000_532, &kinds);
 }
+
+/// A node was let in by one that an admin then retired. It belonged to no fleet from then on, took itself for a
+/// reader, and refused its own agent's list, which then had sessions that it did not show. And where it learnt
+/// both in one frame, that hosts were strangers to it and that one was retired, it published a diff that did
+/// not follow the one before (`SIM_SEED=2000000` of the long run).
+#[test]
+fn a_node_whose_admission_ceased_to_count_goes_on_taking_its_own_agents_list_in() {
+    use Kind::{Agent, Apart, JoinAndCrash, Retire};
+    let kinds = [(5, Apart), (6, Apart), (18, JoinAndCrash), (19, Retire), (44, Agent)];
+    play_drawn(2_000_000, &kinds);
+}

@@ -85,7 +85,7 @@ pub struct World {
     /// How many sessions were put where their host was ending the workspace.
     pub entered: usize,
     /// Someone was shut out, or was to be.
-    pub revoked: bool,
+    pub shut_out: Option<usize>,
     /// Nothing goes wrong any more.
     pub healed: bool,
 }
@@ -104,7 +104,7 @@ impl World {
             cut_in_commit: BTreeSet::new(),
             garble: false,
             entered: 0,
-            revoked: false,
+            shut_out: None,
             healed: false,
         }
     }

@@ -307,7 +307,8 @@ impl Replica {
     fn conclude(&mut self, now: Now, mut fx: Effects) -> Effects {
         self.settle(now, &mut fx);
         fx.work |= self.exchange.owes();
-        fx.receipts |= self.receipts.are_kept() && !fx.diffs.is_empty();
+        fx.receipts |= self.receipts.are_kept() && (fx.reset || !fx.diffs.is_empty());
+        fx.publish_whole();
         fx
     }
 

@@ -89,9 +89,13 @@ impl Replica {
         self.members.get(node).map_or_else(|| node.short(), |member| member.name.clone())
     }
 
-    /// Refuses if this node may not write.
+    /// Refuses if this node is a reader.
+    ///
+    /// A node that is no member, because the admin that let it in was shut out, goes on with its own records.
     pub(super) fn may_write(&self) -> Result<(), Refusal> {
-        if self.role() == Role::Reader { Err(Refusal::ReadOnly) } else { Ok(()) }
+        let own = self.members.get(&self.node);
+        let is_reader = own.is_some_and(|member| member.role == Role::Reader);
+        if is_reader { Err(Refusal::ReadOnly) } else { Ok(()) }
     }
 
     pub(super) fn new_session_id(&mut self, wall_ms: i64) -> SessionId {
