@@ -31,6 +31,7 @@ mod world;
 
 use std::{sync::Mutex, thread};
 
+use chaos::Kind;
 use life::Scenario;
 use sessionmesh::seeded::{self, Bug};
 
@@ -48,16 +49,23 @@ fn caught(bug: Bug) -> Option<(u64, String)> {
     seeded::plant(Some(bug));
     let found = (0..LIVES_MAX).find_map(|life| {
         // Quiet lives first: what mends itself in time shows only where nothing goes wrong.
-        let scenario = if life % 10 == 0 {
-            Scenario::calm(FIRST + life, ACTS)
-        } else {
-            Scenario::draw(FIRST + life, ACTS)
+        let scenario = match life % 10 {
+            0 => Scenario::calm(FIRST + life, ACTS),
+            3 | 6 | 9 => entering(Scenario::draw(FIRST + life, ACTS)),
+            _ => Scenario::draw(FIRST + life, ACTS),
         };
         let failure = scenario.play(false).err()?;
         Some((life + 1, failure.message))
     });
     seeded::plant(None);
     found
+}
+
+/// Has one act in three be a workspace that is ended and, at the same time, entered elsewhere: that a
+/// session arrives between the seal and the first step of the teardown is rare otherwise.
+fn entering(mut scenario: Scenario) -> Scenario {
+    scenario.acts.iter_mut().step_by(3).for_each(|act| act.kind = Kind::Apart);
+    scenario
 }
 
 #[test]

@@ -72,12 +72,45 @@ fn what_was_carried_over_is_in_the_journal_with_it() {
 /// (`SIM_SEED=1000536` of the long run).
 #[test]
 fn what_was_torn_down_before_a_crash_is_not_again_once_a_peer_has_said_so() {
-    let mut scenario = Scenario::draw(1_000_536, 60);
-    scenario.only = vec![
-        1, 2, 3, 4, 5, 6, 7, 9, 10, 13, 16, 18, 19, 20, 21, 23, 28, 30, 32, 35, 36, 37, 38, 39, 40,
-        41, 42, 44, 48, 49, 50,
+    use Kind::{
+        Apart, CrashInRead, CrashInRewrite, CrashInTeardown, CreateWorkspace, DeleteSession,
+        DeleteWorkspace, DiskFull, End, Import, Reset, Restart, Revoke, Rewrite, Sleep, SlowDisk,
+        SlowLink, Straggle, SyncFails, TornCommit, UpdateSession, UpdateWorkspace,
+    };
+    let kinds = [
+        (1, CrashInRewrite),
+        (2, Apart),
+        (3, Import),
+        (4, Straggle),
+        (5, End),
+        (6, DeleteSession),
+        (7, Revoke),
+        (9, TornCommit),
+        (10, CreateWorkspace),
+        (13, Straggle),
+        (16, Restart),
+        (18, UpdateSession),
+        (19, Sleep),
+        (20, Straggle),
+        (21, CrashInTeardown),
+        (23, Reset),
+        (28, SlowLink),
+        (30, SlowDisk),
+        (32, Rewrite),
+        (35, DeleteSession),
+        (36, UpdateSession),
+        (37, DiskFull),
+        (38, DeleteSession),
+        (39, DeleteWorkspace),
+        (40, CrashInRead),
+        (41, DeleteSession),
+        (42, DeleteSession),
+        (44, UpdateWorkspace),
+        (48, SyncFails),
+        (49, Restart),
+        (50, Straggle),
     ];
-    play(&scenario);
+    play_drawn(1_000_536, &kinds);
 }
 
 /// A host was killed before what it had carried over was durable, and at its next start read the earlier
@@ -86,12 +119,39 @@ fn what_was_torn_down_before_a_crash_is_not_again_once_a_peer_has_said_so() {
 /// the restore with it (`SIM_SEED=1002371` of the long run).
 #[test]
 fn what_comes_to_an_earlier_epoch_while_that_is_read_is_not_put_away_with_it() {
-    let mut scenario = Scenario::draw(1_002_371, 60);
-    scenario.only = vec![
-        0, 1, 3, 4, 5, 7, 8, 10, 13, 14, 15, 24, 25, 26, 27, 29, 30, 33, 35, 36, 37, 38, 39, 40,
-        41, 44,
+    use Kind::{
+        Agent, Apart, CrashInRewrite, CreateSession, CreateWorkspace, DeleteSession, End,
+        JoinAndCrash, PowerCut, Reset, ResetInFrame, Restore, Straggle, UpdateSession,
+    };
+    let kinds = [
+        (0, PowerCut),
+        (1, JoinAndCrash),
+        (3, ResetInFrame),
+        (4, Apart),
+        (5, CreateSession),
+        (7, DeleteSession),
+        (8, Straggle),
+        (10, Straggle),
+        (13, UpdateSession),
+        (14, DeleteSession),
+        (15, Reset),
+        (24, CrashInRewrite),
+        (25, CreateSession),
+        (26, CreateSession),
+        (27, Restore),
+        (29, Straggle),
+        (30, CrashInRewrite),
+        (33, Straggle),
+        (35, End),
+        (36, End),
+        (37, Restore),
+        (38, End),
+        (39, Agent),
+        (40, Straggle),
+        (41, CreateWorkspace),
+        (44, Straggle),
     ];
-    play(&scenario);
+    play_drawn(1_002_371, &kinds);
 }
 
 /// An old copy of a host's store was put in place, and the host made a workspace anew that it had lost by
@@ -100,9 +160,26 @@ fn what_comes_to_an_earlier_epoch_while_that_is_read_is_not_put_away_with_it() {
 /// (`SIM_SEED=1003122` of the long run).
 #[test]
 fn what_had_failed_to_end_in_a_lost_life_is_not_live_again_in_a_later_epoch() {
-    let mut scenario = Scenario::draw(1_003_122, 60);
-    scenario.only = vec![0, 2, 3, 6, 8, 9, 16, 18, 19, 21, 28, 34, 54];
-    play(&scenario);
+    use Kind::{
+        Apart, CreateSession, CreateWorkspace, DiskFull, End, JoinAndCrash, Kill, Pause, PowerCut,
+        RestoreBackup, Straggle,
+    };
+    let kinds = [
+        (0, Apart),
+        (2, PowerCut),
+        (3, CreateSession),
+        (6, JoinAndCrash),
+        (8, DiskFull),
+        (9, CreateSession),
+        (16, Pause),
+        (18, Kill),
+        (19, End),
+        (21, RestoreBackup),
+        (28, JoinAndCrash),
+        (34, CreateWorkspace),
+        (54, Straggle),
+    ];
+    play_drawn(1_003_122, &kinds);
 }
 
 /// An old copy of a host's store was put in place, and the host, cut off, made a workspace anew that a peer
@@ -111,19 +188,45 @@ fn what_had_failed_to_end_in_a_lost_life_is_not_live_again_in_a_later_epoch() {
 /// from, nothing was carried over: it was shown as vacated again (`SIM_SEED=2002763` of the long run).
 #[test]
 fn what_has_failed_to_end_stays_so_in_an_epoch_of_a_lost_life_that_has_the_same() {
-    let mut scenario = Scenario::draw(2_002_763, 60);
-    scenario.only =
-        vec![0, 1, 2, 3, 5, 6, 7, 11, 15, 16, 19, 21, 22, 23, 24, 29, 37, 41, 52, 53, 54];
-    play(&scenario);
+    use Kind::{
+        Apart, Burst, CrashInRewrite, CrashInTeardown, CreateSession, CreateWorkspace, Cut,
+        DeleteSession, DeleteWorkspace, Pause, PowerCut, RestoreBackup, Stall, Straggle,
+        UpdateSession,
+    };
+    let kinds = [
+        (0, Stall),
+        (1, CreateSession),
+        (2, Straggle),
+        (3, UpdateSession),
+        (5, Burst),
+        (6, CrashInRewrite),
+        (7, Straggle),
+        (11, CreateWorkspace),
+        (15, CreateWorkspace),
+        (16, CrashInTeardown),
+        (19, RestoreBackup),
+        (21, DeleteSession),
+        (22, CreateSession),
+        (23, PowerCut),
+        (24, Cut),
+        (29, UpdateSession),
+        (37, Straggle),
+        (41, Pause),
+        (52, DeleteWorkspace),
+        (53, Apart),
+        (54, DeleteWorkspace),
+    ];
+    play_drawn(2_002_763, &kinds);
 }
 
 /// A host had sealed a workspace, and while its teardown waited for its turn a session arrived that another
 /// node had put into it: it was torn down around that (`SIM_SEED=118`).
 #[test]
 fn a_workspace_that_is_entered_while_its_teardown_waits_is_left_until_nobody_is_in_it() {
-    let mut scenario = Scenario::draw(118, 24);
-    scenario.only = vec![0, 1, 2, 3, 4, 5];
-    play(&scenario);
+    use Kind::{Apart, CrashInTeardown, DiskFull, Kill, Reset, Restore};
+    let kinds =
+        [(0, Kill), (1, CrashInTeardown), (2, Reset), (3, Restore), (4, Apart), (5, DiskFull)];
+    play_drawn(118, &kinds);
 }
 
 /// A session was deleted, a backup was taken, the session was restored, and then the backup put in place: the
