@@ -73,14 +73,28 @@ impl Compaction {
     }
 
     /// Takes note that it is done, or has failed: it is tried again when the log has grown.
+    ///
+    /// The next one is picked after [`Self::rested`].
     pub fn ended(&mut self, document: DocumentId) {
-        self.under_way = None;
         self.backlogs.remove(&document);
+    }
+
+    /// Lets the next document be picked.
+    pub fn rested(&mut self) {
+        self.under_way = None;
     }
 }
 
 /// A snapshot that was verified, or the reason why there is none.
 pub type Ended = (DocumentId, Result<compact::Verified, store::Error>);
+
+/// What a thread that compacts tells, in this order.
+pub enum Progress {
+    /// It has saved a document.
+    Ended(Ended),
+    /// It has rested for long enough after that.
+    Rested,
+}
 
 /// Reads a document as it is stored, saves it, and verifies what was saved.
 ///
@@ -97,14 +111,17 @@ pub fn saved(plan: compact::Plan, stored: &StoredDocument) -> Ended {
     (document, saved.unwrap_or_else(panicked).and_then(verify))
 }
 
-/// Does so on a thread of its own, and rests before it tells so.
-pub fn save(plan: compact::Plan, stored: StoredDocument, done: mpsc::UnboundedSender<Ended>) {
+/// Does so on a thread of its own, and rests afterwards.
+pub fn save(plan: compact::Plan, stored: StoredDocument, done: mpsc::UnboundedSender<Progress>) {
     tokio::task::spawn_blocking(move || {
         let began = Instant::now();
         let ended = saved(plan, &stored);
         drop(stored);
-        std::thread::sleep(began.elapsed() * REST_FACTOR);
+        let rest = began.elapsed() * REST_FACTOR;
         // A loop that has stopped wants no snapshot.
-        let _ = done.send(ended);
+        if done.send(Progress::Ended(ended)).is_ok() {
+            std::thread::sleep(rest);
+            let _ = done.send(Progress::Rested);
+        }
     });
 }

@@ -396,7 +396,10 @@ impl<A> Engine<A> {
                 }
             }
             Told::Planned(plan, stored) => hands.save(plan, stored),
-            Told::NothingToPlan(document) => self.compaction.ended(document),
+            Told::NothingToPlan(document) => {
+                self.compaction.ended(document);
+                self.compaction.rested();
+            }
             Told::Failed(error) => return Err(error),
         }
         Ok(())
@@ -413,6 +416,11 @@ impl<A> Engine<A> {
             Ok(verified) => hands.store(Job::Replace(Box::new(verified))),
             Err(error) => tracing::error!(%document, %error, "a snapshot was not verified"),
         }
+    }
+
+    /// Goes on with the next document after a rest.
+    pub fn rested(&mut self, hands: &mut impl Hands<Asker = A>) {
+        self.compaction.rested();
         self.compact(hands);
     }
 

@@ -81,7 +81,7 @@ pub struct Shells {
 struct ShellHands {
     shells: Shells,
     inputs: mpsc::UnboundedSender<Input>,
-    saved: mpsc::UnboundedSender<compact::Ended>,
+    saved: mpsc::UnboundedSender<compact::Progress>,
     aside: std::sync::mpsc::Sender<aside::Job>,
     /// The jobs that the disk gets at the end of the turn, and what waits while it is behind.
     stall: Stall,
@@ -197,7 +197,7 @@ pub struct Loop {
     hands: ShellHands,
     inputs: mpsc::UnboundedReceiver<Input>,
     looks: mpsc::UnboundedReceiver<Question>,
-    saved: mpsc::UnboundedReceiver<compact::Ended>,
+    saved: mpsc::UnboundedReceiver<compact::Progress>,
     loading: Loading<Frame>,
     done_aside: mpsc::UnboundedReceiver<aside::Done>,
 }
@@ -262,7 +262,10 @@ impl Loop {
                     let stands = self.engine.replica().teardown_stands(&due);
                     let _ = answer.send(stands == TeardownStands::Awaited);
                 }
-                Some(ended) = self.saved.recv() => self.engine.saved(ended, &mut self.hands),
+                Some(progress) = self.saved.recv() => match progress {
+                    compact::Progress::Ended(ended) => self.engine.saved(ended, &mut self.hands),
+                    compact::Progress::Rested => self.engine.rested(&mut self.hands),
+                },
                 Some(done) = self.done_aside.recv() => match done {
                     aside::Done::Work(done) => self.take_done(done),
                     aside::Done::Judged => self.reading_ended().await,

@@ -228,12 +228,19 @@ pub enum Write {
     /// What was stored was damaged and is to be had back from peers, or is back; see
     /// [`Stored::recovering`].
     Recovering(bool),
-    /// A delete was asked for here, a member has told that it holds it, or it is long ago.
+    /// A delete was asked for here, or it is long ago. What [`Self::Applied`] noted of it is removed.
     Receipt {
         /// Its name.
         id: ReceiptId,
         /// `None` removes it.
         receipt: Option<StoredReceipt>,
+    },
+    /// A member has told that it holds a delete that was asked for here.
+    Applied {
+        /// The delete's receipt.
+        receipt: ReceiptId,
+        /// Who has told so.
+        member: NodeId,
     },
 }
 
@@ -444,6 +451,18 @@ pub struct Stored {
     /// begins no host document of its own, for its peers hold another, and carries nothing out, for
     /// it may not know what was restored.
     pub recovering: bool,
+}
+
+impl Stored {
+    /// Notes that a member has told that it holds a delete; nothing if there is no such receipt.
+    ///
+    /// Receipts are to be in the order of their names.
+    pub fn applied(&mut self, receipt: &str, member: NodeId) {
+        let found = self.receipts.binary_search_by(|kept| kept.id.as_str().cmp(receipt));
+        if let Ok(at) = found {
+            self.receipts[at].applied.insert(member);
+        }
+    }
 }
 
 /// What a replica is given when it starts.

@@ -32,7 +32,7 @@ use self::{
     folder::Folder,
     ledger::Ledger,
     tables::{
-        ARCHIVED, CHANGES, CONTACTS, HIDDEN, INVITES, JOURNAL, PAUSED, RECEIPTS, SCHEMA,
+        APPLIED, ARCHIVED, CHANGES, CONTACTS, HIDDEN, INVITES, JOURNAL, PAUSED, RECEIPTS, SCHEMA,
         SETTING_FLEET, SETTING_RECOVERING, SETTING_SCHEMA, SETTINGS, SNAPSHOTS, STATEMENTS,
         VOUCHERS,
     },
@@ -186,6 +186,11 @@ impl Store {
                 let receipt = serde_json::from_slice(entry?.1.value());
                 stored.receipts.push(receipt.map_err(|_| Fault::Table("receipts"))?);
             }
+            for entry in transaction.open_table(APPLIED)?.iter()? {
+                let key = entry?.0;
+                let (receipt, member) = key.value();
+                stored.applied(receipt, NodeId(*member));
+            }
             (stored.cursor, stored.digest) = journal::read_last(transaction)?;
             Ok(stored)
         })
@@ -325,6 +330,7 @@ fn set_up(database: &Database) -> Result<(), Fault> {
     transaction.open_table(JOURNAL)?;
     transaction.open_table(INVITES)?;
     transaction.open_table(RECEIPTS)?;
+    transaction.open_table(APPLIED)?;
     transaction.open_table(PAUSED)?;
     transaction.open_table(CONTACTS)?;
     transaction.open_table(HIDDEN)?;
@@ -336,14 +342,21 @@ fn set_up(database: &Database) -> Result<(), Fault> {
 /// Makes the tables that a store of an earlier version of the same schema lacks.
 fn add_tables(database: &Database, present: &ReadTransaction) -> Result<(), Fault> {
     let present: Vec<_> = present.list_tables()?.map(|table| table.name().to_owned()).collect();
-    let added =
-        [ARCHIVED.name(), RECEIPTS.name(), CONTACTS.name(), HIDDEN.name(), STATEMENTS.name()];
+    let added = [
+        ARCHIVED.name(),
+        RECEIPTS.name(),
+        APPLIED.name(),
+        CONTACTS.name(),
+        HIDDEN.name(),
+        STATEMENTS.name(),
+    ];
     if added.iter().all(|name| present.iter().any(|is| is == name)) {
         return Ok(());
     }
     let transaction = database.begin_write()?;
     transaction.open_table(ARCHIVED)?;
     transaction.open_table(RECEIPTS)?;
+    transaction.open_table(APPLIED)?;
     transaction.open_table(CONTACTS)?;
     transaction.open_table(HIDDEN)?;
     transaction.open_table(STATEMENTS)?;
@@ -513,12 +526,19 @@ fn apply(transaction: &WriteTransaction, ledger: &mut Ledger, write: &Write) -> 
         Write::Recovering(false) => {
             transaction.open_table(SETTINGS)?.remove(SETTING_RECOVERING)?;
         }
-        Write::Receipt { id, receipt: Some(receipt) } => {
-            let json = serde_json::to_vec(receipt).expect("a receipt has a JSON form");
-            transaction.open_table(RECEIPTS)?.insert(id.as_str(), json.as_slice())?;
+        Write::Receipt { id, receipt } => {
+            let mut receipts = transaction.open_table(RECEIPTS)?;
+            if let Some(receipt) = receipt {
+                let json = serde_json::to_vec(receipt).expect("a receipt has a JSON form");
+                receipts.insert(id.as_str(), json.as_slice())?;
+            } else {
+                receipts.remove(id.as_str())?;
+            }
+            let of_it = (id.as_str(), &[u8::MIN; 32])..=(id.as_str(), &[u8::MAX; 32]);
+            transaction.open_table(APPLIED)?.retain_in(of_it, |_, ()| false)?;
         }
-        Write::Receipt { id, receipt: None } => {
-            transaction.open_table(RECEIPTS)?.remove(id.as_str())?;
+        Write::Applied { receipt, member } => {
+            transaction.open_table(APPLIED)?.insert((receipt.as_str(), &member.0), ())?;
         }
     }
     Ok(())

@@ -22,7 +22,7 @@ use super::{
     error::{Damage, Error, OpenError},
     folder::Folder,
     tables::{
-        self, ARCHIVED, CHANGES, CONTACTS, HIDDEN, INVITES, PAUSED, RECEIPTS, SCHEMA,
+        self, APPLIED, ARCHIVED, CHANGES, CONTACTS, HIDDEN, INVITES, PAUSED, RECEIPTS, SCHEMA,
         SETTING_FLEET, SETTING_RECOVERING, SETTING_SCHEMA, SETTINGS, SNAPSHOTS, STATEMENTS,
         VOUCHERS,
     },
@@ -184,6 +184,12 @@ impl Suspect {
         stored.receipts = rows(transaction, RECEIPTS, problems, |_: &str, value: &[u8]| {
             serde_json::from_slice(value).ok()
         });
+        stored.receipts.sort_by(|a, b| a.id.cmp(&b.id));
+        type Key<'a> = (&'a str, &'a [u8; 32]);
+        let applied = rows(transaction, APPLIED, problems, |(receipt, member): Key<'_>, ()| {
+            Some((receipt.to_owned(), NodeId(*member)))
+        });
+        applied.iter().for_each(|(receipt, member)| stored.applied(receipt, *member));
         Ok(())
     }
 

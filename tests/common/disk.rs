@@ -101,6 +101,11 @@ impl Disk {
                 Write::Receipt { id, receipt: None } => {
                     self.receipts.remove(id);
                 }
+                Write::Applied { receipt, member } => {
+                    if let Some(receipt) = self.receipts.get_mut(receipt) {
+                        receipt.applied.insert(*member);
+                    }
+                }
             }
         }
     }

@@ -479,7 +479,9 @@ impl World {
         };
         let seen = if ended.1.is_err() { Seen::Unverified } else { Seen::Compacted };
         self.fabric.counts.add(seen);
-        engine.saved(ended, &mut Ports { fabric: &mut self.fabric, out });
+        let ports = &mut Ports { fabric: &mut self.fabric, out };
+        engine.saved(ended, ports);
+        engine.rested(ports);
         self.settle(node);
     }
 

@@ -19,6 +19,7 @@ use sessionmesh::{
         effect::Write,
         ids::{ChangeHash, Cursor, DocumentId, FleetId, NodeId, StartId},
         invite::StoredInvite,
+        receipt::StoredReceipt,
         record::Role,
     },
     store::{
@@ -99,11 +100,14 @@ fn each_kind_of_write_is_there_after_a_restart() {
             Write::Recovering(true),
             Write::Receipt { id: first.id.clone(), receipt: Some(first.clone()) },
             Write::Receipt { id: second.id.clone(), receipt: Some(second.clone()) },
+            Write::Applied { receipt: first.id.clone(), member: other },
+            Write::Applied { receipt: second.id.clone(), member: other },
             Write::Receipt { id: second.id.clone(), receipt: None },
             entry(1, &body(1)),
             entry(2, &body(2)),
         ])
         .unwrap();
+    let told = StoredReceipt { applied: [node, other].into(), ..first.clone() };
     let expected = Contents {
         archived: Default::default(),
         fleet: Some(FleetId([3; 16])),
@@ -120,7 +124,7 @@ fn each_kind_of_write_is_there_after_a_restart() {
         contacts: [(other, ["10.0.0.2:7177".to_owned()].into())].into(),
         hidden: [(other, 7)].into(),
         invites: [([1; 32], redeemed)].into(),
-        receipts: [(first.id.clone(), first)].into(),
+        receipts: [(first.id.clone(), told)].into(),
         cursor: Some(cursor(2)),
         digest: Some(format!("{:032x}", 62)),
         journal: vec![(cursor(1), body(1)), (cursor(2), body(2))],

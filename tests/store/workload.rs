@@ -195,6 +195,11 @@ impl Contents {
             Write::Receipt { id, receipt: None } => {
                 self.receipts.remove(id);
             }
+            Write::Applied { receipt, member } => {
+                if let Some(receipt) = self.receipts.get_mut(receipt) {
+                    receipt.applied.insert(*member);
+                }
+            }
         }
     }
 }
@@ -253,7 +258,7 @@ fn random_write(rng: &mut Rng, sequence: &mut u64) -> Write {
     let length = rng.usize(1..6_000);
     let bytes = std::iter::repeat_with(|| rng.u8(..)).take(length).collect();
     let node = NodeId([rng.u8(..3); 32]);
-    match rng.u8(..11) {
+    match rng.u8(..12) {
         0..3 => Write::Change { document, bytes },
         3 => Write::Snapshot { document, bytes },
         4 if rng.bool() => Write::Archive { document },
@@ -281,6 +286,10 @@ fn random_write(rng: &mut Rng, sequence: &mut u64) -> Write {
             let receipt = receipt(&format!("rcp_{}", rng.u8(..3)), node);
             Write::Receipt { id: receipt.id.clone(), receipt: rng.bool().then_some(receipt) }
         }
+        10 => Write::Applied {
+            receipt: receipt(&format!("rcp_{}", rng.u8(..3)), node).id,
+            member: node,
+        },
         _ if rng.bool() => {
             *sequence += 1;
             Write::ResetJournal { cursor: Cursor { sequence: *sequence, start: StartId([2; 8]) } }

@@ -93,8 +93,7 @@ impl Receipts {
                 continue;
             }
             receipt.applied.insert(peer);
-            let stored = Some(receipt.clone());
-            fx.writes.push(Write::Receipt { id: id.clone(), receipt: stored });
+            fx.writes.push(Write::Applied { receipt: id.clone(), member: peer });
             fx.receipts = true;
         }
     }
