@@ -33,7 +33,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How many of the waiting requests ask the loop again within [`LOOK_EVERY`]: each change wakes all of them,
 /// and up to 1,024 requests may wait.
 const LOOKS_AT_ONCE: usize = 4;
-/// The places of those that ask again. The first and the last question of a request need none.
+/// One permit for each request that asks again. The first and the last question of a request need none.
 static PLACES: Semaphore = Semaphore::const_new(LOOKS_AT_ONCE);
 
 #[derive(Debug, Default, Deserialize)]

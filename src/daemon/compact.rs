@@ -125,3 +125,26 @@ pub fn save(plan: compact::Plan, stored: StoredDocument, done: mpsc::UnboundedSe
         }
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replica::ids::NodeId;
+
+    fn long(host: u8) -> Backlog {
+        let document = DocumentId::Host { host: NodeId([host; 32]), epoch: 0 };
+        Backlog { document, changes: 1_000, change_bytes: 100_000, snapshot_bytes: 0 }
+    }
+
+    #[test]
+    fn the_next_document_is_picked_only_after_the_rest() {
+        let mut compaction = Compaction::new(Limits::default());
+        compaction.note(vec![long(1), long(2)]);
+        let first = compaction.pick().unwrap();
+        compaction.ended(first);
+        assert_eq!(compaction.pick(), None, "the thread still rests");
+        compaction.rested();
+        let second = compaction.pick().unwrap();
+        assert_ne!(first, second);
+    }
+}

@@ -40,8 +40,9 @@ pub(super) const HIDDEN: TableDefinition<&[u8; 32], &[u8; 8]> = TableDefinition:
 pub(super) const STATEMENTS: TableDefinition<u64, &[u8]> = TableDefinition::new("statements");
 /// The receipt's name → its JSON. Added after the first stores were made.
 pub(super) const RECEIPTS: TableDefinition<&str, &[u8]> = TableDefinition::new("receipts");
-/// (receipt's name, member) that has told that it holds the delete. Apart from the receipt, which names up to
-/// 20,000 sessions. Added after the first stores were made.
+/// (receipt's name, member): the member has told that it holds the delete. It is not part of the receipt's
+/// JSON, which names up to 20,000 sessions and would be written again for each member. Added after the first
+/// stores were made.
 pub(super) const APPLIED: TableDefinition<(&str, &[u8; 32]), ()> = TableDefinition::new("applied");
 /// What there is one of, under the names below.
 pub(super) const SETTINGS: TableDefinition<&str, &[u8]> = TableDefinition::new("settings");

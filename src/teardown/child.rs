@@ -22,10 +22,11 @@ pub const STDERR_BYTES_MAX: usize = 1_024;
 const GRACE: Duration = Duration::from_secs(2);
 /// How long what left the process group may hold the output open.
 const OUTPUT_PATIENCE: Duration = Duration::from_secs(5);
-/// How soon and how rarely it is looked whether the program has ended: each time after twice as long, since
-/// git answers in milliseconds and a hook may take an hour.
-const LOOK_AFTER: Duration = Duration::from_millis(1);
-const LOOK_AFTER_MAX: Duration = Duration::from_millis(100);
+/// The first pause between two looks at whether the program has ended. Each pause is twice the one before it:
+/// git answers in milliseconds, and a hook may take an hour.
+const PAUSE_FIRST: Duration = Duration::from_millis(1);
+/// The longest pause.
+const PAUSE_MAX: Duration = Duration::from_millis(100);
 
 /// How a program ended and what it said.
 #[derive(Debug)]
@@ -131,7 +132,7 @@ fn finish(
 /// Tells whether the leader of a group ends in time; does not reap it.
 fn wait(leader: Pid, time_max: Duration, go_on: &dyn Fn() -> bool) -> io::Result<bool> {
     let began = Instant::now();
-    let mut pause = LOOK_AFTER;
+    let mut pause = PAUSE_FIRST;
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     loop {
         match waitid(WaitId::Pid(leader), look) {
@@ -139,7 +140,7 @@ fn wait(leader: Pid, time_max: Duration, go_on: &dyn Fn() -> bool) -> io::Result
             Ok(None) if began.elapsed() >= time_max || !go_on() => return Ok(false),
             Ok(None) => {
                 thread::sleep(pause.min(time_max.saturating_sub(began.elapsed())));
-                pause = LOOK_AFTER_MAX.min(pause * 2);
+                pause = PAUSE_MAX.min(pause * 2);
             }
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -218,7 +219,7 @@ mod tests {
             // A killed orphan is there until whoever inherited it has reaped it.
             while is_running(pid) {
                 assert!(Instant::now() < deadline, "{pid:?} still runs");
-                thread::sleep(LOOK_AFTER);
+                thread::sleep(PAUSE_FIRST);
             }
         }
     }

@@ -260,3 +260,30 @@ impl Replica {
         ReceiptSession { id: id.clone(), state, agent_server: server.clone(), agent }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replica::ids::DocumentId;
+
+    #[test]
+    fn a_members_word_is_written_by_itself_and_once() {
+        let (host, peer) = (NodeId([1; 32]), NodeId([2; 32]));
+        let id: ReceiptId = "rcp_1".parse().unwrap();
+        let receipt = StoredReceipt {
+            id: id.clone(),
+            operation: "op_1".parse().unwrap(),
+            at: 0,
+            document: DocumentId::Host { host, epoch: 0 },
+            change: ChangeHash([4; 32]),
+            sessions: (0..1_000).map(|n| (format!("s{n}").parse().unwrap(), None)).collect(),
+            applied: BTreeSet::new(),
+        };
+        let mut receipts = Receipts::new(vec![receipt]);
+        let mut fx = Effects::default();
+        receipts.told(peer, &mut fx, |_| true);
+        receipts.told(peer, &mut fx, |_| true);
+        assert_eq!(fx.writes, [Write::Applied { receipt: id, member: peer }]);
+        assert!(!receipts.has_untold(&peer));
+    }
+}
