@@ -384,7 +384,9 @@ impl Replica {
 
     fn earlier_read(&mut self, now: Now, done: ReadEarlier, fx: &mut Effects) {
         let ReadEarlier { id, waiting, present: (own, heads), trust, read } = done;
-        let present = self.documents.get(&own).filter(|present| present.has_all(&heads));
+        // The one that it was parted by may be held still, as an earlier one itself by now.
+        let present = self.documents.get(&own).filter(|_| own == self.own_document());
+        let present = present.filter(|present| present.has_all(&heads));
         if present.is_none() || !trust.judges_like(&self.trust) {
             // What it was judged by, or what it was parted by, is no longer so.
             self.epochs.arrived.extend(waiting.into_iter().map(|what| (id, what)));
